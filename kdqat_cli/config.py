@@ -1,0 +1,231 @@
+"""The configuration of a run: recipes, params.yaml and options, as one typed value.
+
+Three layers are merged, the later winning: the recipe (a packaged YAML file or the user's own), the task's section
+under `settings` in params.yaml, and the command line's options. All errors of a file are told at once. The
+docstring under each field is also its `--help`.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.yaml12 import read_text, read_yaml
+
+PARAMS_FILE = Path("params.yaml")
+_PACKAGED = Path(__file__).parent / "recipes"
+
+LossName = Literal["score", "map", "output", "map+output"]
+"""Values of `--loss`; distillation/losses.py says what each is."""
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, typed, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Training(Section):
+    """How a model is trained; the teacher and the student have one each."""
+
+    epochs: float = Field(gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(gt=0)
+    """Optimiser steps at most; null: as many as the epochs need."""
+    learning_rate: float = Field(gt=0, lt=1)
+    """Peak learning rate."""
+    warmup: float = Field(ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0; then it falls linearly to 0."""
+    batch_size: int = Field(gt=0)
+    """Rows per optimiser step."""
+    max_length: int | None = Field(gt=2)
+    """Tokens a row is cut to; null: the task's own length."""
+    weight_decay: float = Field(ge=0, lt=1)
+    """AdamW's weight decay, per step and learning rate; not on biases and normalisation."""
+    gradient_clip: float = Field(gt=0)
+    """Largest norm of the gradient."""
+    eval_every: int | None = Field(gt=0)
+    """Steps between two evaluations on dev, of which the best is kept; null: once an epoch."""
+
+
+class Quantization(Section):
+    """What the student's numbers may be."""
+
+    weights: Literal["ternary"]
+    """Quantiser of the weights."""
+    weight_clip: float | None = Field(gt=0)
+    """Latent weights are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
+    activations: Literal[8] | None
+    """Bits of the activations; null: FP32."""
+    activation_clip: float | None = Field(gt=0)
+    """Activations are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
+
+
+class Distillation(Section):
+    """What the student learns from the teacher."""
+
+    loss: LossName
+    """Attention loss; the logits and hidden-state losses are always on."""
+    beta: float = Field(gt=0)
+    """Weight of the attention-output loss in map+output."""
+
+
+class Settings(Section):
+    """Everything that a stage needs to know of a run, resolved."""
+
+    teacher: Training
+    student: Training
+    quantization: Quantization
+    distillation: Distillation
+
+
+class Recipe(Settings):
+    """A recipe file: settings for every task, and what differs per task."""
+
+    tasks: dict[str, dict[str, Any]] = {}
+    """Per task: any of the sections above, in part."""
+
+
+class Params(Section):
+    """params.yaml: what the pipeline runs."""
+
+    recipe: str = "clean"
+    """A packaged recipe's name, or the path of a recipe file."""
+    encoder: str = "embedded"
+    """A hub id, a local folder, or `embedded` (what `kdqat fetch` brings)."""
+    data_dir: str | None = None
+    """Folder of local task data in the published layouts; null: what `kdqat fetch` brings, or the hub."""
+    tasks: list[str] = []
+    """Tasks of the pipeline: names that `kdqat tasks` lists, or of YAML files in the folder tasks/."""
+    losses: list[LossName] = []
+    """Attention losses of the pipeline."""
+    seeds: list[int] = []
+    """Seeds of the pipeline."""
+    settings: dict[str, dict[str, Any]] = {}
+    """Per task: changes to the recipe's sections."""
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def parse(model: type[SectionT], value: Any, where: str) -> SectionT:
+    """`value` as a typed section.
+
+    Raises:
+        ConfigError: with every error of the value at once, each with its place.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must hold keys and values.")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = [_explain(model, detail) for detail in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from error
+
+
+def _explain(model: type[BaseModel], detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(detail["loc"][-1]), _field_names(model), n=1)
+        return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
+    if detail["type"] == "missing":
+        return f"{place} is missing."
+    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {detail['input']!r}."
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _field_names(field.annotation)
+    return names
+
+
+def field_help(section: type[BaseModel], name: str) -> str:
+    """The docstring of one field, for `--help`."""
+    return section.model_fields[name].description or ""
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes."""
+    return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> str:
+    """The text of a packaged recipe by name, or of a recipe file by path.
+
+    Raises:
+        ConfigError: an unknown name.
+        MissingInputError: no such file.
+    """
+    return read_text(_recipe_path(name))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A packaged recipe by name, or a recipe file by path.
+
+    Raises:
+        ConfigError: an unknown name, or errors in the file.
+        MissingInputError: no such file.
+    """
+    recipe = parse(Recipe, read_yaml(_recipe_path(name)), f"recipe {name}")
+    for task, changes in recipe.tasks.items():
+        parse(Settings, _merge(recipe.model_dump(exclude={"tasks"}), changes), f"recipe {name}: tasks.{task}")
+    return recipe
+
+
+def _recipe_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name not in recipe_names():
+        raise ConfigError(
+            f"There is no recipe {name!r}; packaged are {', '.join(recipe_names())}, and a path must end in .yaml.",
+            f"kdqat recipe {recipe_names()[0]} > mine.yaml",
+        )
+    return _PACKAGED / f"{name}.yaml"
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """params.yaml of the working folder, or the defaults where there is none.
+
+    Raises:
+        ConfigError: with every error of the file at once.
+    """
+    return parse(Params, read_yaml(path) or {}, str(path)) if path.exists() else Params()
+
+
+def resolve(task: str, params: Params, recipe: str | None = None, options: dict[str, Any] | None = None) -> Settings:
+    """The settings of one task: recipe, then params.yaml, then the command line's options.
+
+    Args:
+        task: the task's name.
+        params: params.yaml.
+        recipe: a recipe that replaces the one of params.yaml.
+        options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
+
+    Raises:
+        ConfigError: an unknown recipe, or settings of a wrong type or range.
+    """
+    base = load_recipe(recipe or params.recipe)
+    merged = _merge(base.model_dump(exclude={"tasks"}), base.tasks.get(task, {}))
+    merged = _merge(merged, params.settings.get(task, {}))
+    where = f"{PARAMS_FILE}: settings.{task}"
+    parse(Settings, merged, where)
+    given = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in (options or {}).items()
+    }
+    return parse(Settings, _merge(merged, given), "options")
+
+
+def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:
+    if not isinstance(changes, dict):
+        return base
+    merged = dict(base)
+    for key, value in changes.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,61 @@
+"""What the losses compare: hidden states, attention scores and attention outputs of one forward pass."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdqat_cli.encoders import encoder_of, layers_of, module_at
+
+
+@dataclass
+class Captures:
+    """Tensors of one forward pass, from the input up.
+
+    Attributes:
+        hidden: N+1 hidden states (B, L, D), the embedding's output first.
+        scores: N attention scores (B, H, L, L): QKᵀ/√d_h, before mask and softmax.
+        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)).
+    """
+
+    hidden: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]:
+    """Records the named captures of the forward passes made inside.
+
+    Args:
+        model: a classifier that runs kdqat's attention function.
+        names: fields of `Captures`.
+    """
+    captures = Captures()
+    encoder = encoder_of(model)
+    with ExitStack() as stack:
+
+        def record(module: Any, into: list[Tensor]) -> None:
+            handle = module.register_forward_hook(lambda _module, _inputs, output: into.append(_tensor(output)))
+            stack.callback(handle.remove)
+
+        if "hidden" in names:
+            record(module_at(model.base_model, encoder.embeddings), captures.hidden)
+        for layer in layers_of(model):
+            if "outputs" in names:
+                record(module_at(layer, encoder.attention_output), captures.outputs)
+            if "scores" in names:
+                attention = module_at(layer, encoder.attention)
+                attention.on_scores = captures.scores.append
+                stack.callback(delattr, attention, "on_scores")
+            if "hidden" in names:
+                record(layer, captures.hidden)
+        yield captures
+
+
+def _tensor(output: Any) -> Tensor:
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor

@@ -1,0 +1,142 @@
+"""The distillation losses of Kim et al. (EMNLP 2022), as pure functions of student and teacher tensors.
+
+Each compares the layers one by one and returns the sum over layers. `mask` is (B, L), true at real tokens; padding
+takes no part in any mean, so a loss does not depend on how far its batch is padded. A row of padding alone
+contributes nothing. The teacher's tensors get no gradient (the caller runs it without one).
+
+    --loss        adds to logits + hidden
+    score         Eq. 5: the TernaryBERT baseline
+    map           Eq. 6
+    output        Eq. 7
+    map+output    Eq. 8, SM1: map + β·output
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdqat_cli.distillation.captures import Captures
+
+Layers = list[Tensor]
+
+
+def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Soft cross entropy −Σ_c softmax(t)_c · log softmax(s)_c, mean over the batch; one column: squared error.
+
+    Args:
+        student: logits (B, C).
+        teacher: logits (B, C).
+    """
+    if student.size(-1) == 1:
+        return F.mse_loss(student, teacher)
+    return F.cross_entropy(student, teacher.softmax(-1))
+
+
+def hidden_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
+    """Σ over layers of the mean squared error of (B, L, D) at real tokens; also Eq. 7 on attention outputs."""
+    weight = mask[..., None]
+    count = (mask.sum() * student[0].size(-1)).clamp(min=1)
+    return torch.stack([_masked_squares(s, t, weight) for s, t in zip(student, teacher, strict=True)]).sum() / count
+
+
+def score_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
+    """Eq. 5: Σ over layers of the mean squared error of the scores (B, H, L, L), query and key both real."""
+    pairs = _pairs(mask)
+    count = (pairs.sum() * student[0].size(1)).clamp(min=1)
+    return torch.stack([_masked_squares(s, t, pairs) for s, t in zip(student, teacher, strict=True)]).sum() / count
+
+
+def map_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
+    """Eq. 6: Σ over layers of KL(AM_teacher ‖ AM_student), mean over real queries, heads and batch.
+
+    The maps are softmax over the real keys of the scores (B, H, L, L). As the public code, and unlike the printed
+    equation, it divides by the sentence's length: the loss of a sentence is the mean over its queries.
+    """
+    pairs = _pairs(mask)
+    lengths = mask.sum(-1)
+    sentences = (lengths > 0).sum().clamp(min=1)
+    share = mask[:, None, :] / lengths.clamp(min=1)[:, None, None]  # of each query in its sentence's mean
+    total = student[0].new_zeros(())
+    for s, t in zip(student, teacher, strict=True):
+        log_s, log_t = _log_map(s, pairs), _log_map(t, pairs)
+        divergence = torch.where(pairs, log_t.exp() * (log_t - log_s), 0).sum(-1)  # (B, H, L)
+        total = total + (divergence * share).sum() / (sentences * s.size(1))
+    return total
+
+
+def _pairs(mask: Tensor) -> Tensor:
+    """(B, L) → (B, 1, L, L): query and key are both real."""
+    real = mask.bool()
+    return (real[:, :, None] & real[:, None, :])[:, None]
+
+
+def _log_map(scores: Tensor, pairs: Tensor) -> Tensor:
+    # A large finite number, not -inf: a padded query has no real key, and softmax over -inf alone is NaN.
+    return scores.masked_fill(~pairs, torch.finfo(scores.dtype).min).log_softmax(-1)
+
+
+def _masked_squares(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    # where, not a product: padding may hold anything, and 0 · inf is NaN.
+    return torch.where(weight.bool(), student - teacher, 0).square().sum()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: a layer-wise loss on one field of `Captures`."""
+
+    capture: str
+    function: Callable[[Layers, Layers, Tensor], Tensor]
+
+
+TERMS: dict[str, Term] = {
+    "hidden": Term("hidden", hidden_loss),
+    "score": Term("scores", score_loss),
+    "map": Term("scores", map_loss),
+    "output": Term("outputs", hidden_loss),
+}
+
+ALWAYS = ("hidden",)
+LOSSES: dict[str, tuple[str, ...]] = {
+    "score": ("score",),
+    "map": ("map",),
+    "output": ("output",),
+    "map+output": ("map", "output"),
+}
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """The sum that `--loss` names: logits, hidden and the attention terms, of which `output` is scaled in a mix.
+
+    Attributes:
+        name: a key of LOSSES.
+        beta: weight of `output` in map+output (Eq. 8).
+    """
+
+    name: str
+    beta: float
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each layer-wise term."""
+        terms = LOSSES[self.name]
+        mixed = {term: self.beta if term == "output" and len(terms) > 1 else 1.0 for term in terms}
+        return dict.fromkeys(ALWAYS, 1.0) | mixed
+
+    @property
+    def captures(self) -> frozenset[str]:
+        """Fields of `Captures` that the terms need."""
+        return frozenset(TERMS[term].capture for term in self.weights)
+
+    def terms(
+        self, student: Captures, teacher: Captures, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Every summand by name, weighted; their sum is the loss."""
+        terms = {"logits": logits_loss(student_logits, teacher_logits)}
+        for name, weight in self.weights.items():
+            term = TERMS[name]
+            terms[name] = weight * term.function(getattr(student, term.capture), getattr(teacher, term.capture), mask)
+        return terms

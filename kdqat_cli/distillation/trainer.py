@@ -1,0 +1,87 @@
+"""The one training loop: a transformers Trainer that fine-tunes a teacher, or distils a student from one."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainerControl
+
+from kdqat_cli.distillation.captures import capture
+from kdqat_cli.distillation.losses import DistillationLoss
+
+
+class EncoderTrainer(Trainer):  # type: ignore[misc]
+    """Trains on the labels, or with a teacher on a distillation loss alone (the labels' weight is 0 in the paper).
+
+    Each term of the loss is logged beside the loss, as its mean since the last log.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        score: Callable[[PreTrainedModel], dict[str, float]],
+        teacher: PreTrainedModel | None = None,
+        loss: DistillationLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Adds to Trainer.
+
+        Args:
+            *args: Trainer's.
+            score: gives the dev metrics of a model.
+            teacher: runs kdqat's attention function; None: train on the labels.
+            loss: what the student learns from the teacher.
+            **kwargs: Trainer's.
+        """
+        super().__init__(*args, **kwargs)
+        self.score = score
+        self.loss = loss
+        self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
+        self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._steps = 0
+
+    def compute_loss(
+        self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Trainer's hook: the loss of one batch."""
+        labels = inputs.pop("labels")
+        if self.teacher is None or self.loss is None:
+            outputs = model(**inputs)
+            terms = {"labels": gold_loss(outputs.logits, labels)}
+        else:
+            with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
+                teacher_logits = self.teacher(**inputs).logits
+            with capture(model, self.loss.captures) as student:
+                outputs = model(**inputs)
+            terms = self.loss.terms(student, teacher, outputs.logits, teacher_logits, inputs["attention_mask"])
+        for name, value in terms.items():
+            self._sums[name] += value.detach()
+        self._steps += 1
+        total = torch.stack(list(terms.values())).sum()
+        return (total, outputs) if return_outputs else total
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Trainer's hook: adds the terms to the log of the training loss."""
+        if "loss" in logs and self._steps:
+            logs |= {f"loss_{name}": (value / self._steps).item() for name, value in self._sums.items()}
+            self._sums.clear()
+            self._steps = 0
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Trainer's hook: the dev metrics, by the same code as `kdqat evaluate`."""
+        metrics = {f"eval_{name}": value for name, value in self.score(self.model).items()}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy with the labels (B,); one column of logits: squared error."""
+    if logits.size(-1) == 1:
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)

@@ -1,0 +1,75 @@
+"""Where each architecture keeps its layers, its attention and its head.
+
+One `Encoder` describes one family; everything that quantises, captures or packs asks it and names no module itself.
+Ternary are all linears of the encoder (pooler included, one scale a matrix) and the word embedding (one scale a
+row). Full precision stay position and token-type embeddings, normalisation, biases and the classifier: the reading
+of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x.
+"""
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from kdqat_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Module paths of one architecture family, relative to the base model or to one layer.
+
+    Attributes:
+        layers: the list of layers.
+        embeddings: the module whose output is the first hidden state.
+        word_embeddings: the table of word embeddings (V, D).
+        attention: in a layer, the module that calls the attention function.
+        attention_output: in a layer, the module whose output is Y = LayerNorm(X + MHA(X)).
+    """
+
+    layers: str
+    embeddings: str
+    word_embeddings: str
+    attention: str
+    attention_output: str
+
+
+_BERT = Encoder(
+    layers="encoder.layer",
+    embeddings="embeddings",
+    word_embeddings="embeddings.word_embeddings",
+    attention="attention.self",
+    attention_output="attention.output",
+)
+
+ENCODERS: dict[str, Encoder] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT}
+
+
+def encoder_of(model: PreTrainedModel) -> Encoder:
+    """The description of a model's architecture.
+
+    Raises:
+        ConfigError: kdqat does not know the architecture.
+    """
+    model_type = model.config.model_type
+    if model_type not in ENCODERS:
+        raise ConfigError(f"kdqat does not know the architecture {model_type!r}; it knows {', '.join(ENCODERS)}.")
+    return ENCODERS[model_type]
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The encoder's layers, from the input up."""
+    return list(attrgetter(encoder_of(model).layers)(model.base_model))
+
+
+def module_at(root: nn.Module, path: str) -> Any:
+    """The module at a dotted path."""
+    return attrgetter(path)(root)
+
+
+def classifier_of(model: PreTrainedModel) -> nn.Linear:
+    """The last linear of the head, whose rows are the labels."""
+    base = {id(module) for module in model.base_model.modules()}
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in base]
+    return heads[-1]

@@ -1,0 +1,37 @@
+"""Every expected failure of kdqat: one sentence that names the thing, the command that fixes it, an exit code.
+
+Exit codes: 0 ok, 1 a bug in kdqat, 2 usage or configuration, 3 missing input or offline, 4 a quality gate
+failed, 130 interrupted.
+"""
+
+
+class KdqatError(Exception):
+    """A failure that the user can mend.
+
+    `sentence` names the thing that is wrong; `fix` is the command (or edit) that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, sentence: str, fix: str | None = None) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.fix = fix
+
+
+class ConfigError(KdqatError):
+    """A wrong option, parameter, recipe or task file."""
+
+    exit_code = 2
+
+
+class MissingInputError(KdqatError):
+    """A file, folder, data set or download that is not there, or is not what it claims to be."""
+
+    exit_code = 3
+
+
+class GateError(KdqatError):
+    """A result below the bar that was set for it."""
+
+    exit_code = 4

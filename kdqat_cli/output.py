@@ -1,0 +1,130 @@
+"""The only place that prints: data to stdout, everything else to stderr."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kdqat_cli.errors import KdqatError
+
+_PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+
+Advance = Any
+
+
+class Output:
+    """Prints results and progress in the way that was asked for."""
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        """Sets the way.
+
+        Args:
+            as_json: results as one JSON value on stdout.
+            quiet: no progress and no remarks.
+        """
+        self.as_json = as_json
+        self.quiet = quiet
+        self.stdout = Console(soft_wrap=True)
+        self.stderr = Console(stderr=True, soft_wrap=True)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """One result of named values."""
+        if self.as_json:
+            self._json(values)
+            return
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, value in values.items():
+            table.add_row(name.replace("_", " "), escape(_text(value)))
+        self.stdout.print(table)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
+        """A table; its columns are the rows' keys."""
+        if self.as_json:
+            self._json(rows)
+            return
+        table = Table(title=title, box=None, pad_edge=False, title_justify="left")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        numeric = {key for key in columns if all(isinstance(row.get(key), int | float | None) for row in rows)}
+        for key in columns:
+            table.add_column(key, justify="right" if key in numeric else "left")
+        for row in rows:
+            table.add_row(*(escape(_text(row.get(key))) for key in columns))
+        self.stdout.print(table)
+
+    def text(self, text: str) -> None:
+        """Text as it is, to stdout."""
+        self.stdout.print(text, markup=False, highlight=False)
+
+    def remark(self, sentence: str) -> None:
+        """A sentence beside the result, to stderr."""
+        if not self.quiet:
+            self.stderr.print(sentence, markup=False, highlight=False)
+
+    def error(self, error: KdqatError) -> None:
+        """A failure and the command that mends it."""
+        self.stderr.print(f"[bold red]error:[/] {escape(error.sentence)}", highlight=False)
+        if error.fix:
+            self.stderr.print(f"[bold]try:[/]   {escape(error.fix)}", highlight=False)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Advance]:
+        """A function of (step, steps, news) that shows how far `what` is."""
+        if self.quiet:
+            yield lambda step, total, news: None
+        elif self.stderr.is_terminal:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[news]}"),
+                console=self.stderr,
+            ) as bar:
+                task = bar.add_task(what, total=None, news="")
+
+                def advance(step: int, total: int, news: str) -> None:
+                    bar.update(task, completed=step, total=total)
+                    if news:
+                        bar.update(task, news=news)
+
+                yield advance
+        else:
+            yield _PlainProgress(what, self.remark)
+
+    def _json(self, value: Any) -> None:
+        self.stdout.print(
+            json.dumps(value, ensure_ascii=False, indent=2), markup=False, highlight=False, soft_wrap=True
+        )
+
+
+class _PlainProgress:
+    """Lines for a log file: at news, and now and then."""
+
+    def __init__(self, what: str, say: Any) -> None:
+        self.what = what
+        self.say = say
+        self.last = time.monotonic()
+
+    def __call__(self, step: int, total: int, news: str) -> None:
+        now = time.monotonic()
+        if news or now - self.last >= _PLAIN_INTERVAL:
+            self.last = now
+            self.say(f"{self.what}: step {step} of {total}{', ' if news else ''}{news}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return str(value)
+    return ", ".join(map(str, value))

@@ -1,0 +1,1 @@
+"""Packed checkpoints, and loading them with transformers."""

@@ -1,0 +1,65 @@
+"""What transformers' AutoModelForSequenceClassification makes of a packed folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from kdqat_cli.config import Quantization, parse
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, write_packed
+from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
+from kdqat_cli.quantization.layers import ternary_layers
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantization.ternary import split
+
+
+def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], half: bool = False) -> None:
+    """Writes a frozen student as config.json and the packed file.
+
+    Args:
+        model: a student whose ternary layers are frozen.
+        folder: an existing folder.
+        about: where the student comes from; its `quantization` is what loads it again.
+        half: store what is not ternary as FP16.
+    """
+    layers = ternary_layers(model)
+    ternary = {f"{name}.weight": split(layer.weight.detach(), layer.granularity) for name, layer in layers.items()}
+    dense = {name: tensor for name, tensor in model.state_dict().items() if name not in ternary}
+    config = model.config.to_dict()
+    write_packed(folder / FILE_NAME, ternary, dense, config, about, half)
+    labels = {key: config[key] for key in ("id2label", "label2id", "problem_type")}
+    outline = {"model_type": MODEL_TYPE, "architectures": [KdqatForSequenceClassification.__name__], **labels}
+    (folder / "config.json").write_text(json.dumps(outline, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
+    """The door through which transformers loads a packed folder; what comes out is the architecture's own class."""
+
+    config_class = KdqatConfig
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *_: Any, **kwargs: Any) -> PreTrainedModel:
+        """The classifier of a packed folder, with ternary weights and quantised activations, in eval mode.
+
+        Its logits equal those of the evaluated student bit for bit on the same machine (FP32 remainder).
+
+        Raises:
+            MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
+        """
+        checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
+        values = dict(checkpoint.config)
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        # Parameters without storage: drawing random weights to throw them away takes most of a load.
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        quantize_model(model, parse(Quantization, checkpoint.about.get("quantization"), FILE_NAME), frozen=True)
+        missing, unexpected = model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
+        if missing or unexpected:
+            raise MissingInputError(
+                f"{folder} does not fit its own configuration: "
+                f"{len(missing)} tensors are missing, {len(unexpected)} are not known."
+            )
+        return model.eval()

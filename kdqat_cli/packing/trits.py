@@ -1,0 +1,46 @@
+"""Five ternary codes in one byte: 1.6 bits a weight.
+
+    byte = Σ_{i<5} (code_i + 1) · 3^i,   0 … 242
+
+The last byte of a tensor is filled up with code -1 digits (0). Bytes above 242 belong to no codes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+TRITS_PER_BYTE = 5
+LARGEST_BYTE = 3**TRITS_PER_BYTE - 1
+
+# Row b holds the five codes of byte b, so that unpacking is one table look-up.
+_CODES = (np.arange(LARGEST_BYTE + 1)[:, None] // 3 ** np.arange(TRITS_PER_BYTE) % 3 - 1).astype(np.int8)
+
+
+def packed_size(count: int) -> int:
+    """Bytes that `count` codes take."""
+    return -(-count // TRITS_PER_BYTE)
+
+
+def pack(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Codes in {-1, 0, 1} of any shape, flattened row by row → ⌈count / 5⌉ bytes."""
+    digits = np.zeros(packed_size(codes.size) * TRITS_PER_BYTE, dtype=np.uint8)
+    np.add(codes.reshape(-1), 1, out=digits[: codes.size], casting="unsafe")
+    # Horner's rule over columns: it stays in 8 bits, where a matrix product would widen every digit.
+    columns = digits.reshape(-1, TRITS_PER_BYTE)
+    packed = columns[:, TRITS_PER_BYTE - 1].copy()
+    for column in range(TRITS_PER_BYTE - 2, -1, -1):
+        packed *= 3
+        packed += columns[:, column]
+    return packed
+
+
+def unpack(packed: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
+    """The first `count` codes of `packed`, flat.
+
+    Raises:
+        ValueError: a byte that no codes give, or a length that does not fit the count.
+    """
+    if packed.size != packed_size(count):
+        raise ValueError(f"{packed.size} bytes cannot hold exactly {count} codes")
+    if packed.size and packed.max() > LARGEST_BYTE:
+        raise ValueError(f"a byte above {LARGEST_BYTE} holds no codes")
+    return _CODES[packed].reshape(-1)[:count]

@@ -1,0 +1,63 @@
+"""The one attention function of kdqat: quantises, and hands its scores to whoever asked for them.
+
+It is registered with transformers under the name `kdqat` and serves teacher and student alike. On a student each
+attention module carries an `ActivationQuantizer` as its attribute `quantizer`; Q, K, the attention probabilities
+(after dropout) and V are rounded with it. Scores, softmax and the residual path stay in full precision.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+NAME = "kdqat"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Softmax attention over 8-bit Q, K, probabilities and V.
+
+    Args:
+        module: the attention module; its `quantizer` rounds, its `on_scores` receives the scores.
+        query: (B, H, L, D), as `key` and `value`.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: additive, broadcastable to (B, H, L, L); None: nothing is masked.
+        scaling: factor of the scores; None: 1/√D.
+        dropout: probability with which an attention probability is dropped.
+
+    Returns:
+        The context (B, L, H, D), and None: maps are not returned but derived from the scores.
+    """
+    quantizer = getattr(module, "quantizer", None)
+    if quantizer is not None:
+        query, key, value = quantizer(query), quantizer(key), quantizer(value)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
+    on_scores = getattr(module, "on_scores", None)
+    if on_scores is not None:
+        on_scores(scores)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = F.dropout(F.softmax(scores, dim=-1), p=dropout, training=module.training)
+    if quantizer is not None:
+        probabilities = quantizer(probabilities)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None
+
+
+def use_kdqat_attention(model: PreTrainedModel) -> None:
+    """Switches a model to `attention`."""
+    # Both registries: without a mask function of this name transformers passes no mask, and padding is attended.
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, eager_mask)
+    model.set_attn_implementation(NAME)

@@ -1,0 +1,101 @@
+"""Ternary weights: TWN (Li & Liu 2016), as Kim et al. (EMNLP 2022) use it.
+
+For a group of weights w (a whole matrix, or one row of the word embedding):
+
+    m = mean|w|,  Δ = 0.7·m,  q = sign(w) where |w| > Δ, else 0,  α = mean of |w| where q ≠ 0,  ŵ = α·q
+
+Guarantees
+- A group of zeros gives α = 0 and q = 0, never NaN.
+- `split` takes ŵ apart into int8 codes and scales without loss: ŵ == codes · scales, bit for bit. What was
+  evaluated can therefore be packed and come back the same.
+- For Gaussian weights 57.7 % of the codes are non-zero and the relative squared error is 0.192.
+
+The gradient is straight-through: identity, and zero where |w| reaches the clamp. Δ and α get no gradient; they are
+recomputed from the latent weight at each forward.
+
+Left out: learned thresholds and scales.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+THRESHOLD_FACTOR = 0.7
+
+Granularity = Literal["matrix", "row"]
+
+
+def ternarize(weight: Tensor, granularity: Granularity) -> Tensor:
+    """The ternary weight ŵ = α·q (TWN, eq. 4 and 5).
+
+    Args:
+        weight: (O, I), any floating type.
+        granularity: one scale for the whole matrix, or one for each row.
+
+    Returns:
+        (O, I): each value one of -α, 0, +α of its group.
+    """
+    magnitude = weight.abs()
+    dims = (0, 1) if granularity == "matrix" else (1,)
+    threshold = THRESHOLD_FACTOR * magnitude.mean(dims, keepdim=True)
+    kept = magnitude > threshold
+    # clamp: a group of zeros has nothing above its threshold, and 0/1 is the 0 that it needs.
+    count = kept.sum(dims, keepdim=True).clamp(min=1)
+    scale = torch.where(kept, magnitude, 0).sum(dims, keepdim=True) / count
+    return torch.where(kept, torch.copysign(scale, weight), torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+class _StraightThroughTernary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, granularity: Granularity, clip: float | None) -> Tensor:
+        ctx.clip = clip
+        if clip is None:
+            return ternarize(weight, granularity)
+        ctx.save_for_backward(weight)
+        return ternarize(weight.clamp(-clip, clip), granularity)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grad_outputs
+        if ctx.clip is not None:
+            (weight,) = ctx.saved_tensors
+            grad = torch.where(weight.abs() < ctx.clip, grad, 0)
+        return grad, None, None
+
+
+def ternarize_latent(weight: Tensor, granularity: Granularity, clip: float | None) -> Tensor:
+    """`ternarize` of a latent weight (O, I), with a straight-through gradient.
+
+    Args:
+        weight: (O, I), the latent full-precision weight.
+        granularity: one scale for the whole matrix, or one for each row.
+        clip: the latent weight is clamped to ±clip, and gets no gradient where |w| ≥ clip; None: no clamp.
+    """
+    out: Tensor = _StraightThroughTernary.apply(weight, granularity, clip)  # type: ignore[no-untyped-call]
+    return out
+
+
+def split(ternary: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a ternary weight; the inverse of `codes · scales`, bit for bit.
+
+    Args:
+        ternary: (O, I), a result of `ternarize`.
+        granularity: the one that it was made with.
+
+    Returns:
+        codes (O, I), int8 in {-1, 0, 1}; scales (1,) or (O,), of the weight's type.
+
+    Raises:
+        ValueError: a group holds more than one magnitude: the weight is not ternary at this granularity.
+    """
+    scales = ternary.abs().amax() if granularity == "matrix" else ternary.abs().amax(dim=1)
+    codes = torch.sign(ternary).to(torch.int8)
+    if not torch.equal(join(codes, scales.reshape(-1)), ternary):
+        raise ValueError(f"not ternary with one scale a {granularity}")
+    return codes, scales.reshape(-1)
+
+
+def join(codes: Tensor, scales: Tensor) -> Tensor:
+    """The ternary weight of codes (O, I) and scales (1,) or (O,)."""
+    return codes.to(scales.dtype) * scales[:, None]

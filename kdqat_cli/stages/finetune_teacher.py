@@ -1,0 +1,62 @@
+"""finetune-teacher: encoder → FP32 classifier of a task."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from kdqat_cli.config import Settings
+from kdqat_cli.stages.digest import digest_of
+from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
+from kdqat_cli.stages.models import load_encoder, save_classifier
+from kdqat_cli.stages.record import Stopwatch, versions, write_run
+from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.stages.training import Progress, train, write_history
+from kdqat_cli.tasks.registry import Task
+
+
+def finetune_teacher(
+    task: Task, encoder: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Fine-tunes an encoder on the task's labels and keeps the best dev score.
+
+    Args:
+        task: the task.
+        encoder: hub id, local folder, or `embedded`.
+        settings: of which `teacher` is used.
+        seed: of the head's first weights, the order of rows and dropout.
+        data_dir: folder of local task data, or None.
+        out: receives model/, history.csv and run.json.
+        progress: is told of every step.
+
+    Returns:
+        The folder, the dev score and the seconds.
+
+    Raises:
+        MissingInputError: no encoder or data there, or the folder is in use.
+    """
+    watch = Stopwatch()
+    with output_folder(out) as scratch:
+        set_seed(seed)
+        model, tokenizer = load_encoder(encoder, task)
+        rows = task_rows(task, "train", data_dir, tokenizer, settings.teacher.max_length)
+        dev = task_rows(task, "dev", data_dir, tokenizer, settings.teacher.max_length)
+        about = {
+            "kind": "teacher",
+            "task": task.name,
+            "labels": task.labels,
+            "encoder": encoder,
+            "seed": seed,
+            "max_length": settings.teacher.max_length or task.max_length,
+            "settings": settings.teacher.model_dump(),
+            "sources": {"train": rows.digest, "dev": dev.digest},
+            "versions": versions(),
+        }
+        resume = resume_folder(out, digest_of(about))
+        history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, seed, resume, progress)
+        save_classifier(model, tokenizer, scratch / MODEL, about)
+        write_history(scratch / HISTORY, history)
+        score = dev.score(model)["score"]
+        run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+    forget_resume(out)
+    return {"folder": str(out), "score": score, "seconds": run["seconds"]}

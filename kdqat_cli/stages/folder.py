@@ -1,0 +1,132 @@
+"""The output folder of a stage: locked while in use, whole or absent.
+
+A stage writes into a scratch folder beside its results; what it finished replaces the old results by renaming.
+Resume state of a training lives in the same folder, outside what DVC caches, under the digest of everything that
+the training depends on: another configuration never resumes from it.
+
+    <out>/model/        the model                     (DVC caches it)
+    <out>/history.csv   one row an evaluation         (DVC plots it)
+    <out>/run.json      seconds, versions, threads    (DVC caches it)
+    <out>/.resume/      checkpoints of an unfinished training
+    <out>/.lock         process id and host of who works here
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kdqat_cli.errors import MissingInputError
+
+MODEL = "model"
+HISTORY = "history.csv"
+RUN = "run.json"
+_SCRATCH = ".scratch"
+_RESUME = ".resume"
+_LOCK = ".lock"
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[Path]:
+    """Locks `out` and hands out a scratch folder, whose entries become those of `out` when the block ends well.
+
+    Raises:
+        MissingInputError: another process works in the folder, or it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(out / _LOCK)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise MissingInputError(f"The folder {out} cannot be written: {error.strerror}.") from error
+    try:
+        scratch = out / _SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        yield scratch
+        for entry in sorted(scratch.iterdir()):
+            _publish(entry, out / entry.name)
+    finally:
+        shutil.rmtree(out / _SCRATCH, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+
+
+def resume_folder(out: Path, digest: str) -> Path:
+    """Where the training of `digest` keeps its checkpoints; those of other digests are removed."""
+    folder = out / _RESUME / digest[:16]
+    for other in (out / _RESUME).glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def forget_resume(out: Path) -> None:
+    """Removes the resume state of a finished training."""
+    shutil.rmtree(out / _RESUME, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON as people read it, through a file aside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync(aside)
+    aside.replace(path)
+
+
+def _publish(entry: Path, target: Path) -> None:
+    for path in [entry, *entry.rglob("*")]:
+        _sync(path)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    elif target.exists() or target.is_symlink():
+        target.unlink()
+    entry.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(lock: Path) -> Path:
+    mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
+    while True:
+        try:
+            with lock.open("x", encoding="utf-8") as file:
+                json.dump(mine, file)
+            return lock
+        except FileExistsError:
+            try:
+                owner = json.loads(lock.read_text(encoding="utf-8"))
+                alive = _alive(owner)
+            except FileNotFoundError:
+                continue  # released between the two calls
+            except (json.JSONDecodeError, KeyError, TypeError):
+                owner, alive = {"pid": "unknown", "host": "unknown"}, True
+            if alive:
+                raise MissingInputError(
+                    f"{lock.parent} is in use by process {owner['pid']} on {owner['host']}.",
+                    f"wait for it, or rm {lock} if that process is gone",
+                ) from None
+            lock.unlink(missing_ok=True)
+
+
+def _alive(owner: dict[str, Any]) -> bool:
+    if owner["host"] != socket.gethostname():
+        return True  # another machine's processes cannot be seen from here
+    try:
+        # A process id is used again; the start time tells the old process from a new one.
+        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,31 @@
+"""Where results lie, unless an option says otherwise."""
+
+from pathlib import Path
+
+RUNS = Path("runs")
+METRICS = Path("metrics")
+
+
+def run_name(loss: str, seed: int) -> str:
+    """The name of one distillation among those of its task."""
+    return f"{loss}-{seed}"
+
+
+def teacher_folder(task: str) -> Path:
+    """What `finetune-teacher` writes."""
+    return RUNS / task / "teacher"
+
+
+def ternary_folder(task: str) -> Path:
+    """What `quantize` writes."""
+    return RUNS / task / "ternary"
+
+
+def student_folder(task: str, loss: str, seed: int) -> Path:
+    """What `distill` writes."""
+    return RUNS / task / "student" / run_name(loss, seed)
+
+
+def packed_folder(task: str, loss: str, seed: int) -> Path:
+    """What `export` writes."""
+    return RUNS / task / "packed" / run_name(loss, seed)

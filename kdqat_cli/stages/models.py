@@ -1,0 +1,232 @@
+"""Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from kdqat_cli.config import Quantization, Settings, parse
+from kdqat_cli.encoders import classifier_of
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.digest import file_digest
+from kdqat_cli.stages.folder import MODEL, write_json
+from kdqat_cli.stages.record import versions
+from kdqat_cli.tasks.data import ASSETS
+from kdqat_cli.tasks.registry import Task
+
+EMBEDDED = "embedded"
+ABOUT = "kdqat.json"
+TOKENIZER_FILE = "tokenizer.json"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Classifier:
+    """A loaded classifier.
+
+    Attributes:
+        model: in eval mode, on the CPU, FP32.
+        tokenizer: its tokenizer.
+        kind: `plain` (made elsewhere), `teacher`, `ternary`, `student` or `packed`.
+        weights: the file of its weights; None for a hub id.
+        about: what the stage that made it recorded.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: str
+    weights: Path | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
+    """A classifier from a hub id or a folder (or the `model` folder in it): plain, kdqat's, or packed.
+
+    Args:
+        source: hub id or folder.
+        fix: the command that makes the folder, for the error.
+
+    Raises:
+        MissingInputError: nothing to load there, or a file is damaged.
+    """
+    folder = _model_folder(source)
+    if (folder / FILE_NAME).exists():
+        about = PackedCheckpoint(folder / FILE_NAME).about
+        tokenizer_file = folder / TOKENIZER_FILE
+        if not tokenizer_file.exists() or file_digest(tokenizer_file) != about["tokenizer"]:
+            raise MissingInputError(
+                f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
+            )
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        return Classifier(model, _load_tokenizer(folder), "packed", folder / FILE_NAME, about)
+    location = str(folder) if folder.is_dir() else str(source)
+    about = _read_about(folder)
+    # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
+    model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32)
+    kind = about.get("kind", "plain")
+    if "quantization" in about:
+        quantize_model(
+            model, parse(Quantization, about["quantization"], f"{folder / ABOUT}: quantization"), frozen=True
+        )
+    weights = folder / _WEIGHTS
+    return Classifier(model.eval(), _load_tokenizer(location), kind, weights if weights.exists() else None, about)
+
+
+def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder with a new head for the task.
+
+    Args:
+        encoder: hub id, local folder, or `embedded`.
+        task: gives the head's size and label names.
+
+    Raises:
+        MissingInputError: nothing to load there.
+    """
+    fix = "kdqat fetch" if encoder == EMBEDDED else None
+    location = str(ASSETS / "encoder") if encoder == EMBEDDED else encoder
+    model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32, **label_config(task))
+    return model, _load_tokenizer(location)
+
+
+def label_config(task: Task) -> dict[str, Any]:
+    """The head's part of config.json for a task."""
+    if task.regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    labels = task.labels or []
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, about: Any) -> None:
+    """Writes config.json, model.safetensors, the tokenizer and kdqat.json."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / ABOUT, about)
+
+
+def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
+    """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
+
+    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order.
+
+    Args:
+        model: changed in place.
+        task: whose order is wanted.
+        name: what the error calls the model.
+
+    Raises:
+        ConfigError: another number of labels, or other names.
+    """
+    if model.config.num_labels != task.num_labels:
+        raise ConfigError(
+            f"{name} has {model.config.num_labels} labels, but task {task.name} has {task.num_labels}.",
+            f"kdqat finetune-teacher --task {task.name}",
+        )
+    if not task.regression:
+        wanted = [label.casefold() for label in task.labels or []]
+        given = [str(model.config.id2label[index]).casefold() for index in range(task.num_labels)]
+        if given != [f"label_{index}" for index in range(task.num_labels)]:
+            if sorted(given) != sorted(wanted):
+                raise ConfigError(
+                    f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.",
+                    f"kdqat finetune-teacher --task {task.name}",
+                )
+            _reorder(classifier_of(model), [given.index(label) for label in wanted])
+    for key, value in label_config(task).items():
+        setattr(model.config, key, value)
+
+
+@torch.no_grad()
+def _reorder(head: nn.Linear, rows: list[int]) -> None:
+    head.weight.copy_(head.weight[rows].clone())
+    if head.bias is not None:
+        head.bias.copy_(head.bias[rows].clone())
+
+
+def student_record(kind: str, task: Task, teacher: Classifier, settings: Settings) -> dict[str, Any]:
+    """What is recorded in kdqat.json of a ternary model."""
+    return {
+        "kind": kind,
+        "task": task.name,
+        "labels": task.labels,
+        "max_length": settings.student.max_length or task.max_length,
+        "quantization": settings.quantization.model_dump(),
+        "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
+        "versions": versions(),
+    }
+
+
+def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:
+    """A model's parameters, its weights file's bytes, bits per weight and ratio to FP32."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size = weights.stat().st_size
+    return {
+        "parameters": parameters,
+        "bytes": size,
+        "bits_per_weight": round(8 * size / parameters, 3),
+        "ratio_to_fp32": round(4 * parameters / size, 2),
+    }
+
+
+def recorded_task(source: str) -> str | None:
+    """The task that a folder of kdqat's was made for; None for any other model."""
+    folder = _model_folder(source)
+    about = PackedCheckpoint(folder / FILE_NAME).about if (folder / FILE_NAME).exists() else _read_about(folder)
+    return about.get("task")
+
+
+def _model_folder(source: str | Path) -> Path:
+    folder = Path(source)
+    return folder / MODEL if (folder / MODEL).is_dir() and not (folder / "config.json").exists() else folder
+
+
+def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrainedModel:
+    path = Path(location)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
+    if not path.is_dir() and (path.is_absolute() or location.startswith(".") or location.count("/") != 1 or fix):
+        raise MissingInputError(f"There is no model folder {location}.", fix)
+    try:
+        return auto.from_pretrained(location, **options)
+    except Exception as error:  # hub, file system, JSON and safetensors each have their own
+        kind = "folder" if path.is_dir() else "hub model"
+        reason = (str(error) or repr(error)).strip().splitlines()[0]
+        raise MissingInputError(
+            f"The {kind} {location} could not be loaded: {reason}",
+            fix or "kdqat finetune-teacher --encoder FOLDER, with a local copy",
+        ) from error
+
+
+def _load_tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except Exception as error:
+        raise MissingInputError(f"The tokenizer of {location} could not be loaded: {error}") from error
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / ABOUT
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingInputError(f"{path} is not JSON; the folder is damaged.") from error
+    if not isinstance(about, dict):
+        raise MissingInputError(f"{path} does not hold an object; the folder is damaged.")
+    return about

@@ -1,0 +1,44 @@
+"""quantize: teacher → ternary student before any training, the "no QAT" row."""
+
+from pathlib import Path
+from typing import Any
+
+from kdqat_cli.config import Settings
+from kdqat_cli.quantization.layers import freeze
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.folder import MODEL, output_folder
+from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.record import Stopwatch, write_run
+from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.tasks.registry import Task
+
+
+def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None, out: Path) -> dict[str, Any]:
+    """Ternarises a teacher and scores it.
+
+    Args:
+        task: the task.
+        teacher: folder or hub id of the teacher.
+        settings: of which `quantization` is used.
+        data_dir: folder of local task data, or None.
+        out: receives model/ and run.json.
+
+    Returns:
+        The folder, the dev score and the seconds.
+
+    Raises:
+        ConfigError: the teacher's labels are not the task's.
+        MissingInputError: no teacher or data there, or the folder is in use.
+    """
+    watch = Stopwatch()
+    with output_folder(out) as scratch:
+        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
+        align_labels(source.model, task, f"The teacher {teacher}")
+        about = student_record("ternary", task, source, settings)
+        quantize_model(source.model, settings.quantization)
+        freeze(source.model)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"])
+        score = dev.score(source.model)["score"]
+        save_classifier(source.model, source.tokenizer, scratch / MODEL, about)
+        run = write_run(scratch, watch, score=score)
+    return {"folder": str(out), "score": score, "seconds": run["seconds"]}

@@ -1,0 +1,40 @@
+"""What is written beside every result: where it comes from, and how long it took."""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdqat_cli.stages.folder import RUN, write_json
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on besides its inputs."""
+    names = ("kdqat", "torch", "transformers", "tokenizers", "datasets")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+class Stopwatch:
+    """Wall-clock seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return round(time.perf_counter() - self._start, 2)
+
+
+def write_run(folder: Path, watch: Stopwatch, **figures: Any) -> dict[str, Any]:
+    """Writes run.json: seconds, device, threads and whatever else the stage measured.
+
+    It stands apart from the model, whose bytes depend on its inputs alone.
+    """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    run = {"seconds": watch.seconds, "device": device, "threads": torch.get_num_threads(), **figures}
+    write_json(folder / RUN, run)
+    return run

@@ -1,0 +1,141 @@
+"""Runs the training loop on a task: arguments, resume state, history."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+
+from kdqat_cli.config import Training
+from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.distillation.trainer import EncoderTrainer
+from kdqat_cli.stages.inference import EVALUATION_BATCH
+
+Progress = Callable[[int, int, str], None]
+"""Called after each step with the step, the number of steps, and what is new (or nothing)."""
+
+
+class _Report(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress(state.global_step, state.max_steps, "")
+        at_end = state.global_step == state.max_steps
+        if at_end and args.eval_strategy == IntervalStrategy.STEPS:  # wherever the interval falls
+            control.should_log = control.should_evaluate = control.should_save = True
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    score: Callable[[PreTrainedModel], dict[str, float]],
+    settings: Training,
+    seed: int,
+    resume: Path,
+    progress: Progress,
+    teacher: PreTrainedModel | None = None,
+    loss: DistillationLoss | None = None,
+) -> list[dict[str, float]]:
+    """Trains a model in place and leaves it at its best dev score.
+
+    Args:
+        model: the teacher to fine-tune, or the student.
+        rows: what to train on, tokenised.
+        tokenizer: pads the batches.
+        score: gives the dev metrics of a model; `score` is the one that is maximised.
+        settings: how to train.
+        seed: of the order of rows and of dropout.
+        resume: folder of this very training's checkpoints; the last one is continued.
+        progress: is told of every step.
+        teacher: runs kdqat's attention function; None: train on the labels.
+        loss: what the student learns from the teacher.
+
+    Returns:
+        The history: a row an evaluation, with step, epoch, loss, its terms, and the dev metrics.
+    """
+    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
+    if settings.eval_every is not None:
+        steps = settings.eval_every
+        every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
+        every |= {f"{what}_steps": steps for what in ("eval", "save", "logging")}
+    arguments = TrainingArguments(
+        output_dir=str(resume),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="linear",
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=EVALUATION_BATCH,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_clip,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
+        save_total_limit=1,
+        seed=seed,
+        full_determinism=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        **every,
+    )
+    trainer = EncoderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[_Report(progress)],
+        score=score,
+        teacher=teacher,
+        loss=loss,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(resume)))
+    return _history(trainer.state.log_history)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Writes a history as CSV, for `dvc plots`."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    rows: dict[float, dict[str, float]] = {}
+    for entry in log:
+        values = {key.removeprefix("eval_"): value for key, value in entry.items() if key in _KEPT or _is_result(key)}
+        rows.setdefault(entry["step"], {}).update(values)
+    return [row for row in rows.values() if "score" in row]
+
+
+_KEPT = ("step", "epoch", "learning_rate", "loss")
+
+
+def _is_result(key: str) -> bool:
+    return key.startswith(("loss_", "eval_"))

@@ -1,0 +1,1 @@
+"""Tasks: what is learnt, from which rows, and how it is scored."""

@@ -1,0 +1,82 @@
+"""Metrics in percent, as the paper's tables print them (81.2, not 0.812).
+
+All are scikit-learn's and scipy's. Where a metric is not defined, as the correlation of a constant prediction, it is 0.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn import metrics
+
+from kdqat_cli.tasks.registry import Task
+
+Array = npt.NDArray[np.generic]
+
+
+def compute_metrics(task: Task, logits: Array, labels: Array) -> dict[str, float]:
+    """The task's metrics in percent; `score` is the headline, the mean of its parts where it has two.
+
+    Args:
+        task: the task, which names the metrics.
+        logits: rows × labels; regression: rows × 1, the predicted number.
+        labels: rows; class indices or numbers.
+    """
+    return _scores(task, logits[:, 0] if task.regression else logits.argmax(axis=1), labels)
+
+
+def chance_score(task: Task, labels: Array) -> float:
+    """The best score in percent of any constant answer: what a model that learnt nothing may reach."""
+    if task.regression:
+        return 0.0
+    return max(_scores(task, np.full_like(labels, answer), labels)["score"] for answer in range(task.num_labels))
+
+
+def _scores(task: Task, predictions: Array, labels: Array) -> dict[str, float]:
+    parts = {name: 100 * _METRICS[name](labels, predictions) for name in task.metrics}
+    headline = task.metric.split("+")
+    return {"score": sum(parts[name] for name in headline) / len(headline), **parts}
+
+
+def _accuracy(labels: Array, predictions: Array) -> float:
+    return float(metrics.accuracy_score(labels, predictions))
+
+
+def _f1(labels: Array, predictions: Array) -> float:
+    """F1 of the second label, the positive one."""
+    return float(metrics.f1_score(labels, predictions, zero_division=0.0))
+
+
+def _macro_f1(labels: Array, predictions: Array) -> float:
+    """Mean over the labels of each one's F1."""
+    return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
+
+
+def _matthews(labels: Array, predictions: Array) -> float:
+    return float(metrics.matthews_corrcoef(labels, predictions))
+
+
+def _pearson(labels: Array, predictions: Array) -> float:
+    return _correlation(stats.pearsonr, labels, predictions)
+
+
+def _spearman(labels: Array, predictions: Array) -> float:
+    return _correlation(stats.spearmanr, labels, predictions)
+
+
+def _correlation(measure: Callable[..., tuple[float, float]], labels: Array, predictions: Array) -> float:
+    x, y = labels.astype(np.float64), predictions.astype(np.float64)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(np.nan_to_num(measure(x, y)[0]))
+
+
+_METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}

@@ -1,0 +1,120 @@
+"""Task files: every shipped one, the user's own, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.tasks.registry import load_task, task_names
+
+GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
+MOOD = """\
+name: mood
+title: Mood of a sentence
+files: {train: train.csv, dev: dev.csv}
+columns: {text: sentence, label: mood}
+labels: [sad, glad]
+metric: accuracy
+max_length: 32
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_issue_s_tasks_are_packaged() -> None:
+    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie"])
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_shipped_file_loads(name: str) -> None:
+    task = load_task(name)
+    assert task.name == name
+    assert task.folder is None
+    assert task.splits[0] == "dev"
+    assert task.num_labels == (1 if task.regression else len(task.labels or []))
+    assert task.hub is None or (task.hub.path.count("/") == 1 and {"train", "dev"} <= task.hub.splits.keys())
+
+
+def test_what_the_paper_measures() -> None:
+    assert load_task("mnli").splits == ["dev", "mismatched"]
+    assert load_task("stsb").metrics == ["pearson", "spearman"]
+    assert load_task("klue-sts").metrics == ["pearson", "spearman"]
+    assert load_task("klue-tc").metrics == ["accuracy", "macro_f1"]
+    assert {name for name in task_names() if load_task(name).max_length == 64} == {"cola", "sst2", "movie"}
+
+
+def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "tasks" / "mood.yaml", MOOD)
+    assert load_task("mood").folder == Path("tasks")
+    assert load_task(str(path)).folder == path.parent
+    assert load_task("mood").model_dump() == load_task(str(path)).model_dump(), "where a task lies is not part of it"
+
+
+def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tasks" / "moods.yaml", MOOD)
+    for wrong, close in [("rt", "rte"), ("mood", "moods"), ("klue_tc", "klue-tc")]:
+        with pytest.raises(ConfigError, match=f"no task '{wrong}'; did you mean .*{close}") as caught:
+            load_task(wrong)
+        assert caught.value.fix == "kdqat tasks"
+    with pytest.raises(MissingInputError, match=r"no file gone\.yaml"):
+        load_task("gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("name: mood", "name: food", "name is food, but the file's name is mood."),
+        ("labels: [sad, glad]\n", "", "exactly one of labels"),
+        ("labels:", "range: [0, 1]\nlabels:", "exactly one of labels"),
+        ("[sad, glad]", "[sad, sad]", "labels: a name stands twice."),
+        (
+            "labels: [sad, glad]\nmetric: accuracy",
+            "range: [5, 0]\nmetric: pearson",
+            "the smallest label must come first.",
+        ),
+        ("metric: accuracy", "metric: pearson", "metric: pearson does not fit a classification."),
+        ("[sad, glad]\nmetric: accuracy", "[a, b, c]\nmetric: f1+accuracy", "metric: f1 needs two labels"),
+        ("metric: accuracy", "metric: bleu", "metric: input should be"),
+        (", dev: dev.csv", "", "files: dev must be given."),
+        ("dev.csv", "dev.parquet", "files.dev: dev.parquet must end in one of"),
+        ("files: {train: train.csv, dev: dev.csv}\n", "", "files or hub must be given."),
+        ("columns:", "hub: {path: me/mood, splits: {}}\ncolumns:", "hub.splits: train and dev must be given."),
+        (
+            "columns:",
+            "hub: {path: me/mood, splits: {train: a, dev: b}, columns: {text: a, pair: b, label: c}}\ncolumns:",
+            "hub.columns: pair must be given here and in columns, or in neither.",
+        ),
+        ("max_length: 32", "max_len: 32", "max_len is not a known key; did you mean max_length?"),
+        ("max_length: 32", "max_length: 32\nfolder: elsewhere", "folder: input should be"),
+    ],
+)
+def test_a_wrong_task_file_is_refused(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert old in MOOD
+    path = write(tmp_path / "mood.yaml", MOOD.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_task(str(path))
+    assert f"{path}: " in caught.value.sentence
+    assert sentence in caught.value.sentence
+
+
+def test_all_errors_come_at_once(tmp_path: Path) -> None:
+    text = MOOD.replace("[sad, glad]", "[sad, sad]").replace("dev.csv", "dev.parquet").replace("accuracy", "pearson")
+    with pytest.raises(ConfigError) as caught:
+        load_task(str(write(tmp_path / "mood.yaml", text)))
+    assert len(caught.value.sentence.splitlines()) == 3
+
+
+def test_tasks_import_nothing_heavy() -> None:
+    code = """
+import sys, kdqat_cli.tasks.registry, kdqat_cli.tasks.data
+assert not {"torch", "transformers", "datasets"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
