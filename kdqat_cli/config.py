@@ -15,6 +15,7 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.yaml12 import read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
+OPTIONS = "options"
 _PACKAGED = Path(__file__).parent / "recipes"
 
 LossName = Literal["score", "map", "output", "map+output"]
@@ -113,6 +114,11 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 def parse(model: type[SectionT], value: Any, where: str) -> SectionT:
     """`value` as a typed section.
 
+    Args:
+        model: the section's type.
+        value: keys and values, as YAML gives them.
+        where: what the errors call the source.
+
     Raises:
         ConfigError: with every error of the value at once, each with its place.
     """
@@ -121,12 +127,13 @@ def parse(model: type[SectionT], value: Any, where: str) -> SectionT:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        lines = [_explain(model, detail) for detail in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from error
+        raise ConfigError("\n".join(_explain(model, detail, where) for detail in error.errors())) from error
 
 
-def _explain(model: type[BaseModel], detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
+def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
+    place = f"{where}: {'.'.join(str(part) for part in detail['loc'])}"
+    if where == OPTIONS:  # an option is known to its user by its flag
+        place = f"--{str(detail['loc'][-1]).replace('_', '-')}"
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(detail["loc"][-1]), _field_names(model), n=1)
         return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
@@ -218,7 +225,7 @@ def resolve(task: str, params: Params, recipe: str | None = None, options: dict[
         section: {name: value for name, value in values.items() if value is not None}
         for section, values in (options or {}).items()
     }
-    return parse(Settings, _merge(merged, given), "options")
+    return parse(Settings, _merge(merged, given), OPTIONS)
 
 
 def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:

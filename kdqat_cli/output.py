@@ -15,6 +15,8 @@ from kdqat_cli.errors import KdqatError
 
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
+_PIPED_WIDTH = 160  # columns of a table in a file or pipe, where rich would assume 80
+
 Advance = Any
 
 
@@ -31,6 +33,8 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.stdout = Console(soft_wrap=True)
+        if not self.stdout.is_terminal:
+            self.stdout = Console(soft_wrap=True, width=_PIPED_WIDTH)
         self.stderr = Console(stderr=True, soft_wrap=True)
 
     def result(self, values: Mapping[str, Any]) -> None:

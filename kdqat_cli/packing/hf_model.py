@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization, parse
 from kdqat_cli.errors import MissingInputError
@@ -49,6 +49,9 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         Raises:
             MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
         """
+        # Here, not above: importing the auto classes registers this very class with them.
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
         checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
         values = dict(checkpoint.config)
         config = AutoConfig.for_model(values.pop("model_type"), **values)

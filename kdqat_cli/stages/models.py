@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdqat_cli.config import Quantization, Settings, parse
+from kdqat_cli.config import Quantization, parse
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
@@ -158,14 +158,16 @@ def _reorder(head: nn.Linear, rows: list[int]) -> None:
         head.bias.copy_(head.bias[rows].clone())
 
 
-def student_record(kind: str, task: Task, teacher: Classifier, settings: Settings) -> dict[str, Any]:
-    """What is recorded in kdqat.json of a ternary model."""
+def student_record(
+    kind: str, task: Task, teacher: Classifier, quantization: Quantization, max_length: int | None
+) -> dict[str, Any]:
+    """What is recorded in kdqat.json of a ternary model; `max_length` None: the task's own."""
     return {
         "kind": kind,
         "task": task.name,
         "labels": task.labels,
-        "max_length": settings.student.max_length or task.max_length,
-        "quantization": settings.quantization.model_dump(),
+        "max_length": max_length or task.max_length,
+        "quantization": quantization.model_dump(),
         "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
         "versions": versions(),
     }

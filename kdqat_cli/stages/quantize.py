@@ -34,7 +34,7 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
     with output_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
-        about = student_record("ternary", task, source, settings)
+        about = student_record("ternary", task, source, settings.quantization, source.about.get("max_length"))
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"])

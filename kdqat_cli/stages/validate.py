@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from kdqat_cli.config import load_params, load_recipe, resolve
+from kdqat_cli.config import PARAMS_FILE, Settings, load_params, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
@@ -35,6 +35,11 @@ def validate(recipes: list[str]) -> dict[str, Any]:
     if params and not faults:
         for task in wanted:
             _checked(partial(resolve, task, params), faults)
+            lacking = [name for name in Settings.model_fields if name not in params.settings.get(task, {})]
+            if lacking:  # DVC stops at a parameter that is not there
+                faults.append(
+                    f"{PARAMS_FILE}: settings.{task} lacks {', '.join(lacking)}; an empty one is written {{}}."
+                )
     if faults:
         raise ConfigError("\n".join(faults))
     return {"recipes": named, "tasks": known, "errors": 0}

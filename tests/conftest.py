@@ -1,0 +1,163 @@
+"""A tiny encoder with a real tokenizer, and a tiny task that it can learn: what the tests of every stage start from."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+# Matrices this small gain nothing from threads, and waiting for each other on a busy machine they take minutes.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+GLAD = ["good", "great", "lovely", "bright", "warm", "sweet", "fine", "brave"]
+SAD = ["bad", "awful", "ugly", "dull", "cold", "sour", "poor", "weak"]
+NEUTRAL = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "in",
+    "to",
+    "it",
+    "this",
+    "that",
+    "was",
+    "is",
+    "an",
+    "as",
+    "for",
+    "with",
+    "on",
+    "by",
+    "at",
+    "from",
+    "film",
+    "movie",
+    "story",
+    "actor",
+    "scene",
+    "plot",
+    "music",
+    "script",
+    "camera",
+    "role",
+    "line",
+    "part",
+    "work",
+    "end",
+    "start",
+    "day",
+    "night",
+    "man",
+    "woman",
+    "child",
+    "house",
+    "road",
+    "city",
+    "river",
+    "tree",
+    "bird",
+    "dog",
+    "cat",
+    "book",
+    "page",
+    "word",
+    "sound",
+    "light",
+    "voice",
+    "face",
+    "hand",
+    "eye",
+    "time",
+    "place",
+    "way",
+    "life",
+    "year",
+    "hour",
+    "week",
+]
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
+VOCABULARY = [*SPECIAL, *GLAD, *SAD, *NEUTRAL, *(set(LETTERS) - set(NEUTRAL)), *(f"##{x}" for x in LETTERS), ".", ","]
+VOCABULARY[len(SPECIAL) :] = sorted(VOCABULARY[len(SPECIAL) :])
+
+TASK = """\
+name: tiny
+title: Whether a sentence is sad or glad
+files: {train: train.tsv, dev: dev.tsv}
+columns: {text: sentence, label: mood}
+labels: [sad, glad]
+metric: accuracy
+max_length: 24
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT of 3 layers, 32 hidden and 4 heads (random weights, no head) and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny") / "encoder"
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.1,  # at BERT's own 0.02 so narrow a model says the same of every sentence
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).eval().save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny.yaml, train.tsv (200 rows) and dev.tsv (60 rows); a good or a bad word decides the label."""
+    folder = tmp_path_factory.mktemp("tiny") / "tasks"
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text(TASK, encoding="utf-8")
+    rows = _rows(260)
+    for name, part in (("train", rows[:200]), ("dev", rows[200:])):
+        lines = "".join(f"{sentence}\t{label}\n" for sentence, label in part)
+        (folder / f"{name}.tsv").write_text(f"sentence\tmood\n{lines}", encoding="utf-8")
+    return folder
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def _rows(count: int) -> list[tuple[str, str]]:
+    """Sentences of 3 to 12 words, half of them glad, with one to three words of the label's list."""
+    draw = random.Random(0)
+    rows = []
+    for number in range(count):
+        label, words = [("sad", SAD), ("glad", GLAD)][number % 2]
+        sentence = draw.choices(NEUTRAL, k=draw.randint(2, 9)) + draw.choices(words, k=draw.randint(1, 3))
+        draw.shuffle(sentence)
+        rows.append((" ".join(sentence) + " .", label))
+    return rows

@@ -1,0 +1,129 @@
+"""dvc.yaml itself, run through DVC on a tiny encoder and a tiny task."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+STUDENT = "runs/tiny/student/map+output-1"
+PARAMS = """\
+recipe: recipe.yaml
+encoder: {encoder}
+data_dir: null
+tasks: [tiny]
+losses: [map+output]
+seeds: [1]
+settings:
+  tiny:
+    teacher: {{epochs: 12, batch_size: 8, learning_rate: 4e-3}}
+    student: {{epochs: {epochs}, batch_size: 8, learning_rate: 1e-3}}
+    quantization: {{}}
+    distillation: {{}}
+"""
+
+pytestmark = pytest.mark.pipeline
+
+
+def run(folder: Path, *command: str) -> str:
+    """Runs one of the environment's commands; fails with what it printed."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"NO_COLOR": "1", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}  # tiny matrices: one is faster
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def set_params(folder: Path, encoder: Path, epochs: int) -> None:
+    (folder / "params.yaml").write_text(PARAMS.format(encoder=encoder, epochs=epochs), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
+    """A project folder after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(REPOSITORY / "dvc.yaml", folder)
+    shutil.copy(REPOSITORY / ".dvcignore", folder)
+    shutil.copytree(REPOSITORY / "kdqat_cli", folder / "kdqat_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(tiny_task, folder / "tasks")
+    (folder / "recipe.yaml").write_text(run(folder, "kdqat", "recipe", "clean"), encoding="utf-8")
+    set_params(folder, tiny_encoder, epochs=4)
+    run(folder, "kdqat", "validate")
+    run(folder, "dvc", "init", "--no-scm", "--quiet")
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def test_every_model_is_scored(project: Path) -> None:
+    metrics = {
+        name: read_json(project / "metrics/tiny" / f"{name}.json")
+        for name in ("teacher", "ternary", "student/map+output-1", "packed/map+output-1")
+    }
+    teacher, student, packed = metrics["teacher"], metrics["student/map+output-1"], metrics["packed/map+output-1"]
+    assert teacher["score"] > 90
+    assert student["score"] > 75
+    assert student["score"] == packed["score"]
+    assert packed["bytes"] < student["bytes"] / 3  # so small a model is mostly header and LayerNorm
+    assert packed["rows"] == 60
+
+
+def test_dvc_understands_metrics_and_plots(project: Path) -> None:
+    shown = json.loads(run(project, "dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"]["metrics/tiny/teacher.json"]["data"]["score"] > 90
+    run(project, "dvc", "plots", "show")
+    page = (project / "dvc_plots/index.html").read_text(encoding="utf-8")
+    assert "student/map+output-1/history.csv" in page
+    with (project / STUDENT / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert all(float(row[f"loss_{term}"]) > 0 for row in rows for term in ("logits", "hidden", "map", "output"))
+
+
+def test_report_shows_every_model(project: Path) -> None:
+    rows = json.loads(run(project, "kdqat", "report", "--json"))
+    assert [row["model"] for row in rows] == [
+        "teacher, FP32",
+        "ternary, no training",
+        "ternary, distilled",
+        "ternary, packed",
+    ]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert (project / "report.md").read_text(encoding="utf-8").count("\n") == 2 + len(rows)
+
+
+def test_a_second_run_does_nothing_and_says_so(project: Path) -> None:
+    assert "Data and pipelines are up to date." in run(project, "dvc", "repro")
+
+
+def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(project: Path, tiny_encoder: Path) -> None:
+    before = (project / STUDENT / "model/model.safetensors").read_bytes()
+    set_params(project, tiny_encoder, epochs=1)
+    said = run(project, "dvc", "repro")
+    for stage in ("teacher@tiny", "ternary@tiny", "evaluate-task@tiny-teacher"):
+        assert f"Stage '{stage}' didn't change" in said
+    for stage in ("student@tiny-map+output-1", "packed@tiny-map+output-1", "evaluate-run@tiny-packed-map+output-1"):
+        assert f"Running stage '{stage}'" in said
+    assert (project / STUDENT / "model/model.safetensors").read_bytes() != before
+
+    set_params(project, tiny_encoder, epochs=4)
+    said = run(project, "dvc", "repro")
+    assert "Running stage" not in said
+    assert "is cached - skipping run" in said
+    assert (project / STUDENT / "model/model.safetensors").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_bits(project: Path) -> None:
+    again = project / "again"
+    run(project, "kdqat", "distill", "--task", "tiny", "--seed", "1", "--out", str(again))
+    first = (project / STUDENT / "model/model.safetensors").read_bytes()
+    assert (again / "model/model.safetensors").read_bytes() == first
