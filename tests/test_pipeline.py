@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
+from tests import commands
+from tests.commands import REPOSITORY
+
 STUDENT = "runs/tiny/student/map+output-1"
 PARAMS = """\
 recipe: recipe.yaml
@@ -32,11 +31,7 @@ pytestmark = pytest.mark.pipeline
 
 
 def run(folder: Path, *command: str) -> str:
-    """Runs one of the environment's commands; fails with what it printed."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"NO_COLOR": "1", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}  # tiny matrices: one is faster
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = commands.run(folder, *command, DVC_NO_ANALYTICS="1")
     return done.stdout + done.stderr
 
 

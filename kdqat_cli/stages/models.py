@@ -51,10 +51,10 @@ class Classifier:
 
 
 def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
-    """A classifier from a hub id or a folder (or the `model` folder in it): plain, kdqat's, or packed.
+    """A classifier from a hub id, a folder (or the `model` folder in it), or a packed file.
 
     Args:
-        source: hub id or folder.
+        source: hub id, folder or packed file.
         fix: the command that makes the folder, for the error.
 
     Raises:
@@ -194,6 +194,8 @@ def recorded_task(source: str) -> str | None:
 
 def _model_folder(source: str | Path) -> Path:
     folder = Path(source)
+    if folder.name == FILE_NAME and folder.is_file():
+        return folder.parent
     return folder / MODEL if (folder / MODEL).is_dir() and not (folder / "config.json").exists() else folder
 
 

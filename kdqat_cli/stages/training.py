@@ -17,7 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.losses import DistillationLoss
@@ -26,6 +26,8 @@ from kdqat_cli.stages.inference import EVALUATION_BATCH
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
+
+_WHOLE = "whole"  # stands in a checkpoint that was written to its end
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
@@ -37,6 +39,9 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         at_end = state.global_step == state.max_steps
         if at_end and args.eval_strategy == IntervalStrategy.STEPS:  # wherever the interval falls
             control.should_log = control.should_evaluate = control.should_save = True
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _WHOLE).touch()
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
@@ -113,7 +118,7 @@ def train(
         loss=loss,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(resume)))
+    trainer.train(resume_from_checkpoint=_last_whole(resume))
     return _history(trainer.state.log_history)
 
 
@@ -124,6 +129,12 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)
+
+
+def _last_whole(resume: Path) -> str | None:
+    """The newest checkpoint that was written to its end; a kill may have cut short a newer one."""
+    whole = [marker.parent for marker in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_WHOLE}")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:

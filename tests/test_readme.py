@@ -1,0 +1,62 @@
+"""The README's own commands, word for word, on a tiny stand-in for BERT and RTE."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import REPOSITORY, run
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+KNOWN = {"git", "make", "dvc", "kdqat", "export"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shell_lines() -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_readme_uses_known_commands_only() -> None:
+    lines = shell_lines()
+    assert {line.split()[0] for line in lines} == KNOWN
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {line.split()[1] for line in lines if line.startswith("make ")} <= targets
+
+
+@pytest.mark.pipeline
+def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
+    # A folder of the hub id's name is what transformers takes first; so the commands stay as they are printed.
+    shutil.copytree(tiny_encoder, tmp_path / "google-bert/bert-base-uncased")
+    for split in ("train", "dev"):
+        rows = (tiny_task / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        table = ["index\tsentence1\tsentence2\tlabel"]
+        for number, row in enumerate(rows):
+            sentence, mood = row.split("\t")
+            label = "entailment" if mood == "glad" else "not_entailment"
+            table.append(f"{number}\t{sentence}\tthis film was good .\t{label}")
+        path = tmp_path / "data/glue/RTE" / f"{split}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(table) + "\n", encoding="utf-8")
+    # Random weights learn nothing at BERT's own learning rate.
+    settings = "settings: {rte: {teacher: {learning_rate: 4e-3, epochs: 12, batch_size: 8}, student: {epochs: 1}}}\n"
+    (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
+
+    script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export")]
+    assert len(script) == 10
+    done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
+    assert "ternary, packed" in done.stdout
+
+    (example,) = blocks("python")
+    assert "tensor([[" in run(tmp_path, "python", "-c", example).stdout
+
+
+def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
+    (example,) = blocks("yaml")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/tickets.yaml").write_text(example, encoding="utf-8")
+    assert "tickets" in run(tmp_path, "kdqat", "tasks").stdout
