@@ -193,7 +193,7 @@ def distill(
 
 @command
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder of any classifier (teacher, student, packed), packed file, or hub id.")],
+    model: Annotated[str, typer.Argument(help="Folder (teacher, student, packed), packed file, or hub id.")],
     task: Annotated[
         str | None, typer.Option("--task", help="Task to score on. [default: the one the folder was made for]")
     ] = None,

@@ -131,4 +131,6 @@ def _text(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, str) or not isinstance(value, Iterable):
         return str(value)
+    if isinstance(value, Mapping):
+        value = (f"{name} {_text(part)}" for name, part in value.items())
     return ", ".join(map(str, value))

@@ -26,8 +26,10 @@ def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], hal
         half: store what is not ternary as FP16.
     """
     layers = ternary_layers(model)
-    ternary = {f"{name}.weight": split(layer.weight.detach(), layer.granularity) for name, layer in layers.items()}
-    dense = {name: tensor for name, tensor in model.state_dict().items() if name not in ternary}
+    ternary = {
+        f"{name}.weight": split(layer.weight.detach().cpu(), layer.granularity) for name, layer in layers.items()
+    }
+    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
     config = model.config.to_dict()
     write_packed(folder / FILE_NAME, ternary, dense, config, about, half)
     labels = {key: config[key] for key in ("id2label", "label2id", "problem_type")}

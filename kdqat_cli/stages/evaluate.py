@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from kdqat_cli.errors import GateError
 from kdqat_cli.stages.folder import write_json
 from kdqat_cli.stages.models import align_labels, load_classifier, size_figures
@@ -40,7 +38,6 @@ def evaluate(
     """
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
-    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     max_length = max_length or loaded.about.get("max_length")
     metrics: dict[str, float] = {}
     for split in task.splits:

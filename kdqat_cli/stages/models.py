@@ -36,7 +36,7 @@ class Classifier:
     """A loaded classifier.
 
     Attributes:
-        model: in eval mode, on the CPU, FP32.
+        model: in eval mode, FP32, on the GPU where there is one.
         tokenizer: its tokenizer.
         kind: `plain` (made elsewhere), `teacher`, `ternary`, `student` or `packed`.
         weights: the file of its weights; None for a hub id.
@@ -69,7 +69,7 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
                 f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
             )
         model = AutoModelForSequenceClassification.from_pretrained(folder)
-        return Classifier(model, _load_tokenizer(folder), "packed", folder / FILE_NAME, about)
+        return Classifier(_placed(model), _load_tokenizer(folder), "packed", folder / FILE_NAME, about)
     location = str(folder) if folder.is_dir() else str(source)
     about = _read_about(folder)
     # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
@@ -80,7 +80,9 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
             model, parse(Quantization, about["quantization"], f"{folder / ABOUT}: quantization"), frozen=True
         )
     weights = folder / _WEIGHTS
-    return Classifier(model.eval(), _load_tokenizer(location), kind, weights if weights.exists() else None, about)
+    return Classifier(
+        _placed(model).eval(), _load_tokenizer(location), kind, weights if weights.exists() else None, about
+    )
 
 
 def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -197,6 +199,10 @@ def _model_folder(source: str | Path) -> Path:
     if folder.name == FILE_NAME and folder.is_file():
         return folder.parent
     return folder / MODEL if (folder / MODEL).is_dir() and not (folder / "config.json").exists() else folder
+
+
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrainedModel:
