@@ -25,7 +25,9 @@ LossName = Literal["score", "map", "output", "map+output"]
 class Section(BaseModel):
     """A group of settings: immutable, typed, and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Training(Section):

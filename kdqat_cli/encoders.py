@@ -22,14 +22,12 @@ class Encoder:
 
     Attributes:
         layers: the list of layers.
-        embeddings: the module whose output is the first hidden state.
         word_embeddings: the table of word embeddings (V, D).
         attention: in a layer, the module that calls the attention function.
         attention_output: in a layer, the module whose output is Y = LayerNorm(X + MHA(X)).
     """
 
     layers: str
-    embeddings: str
     word_embeddings: str
     attention: str
     attention_output: str
@@ -37,7 +35,6 @@ class Encoder:
 
 _BERT = Encoder(
     layers="encoder.layer",
-    embeddings="embeddings",
     word_embeddings="embeddings.word_embeddings",
     attention="attention.self",
     attention_output="attention.output",

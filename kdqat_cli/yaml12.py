@@ -81,5 +81,6 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with the YAML 1.2 scalars
-    except (yaml.YAMLError, RecursionError) as error:
+    # A tag that its value does not fit (`!!int four`) escapes PyYAML as one of the plain exceptions.
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 # Matrices this small gain nothing from threads, and waiting for each other on a busy machine they take minutes.
 torch.set_num_threads(1)
@@ -127,6 +135,27 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = "".join(f"{sentence}\t{label}\n" for sentence, label in part)
         (folder / f"{name}.tsv").write_text(f"sentence\tmood\n{lines}", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def model(tiny_encoder: Path) -> PreTrainedModel:
+    """A classifier of 3 labels in eval mode in which every number counts: no bias is 0 and no gain is 1."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
+    return model.eval()
+
+
+@pytest.fixture
+def batch(tiny_encoder: Path) -> dict[str, Tensor]:
+    """Five texts and pairs of 3 to 17 tokens, padded to the longest; the first fills its row."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    texts = ["a great film and a good story , brave and warm", "the plot", "bad", "", "dull music with weak actor ."]
+    pairs = ["it was the best part", "it was", "sour ending of the day", "", "a"]
+    encoded: dict[str, Tensor] = dict(tokenizer(texts, pairs, padding=True, return_tensors="pt"))
+    return encoded
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -16,7 +16,7 @@ class Captures:
     """Tensors of one forward pass, from the input up.
 
     Attributes:
-        hidden: N+1 hidden states (B, L, D), the embedding's output first.
+        hidden: N+1 hidden states (B, L, D), the first layer's input first.
         scores: N attention scores (B, H, L, L): QKᵀ/√d_h, before mask and softmax.
         outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)).
     """
@@ -42,9 +42,11 @@ def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]
             handle = module.register_forward_hook(lambda _module, _inputs, output: into.append(_tensor(output)))
             stack.callback(handle.remove)
 
+        layers = layers_of(model)
         if "hidden" in names:
-            record(module_at(model.base_model, encoder.embeddings), captures.hidden)
-        for layer in layers_of(model):
+            handle = layers[0].register_forward_pre_hook(lambda _module, inputs: captures.hidden.append(inputs[0]))
+            stack.callback(handle.remove)
+        for layer in layers:
             if "outputs" in names:
                 record(module_at(layer, encoder.attention_output), captures.outputs)
             if "scores" in names:

@@ -58,7 +58,8 @@ def map_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
     pairs = _pairs(mask)
     lengths = mask.sum(-1)
     sentences = (lengths > 0).sum().clamp(min=1)
-    share = mask[:, None, :] / lengths.clamp(min=1)[:, None, None]  # of each query in its sentence's mean
+    # Of each query in its sentence's mean; in the scores' own precision.
+    share = mask.to(student[0].dtype)[:, None, :] / lengths.clamp(min=1)[:, None, None]
     total = student[0].new_zeros(())
     for s, t in zip(student, teacher, strict=True):
         log_s, log_t = _log_map(s, pairs), _log_map(t, pairs)

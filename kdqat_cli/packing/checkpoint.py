@@ -4,9 +4,11 @@
     <name>        U8           a ternary weight, five codes a byte (see trits.py)
     scales        F32 or F16   the scales of all ternary weights, in the order of the metadata's `ternary`
 
-The metadata holds `format`, `version`, `config` (the model's config.json), `ternary` (name → [rows, columns, number
-of scales]), `about` (task, labels, quantiser, hashes of the sources, versions) and `sha256`, over everything else in
-the file. Reading checks the digest first: a truncated, altered or foreign file is refused, and nothing is unpickled.
+The metadata's one key, `kdqat`, is JSON: `version`, `config` (the model's config.json), `ternary` (name → [rows,
+columns, number of scales]), `about` (task, labels, quantiser, hashes of the sources, versions) and `sha256`, over
+everything else in the file. One key, because safetensors writes several in random order, and equal models shall be
+equal files. Reading checks the digest first: a truncated, altered or foreign file is refused, and nothing is
+unpickled.
 """
 
 import hashlib
@@ -25,8 +27,8 @@ from kdqat_cli.packing.trits import pack, unpack
 from kdqat_cli.quantization.ternary import join
 
 FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
-FORMAT = "kdqat-packed"
 VERSION = 1
+_KEY = "kdqat"
 _SCALES = "scales"
 
 Ternary = dict[str, tuple[Tensor, Tensor]]
@@ -58,15 +60,9 @@ def write_packed(
         shapes[name] = [*codes.shape, scales.numel()]
     if ternary:
         tensors[_SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest)
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "config": _json(config),
-        "ternary": _json(shapes),
-        "about": _json(about),
-    }
-    metadata["sha256"] = _digest(tensors, metadata)
-    save_file(tensors, path, metadata=metadata)
+    header = {"version": VERSION, "config": config, "ternary": shapes, "about": about}
+    header["sha256"] = _digest(tensors, header)
+    save_file(tensors, path, metadata={_KEY: _json(header)})
 
 
 class PackedCheckpoint:
@@ -85,21 +81,19 @@ class PackedCheckpoint:
         Raises:
             MissingInputError: no such file, or truncated, altered, or not kdqat's.
         """
-        self.tensors, metadata = _read(path)
-        if metadata.get("format") != FORMAT:
-            raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")
-        if metadata.get("version") != str(VERSION):
+        self.tensors, header = _read(path)
+        if header.get("version") != VERSION:
             raise MissingInputError(
-                f"{path} has format version {metadata.get('version')}; this kdqat reads version {VERSION}.",
+                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
                 "kdqat export",
             )
-        claimed = metadata.pop("sha256", "")
-        if _digest(self.tensors, metadata) != claimed:
+        claimed = header.pop("sha256", None)
+        if _digest(self.tensors, header) != claimed:
             raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
-        self.config: dict[str, Any] = json.loads(metadata["config"])
-        self.about: dict[str, Any] = json.loads(metadata["about"])
+        self.config: dict[str, Any] = header["config"]
+        self.about: dict[str, Any] = header["about"]
         self.shapes: dict[str, tuple[int, int, int]] = {
-            name: (rows, columns, scales) for name, (rows, columns, scales) in json.loads(metadata["ternary"]).items()
+            name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()
         }
 
     def codes_and_scales(self) -> Ternary:
@@ -120,19 +114,23 @@ class PackedCheckpoint:
         return state | {name: join(codes, scales) for name, (codes, scales) in self.codes_and_scales().items()}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            tensors, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+        header = json.loads(metadata.get(_KEY, "null"))
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).") from error
+    if not isinstance(header, dict):
+        raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")
+    return tensors, header
 
 
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    digest = hashlib.sha256(_json(sorted(metadata.items())).encode())
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    digest = hashlib.sha256(_json(header).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(_json([name, str(tensor.dtype), list(tensor.shape)]).encode())

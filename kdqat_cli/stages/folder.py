@@ -11,6 +11,7 @@ the training depends on: another configuration never resumes from it.
     <out>/.lock         process id and host of who works here
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -101,25 +102,41 @@ def _sync(path: Path) -> None:
 
 def _acquire(lock: Path) -> Path:
     mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
-    while True:
+    with _alone_in(lock.parent):
+        owner = _owner(lock)
+        if owner is not None and _alive(owner):
+            raise MissingInputError(
+                f"{lock.parent} is in use by process {owner['pid']} on {owner['host']}.",
+                f"wait for it, or rm {lock} if that process is gone",
+            )
+        lock.unlink(missing_ok=True)
         try:
             with lock.open("x", encoding="utf-8") as file:
                 json.dump(mine, file)
-            return lock
-        except FileExistsError:
-            try:
-                owner = json.loads(lock.read_text(encoding="utf-8"))
-                alive = _alive(owner)
-            except FileNotFoundError:
-                continue  # released between the two calls
-            except (json.JSONDecodeError, KeyError, TypeError):
-                owner, alive = {"pid": "unknown", "host": "unknown"}, True
-            if alive:
-                raise MissingInputError(
-                    f"{lock.parent} is in use by process {owner['pid']} on {owner['host']}.",
-                    f"wait for it, or rm {lock} if that process is gone",
-                ) from None
-            lock.unlink(missing_ok=True)
+        except FileExistsError as error:  # another host was faster
+            raise MissingInputError(f"{lock.parent} is in use by a process on another host.") from error
+    return lock
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps this host's other processes from looking at the lock meanwhile: two may find it stale at once."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _owner(lock: Path) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        return {"pid": int(owner["pid"]), "host": str(owner["host"]), "started": float(owner["started"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return {"pid": "unknown", "host": "unknown", "started": 0.0}  # unreadable, so nobody's to take
 
 
 def _alive(owner: dict[str, Any]) -> bool:

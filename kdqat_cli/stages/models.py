@@ -16,7 +16,7 @@ from transformers import (
 
 from kdqat_cli.config import Quantization, parse
 from kdqat_cli.encoders import classifier_of
-from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import file_digest
@@ -64,11 +64,11 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     if (folder / FILE_NAME).exists():
         about = PackedCheckpoint(folder / FILE_NAME).about
         tokenizer_file = folder / TOKENIZER_FILE
-        if not tokenizer_file.exists() or file_digest(tokenizer_file) != about["tokenizer"]:
+        if not tokenizer_file.exists() or file_digest(tokenizer_file) != about.get("tokenizer"):
             raise MissingInputError(
                 f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
             )
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        model = _load(AutoModelForSequenceClassification, str(folder), "kdqat export")
         return Classifier(_placed(model), _load_tokenizer(folder), "packed", folder / FILE_NAME, about)
     location = str(folder) if folder.is_dir() else str(source)
     about = _read_about(folder)
@@ -213,6 +213,8 @@ def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrain
         raise MissingInputError(f"There is no model folder {location}.", fix)
     try:
         return auto.from_pretrained(location, **options)
+    except KdqatError:
+        raise
     except Exception as error:  # hub, file system, JSON and safetensors each have their own
         kind = "folder" if path.is_dir() else "hub model"
         reason = (str(error) or repr(error)).strip().splitlines()[0]

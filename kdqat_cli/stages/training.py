@@ -124,7 +124,9 @@ def train(
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """Writes a history as CSV, for `dvc plots`."""
-    columns = list(dict.fromkeys(key for row in history for key in row))
+    known = {key for row in history for key in row}
+    # In an order of its own: a history that was resumed from comes back with its keys sorted.
+    columns = [key for key in _KEPT if key in known] + sorted(known - set(_KEPT))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -1,0 +1,285 @@
+"""Every loss, forward and gradient, against the spec's formulas written with loops in float64."""
+
+import typing
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from kdqat_cli.config import LossName
+from kdqat_cli.distillation.captures import Captures
+from kdqat_cli.distillation.losses import (
+    LOSSES,
+    TERMS,
+    DistillationLoss,
+    hidden_loss,
+    logits_loss,
+    map_loss,
+    score_loss,
+)
+
+Array = npt.NDArray[np.float64]
+LayerLoss = Callable[[list[Tensor], list[Tensor], Tensor], Tensor]
+Reference = Callable[[list[Array], list[Array], Array], float]
+
+ROWS, LENGTH, HEADS, SIZE, LAYERS = 4, 7, 2, 3, 3
+TIGHT = 1e-7  # in float64; the map loss takes its sentences' shares in FP32
+
+MASKS = {
+    "whole rows": np.ones((ROWS, LENGTH), dtype=bool),
+    "odd lengths": np.arange(LENGTH) < np.array([[7], [3], [1], [5]]),
+    "padding on the left": np.arange(LENGTH) >= np.array([[0], [4], [6], [2]]),
+    "a hole": np.array([[1, 1, 0, 1, 0, 0, 1]] * 2 + [[0, 1, 1, 1, 1, 1, 0]] * 2, dtype=bool),
+    "a row of padding": np.arange(LENGTH) < np.array([[7], [0], [4], [2]]),
+    "padding alone": np.zeros((ROWS, LENGTH), dtype=bool),
+}
+
+
+# The spec's section 4, read as: the real tokens of each sentence are cut out, and nothing is masked any more.
+
+
+def hidden_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
+    """Σ over layers of the MSE over all real tokens."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        squares = [float(x) ** 2 for row in range(ROWS) for x in (s[row] - t[row])[mask[row]].ravel()]
+        total += sum(squares) / len(squares) if squares else 0.0
+    return total
+
+
+def score_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
+    """Eq. 5: Σ over layers of the MSE over all real (query, key) pairs."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        squares: list[float] = []
+        for row in range(ROWS):
+            real = np.flatnonzero(mask[row])
+            for head in range(HEADS):
+                squares += [float(s[row, head, i, j] - t[row, head, i, j]) ** 2 for i in real for j in real]
+        total += sum(squares) / len(squares) if squares else 0.0
+    return total
+
+
+def map_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
+    """Eq. 6 with the code's normalisation: KL(AM_T ‖ AM_S), ÷ length, mean over heads and sentences."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        sentences = []
+        for row in range(ROWS):
+            real = np.flatnonzero(mask[row])
+            if not len(real):
+                continue
+            divergence = 0.0
+            for head in range(HEADS):
+                for query in real:
+                    p, q = (np.exp(x[row, head, query, real]) / np.exp(x[row, head, query, real]).sum() for x in (t, s))
+                    divergence += float((p * (np.log(p) - np.log(q))).sum())
+            sentences.append(divergence / len(real) / HEADS)
+        total += sum(sentences) / len(sentences) if sentences else 0.0
+    return total
+
+
+LAYER_LOSSES: dict[str, tuple[LayerLoss, Reference, tuple[int, ...]]] = {
+    "hidden": (hidden_loss, hidden_reference, (ROWS, LENGTH, SIZE)),
+    "score": (score_loss, score_reference, (ROWS, HEADS, LENGTH, LENGTH)),
+    "map": (map_loss, map_reference, (ROWS, HEADS, LENGTH, LENGTH)),
+}
+each_loss = pytest.mark.parametrize(("loss", "reference", "shape"), LAYER_LOSSES.values(), ids=LAYER_LOSSES)
+each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+
+
+def layers(seed: int, shape: tuple[int, ...]) -> list[Array]:
+    draw = np.random.default_rng(seed)
+    return [draw.normal(0, 1.5, shape) for _ in range(LAYERS)]
+
+
+def tensors(arrays: list[Array], dtype: torch.dtype = torch.float64, grad: bool = False) -> list[Tensor]:
+    return [torch.tensor(array, dtype=dtype, requires_grad=grad) for array in arrays]
+
+
+def slope(function: Callable[[], float], values: Array, step: float = 1e-5) -> Array:
+    """The gradient by central differences; `function` reads `values`."""
+    gradient = np.zeros_like(values)
+    for place in np.ndindex(values.shape):
+        held = values[place]
+        values[place] = held + step
+        above = function()
+        values[place] = held - step
+        gradient[place] = (above - function()) / (2 * step)
+        values[place] = held
+    return gradient
+
+
+@each_loss
+@each_mask
+def test_equals_the_formula(loss: LayerLoss, reference: Reference, shape: tuple[int, ...], mask: Array) -> None:
+    student, teacher = layers(0, shape), layers(1, shape)
+    expected = reference(student, teacher, mask)
+    assert expected > 0 or not mask.any()
+    for real in (torch.tensor(mask), torch.tensor(mask).long()):  # attention masks are integers
+        value = loss(tensors(student), tensors(teacher), real)
+        assert value.item() == pytest.approx(expected, rel=TIGHT)
+        single = loss(tensors(student, torch.float32), tensors(teacher, torch.float32), real)
+        assert single.dtype == torch.float32
+        assert single.item() == pytest.approx(expected, rel=1e-6)
+
+
+@each_loss
+@pytest.mark.parametrize("name", ["odd lengths", "a row of padding"])
+def test_the_gradient_is_the_formula_s(
+    loss: LayerLoss, reference: Reference, shape: tuple[int, ...], name: str
+) -> None:
+    mask = MASKS[name][:, :4]
+    shape = tuple(4 if extent == LENGTH else extent for extent in shape)
+    student, teacher = layers(2, shape)[:2], layers(3, shape)[:2]
+    variables = tensors(student, grad=True)
+    loss(variables, tensors(teacher), torch.tensor(mask)).backward()  # type: ignore[no-untyped-call]
+    for values, variable in zip(student, variables, strict=True):
+        expected = slope(lambda: reference(student, teacher, mask), values)
+        assert variable.grad is not None
+        np.testing.assert_allclose(variable.grad.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@each_loss
+@each_mask
+def test_padding_further_changes_nothing(
+    loss: LayerLoss, reference: Reference, shape: tuple[int, ...], mask: Array
+) -> None:
+    student, teacher = layers(4, shape), layers(5, shape)
+    extents = [(0, 5 if extent == LENGTH else 0) for extent in shape]
+    wider = [[np.pad(x, extents, constant_values=9.0) for x in side] for side in (student, teacher)]
+    value = loss(tensors(wider[0]), tensors(wider[1]), torch.tensor(np.pad(mask, ((0, 0), (0, 5)))))
+    assert value.item() == pytest.approx(reference(student, teacher, mask), rel=TIGHT)
+
+
+@each_loss
+@pytest.mark.parametrize("garbage", [np.inf, -np.inf, np.nan, 1e30])
+def test_padding_may_hold_anything(
+    loss: LayerLoss, reference: Reference, shape: tuple[int, ...], garbage: float
+) -> None:
+    mask = MASKS["a row of padding"]
+    student, teacher = layers(6, shape), layers(7, shape)
+    expected = reference(student, teacher, mask)
+    padding = ~mask[..., None] if len(shape) == 3 else ~(mask[:, None, :, None] & mask[:, None, None, :])
+    for array in (*student, *teacher):
+        array[np.broadcast_to(padding, shape)] = garbage
+    variables = tensors(student, grad=True)
+    value = loss(variables, tensors(teacher), torch.tensor(mask))
+    assert value.item() == pytest.approx(expected, rel=TIGHT)
+    value.backward()  # type: ignore[no-untyped-call]
+    for variable in variables:
+        assert variable.grad is not None
+        assert variable.grad.isfinite().all()
+        assert not variable.grad[torch.tensor(np.broadcast_to(padding, shape))].any()
+
+
+@each_loss
+def test_a_student_like_its_teacher_has_no_loss(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
+    teacher = layers(8, shape)
+    variables = tensors(teacher, grad=True)
+    value = loss(variables, tensors(teacher), torch.tensor(MASKS["odd lengths"]))
+    value.backward()  # type: ignore[no-untyped-call]
+    assert value.item() == 0
+    for variable in variables:
+        assert variable.grad is not None
+        assert variable.grad.abs().max() < 1e-15
+
+
+@each_loss
+def test_another_number_of_layers_is_refused(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
+    student, teacher = tensors(layers(0, shape)), tensors(layers(1, shape))
+    with pytest.raises(ValueError, match="zip"):
+        loss(student[:-1], teacher, torch.tensor(MASKS["odd lengths"]))
+
+
+def test_the_map_loss_does_not_see_a_shift_of_the_scores() -> None:
+    """Softmax is unchanged by a constant per query; the score loss is not."""
+    shape = (ROWS, HEADS, LENGTH, LENGTH)
+    teacher, mask = tensors(layers(9, shape)), torch.tensor(MASKS["odd lengths"])
+    shifted = [t + torch.randn(ROWS, HEADS, LENGTH, 1, dtype=torch.float64) for t in teacher]
+    assert map_loss(shifted, teacher, mask).item() == pytest.approx(0, abs=1e-12)
+    assert score_loss(shifted, teacher, mask).item() > 0.1
+
+
+def logits_reference(student: Array, teacher: Array) -> float:
+    if student.shape[1] == 1:
+        return sum(float(s - t) ** 2 for s, t in zip(student[:, 0], teacher[:, 0], strict=True)) / len(student)
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        total -= float((np.exp(t) / np.exp(t).sum() * np.log(np.exp(s) / np.exp(s).sum())).sum())
+    return total / len(student)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_the_logits_loss_equals_the_formula(columns: int) -> None:
+    draw = np.random.default_rng(columns)
+    student, teacher = draw.normal(0, 3, (5, columns)), draw.normal(0, 3, (5, columns))
+    expected = logits_reference(student, teacher)
+    variable = torch.tensor(student, requires_grad=True)
+    value = logits_loss(variable, torch.tensor(teacher))
+    assert value.item() == pytest.approx(expected, rel=TIGHT)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert variable.grad is not None
+    slopes = slope(lambda: logits_reference(student, teacher), student)
+    np.testing.assert_allclose(variable.grad.numpy(), slopes, rtol=1e-6, atol=1e-9)
+    single = logits_loss(torch.tensor(student).float(), torch.tensor(teacher).float())
+    assert single.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_logits_loss_by_hand() -> None:
+    # Teacher certain of neither: -(0.5·log 0.8 + 0.5·log 0.2); regression: (1² + 2²) / 2.
+    student = torch.tensor([[0.8, 0.2]], dtype=torch.float64).log()
+    value = logits_loss(student, torch.zeros(1, 2, dtype=torch.float64))
+    assert value.item() == pytest.approx(-0.5 * (np.log(0.8) + np.log(0.2)), rel=TIGHT)
+    assert logits_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([[2.0], [3.0]])).item() == 2.5
+
+
+def test_the_command_line_s_names_are_the_losses() -> None:
+    assert set(typing.get_args(LossName)) == set(LOSSES)
+
+
+@pytest.fixture
+def sides() -> tuple[Captures, Captures]:
+    def side(seed: int) -> Captures:
+        hidden, scores = layers(seed, (ROWS, LENGTH, SIZE)), layers(seed + 1, (ROWS, HEADS, LENGTH, LENGTH))
+        extra = layers(seed + 2, (ROWS, LENGTH, SIZE))[:1]
+        return Captures(tensors(hidden + extra), tensors(scores), tensors(layers(seed + 3, (ROWS, LENGTH, SIZE))))
+
+    return side(10), side(20)
+
+
+def arrays(values: list[Tensor]) -> list[Array]:
+    return [tensor.numpy() for tensor in values]
+
+
+@pytest.mark.parametrize("name", typing.get_args(LossName))
+@pytest.mark.parametrize("mask", [MASKS["odd lengths"], MASKS["a row of padding"]])
+def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Captures]) -> None:
+    student, teacher = sides
+    draw = np.random.default_rng(0)
+    own, taught = draw.normal(0, 1, (ROWS, 3)), draw.normal(0, 1, (ROWS, 3))
+    score = score_reference(arrays(student.scores), arrays(teacher.scores), mask)
+    maps = map_reference(arrays(student.scores), arrays(teacher.scores), mask)
+    output = hidden_reference(arrays(student.outputs), arrays(teacher.outputs), mask)
+    added = {
+        "score": {"score": score},
+        "map": {"map": maps},
+        "output": {"output": output},
+        "map+output": {"map": maps, "output": 0.3 * output},  # Eq. 8, SM1; β scales a mix alone
+    }
+    hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
+    expected = {"logits": logits_reference(own, taught), "hidden": hidden, **added[name]}
+    loss = DistillationLoss(name, beta=0.3)
+    terms = loss.terms(student, teacher, torch.tensor(own), torch.tensor(taught), torch.tensor(mask))
+    assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=TIGHT)
+
+
+@pytest.mark.parametrize("name", typing.get_args(LossName))
+def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
+    loss = DistillationLoss(name, beta=0.3)
+    expected = {"score": {"scores"}, "map": {"scores"}, "output": {"outputs"}, "map+output": {"scores", "outputs"}}
+    assert loss.captures == {"hidden"} | expected[name]
+    assert loss.captures <= {TERMS[term].capture for term in TERMS}

@@ -1,0 +1,95 @@
+"""What the training loop adds up, on a tiny teacher and its ternary copy."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainingArguments
+
+from kdqat_cli.config import Quantization
+from kdqat_cli.distillation.captures import capture
+from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
+from kdqat_cli.distillation.trainer import EncoderTrainer, gold_loss
+from kdqat_cli.quantization.attention import use_kdqat_attention
+from kdqat_cli.quantization.model import quantize_model
+
+QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+LABELS = torch.tensor([0, 1, 2, 2, 1])
+
+
+def trainer(folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, name: str) -> EncoderTrainer:
+    return EncoderTrainer(
+        model=student,
+        args=TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True),
+        score=lambda model: {"score": 0.0},
+        teacher=teacher,
+        loss=DistillationLoss(name, beta=0.5),
+    )
+
+
+@pytest.fixture
+def teacher(model: PreTrainedModel) -> PreTrainedModel:
+    out = copy.deepcopy(model)
+    use_kdqat_attention(out)
+    return out
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_a_batch_is_the_sum_of_its_terms(
+    model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], name: str, tmp_path: Path
+) -> None:
+    quantize_model(model, QUANTIZATION)
+    loss = DistillationLoss(name, beta=0.5)
+    with torch.no_grad(), capture(teacher, loss.captures) as taught, capture(model, loss.captures) as learnt:
+        answers = model(**batch).logits, teacher(**batch).logits
+    expected = sum(value.item() for value in loss.terms(learnt, taught, *answers, batch["attention_mask"]).values())
+    distiller = trainer(tmp_path, model, teacher.train(), name)
+    value = distiller.compute_loss(model, {**batch, "labels": LABELS})
+    assert isinstance(value, Tensor)
+    assert value.item() == pytest.approx(expected, rel=1e-5), "the teacher in eval mode, whatever it was in before"
+    value.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert model.bert.encoder.layer[0].attention.self.query.weight.grad.any()
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn(
+    teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    student = copy.deepcopy(teacher)
+    distiller = trainer(tmp_path, student, teacher, "map+output")
+    distiller.compute_loss(student, {**batch, "labels": LABELS})
+    logs: dict[str, float] = {"loss": 0.0}
+    distiller.log(logs)
+    with torch.no_grad():
+        chances = teacher(**batch).logits.double().softmax(-1)
+    entropy = -(chances * chances.log()).sum(-1).mean().item()
+    terms = {key.removeprefix("loss_"): value for key, value in logs.items() if key.startswith("loss_")}
+    assert terms == pytest.approx({"logits": entropy, "hidden": 0, "map": 0, "output": 0}, rel=1e-6)
+
+
+def test_the_log_holds_each_term_s_mean_since_the_last(
+    model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    quantize_model(model, QUANTIZATION)
+    distiller = trainer(tmp_path, model, teacher, "score")
+    for steps in ([slice(0, 2), slice(2, 5)], [slice(1, 3)], []):
+        totals = []
+        for rows in steps:
+            part = {key: values[rows] for key, values in batch.items()} | {"labels": LABELS[rows]}
+            value = distiller.compute_loss(model, part)
+            assert isinstance(value, Tensor)
+            totals.append(value.item())
+        logs: dict[str, float] = {"loss": 0.0}
+        distiller.log(logs)
+        terms = [value for key, value in logs.items() if key.startswith("loss_")]
+        assert len(terms) == (3 if steps else 0), "logits, hidden, score"
+        assert sum(terms) == pytest.approx(np.mean(totals) if steps else 0, rel=1e-5)
+
+
+def test_the_labels_loss() -> None:
+    logits = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
+    assert gold_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-6)
+    assert gold_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([2, 3])).item() == 2.5

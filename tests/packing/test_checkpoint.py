@@ -1,0 +1,205 @@
+"""The packed file: what is written is what is read, and anything else is refused with one class of error."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing import checkpoint as module
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, write_packed
+
+CONFIG = {"model_type": "bert", "id2label": {"0": "schön", "1": "bad"}}
+ABOUT = {"task": "tiny", "labels": ["schön", "bad"], "quantization": {"weights": "ternary"}}
+
+
+def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
+    draw = torch.Generator().manual_seed(seed)
+
+    def codes(*shape: int) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=draw).to(torch.int8)
+
+    ternary = {
+        "query.weight": (codes(13, 7), torch.rand(1, generator=draw)),
+        "words.weight": (codes(9, 4), torch.rand(9, generator=draw)),
+        "pooler.weight": (codes(1, 1), torch.rand(1, generator=draw)),
+    }
+    dense = {"bias": torch.randn(7, generator=draw), "table": torch.randn(3, 5, generator=draw)}
+    return ternary, dense
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    path = tmp_path / FILE_NAME
+    write_packed(path, *parts(), CONFIG, ABOUT)
+    return path
+
+
+def test_round_trip(packed: Path) -> None:
+    ternary, dense = parts()
+    read = PackedCheckpoint(packed)
+    assert read.config == CONFIG
+    assert read.about == ABOUT
+    back = read.codes_and_scales()
+    assert list(back) == list(ternary), "the order of the scales"
+    for name, (codes, scales) in ternary.items():
+        assert torch.equal(back[name][0], codes)
+        assert back[name][0].dtype == torch.int8
+        assert torch.equal(back[name][1], scales)
+    state = read.state_dict()
+    assert state.keys() == {*ternary, *dense}
+    for name, values in dense.items():
+        assert torch.equal(state[name], values)
+    for name, (codes, scales) in ternary.items():
+        assert torch.equal(state[name], codes * scales[:, None])
+
+
+def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
+    ternary, dense = parts()
+    path = tmp_path / "half.safetensors"
+    write_packed(path, ternary, dense, CONFIG, ABOUT, half=True)
+    read = PackedCheckpoint(path)
+    for name, (codes, scales) in ternary.items():
+        assert torch.equal(read.codes_and_scales()[name][0], codes)
+        assert torch.equal(read.codes_and_scales()[name][1], scales.half().float())
+    state = read.state_dict()
+    assert all(values.dtype == torch.float32 for values in state.values())
+    assert all(torch.equal(state[name], values.half().float()) for name, values in dense.items())
+    values = 7 + 15 + 11
+    stored = sum(tensor.nbytes for tensor in PackedCheckpoint(packed).tensors.values())
+    assert stored - sum(tensor.nbytes for tensor in read.tensors.values()) == 2 * values
+
+
+def test_the_layout_is_the_documented_one(packed: Path) -> None:
+    """Read with json and struct alone, as a runtime in another language would."""
+    content = packed.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    assert list(metadata) == ["kdqat"]
+    about = json.loads(metadata["kdqat"])
+    assert about["version"] == 1
+    assert about["ternary"] == {
+        "query.weight": [13, 7, 1],
+        "words.weight": [9, 4, 9],
+        "pooler.weight": [1, 1, 1],
+    }
+    assert about["config"] == CONFIG
+    assert about["about"] == ABOUT
+    assert {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()} == {
+        "query.weight": ("U8", [19]),
+        "words.weight": ("U8", [8]),
+        "pooler.weight": ("U8", [1]),
+        "scales": ("F32", [11]),
+        "bias": ("F32", [7]),
+        "table": ("F32", [3, 5]),
+    }
+    start, end = header["query.weight"]["data_offsets"]
+    codes = [byte // 3**place % 3 - 1 for byte in content[8 + length :][start:end] for place in range(5)]
+    assert codes[:91] == parts()[0]["query.weight"][0].flatten().tolist()
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    """DVC compares bytes: an export that ran again must not make what depends on it run again."""
+    contents = set()
+    for number in range(5):
+        write_packed(tmp_path / f"{number}", *parts(), CONFIG, ABOUT)
+        contents.add((tmp_path / f"{number}").read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_truncated_file_is_refused(packed: Path) -> None:
+    content = packed.read_bytes()
+    lengths = {0, 1, 7, 8, 9, len(content) - 1, *range(0, len(content), 13)}
+    for length in sorted(lengths):
+        packed.write_bytes(content[:length])
+        with pytest.raises(MissingInputError, match=r"truncated|altered"):
+            PackedCheckpoint(packed)
+    packed.write_bytes(content + b"\0")
+    with pytest.raises(MissingInputError, match=r"truncated|altered"):
+        PackedCheckpoint(packed)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(packed: Path) -> None:
+    content = packed.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    draw = random.Random(0)
+    places = [
+        *range(8 * 8),
+        *draw.sample(range(64, 8 * header), 120),
+        *draw.sample(range(8 * header, 8 * len(content)), 80),
+    ]
+    for bit in places:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        packed.write_bytes(damaged)
+        with pytest.raises(MissingInputError):
+            PackedCheckpoint(packed)
+    packed.write_bytes(content)
+    PackedCheckpoint(packed)
+
+
+@pytest.mark.parametrize("field", ["version", "config", "ternary", "about", "sha256"])
+def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
+    """Also where file and tensors stay valid safetensors."""
+    tensors = PackedCheckpoint(packed).tensors
+    content = packed.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["kdqat"])
+    others = {key: value for key, value in header.items() if key != field}
+    for changed in ({field: [header[field]]}, {}):
+        save_file(tensors, packed, metadata={"kdqat": json.dumps(others | changed)})
+        with pytest.raises(MissingInputError):
+            PackedCheckpoint(packed)
+
+
+def test_another_format_version_names_both(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VERSION", 2)
+    write_packed(packed, *parts(), CONFIG, ABOUT)
+    monkeypatch.undo()
+    with pytest.raises(MissingInputError, match=r"version 2.* version 1") as caught:
+        PackedCheckpoint(packed)
+    assert caught.value.fix == "kdqat export"
+
+
+def test_swapped_tensors_are_refused(packed: Path) -> None:
+    """Two tensors of one shape that change places leave every byte of data as it was."""
+    ternary, dense = parts()
+    dense = {"first.bias": dense["bias"], "other.bias": dense["bias"] + 1}
+    write_packed(packed, ternary, dense, CONFIG, ABOUT)
+    content = packed.read_bytes()
+    swapped = (
+        content.replace(b"first.bias", b"TMP").replace(b"other.bias", b"first.bias").replace(b"TMP", b"other.bias")
+    )
+    assert len(swapped) == len(content)
+    packed.write_bytes(swapped)
+    with pytest.raises(MissingInputError, match="altered"):
+        PackedCheckpoint(packed)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / FILE_NAME
+    save_file({"weight": torch.ones(2, 2)}, path, metadata=metadata)
+    with pytest.raises(MissingInputError, match="not a packed checkpoint of kdqat") as caught:
+        PackedCheckpoint(path)
+    assert caught.value.fix == "kdqat export"
+
+
+@pytest.mark.parametrize("content", [b"", b"kdqat\n", b"\xff" * 100, b"\x80\x02}q\x00.", b"{}" * 40], ids=repr)
+def test_what_is_not_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_bytes(content)
+    with pytest.raises(MissingInputError, match="not a safetensors file"):
+        PackedCheckpoint(path)
+
+
+def test_no_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    for path in (tmp_path / FILE_NAME, tmp_path):  # a folder is no file either
+        with pytest.raises(MissingInputError, match="no packed checkpoint") as caught:
+            PackedCheckpoint(path)
+        assert caught.value.fix == "kdqat export"

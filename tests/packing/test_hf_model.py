@@ -1,0 +1,167 @@
+"""A packed folder through transformers' own front door, in processes of their own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+import kdqat_cli  # noqa: F401 - its import is what registers the format
+from kdqat_cli.config import Quantization
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.quantization.layers import freeze, ternary_layers
+from kdqat_cli.quantization.model import quantize_model
+
+QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+ABOUT = {"task": "tiny", "quantization": QUANTIZATION.model_dump()}
+LABELS = {0: "sad", 1: "schön", 2: "so so"}
+
+LOAD = """
+import sys
+{first}
+from transformers import AutoModelForSequenceClassification
+{then}
+import torch
+from safetensors.torch import load_file, save_file
+folder, inputs, out = sys.argv[1:]
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+save_file({{"logits": model(**load_file(inputs)).logits.detach()}}, out)
+print(type(model).__name__, model.training, model.config.id2label)
+"""
+STOCK_REFUSES = """
+try:
+    AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+except Exception as error:
+    print("refused:", str(error).splitlines()[0])
+else:
+    sys.exit("a transformers without kdqat loaded the folder")
+import kdqat_cli
+"""
+
+
+@pytest.fixture
+def student(model: PreTrainedModel) -> PreTrainedModel:
+    model.config.id2label = dict(LABELS)
+    model.config.label2id = {label: index for index, label in LABELS.items()}
+    quantize_model(model, QUANTIZATION)
+    freeze(model)
+    return model
+
+
+@pytest.fixture
+def packed(student: PreTrainedModel, tmp_path: Path) -> Path:
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    save_packed(student, folder, ABOUT)
+    return folder
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    out: Tensor = model(**batch).logits
+    return out
+
+
+def test_one_line_loads_it_in_another_process(
+    student: PreTrainedModel, packed: Path, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Whichever is imported first; and a transformers that does not know kdqat refuses the folder."""
+    save_file(batch, tmp_path / "inputs")
+    programs = {
+        "kdqat first": LOAD.format(first="import kdqat_cli", then=""),
+        "kdqat last": LOAD.format(first="", then=STOCK_REFUSES),
+    }
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", program, packed, tmp_path / "inputs", tmp_path / name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, program in programs.items()
+    }
+    for name, process in running.items():
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, f"{name}: {errors}"
+        assert ("refused: " in out) == (name == "kdqat last")
+        assert out.splitlines()[-1] == f"BertForSequenceClassification False {LABELS}"
+        assert torch.equal(load_file(tmp_path / name)["logits"], logits(student, batch)), name
+
+
+def test_it_comes_back_ternary_and_frozen(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(packed)
+    assert type(model) is type(student)
+    assert ternary_layers(model).keys() == ternary_layers(student).keys()
+    state = student.state_dict()
+    assert all(torch.equal(values, state[name]) for name, values in model.state_dict().items())
+    assert torch.equal(logits(model, batch), logits(student, batch))
+    assert model.config.id2label == LABELS
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_an_architecture_s_own_class_does_not_start_from_random_weights(student: PreTrainedModel, packed: Path) -> None:
+    """It does not ask for the model type, and would find fault with no weight if it found a weights file at all."""
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        type(student).from_pretrained(packed)
+
+
+def test_half_precision_is_close(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
+    full_size = (packed / FILE_NAME).stat().st_size
+    save_packed(student, packed, ABOUT, half=True)
+    assert (packed / FILE_NAME).stat().st_size < full_size
+    model = AutoModelForSequenceClassification.from_pretrained(packed)
+    expected, halved = logits(student, batch), logits(model, batch)
+    assert halved.dtype == torch.float32
+    assert 0 < (halved - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_student_that_is_not_frozen_is_not_packed(model: PreTrainedModel, tmp_path: Path) -> None:
+    quantize_model(model, QUANTIZATION)
+    with pytest.raises(ValueError, match="not ternary"):
+        save_packed(model, tmp_path, ABOUT)
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_an_outline_is_all_that_config_json_holds(packed: Path) -> None:
+    """The encoder's own configuration is under the file's digest."""
+    outline = json.loads((packed / "config.json").read_text(encoding="utf-8"))
+    assert outline["model_type"] == "kdqat"
+    assert outline["id2label"] == {str(index): label for index, label in LABELS.items()}
+    assert "hidden_size" not in outline
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 4
+    path.write_bytes(content)
+
+
+def replace(path: Path) -> None:
+    save_file({"weight": torch.ones(2, 2)}, path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, replace, Path.unlink])
+def test_a_damaged_file_is_refused(packed: Path, damage: Callable[[Path], None]) -> None:
+    damage(packed / FILE_NAME)
+    with pytest.raises(MissingInputError):
+        AutoModelForSequenceClassification.from_pretrained(packed)
+
+
+def test_a_file_without_one_of_its_model_s_tensors_is_refused(student: PreTrainedModel, packed: Path) -> None:
+    """Never a random number in the place of a missing one."""
+    del student.classifier
+    save_packed(student, packed, ABOUT)
+    with pytest.raises(MissingInputError, match="2 tensors are missing"):
+        AutoModelForSequenceClassification.from_pretrained(packed)

@@ -1,0 +1,45 @@
+"""The formulas of spec/kdqat.md, sections 2 and 3, in float64 and with loops: what the fast code is held against."""
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def ternary(weight: Array, rowwise: bool) -> Array:
+    """Section 2: m = mean|w|, Δ = 0.7·m, α = mean of |w| above Δ, q ∈ {-α, 0, α}; α = 0 where nothing is above."""
+    weight = np.asarray(weight, dtype=np.float64)
+    if rowwise:
+        return np.stack([ternary(row[None], False)[0] for row in weight])
+    values = weight.ravel().tolist()
+    delta = 0.7 * (sum(abs(w) for w in values) / len(values))
+    above = [abs(w) for w in values if abs(w) > delta]
+    alpha = sum(above) / len(above) if above else 0.0
+    codes = [(w > delta) - (w < -delta) for w in values]
+    return np.array([alpha * code for code in codes]).reshape(weight.shape)
+
+
+def threshold_is_clear(weight: Array, rowwise: bool) -> bool:
+    """Whether no weight lies so close to Δ that FP32 may put it on the other side."""
+    magnitude = np.abs(np.asarray(weight, dtype=np.float64))
+    delta = 0.7 * (magnitude.mean(axis=1, keepdims=True) if rowwise else magnitude.mean())
+    return bool((np.abs(magnitude - delta) > 1e-5 * delta).all())
+
+
+def eight_bit(values: Array, clip: float | None = None) -> Array:
+    """Section 3 with one scale a vector of the last dimension: round(x·s)/s, s = 127 / max|x|."""
+    values = np.asarray(values, dtype=np.float64)
+    out = np.zeros_like(values)
+    for place in np.ndindex(values.shape[:-1]):
+        vector = values[place] if clip is None else np.clip(values[place], -clip, clip)
+        largest = np.abs(vector).max()
+        if largest > 0:
+            s = 127 / largest
+            out[place] = np.round(vector * s) / s
+    return out
+
+
+def softmax(row: Array) -> Array:
+    """Softmax of one vector."""
+    power = np.exp(row - row.max())
+    return np.asarray(power / power.sum())

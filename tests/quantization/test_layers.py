@@ -1,0 +1,131 @@
+"""Ternary layers compute what plain layers compute with ternary weights, before and after they are frozen."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdqat_cli.quantization.activations import ActivationQuantizer
+from kdqat_cli.quantization.layers import TernaryEmbedding, TernaryLinear, freeze, ternary_layers
+from tests.quantization.reference import eight_bit, ternary
+
+CLIPS = [None, 0.15]  # of the layers below some weights lie beyond 0.15
+
+
+def linear(bias: bool = True) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(33, 17, bias=bias).double()
+
+
+def embedding(size: int = 31) -> nn.Embedding:
+    torch.manual_seed(0)
+    table = nn.Embedding(50, size, padding_idx=3).double()
+    with torch.no_grad():
+        table.weight *= 0.1
+        table.weight[8] = 0
+    return table
+
+
+def reference(weight: torch.Tensor, clip: float | None, rowwise: bool) -> torch.Tensor:
+    values = weight.detach().numpy()
+    return torch.tensor(ternary(values if clip is None else np.clip(values, -clip, clip), rowwise))
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("quantizer", [None, ActivationQuantizer(8, None), ActivationQuantizer(8, 1.0)])
+def test_linear_equals_the_plain_computation(
+    clip: float | None, bias: bool, quantizer: ActivationQuantizer | None
+) -> None:
+    plain = linear(bias)
+    inputs = torch.randn(2, 5, 33, dtype=torch.float64)
+    weight = reference(plain.weight, clip, rowwise=False)
+    rounded = inputs if quantizer is None else torch.tensor(eight_bit(inputs.numpy(), quantizer.clip))
+    expected = rounded @ weight.T + (plain.bias if bias else 0)
+    out = TernaryLinear(plain, clip, quantizer, frozen=False)(inputs)
+    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_the_linear_s_gradient_is_that_of_the_quantised_computation() -> None:
+    """dL/dW = Gᵀ·x̂ where |w| < clip, dL/dx = G·Ŵ, dL/db = Σ G: straight through both quantisers."""
+    layer = TernaryLinear(linear(), 0.15, ActivationQuantizer(8, 1.0), frozen=False)
+    inputs = torch.randn(6, 33, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(6, 17, dtype=torch.float64)
+    layer(inputs).backward(upstream)
+    latent = layer.weight.detach()
+    rounded = torch.tensor(eight_bit(inputs.detach().numpy(), 1.0))
+    assert layer.weight.grad is not None
+    assert inputs.grad is not None
+    assert layer.bias is not None
+    assert layer.bias.grad is not None
+    torch.testing.assert_close(layer.weight.grad, upstream.T @ rounded * (latent.abs() < 0.15))
+    torch.testing.assert_close(inputs.grad, upstream @ reference(latent, 0.15, False) * (inputs.detach().abs() < 1))
+    torch.testing.assert_close(layer.bias.grad, upstream.sum(0))
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_embedding_equals_ternarising_the_whole_table(clip: float | None) -> None:
+    plain = embedding()
+    ids = torch.tensor([[0, 3, 8, 49], [7, 7, 3, 1]])
+    table = reference(plain.weight, clip, rowwise=True)
+    out = TernaryEmbedding(plain, clip, frozen=False)(ids)
+    torch.testing.assert_close(out, table[ids], rtol=1e-13, atol=0)
+    assert not out[0, 2].any(), "a row of zeros"
+
+
+def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None:
+    layer = TernaryEmbedding(embedding(), 0.15, frozen=False)
+    layer(torch.tensor([[7, 3, 9, 7]])).sum().backward()
+    grad = layer.weight.grad
+    assert grad is not None
+    inside = (layer.weight.detach().abs() < 0.15).double()
+    assert torch.equal(grad[7], 2 * inside[7])
+    assert torch.equal(grad[9], inside[9])
+    grad[[7, 9]] = 0
+    assert not grad.any(), "neither the padding's row nor any other"
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("size", [1, 31, 384, 1000])
+def test_freezing_changes_no_bit(clip: float | None, size: int) -> None:
+    """In FP32, where another order of summing would show."""
+    dense = TernaryLinear(linear().float(), clip, ActivationQuantizer(8, None), frozen=False)
+    table = TernaryEmbedding(embedding(size).float(), clip, frozen=False)
+    both = nn.ModuleList([dense, table])
+    inputs, ids = torch.randn(4, 33), torch.tensor([[0, 1, 2], [3, 49, 7]])
+
+    def outputs() -> list[bytes]:
+        tensors = dense(inputs), table(ids), table(ids[:1, :1])
+        return [tensor.numpy(force=True).tobytes() for tensor in tensors]
+
+    before = outputs()
+    freeze(both)
+    assert outputs() == before
+    weight = table.weight.clone()
+    freeze(both)
+    assert torch.equal(table.weight, weight), "a second time does nothing"
+    assert not any(layer.weight.requires_grad for layer in ternary_layers(both).values())
+
+
+def test_a_frozen_weight_is_ternary_and_in_place() -> None:
+    plain = linear()
+    layer = TernaryLinear(plain, None, None, frozen=False)
+    assert layer.weight is plain.weight
+    latent = plain.weight.detach().clone()
+    layer.freeze()
+    torch.testing.assert_close(layer.weight.detach(), reference(latent, None, False), rtol=1e-13, atol=0)
+    assert layer.weight is plain.weight
+
+
+def test_a_layer_made_frozen_uses_its_weight_as_it_is() -> None:
+    plain, inputs = linear(), torch.randn(2, 33, dtype=torch.float64)
+    assert torch.equal(
+        TernaryLinear(plain, 0.01, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
+    )
+
+
+def test_names_are_those_of_the_plain_layers() -> None:
+    assert TernaryLinear(linear(), None, None, False).state_dict().keys() == linear().state_dict().keys()
+    assert TernaryLinear(linear(False), None, None, False).state_dict().keys() == linear(False).state_dict().keys()
+    assert TernaryEmbedding(embedding(), None, False).state_dict().keys() == embedding().state_dict().keys()

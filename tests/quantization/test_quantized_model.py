@@ -1,0 +1,163 @@
+"""A whole classifier: independent of padding and batch mates, and still the same when frozen."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import Quantization
+from kdqat_cli.quantization.layers import TernaryEmbedding, TernaryLinear, freeze, ternary_layers
+from kdqat_cli.quantization.model import quantize_model
+from tests.quantization.reference import Array, eight_bit, softmax, ternary
+
+Batch = dict[str, Tensor]
+TERNARY = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+CLIPPED = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=2.5)
+FULL_ACTIVATIONS = Quantization(weights="ternary", weight_clip=None, activations=None, activation_clip=None)
+
+
+def padded(batch: Batch, extra: int, garbage: int = 0) -> Batch:
+    ids = nn.functional.pad(batch["input_ids"], (0, extra), value=garbage)
+    return {
+        "input_ids": ids,
+        "attention_mask": nn.functional.pad(batch["attention_mask"], (0, extra)),
+        "token_type_ids": nn.functional.pad(batch["token_type_ids"], (0, extra)),
+    }
+
+
+def row(batch: Batch, index: int) -> Batch:
+    length = int(batch["attention_mask"][index].sum())
+    return {name: values[index : index + 1, :length] for name, values in batch.items()}
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    out: Tensor = model(**batch).logits
+    return out
+
+
+@pytest.fixture(params=[TERNARY, CLIPPED, FULL_ACTIVATIONS], ids=["8 bit", "8 bit clipped", "FP32"])
+def ternary_model(request: pytest.FixtureRequest, model: PreTrainedModel) -> PreTrainedModel:
+    """In float64, where only a dependence, never an order of summing, is above 1e-9."""
+    quantize_model(model, request.param)
+    out: PreTrainedModel = model.double()
+    return out
+
+
+def test_the_tokens_decide_the_logits(ternary_model: PreTrainedModel, batch: Batch) -> None:
+    """Without this the invariances below could hold of a model that ignores its input."""
+    assert logits(ternary_model, batch).std(0).min() > 1e-2
+
+
+@pytest.mark.parametrize("extra", [1, 7, 30])
+def test_padding_changes_nothing(ternary_model: PreTrainedModel, batch: Batch, extra: int) -> None:
+    expected = logits(ternary_model, batch)
+    torch.testing.assert_close(logits(ternary_model, padded(batch, extra)), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(logits(ternary_model, padded(batch, extra, 99)), expected, rtol=0, atol=1e-9)
+
+
+def test_batch_mates_change_nothing(ternary_model: PreTrainedModel, batch: Batch) -> None:
+    together = logits(ternary_model, batch)
+    for index in range(len(together)):
+        alone = logits(ternary_model, row(batch, index))
+        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-9)
+
+
+def test_what_is_masked_is_not_read(ternary_model: PreTrainedModel, batch: Batch) -> None:
+    """Also in the middle of a row: an attention function without its mask function sees every token."""
+    masked = {name: values.clone() for name, values in batch.items()}
+    masked["attention_mask"][0, 4:7] = 0
+    other = {name: values.clone() for name, values in masked.items()}
+    other["input_ids"][0, 4:7] = 77
+    expected = logits(ternary_model, masked)
+    torch.testing.assert_close(logits(ternary_model, other), expected, rtol=0, atol=1e-9)
+    assert (logits(ternary_model, batch)[0] - expected[0]).abs().max() > 1e-4, "real tokens are read"
+
+
+@pytest.mark.parametrize("settings", [TERNARY, CLIPPED, FULL_ACTIVATIONS])
+def test_freezing_changes_no_bit_of_the_logits(model: PreTrainedModel, batch: Batch, settings: Quantization) -> None:
+    quantize_model(model, settings)
+    before = logits(model, batch)
+    freeze(model)
+    assert torch.equal(logits(model, batch), before)
+
+
+def test_a_frozen_state_loads_into_a_plain_model_and_back(model: PreTrainedModel, batch: Batch) -> None:
+    names = list(model.state_dict())
+    quantize_model(model, TERNARY)
+    assert list(model.state_dict()) == names
+    freeze(model)
+    expected = logits(model, batch)
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    quantize_model(plain, TERNARY, frozen=True)
+    assert torch.equal(logits(plain.eval(), batch), expected)
+    assert not any(layer.weight.requires_grad for layer in ternary_layers(plain).values())
+
+
+def test_quantising_replaces_weights_not_the_rest(model: PreTrainedModel) -> None:
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    quantize_model(model, TERNARY)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items()), "latent weights"
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    layers = ternary_layers(model)
+    assert sum(isinstance(layer, TernaryLinear) for layer in layers.values()) == 3 * 6 + 1
+    assert [name for name, layer in layers.items() if isinstance(layer, TernaryEmbedding)] == [
+        "bert.embeddings.word_embeddings"
+    ]
+
+
+def test_attention_inside_the_model_by_hand(model: PreTrainedModel, batch: Batch) -> None:
+    """Input, Q, K, probabilities and V at 8 bits, W at one scale a matrix, softmax over real keys: in every layer."""
+    quantize_model(model.double(), TERNARY)
+    seen: list[tuple[Array, Array]] = []
+    for layer in model.bert.encoder.layer:
+        layer.attention.self.register_forward_hook(
+            lambda _module, inputs, output: seen.append((inputs[0].numpy(), output[0].numpy()))
+        )
+    logits(model, batch)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    for layer, (inputs, context) in zip(model.bert.encoder.layer, seen, strict=True):
+        for row, length in enumerate(lengths):
+            expected = _context(inputs[row, :length], layer.attention.self)
+            np.testing.assert_allclose(context[row, :length], expected, rtol=1e-9, atol=1e-12)
+
+
+def _context(inputs: Array, module: nn.Module) -> Array:
+    rounded = eight_bit(inputs)
+    projected = {}
+    for name in ("query", "key", "value"):
+        linear = module.get_submodule(name)
+        weight, bias = (values.numpy() for values in linear.state_dict().values())
+        projected[name] = rounded @ ternary(weight, rowwise=False).T + bias
+    size, contexts = 8, []
+    for start in range(0, 32, size):
+        query, key, value = (eight_bit(part[:, start : start + size]) for part in projected.values())
+        chances = np.stack([softmax(row) for row in query @ key.T / np.sqrt(size)])
+        contexts.append(eight_bit(chances) @ value)
+    return np.concatenate(contexts, axis=1)
+
+
+def test_activations_really_are_quantised(model: PreTrainedModel, batch: Batch) -> None:
+    """The 8-bit student is near the one with full activations, and not the same."""
+    quantize_model(model, TERNARY)
+    eight = logits(model, batch)
+    for module in model.modules():
+        if getattr(module, "quantizer", None) is not None:
+            module.quantizer = None
+    full = logits(model, batch)
+    difference = (eight - full).abs().max()
+    assert 1e-6 < difference < 0.2 * full.abs().max()
+
+
+def test_training_reaches_every_latent_weight(model: PreTrainedModel, batch: Batch) -> None:
+    quantize_model(model, TERNARY)
+    model.train()
+    loss = model(**batch, labels=torch.tensor([0, 1, 2, 0, 1])).loss
+    loss.backward()
+    for name, layer in ternary_layers(model).items():
+        assert layer.weight.grad is not None, name
+        assert layer.weight.grad.isfinite().all(), name
+        assert layer.weight.grad.any(), name

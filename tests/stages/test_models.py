@@ -1,0 +1,310 @@
+"""Classifiers from folders: plain, ternary and packed; labels by name; and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from kdqat_cli.config import Quantization
+from kdqat_cli.encoders import classifier_of
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.quantization.layers import freeze, ternary_layers
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.export import export
+from kdqat_cli.stages.models import (
+    ABOUT,
+    EMBEDDED,
+    TOKENIZER_FILE,
+    align_labels,
+    label_config,
+    load_classifier,
+    load_encoder,
+    recorded_task,
+    save_classifier,
+    size_figures,
+    student_record,
+)
+from kdqat_cli.tasks.registry import Task, load_task
+
+QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+THREE = ["entailment", "neutral", "contradiction"]
+
+
+def task_with(labels: list[str] | None, name: str = "tiny") -> Task:
+    rte = load_task("rte")
+    if labels is None:
+        return rte.model_copy(update={"name": name, "labels": None, "range": [0.0, 5.0], "metric": "pearson"})
+    return rte.model_copy(update={"name": name, "labels": labels})
+
+
+def name_labels(model: PreTrainedModel, labels: list[str]) -> None:
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: index for index, label in enumerate(labels)}
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    out: Tensor = model(**batch).logits
+    return out
+
+
+@pytest.fixture
+def ternary(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
+    """A folder as `quantize` writes it."""
+    name_labels(model, THREE)
+    task = task_with(THREE)
+    save_classifier(model, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "teacher", {"kind": "teacher"})
+    teacher = load_classifier(tmp_path / "teacher")
+    quantize_model(teacher.model, QUANTIZATION)
+    freeze(teacher.model)
+    about = student_record("ternary", task, teacher, QUANTIZATION, None)
+    save_classifier(teacher.model, teacher.tokenizer, tmp_path / "ternary" / "model", about)
+    return tmp_path / "ternary"
+
+
+@pytest.fixture
+def packed(ternary: Path, tmp_path: Path) -> Path:
+    """The folder of a packed model, as `export` writes it."""
+    export(str(ternary), tmp_path / "packed")
+    return tmp_path / "packed" / "model"
+
+
+class TestAlignLabels:
+    """Rows of the head follow the labels' names, never their index."""
+
+    def test_rows_are_permuted_by_name(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        name_labels(model, ["contradiction", "entailment", "neutral"])
+        before = logits(model, batch)
+        align_labels(model, task_with(THREE), "The teacher")
+        assert torch.equal(logits(model, batch), before[:, [1, 2, 0]])
+        assert model.config.id2label == dict(enumerate(THREE))
+        assert model.config.label2id == {label: index for index, label in enumerate(THREE)}
+
+    def test_aligning_again_does_nothing(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        name_labels(model, ["neutral", "contradiction", "entailment"])
+        align_labels(model, task_with(THREE), "The teacher")
+        once = logits(model, batch)
+        align_labels(model, task_with(THREE), "The teacher")
+        assert torch.equal(logits(model, batch), once)
+
+    def test_the_case_of_a_name_does_not_count(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        name_labels(model, ["NEUTRAL", "Entailment", "contradiction"])
+        before = logits(model, batch)
+        align_labels(model, task_with(THREE), "The teacher")
+        assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
+        assert model.config.id2label == dict(enumerate(THREE))
+
+    def test_names_that_say_nothing_keep_the_order(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+        before = logits(model, batch)
+        align_labels(model, task_with(THREE), "The teacher")
+        assert torch.equal(logits(model, batch), before)
+        assert model.config.id2label == dict(enumerate(THREE))
+
+    def test_a_head_without_bias(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        model.classifier.bias = None
+        name_labels(model, ["neutral", "entailment", "contradiction"])
+        before = logits(model, batch)
+        align_labels(model, task_with(THREE), "The teacher")
+        assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
+
+    def test_other_names_are_refused(self, model: PreTrainedModel) -> None:
+        name_labels(model, ["entailment", "neutral", "nonsense"])
+        with pytest.raises(ConfigError, match=r"The teacher x has the labels .*nonsense, but task tiny has") as caught:
+            align_labels(model, task_with(THREE), "The teacher x")
+        assert caught.value.exit_code == 2
+        assert caught.value.fix == "kdqat finetune-teacher --task tiny"
+
+    def test_a_name_that_stands_twice_is_refused(self, model: PreTrainedModel) -> None:
+        name_labels(model, ["entailment", "neutral", "neutral"])
+        with pytest.raises(ConfigError, match="has the labels"):
+            align_labels(model, task_with(THREE), "The teacher")
+
+    @pytest.mark.parametrize("labels", [["yes", "no"], None, ["a", "b", "c", "d"]])
+    def test_another_number_of_labels_is_refused(self, model: PreTrainedModel, labels: list[str] | None) -> None:
+        count = len(labels or "1")
+        with pytest.raises(ConfigError, match=f"has 3 labels, but task tiny has {count}") as caught:
+            align_labels(model, task_with(labels), "The teacher")
+        assert caught.value.exit_code == 2
+
+    def test_regression_takes_the_one_output_as_it_is(self, tiny_encoder: Path, batch: dict[str, Tensor]) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1).eval()
+        before = logits(model, batch)
+        align_labels(model, task_with(None), "The teacher")
+        assert torch.equal(logits(model, batch), before)
+        assert model.config.problem_type == "regression"
+
+
+class TestLoadEncoder:
+    def test_the_head_is_the_task_s(self, tiny_encoder: Path, tiny_task: Path) -> None:
+        task = load_task(str(tiny_task / "tiny.yaml"))
+        model, tokenizer = load_encoder(str(tiny_encoder), task)
+        assert classifier_of(model).out_features == 2
+        assert model.config.id2label == {0: "sad", 1: "glad"}
+        assert model.config.problem_type == "single_label_classification"
+        assert tokenizer("good film")["input_ids"][0] == tokenizer.cls_token_id
+        regression, _ = load_encoder(str(tiny_encoder), task_with(None))
+        assert classifier_of(regression).out_features == 1
+        assert regression.config.problem_type == "regression"
+
+    def test_a_missing_folder_names_the_command_that_makes_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(MissingInputError, match="no model folder assets/encoder") as caught:
+            load_encoder(EMBEDDED, task_with(THREE))
+        assert caught.value.fix == "kdqat fetch"
+
+    @pytest.mark.parametrize("name", ["./absent", "/absent/folder", "absent", "a/b/c"])
+    def test_what_is_neither_folder_nor_hub_id_is_not_looked_up(self, name: str) -> None:
+        with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
+            load_encoder(name, task_with(THREE))
+
+
+class TestLoadClassifier:
+    def test_a_plain_folder(self, model: PreTrainedModel, tiny_encoder: Path, batch: Any, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+        loaded = load_classifier(tmp_path)
+        assert (loaded.kind, loaded.about, loaded.weights) == ("plain", {}, tmp_path / "model.safetensors")
+        assert not loaded.model.training
+        assert not ternary_layers(loaded.model)
+        assert torch.equal(logits(loaded.model, batch), logits(model, batch))
+
+    def test_a_ternary_folder_is_quantised_again(self, model: PreTrainedModel, ternary: Path, batch: Any) -> None:
+        """By the folder of the stage or by the model folder in it; with the logits of what was saved."""
+        quantize_model(model, QUANTIZATION)
+        freeze(model)
+        for folder in (ternary, str(ternary / "model")):
+            loaded = load_classifier(folder)
+            assert loaded.kind == "ternary"
+            assert loaded.model.config.id2label == dict(enumerate(THREE))
+            assert torch.equal(logits(loaded.model, batch), logits(model, batch))
+        assert recorded_task(str(ternary)) == "tiny"
+
+    def test_a_packed_folder_has_the_same_logits(self, ternary: Path, packed: Path, batch: Any) -> None:
+        loaded, source = load_classifier(packed), load_classifier(ternary)
+        assert (loaded.kind, loaded.weights) == ("packed", packed / FILE_NAME)
+        assert torch.equal(logits(loaded.model, batch), logits(source.model, batch))
+        assert loaded.tokenizer("a lovely film")["input_ids"] == source.tokenizer("a lovely film")["input_ids"]
+        assert loaded.about["labels"] == THREE
+        assert recorded_task(str(packed)) == recorded_task(str(packed.parent)) == "tiny"
+
+    def test_another_tokenizer_is_refused(self, packed: Path) -> None:
+        path = packed / TOKENIZER_FILE
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+        path.write_text(json.dumps(tokenizer), encoding="utf-8")
+        with pytest.raises(MissingInputError, match="not the tokenizer") as caught:
+            load_classifier(packed)
+        assert caught.value.fix == "kdqat export"
+        path.unlink()
+        with pytest.raises(MissingInputError, match="not the tokenizer"):
+            load_classifier(packed)
+
+    def test_a_missing_folder_names_the_fix(self, tmp_path: Path) -> None:
+        with pytest.raises(MissingInputError, match=f"There is no model folder {tmp_path / 'absent'}") as caught:
+            load_classifier(tmp_path / "absent", "kdqat finetune-teacher --task tiny")
+        assert caught.value.fix == "kdqat finetune-teacher --task tiny"
+        assert caught.value.exit_code == 3
+        with pytest.raises(MissingInputError, match=r"no config\.json") as caught:
+            load_classifier(tmp_path, "kdqat distill")
+        assert caught.value.fix == "kdqat distill"
+
+    @pytest.mark.parametrize("name", ["runs/teacher", "absent"])
+    def test_a_relative_folder_of_a_stage_is_never_taken_for_a_hub_id(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
+            load_classifier(name, "kdqat quantize")
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("model.safetensors", b"damaged"),
+            ("model.safetensors", b""),
+            ("model.safetensors", None),
+            ("config.json", b"{"),
+            ("config.json", b"[]"),
+            ("config.json", b"{}"),
+            (TOKENIZER_FILE, b"{"),
+            (ABOUT, b"{"),
+            (ABOUT, b"[1]"),
+            (ABOUT, b'{"quantization": {"weights": "binary"}}'),
+        ],
+    )
+    def test_a_damaged_folder_is_refused(self, ternary: Path, name: str, content: bytes | None) -> None:
+        path = ternary / "model" / name
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        with pytest.raises(KdqatError) as caught:
+            load_classifier(ternary)
+        assert caught.value.exit_code in (2, 3)
+
+    def test_weights_of_another_size_are_refused(self, ternary: Path) -> None:
+        path = ternary / "model" / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}), encoding="utf-8")
+        with pytest.raises(MissingInputError):
+            load_classifier(ternary)
+
+    def test_a_damaged_packed_file_is_refused(self, packed: Path) -> None:
+        content = (packed / FILE_NAME).read_bytes()
+        for damaged in (content[:-1], content[:100], b"", content[:-5] + b"\0" + content[-4:]):
+            (packed / FILE_NAME).write_bytes(damaged)
+            with pytest.raises(MissingInputError):
+                load_classifier(packed)
+            with pytest.raises(MissingInputError):
+                recorded_task(str(packed))
+
+    @pytest.mark.parametrize("content", [None, b"{", b"{}", b'{"model_type": "bert"}'])
+    def test_a_packed_folder_with_a_damaged_outline_is_refused(self, packed: Path, content: bytes | None) -> None:
+        (packed / "config.json").unlink()
+        if content is not None:
+            (packed / "config.json").write_bytes(content)
+        with pytest.raises(MissingInputError):
+            load_classifier(packed)
+
+
+def test_an_exported_model_is_smaller(ternary: Path, packed: Path, tmp_path: Path) -> None:
+    source = load_classifier(ternary)
+    assert source.weights is not None
+    full = size_figures(source.model, source.weights)
+    small = size_figures(source.model, packed / FILE_NAME)
+    parameters = sum(parameter.numel() for parameter in source.model.parameters())
+    size = (packed / FILE_NAME).stat().st_size
+    assert small == {
+        "parameters": parameters,
+        "bytes": size,
+        "bits_per_weight": pytest.approx(8 * size / parameters, abs=5e-4),
+        "ratio_to_fp32": pytest.approx(4 * parameters / size, abs=5e-3),
+    }
+    assert full["bits_per_weight"] >= 32
+    assert small["bytes"] < full["bytes"]
+
+
+def test_only_ternary_models_are_packed(ternary: Path, packed: Path, tmp_path: Path) -> None:
+    for folder, kind in ((ternary.parent / "teacher", "teacher"), (packed, "packed")):
+        with pytest.raises(ConfigError, match=f"holds a {kind} model") as caught:
+            export(str(folder), tmp_path / "again")
+        assert caught.value.fix == "kdqat distill"
+        assert not any((tmp_path / "again").iterdir())
+
+
+def test_label_config_of_a_task() -> None:
+    assert label_config(task_with(["no", "yes"])) == {
+        "num_labels": 2,
+        "id2label": {0: "no", 1: "yes"},
+        "label2id": {"no": 0, "yes": 1},
+        "problem_type": "single_label_classification",
+    }
+    assert label_config(task_with(None)) == {"num_labels": 1, "problem_type": "regression"}

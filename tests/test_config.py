@@ -1,0 +1,252 @@
+"""Recipes, params.yaml and options: merged in order, typed, and all errors at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from kdqat_cli.config import (
+    Distillation,
+    Params,
+    Quantization,
+    Recipe,
+    Section,
+    Settings,
+    Training,
+    field_help,
+    load_params,
+    load_recipe,
+    parse,
+    read_recipe,
+    recipe_names,
+    resolve,
+)
+from kdqat_cli.errors import ConfigError, MissingInputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def recipe_with(tmp_path: Path, tasks: str) -> str:
+    """The path of a copy of the packaged recipe with other `tasks`."""
+    text = read_recipe("clean")
+    assert "tasks: {}" in text
+    return str(write(tmp_path / "mine.yaml", text.replace("tasks: {}", f"tasks: {tasks}")))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_loads(name: str) -> None:
+    recipe = load_recipe(name)
+    settings = resolve("rte", Params(recipe=name))
+    assert settings.model_dump() == recipe.model_dump(exclude={"tasks"}) or "rte" in recipe.tasks
+    assert read_recipe(name).startswith("#"), "a recipe says what it is"
+
+
+def test_the_clean_recipe_s_values_have_their_types() -> None:
+    """2e-5 and its like are strings to a YAML 1.1 reader."""
+    recipe = load_recipe("clean")
+    assert (recipe.teacher.learning_rate, recipe.student.learning_rate) == (5e-5, 1e-4)
+    assert recipe.quantization == Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+    assert recipe.distillation == Distillation(loss="map+output", beta=0.5)
+
+
+def test_the_repository_s_params_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    assert params.tasks
+    for task in params.tasks:
+        assert params.settings[task].keys() == Settings.model_fields.keys(), "DVC stops at a parameter that is missing"
+        resolve(task, params)
+
+
+def test_no_params_file_means_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_params() == Params()
+    write(tmp_path / "params.yaml", "# nothing\n")
+    assert load_params() == Params()
+    write(tmp_path / "params.yaml", "seeds: [1, 2]\n")
+    assert load_params() == Params(seeds=[1, 2])
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    """Recipe < the recipe's task < params.yaml's task < options; each changes one field of one section."""
+    recipe = recipe_with(tmp_path, "{rte: {student: {epochs: 10, batch_size: 11, warmup: 0.2, weight_decay: 0.3}}}")
+    params = Params(
+        recipe=recipe, settings={"rte": {"student": {"batch_size": 12, "warmup": 0.4, "weight_decay": 0.5}}}
+    )
+    options = {"student": {"warmup": 0.6, "weight_decay": None}, "distillation": {"beta": 0.7}}
+    plain, full = load_recipe("clean"), resolve("rte", params, options=options)
+    expected: dict[str, Any] = plain.model_dump(exclude={"tasks"})
+    expected["student"] |= {"epochs": 10.0, "batch_size": 12, "warmup": 0.6, "weight_decay": 0.5}
+    expected["distillation"]["beta"] = 0.7
+    assert full.model_dump() == expected
+    assert resolve("cola", params).model_dump() == plain.model_dump(exclude={"tasks"}), "another task has none of it"
+
+
+def test_a_recipe_given_as_option_replaces_that_of_params(tmp_path: Path) -> None:
+    mine = recipe_with(tmp_path, "{rte: {distillation: {beta: 0.1}}}")
+    assert resolve("rte", Params(recipe="clean"), recipe=mine).distillation.beta == 0.1
+    assert resolve("rte", Params(recipe=mine), recipe="clean").distillation.beta == 0.5
+
+
+def test_resolving_changes_neither_recipe_nor_params() -> None:
+    params = Params(settings={"rte": {"student": {"epochs": 9}}})
+    before = params.model_dump()
+    first = resolve("rte", params, options={"student": {"epochs": 1.0}})
+    assert params.model_dump() == before
+    assert resolve("rte", params).student.epochs == 9
+    assert first.student.epochs == 1
+
+
+def test_null_is_a_value_in_a_file() -> None:
+    params = Params(settings={"rte": {"quantization": {"weight_clip": None, "activations": None}}})
+    quantization = resolve("rte", params).quantization
+    assert (quantization.weight_clip, quantization.activations) == (None, None)
+
+
+WRONG = """\
+teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_size: 1.5, max_length: null,
+          weight_decay: 0.01, gradient_clip: 1.0, eval_every: null, lerning_rate: 1}
+student: 3
+quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null}
+distillation: {loss: maps}
+tasks: []
+colour: red
+"""
+
+
+def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "wrong.yaml", WRONG))
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    lines = caught.value.sentence.splitlines()
+    assert all(line.startswith(f"recipe {path}: ") for line in lines)
+    errors = [line.removeprefix(f"recipe {path}: ") for line in lines]
+    places = [error.split(":")[0].split(" is ")[0] for error in errors]
+    assert sorted(places) == [
+        "colour",
+        "distillation.beta",
+        "distillation.loss",
+        "quantization.activations",
+        "quantization.weight_clip",
+        "quantization.weights",
+        "student",
+        "tasks",
+        "teacher.batch_size",
+        "teacher.epochs",
+        "teacher.learning_rate",
+        "teacher.lerning_rate",
+    ]
+    told = dict(zip(places, errors, strict=True))
+    assert told["teacher.lerning_rate"] == "teacher.lerning_rate is not a known key; did you mean learning_rate?"
+    assert told["colour"] == "colour is not a known key."
+    assert told["distillation.beta"] == "distillation.beta is missing."
+    assert "greater than 0" in told["teacher.epochs"]
+    assert told["teacher.epochs"].endswith("but it is 0.")
+    assert "'fast'" in told["teacher.learning_rate"]
+    assert "'score', 'map', 'output' or 'map+output'" in told["distillation.loss"]
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("student", {"epochs": "3"}),
+        ("student", {"epochs": True}),
+        ("student", {"epochs": float("nan")}),
+        ("student", {"batch_size": 32.0}),
+        ("student", {"batch_size": None}),
+        ("student", {"learning_rate": 1}),
+        ("student", {"warmup": 1.0}),
+        ("student", {"max_length": 2}),
+        ("student", {"eval_every": 0}),
+        ("quantization", {"weights": None}),
+        ("quantization", {"activations": 7}),
+        ("quantization", {"activation_clip": 0}),
+        ("distillation", {"loss": ["map"]}),
+        ("distillation", {"beta": "half"}),
+    ],
+)
+def test_wrong_values_are_refused(section: str, values: dict[str, Any]) -> None:
+    (name,) = values
+    with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {section}\.{name}: .*but it is"):
+        resolve("rte", Params(settings={"rte": {section: values}}))
+    if values[name] is not None:
+        with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: .*but it is"):
+            resolve("rte", Params(), options={section: values})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"studnt": {}}, r"studnt is not a known key; did you mean student\?"),
+        ({"student": {"epoch": 1}}, r"student\.epoch is not a known key; did you mean epochs\?"),
+        (
+            {"quantization": {"wieght_clip": 1}},
+            r"quantization\.wieght_clip is not a known key; did you mean weight_clip\?",
+        ),
+        ({"student": {"zzz": 1}}, r"student\.zzz is not a known key\.$"),
+        ({"student": 3}, r"student: "),
+    ],
+)
+def test_unknown_keys_are_told_with_the_nearest(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {sentence}"):
+        resolve("rte", Params(settings={"rte": changes}))
+    recipe = recipe_with(tmp_path, f"{{rte: {changes}}}")
+    with pytest.raises(ConfigError, match=rf"tasks\.rte: {sentence}"):
+        load_recipe(recipe)
+
+
+def test_params_tell_all_errors_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "params.yaml", "recpe: clean\ntasks: movie\nlosses: [map, maps]\nseeds: ['1', 2]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    lines = caught.value.sentence.splitlines()
+    assert len(lines) == 4
+    for place in ("recpe is not a known key; did you mean recipe?", "tasks: ", "losses.1: ", "seeds.0: "):
+        assert any(line.startswith(f"{path}: {place}") for line in lines), place
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "clean\n", "3\n"])
+def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "file.yaml", text)
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        load_params(path)
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_names_the_packaged_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no recipe 'cleen'; packaged are .*clean") as caught:
+        load_recipe("cleen")
+    assert caught.value.fix == f"kdqat recipe {recipe_names()[0]} > mine.yaml"
+    with pytest.raises(MissingInputError, match=r"absent\.yaml"):
+        load_recipe("absent.yaml")
+
+
+def test_settings_are_immutable() -> None:
+    settings = resolve("rte", Params())
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.student.epochs = 1.0
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.student = settings.teacher
+
+
+@pytest.mark.parametrize("section", [Training, Quantization, Distillation, Recipe, Params])
+def test_every_field_says_what_it_is(section: type[Section]) -> None:
+    for name in section.model_fields:
+        if section is Recipe and name in Settings.model_fields:
+            continue  # groups; their fields speak
+        assert field_help(section, name).endswith("."), name
+
+
+def test_parse_names_where_it_was() -> None:
+    with pytest.raises(ConfigError, match=r"^kdqat\.json: quantization must hold keys and values"):
+        parse(Quantization, None, "kdqat.json: quantization")
+    with pytest.raises(ConfigError, match=r"^here: weights is missing\.\nhere: weight_clip is missing\."):
+        parse(Quantization, {}, "here")
