@@ -114,12 +114,16 @@ class _PlainProgress:
         self.what = what
         self.say = say
         self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None  # a resumed training does not begin at step 0
 
     def __call__(self, step: int, total: int, news: str) -> None:
         now = time.monotonic()
+        self.first = self.first or (step, now)
         if news or now - self.last >= _PLAIN_INTERVAL:
             self.last = now
-            self.say(f"{self.what}: step {step} of {total}{', ' if news else ''}{news}")
+            done, elapsed = step - self.first[0], now - self.first[1]
+            left = f"{(total - step) * elapsed / done / 60:.1f} min left" if done > 0 and step < total else ""
+            self.say(", ".join(part for part in (f"{self.what}: step {step} of {total}", left, news) if part))
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from transformers import (
 from kdqat_cli.config import Quantization, parse
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import file_digest
@@ -95,9 +96,12 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     Raises:
         MissingInputError: nothing to load there.
     """
-    fix = "kdqat fetch" if encoder == EMBEDDED else None
-    location = str(ASSETS / "encoder") if encoder == EMBEDDED else encoder
-    model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32, **label_config(task))
+    location = encoder
+    if encoder == EMBEDDED:
+        location = str(ASSETS / "encoder")
+        if not (ASSETS / "encoder").is_dir():
+            raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
+    model = _load(AutoModelForSequenceClassification, location, None, dtype=torch.float32, **label_config(task))
     return model, _load_tokenizer(location)
 
 
@@ -207,21 +211,24 @@ def _placed(model: PreTrainedModel) -> PreTrainedModel:
 
 def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrainedModel:
     path = Path(location)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
-    if not path.is_dir() and (path.is_absolute() or location.startswith(".") or location.count("/") != 1 or fix):
+    unreachable = ""
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
+    elif path.is_absolute() or location.startswith(".") or location.count("/") != 1:  # not the form of a hub id
         raise MissingInputError(f"There is no model folder {location}.", fix)
+    else:
+        unreachable = why_unreachable(location, "model")
     try:
-        return auto.from_pretrained(location, **options)
+        return auto.from_pretrained(location, local_files_only=bool(unreachable), **options)
     except KdqatError:
         raise
     except Exception as error:  # hub, file system, JSON and safetensors each have their own
-        kind = "folder" if path.is_dir() else "hub model"
-        reason = (str(error) or repr(error)).strip().splitlines()[0]
-        raise MissingInputError(
-            f"The {kind} {location} could not be loaded: {reason}",
-            fix or "kdqat finetune-teacher --encoder FOLDER, with a local copy",
-        ) from error
+        what = f"The folder {location}"
+        if not path.is_dir():
+            what = f"There is no folder {location}, and the hub model of that name"
+            fix = "the same command with a local folder in place of the hub id"
+        raise MissingInputError(f"{what} could not be loaded: {unreachable or first_line(error)}.", fix) from error
 
 
 def _load_tokenizer(location: str | Path) -> PreTrainedTokenizerBase:

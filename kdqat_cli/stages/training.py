@@ -110,7 +110,7 @@ def train(
         model=model,
         args=arguments,
         train_dataset=rows,
-        eval_dataset=rows,
+        eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
         data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=[_Report(progress)],
         score=score,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.registry import Columns, Hub, Task
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 ASSETS = Path("assets")
 """Where `kdqat fetch` puts the embedded encoder and data."""
 DATA_DIR_VARIABLE = "KDQAT_DATA_DIR"
-HUB_TIMEOUT = 10.0
-"""Seconds that the hub may take to answer at all."""
 LONGEST_CELL = 2**24
 """Characters of one cell; the standard library's own limit, 2**17, is short for documents."""
 
@@ -238,34 +237,13 @@ class _HubError(Exception):
 def _load_from_hub(hub: Hub, split: str) -> "Dataset":
     import datasets
 
-    unreachable = _why_unreachable(hub)
+    unreachable = why_unreachable(hub.path, "dataset", hub.revision)
     if unreachable:
         datasets.config.HF_HUB_OFFLINE = True  # what was loaded before is in the hub's cache, and needs no network
     try:
         return datasets.load_dataset(hub.path, hub.name, split=hub.splits[split], revision=hub.revision)
     except Exception as error:  # of many classes, the HTTP library's among them
-        raise _HubError(unreachable or _first_line(error)) from error
-
-
-def _why_unreachable(hub: Hub) -> str:
-    """Why the hub does not answer, or nothing: load_dataset would find out only after 24 seconds of retries."""
-    from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    try:
-        HfApi().dataset_info(hub.path, revision=hub.revision, timeout=HUB_TIMEOUT)
-    except (HfHubHTTPError, ValueError) as error:  # the hub refuses, or the id is not one
-        return _first_line(error)
-    except Exception as error:  # the HTTP library's own, which shares no base class with OSError
-        return f"no network ({_first_line(error)})"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        raise _HubError(unreachable or first_line(error)) from error
 
 
 def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]:
