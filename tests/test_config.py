@@ -51,7 +51,7 @@ def test_the_clean_recipe_s_values_have_their_types() -> None:
     """2e-5 and its like are strings to a YAML 1.1 reader."""
     recipe = load_recipe("clean")
     assert (recipe.teacher.learning_rate, recipe.student.learning_rate) == (5e-5, 1e-4)
-    assert recipe.quantization == Quantization(weights="ternary", weight_clip=None, activations=8, activation_clip=None)
+    assert recipe.quantization == Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
     assert recipe.distillation == Distillation(loss="map+output", beta=0.5)
 
 
