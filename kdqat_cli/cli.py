@@ -15,6 +15,7 @@ from kdqat_cli import __version__
 from kdqat_cli.config import (
     Distillation,
     LossName,
+    MixName,
     Params,
     Training,
     field_help,
@@ -64,6 +65,8 @@ BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_
 MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
 EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
 LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
+MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
+TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
 BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -160,7 +163,9 @@ def quantize(
 def distill(
     task: TaskOption,
     loss: LossOption = None,
+    mix: MixOption = None,
     beta: BetaOption = None,
+    temperature: TemperatureOption = None,
     teacher: TeacherOption = None,
     out: OutOption = None,
     data_dir: DataDirOption = None,
@@ -181,8 +186,9 @@ def distill(
 
     params, spec, data = _inputs(task, data_dir)
     training = _training(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
-    options = {"student": training, "distillation": {"loss": loss, "beta": beta}}
-    settings = resolve(spec.name, params, recipe, options)
+    distillation = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
+    settings = resolve(spec.name, params, recipe, {"student": training, "distillation": distillation})
+    _refuse_idle_options(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
     source = teacher or str(teacher_folder(spec.name))
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
@@ -329,6 +335,15 @@ def _inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:
 
     params = load_params()
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)
+
+
+def _refuse_idle_options(loss: str, **given: Any) -> None:
+    """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
+    read_by = {"mix": ("map+output",), "beta": ("map+output",), "temperature": ("map", "map+output")}
+    for name, value in given.items():
+        if value is not None and loss not in read_by[name]:
+            fitting = " or ".join(f"--loss {other}" for other in read_by[name])
+            raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)
 
 
 def _training(

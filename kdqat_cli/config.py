@@ -21,6 +21,9 @@ _PACKAGED = Path(__file__).parent / "recipes"
 LossName = Literal["score", "map", "output", "map+output"]
 """Values of `--loss`; distillation/losses.py says what each is."""
 
+MixName = Literal["SM1", "SM2"]
+"""Forms of the mix of losses in Eq. 8."""
+
 
 class Section(BaseModel):
     """A group of settings: immutable, typed, and without unknown keys."""
@@ -71,8 +74,16 @@ class Distillation(Section):
 
     loss: LossName
     """Attention loss; the logits and hidden-state losses are always on."""
+    mix: MixName
+    """Form of map+output: SM1 is map + beta·output, SM2 is output + beta·map."""
     beta: float = Field(gt=0)
-    """Weight of the attention-output loss in map+output."""
+    """Weight of the second summand of map+output."""
+    temperature: float = Field(gt=0)
+    """Divides the scores before softmax in the map loss, on both sides."""
+    labels: float = Field(ge=0)
+    """Weight of the task's labels beside the teacher; the paper's runs have 0."""
+    hidden_layers: list[int] | None = Field(min_length=1)
+    """Hidden states that are compared, 0 being the first layer's input; null: all."""
 
 
 class Settings(Section):

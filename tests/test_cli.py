@@ -58,6 +58,13 @@ def test_wrong_options_are_told_at_once(tmp_path: Path) -> None:
     assert "--batch-size" in done.stderr
 
 
+@pytest.mark.parametrize(("option", "value"), [("--beta", "0.3"), ("--mix", "SM2"), ("--temperature", "5")])
+def test_an_option_that_the_loss_does_not_read_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    done = run(tmp_path, "kdqat", "distill", "--task", "rte", "--loss", "output", option, value, code=2)
+    assert f"{option} has no meaning for --loss output." in done.stderr
+    assert "--loss map+output" in done.stderr
+
+
 def test_a_missing_teacher_names_the_command_that_makes_it(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "rte", code=3)
     assert "There is no model folder runs/rte/teacher." in done.stderr

@@ -52,7 +52,9 @@ def test_the_clean_recipe_s_values_have_their_types() -> None:
     recipe = load_recipe("clean")
     assert (recipe.teacher.learning_rate, recipe.student.learning_rate) == (5e-5, 1e-4)
     assert recipe.quantization == Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
-    assert recipe.distillation == Distillation(loss="map+output", beta=0.5)
+    assert recipe.distillation == Distillation(
+        loss="map+output", mix="SM1", beta=0.5, temperature=1.0, labels=0.0, hidden_layers=None
+    )
 
 
 def test_the_repository_s_params_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_si
           weight_decay: 0.01, gradient_clip: 1.0, eval_every: null, lerning_rate: 1}
 student: 3
 quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null}
-distillation: {loss: maps}
+distillation: {loss: maps, mix: SM3, temperature: 0.0, labels: -1, hidden_layers: []}
 tasks: []
 colour: red
 """
@@ -131,7 +133,11 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
     assert sorted(places) == [
         "colour",
         "distillation.beta",
+        "distillation.hidden_layers",
+        "distillation.labels",
         "distillation.loss",
+        "distillation.mix",
+        "distillation.temperature",
         "quantization.activations",
         "quantization.weight_clip",
         "quantization.weights",

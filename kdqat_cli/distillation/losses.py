@@ -8,16 +8,18 @@ contributes nothing. The teacher's tensors get no gradient (the caller runs it w
     score         Eq. 5: the TernaryBERT baseline
     map           Eq. 6
     output        Eq. 7
-    map+output    Eq. 8, SM1: map + β·output
+    map+output    Eq. 8, SM1: map + β·output; SM2: output + β·map
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdqat_cli.config import Distillation
 from kdqat_cli.distillation.captures import Captures
 
 Layers = list[Tensor]
@@ -49,11 +51,12 @@ def score_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
     return torch.stack([_masked_squares(s, t, pairs) for s, t in zip(student, teacher, strict=True)]).sum() / count
 
 
-def map_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
+def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Eq. 6: Σ over layers of KL(AM_teacher ‖ AM_student), mean over real queries, heads and batch.
 
-    The maps are softmax over the real keys of the scores (B, H, L, L). As the public code, and unlike the printed
-    equation, it divides by the sentence's length: the loss of a sentence is the mean over its queries.
+    The maps are softmax(score / temperature) over the real keys of the scores (B, H, L, L), without the factor
+    temperature² (Table 1). As the public code, and unlike the printed equation, it divides by the sentence's length:
+    the loss of a sentence is the mean over its queries.
     """
     pairs = _pairs(mask)
     lengths = mask.sum(-1)
@@ -62,7 +65,7 @@ def map_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
     share = mask.to(student[0].dtype)[:, None, :] / lengths.clamp(min=1)[:, None, None]
     total = student[0].new_zeros(())
     for s, t in zip(student, teacher, strict=True):
-        log_s, log_t = _log_map(s, pairs), _log_map(t, pairs)
+        log_s, log_t = _log_map(s / temperature, pairs), _log_map(t / temperature, pairs)
         divergence = torch.where(pairs, log_t.exp() * (log_t - log_s), 0).sum(-1)  # (B, H, L)
         total = total + (divergence * share).sum() / (sentences * s.size(1))
     return total
@@ -84,12 +87,15 @@ def _masked_squares(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight.bool(), student - teacher, 0).square().sum()
 
 
+LayerLoss = Callable[[Layers, Layers, Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Term:
     """One summand: a layer-wise loss on one field of `Captures`."""
 
     capture: str
-    function: Callable[[Layers, Layers, Tensor], Tensor]
+    function: LayerLoss
 
 
 TERMS: dict[str, Term] = {
@@ -106,26 +112,22 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "output": ("output",),
     "map+output": ("map", "output"),
 }
+_SCALED = {"SM1": "output", "SM2": "map"}
 
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """The sum that `--loss` names: logits, hidden and the attention terms, of which `output` is scaled in a mix.
+    """The sum that `--loss` names: logits, hidden and the attention terms, of which a mix scales the second."""
 
-    Attributes:
-        name: a key of LOSSES.
-        beta: weight of `output` in map+output (Eq. 8).
-    """
-
-    name: str
-    beta: float
+    settings: Distillation
 
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each layer-wise term."""
-        terms = LOSSES[self.name]
-        mixed = {term: self.beta if term == "output" and len(terms) > 1 else 1.0 for term in terms}
-        return dict.fromkeys(ALWAYS, 1.0) | mixed
+        terms = LOSSES[self.settings.loss]
+        scaled = _SCALED[self.settings.mix] if len(terms) > 1 else None
+        attention = {term: self.settings.beta if term == scaled else 1.0 for term in terms}
+        return dict.fromkeys(ALWAYS, 1.0) | attention
 
     @property
     def captures(self) -> frozenset[str]:
@@ -135,9 +137,18 @@ class DistillationLoss:
     def terms(
         self, student: Captures, teacher: Captures, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        """Every summand by name, weighted; their sum is the loss."""
+        """Every summand that compares student and teacher by name, weighted; their sum is the loss."""
         terms = {"logits": logits_loss(student_logits, teacher_logits)}
         for name, weight in self.weights.items():
-            term = TERMS[name]
-            terms[name] = weight * term.function(getattr(student, term.capture), getattr(teacher, term.capture), mask)
+            own, taught = (self._compared(name, getattr(side, TERMS[name].capture)) for side in (student, teacher))
+            terms[name] = weight * self._function(name)(own, taught, mask)
         return terms
+
+    def _function(self, name: str) -> LayerLoss:
+        if name == "map":
+            return partial(map_loss, temperature=self.settings.temperature)
+        return TERMS[name].function
+
+    def _compared(self, name: str, layers: Layers) -> Layers:
+        chosen = self.settings.hidden_layers
+        return layers if chosen is None or name != "hidden" else [layers[index] for index in chosen]

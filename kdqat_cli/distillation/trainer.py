@@ -14,7 +14,7 @@ from kdqat_cli.distillation.losses import DistillationLoss
 
 
 class EncoderTrainer(Trainer):  # type: ignore[misc]
-    """Trains on the labels, or with a teacher on a distillation loss alone (the labels' weight is 0 in the paper).
+    """Trains on the labels, or with a teacher on a distillation loss (and the labels, where they have a weight).
 
     Each term of the loss is logged beside the loss, as its mean since the last log.
     """
@@ -58,6 +58,8 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
             with capture(model, self.loss.captures) as student:
                 outputs = model(**inputs)
             terms = self.loss.terms(student, teacher, outputs.logits, teacher_logits, inputs["attention_mask"])
+            if self.loss.settings.labels:
+                terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
         for name, value in terms.items():
             self._sums[name] += value.detach()
         self._steps += 1

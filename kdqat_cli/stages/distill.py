@@ -8,7 +8,8 @@ from transformers import set_seed
 
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
-from kdqat_cli.errors import GateError
+from kdqat_cli.encoders import layers_of
+from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
@@ -48,6 +49,7 @@ def distill(
     with output_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
+        _check_layers(settings, len(layers_of(source.model)))
         dev = task_rows(task, "dev", data_dir, source.tokenizer, settings.student.max_length)
         teacher_score = _check_teacher(source.model, dev, teacher)
         rows = task_rows(task, "train", data_dir, source.tokenizer, settings.student.max_length)
@@ -69,7 +71,7 @@ def distill(
             resume_folder(out, digest_of(about)),
             progress,
             teacher=source.model,
-            loss=DistillationLoss(settings.distillation.loss, settings.distillation.beta),
+            loss=DistillationLoss(settings.distillation),
         )
         freeze(student)
         save_classifier(student, source.tokenizer, scratch / MODEL, about)
@@ -78,6 +80,15 @@ def distill(
         run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
     forget_resume(out)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": run["seconds"]}
+
+
+def _check_layers(settings: Settings, layers: int) -> None:
+    outside = [index for index in settings.distillation.hidden_layers or [] if not 0 <= index <= layers]
+    if outside:
+        raise ConfigError(
+            f"distillation.hidden_layers: the teacher has hidden states 0 to {layers}, not {outside[0]}.",
+            "kdqat recipe",
+        )
 
 
 def _check_teacher(model: Any, dev: TaskRows, teacher: str) -> float:

@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdqat_cli.config import LossName
+from kdqat_cli.config import Distillation, LossName
 from kdqat_cli.distillation.captures import Captures
 from kdqat_cli.distillation.losses import (
     LOSSES,
@@ -36,6 +37,12 @@ MASKS = {
     "a row of padding": np.arange(LENGTH) < np.array([[7], [0], [4], [2]]),
     "padding alone": np.zeros((ROWS, LENGTH), dtype=bool),
 }
+
+
+def settings(name: str, **changes: Any) -> Distillation:
+    """A distillation by `name` with β = 0.3, changed."""
+    plain = {"mix": "SM1", "beta": 0.3, "temperature": 1.0, "labels": 0.0, "hidden_layers": None}
+    return Distillation.model_validate({"loss": name, **plain, **changes})
 
 
 # The spec's section 4, read as: the real tokens of each sentence are cut out, and nothing is masked any more.
@@ -272,14 +279,46 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
     expected = {"logits": logits_reference(own, taught), "hidden": hidden, **added[name]}
-    loss = DistillationLoss(name, beta=0.3)
+    loss = DistillationLoss(settings(name))
     terms = loss.terms(student, teacher, torch.tensor(own), torch.tensor(taught), torch.tensor(mask))
     assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=TIGHT)
 
 
 @pytest.mark.parametrize("name", typing.get_args(LossName))
 def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
-    loss = DistillationLoss(name, beta=0.3)
+    loss = DistillationLoss(settings(name))
     expected = {"score": {"scores"}, "map": {"scores"}, "output": {"outputs"}, "map+output": {"scores", "outputs"}}
     assert loss.captures == {"hidden"} | expected[name]
     assert loss.captures <= {TERMS[term].capture for term in TERMS}
+
+
+@pytest.mark.parametrize("temperature", [5.0, 10.0, 20.0])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_temperature_divides_the_scores_of_both_sides(mask: Array, temperature: float) -> None:
+    """Table 1: the KL of softmax(score / τ), without the factor τ²."""
+    draw = np.random.default_rng(0)
+    shape = (ROWS, HEADS, LENGTH, LENGTH)
+    student, teacher = ([draw.normal(0, 3, shape) for _ in range(LAYERS)] for _ in range(2))
+    expected = map_reference([x / temperature for x in student], [x / temperature for x in teacher], mask)
+    own, taught = ([torch.tensor(x) for x in side] for side in (student, teacher))
+    assert map_loss(own, taught, torch.tensor(mask), temperature).item() == pytest.approx(
+        expected, rel=TIGHT, abs=1e-15
+    )
+
+
+def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
+    student, teacher = sides
+    mask = torch.ones(ROWS, LENGTH)
+    logits = torch.zeros(ROWS, 2)
+
+    def terms(**changes: Any) -> dict[str, float]:
+        loss = DistillationLoss(settings("map+output", **changes))
+        return {name: value.item() for name, value in loss.terms(student, teacher, logits, logits, mask).items()}
+
+    plain, turned = terms(), terms(mix="SM2")
+    assert turned["output"] == pytest.approx(plain["output"] / 0.3), "Eq. 8, SM2: output + β·map"
+    assert turned["map"] == pytest.approx(plain["map"] * 0.3)
+    colder = map_loss(student.scores, teacher.scores, mask, temperature=5.0).item()
+    assert terms(temperature=5.0) == pytest.approx(plain | {"map": colder})
+    first = hidden_loss(student.hidden[:1], teacher.hidden[:1], mask).item()
+    assert terms(hidden_layers=[0]) == pytest.approx(plain | {"hidden": first})

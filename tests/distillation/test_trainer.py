@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
-from kdqat_cli.config import Quantization
+from kdqat_cli.config import Distillation, Quantization
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.trainer import EncoderTrainer, gold_loss
@@ -20,13 +20,18 @@ QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, a
 LABELS = torch.tensor([0, 1, 2, 2, 1])
 
 
+def distillation(name: str, labels: float = 0.0) -> Distillation:
+    values = {"mix": "SM1", "beta": 0.5, "temperature": 1.0, "labels": labels, "hidden_layers": None}
+    return Distillation.model_validate({"loss": name, **values})
+
+
 def trainer(folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, name: str) -> EncoderTrainer:
     return EncoderTrainer(
         model=student,
         args=TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True),
         score=lambda model: {"score": 0.0},
         teacher=teacher,
-        loss=DistillationLoss(name, beta=0.5),
+        loss=DistillationLoss(distillation(name)),
     )
 
 
@@ -42,7 +47,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(
     model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], name: str, tmp_path: Path
 ) -> None:
     quantize_model(model, QUANTIZATION)
-    loss = DistillationLoss(name, beta=0.5)
+    loss = DistillationLoss(distillation(name))
     with torch.no_grad(), capture(teacher, loss.captures) as taught, capture(model, loss.captures) as learnt:
         answers = model(**batch).logits, teacher(**batch).logits
     expected = sum(value.item() for value in loss.terms(learnt, taught, *answers, batch["attention_mask"]).values())
@@ -93,3 +98,20 @@ def test_the_labels_loss() -> None:
     logits = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
     assert gold_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-6)
     assert gold_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([2, 3])).item() == 2.5
+
+
+def test_labels_have_the_weight_that_the_settings_give_them(
+    model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """A copy of the teacher has only the labels left to learn from."""
+    use_kdqat_attention(model)
+    distiller = trainer(tmp_path, model, teacher, "map")
+    distiller.loss = DistillationLoss(distillation("map", labels=0.25))
+    inputs = dict(batch)
+    plain = trainer(tmp_path, model, teacher, "map").compute_loss(model, {**inputs, "labels": LABELS})
+    value = distiller.compute_loss(model, {**inputs, "labels": LABELS})
+    with torch.no_grad():
+        gold = torch.nn.functional.cross_entropy(model(**inputs).logits, LABELS)
+    assert isinstance(value, Tensor)
+    assert isinstance(plain, Tensor)
+    assert (value - plain).item() == pytest.approx(0.25 * gold.item(), rel=1e-4)
