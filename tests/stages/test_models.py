@@ -217,13 +217,18 @@ class TestLoadClassifier:
             load_classifier(tmp_path, "kdqat distill")
         assert caught.value.fix == "kdqat distill"
 
-    @pytest.mark.parametrize("name", ["runs/teacher", "absent"])
-    def test_a_relative_folder_of_a_stage_is_never_taken_for_a_hub_id(
+    @pytest.mark.parametrize("name", ["runs/rte/teacher", "absent", "./runs/teacher"])
+    def test_what_has_not_the_form_of_a_hub_id_is_a_folder(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
             load_classifier(name, "kdqat quantize")
+
+    def test_the_form_of_a_hub_id_is_asked_for_on_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(MissingInputError, match="the hub model of that name could not be loaded: HF_HUB_OFFLINE"):
+            load_classifier("owner/teacher", "kdqat finetune-teacher")
 
     @pytest.mark.parametrize(
         ("name", "content"),
