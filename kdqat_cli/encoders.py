@@ -25,12 +25,14 @@ class Encoder:
         word_embeddings: the table of word embeddings (V, D).
         attention: in a layer, the module that calls the attention function.
         attention_output: in a layer, the module whose output is Y = LayerNorm(X + MHA(X)).
+        mha: in a layer, the module whose output is MHA(X): the attention's output projection.
     """
 
     layers: str
     word_embeddings: str
     attention: str
     attention_output: str
+    mha: str
 
 
 _BERT = Encoder(
@@ -38,6 +40,7 @@ _BERT = Encoder(
     word_embeddings="embeddings.word_embeddings",
     attention="attention.self",
     attention_output="attention.output",
+    mha="attention.output.dense",
 )
 
 ENCODERS: dict[str, Encoder] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT}

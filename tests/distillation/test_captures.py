@@ -50,6 +50,7 @@ def test_shapes(model: PreTrainedModel, batch: Batch) -> None:
     assert [tuple(tensor.shape) for tensor in captures.hidden] == [(rows, length, HIDDEN)] * (LAYERS + 1)
     assert [tuple(tensor.shape) for tensor in captures.scores] == [(rows, HEADS, length, length)] * LAYERS
     assert [tuple(tensor.shape) for tensor in captures.outputs] == [(rows, length, HIDDEN)] * LAYERS
+    assert [tuple(tensor.shape) for tensor in captures.mha] == [(rows, length, HIDDEN)] * LAYERS
 
 
 def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -> None:
@@ -83,8 +84,8 @@ def test_other_architectures_are_captured_alike(width: int) -> None:
         torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
 
 
-def test_scores_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
-    """Scores = QKᵀ/√d_h and Y = LayerNorm(X + MHA(X)) from each layer's input and weights, in float64."""
+def test_scores_mha_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
+    """Scores = QKᵀ/√d_h, MHA(X) and Y = LayerNorm(X + MHA(X)) from each layer's input and weights, in float64."""
     model.double()
     use_kdqat_attention(model)
     captures = captured(model, batch)
@@ -99,13 +100,14 @@ def test_scores_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> Non
         for row in range(len(mask)):
             length = mask[row].sum()
             inputs = captures.hidden[index][row, :length].numpy()
-            scores, output = _attention_output(inputs, weights, model.config.layer_norm_eps)
+            scores, mha, output = _attention_output(inputs, weights, model.config.layer_norm_eps)
             mine = captures.scores[index][row, :, :length, :length].numpy()
             np.testing.assert_allclose(mine, scores, rtol=1e-9, atol=1e-11)
+            np.testing.assert_allclose(captures.mha[index][row, :length].numpy(), mha, rtol=1e-9, atol=1e-11)
             np.testing.assert_allclose(captures.outputs[index][row, :length].numpy(), output, rtol=1e-9, atol=1e-11)
 
 
-def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) -> tuple[Array, Array]:
+def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) -> tuple[Array, Array, Array]:
     def apply(name: str, x: Array) -> Array:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
@@ -118,10 +120,11 @@ def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) 
         power = np.exp(score)
         scores.append(score)
         contexts.append(power / power.sum(1, keepdims=True) @ value[:, part])
-    summed = inputs + apply("output.dense", np.concatenate(contexts, axis=1))
+    mha = apply("output.dense", np.concatenate(contexts, axis=1))
+    summed = inputs + mha
     centred = summed - summed.mean(1, keepdims=True)
     normal = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + epsilon)
-    return np.stack(scores), normal * weights["output.LayerNorm.weight"] + weights["output.LayerNorm.bias"]
+    return np.stack(scores), mha, normal * weights["output.LayerNorm.weight"] + weights["output.LayerNorm.bias"]
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -158,9 +161,9 @@ def test_nothing_stays_behind(model: PreTrainedModel, batch: Batch, fails: bool)
     except KeyError:
         assert fails
     assert _marks(model) == before
-    recorded = len(captures.hidden), len(captures.scores), len(captures.outputs)
+    recorded = {name: len(getattr(captures, name)) for name in ALL}
     model(**batch)
-    assert (len(captures.hidden), len(captures.scores), len(captures.outputs)) == recorded
+    assert {name: len(getattr(captures, name)) for name in ALL} == recorded
 
 
 def _marks(model: PreTrainedModel) -> list[tuple[str, list[str], int]]:
@@ -177,7 +180,8 @@ def test_the_gradient_flows_through_captures(model: PreTrainedModel, batch: Batc
     captures.scores[-1].square().sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert query.grad is not None
     assert query.grad.any()
-    query.grad = None
-    captures.outputs[-1].square().sum().backward()  # type: ignore[no-untyped-call]
-    assert query.grad is not None
-    assert query.grad.any()
+    for tensors in (captures.outputs, captures.mha):
+        query.grad = None
+        tensors[-1].square().sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        assert query.grad is not None
+        assert query.grad.any()
