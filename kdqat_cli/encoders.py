@@ -3,7 +3,9 @@
 One `Encoder` describes one family; everything that quantises, captures or packs asks it and names no module itself.
 Ternary are all linears of the encoder (pooler included, one scale a matrix) and the word embedding (one scale a
 row). Full precision stay position and token-type embeddings, normalisation, biases and the classifier: the reading
-of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x.
+of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an architecture's
+classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT), that belongs to the
+classifier, outside the base model, and stays in full precision too.
 """
 
 from dataclasses import dataclass
@@ -43,7 +45,21 @@ _BERT = Encoder(
     mha="attention.output.dense",
 )
 
-ENCODERS: dict[str, Encoder] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT}
+_DISTILBERT = Encoder(
+    layers="transformer.layer",
+    word_embeddings="embeddings.word_embeddings",
+    attention="attention",
+    attention_output="sa_layer_norm",
+    mha="attention.out_lin",
+)
+
+ENCODERS: dict[str, Encoder] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": _BERT,
+    "distilbert": _DISTILBERT,
+}
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, ElectraConfig, PreTrainedModel, RobertaConfig
+from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.distillation.captures import Captures, capture
-from kdqat_cli.encoders import encoder_of, layers_of, module_at
+from kdqat_cli.encoders import ENCODERS, encoder_of, layers_of, module_at
 from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.model import quantize_model
+from tests.architectures import tiny, tokens
 
 Array = npt.NDArray[np.float64]
 Batch = dict[str, Tensor]
@@ -64,24 +65,39 @@ def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -
         torch.testing.assert_close(maps(mine, real), theirs, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("width", [32, pytest.param(16, id="projected embeddings")])
-def test_other_architectures_are_captured_alike(width: int) -> None:
-    size = {
-        "vocab_size": 60,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 40,
-    }
-    torch.manual_seed(0)
-    batch = {"input_ids": torch.randint(5, 60, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.int64)}
-    for config in (RobertaConfig(**size), ElectraConfig(**size, embedding_size=width)):
-        model = AutoModelForSequenceClassification.from_config(config).eval().double()
-        own = own_outputs(model, batch)
-        captures = captured(model, batch)
-        torch.testing.assert_close(captures.hidden, list(own.hidden_states), rtol=1e-9, atol=1e-12)
-        derived = [maps(scores, batch["attention_mask"]) for scores in captures.scores]
-        torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
+def test_projected_embeddings_are_no_hidden_state() -> None:
+    """ELECTRA-small's words are narrower than its layers."""
+    check_against_transformers(tiny("electra", embedding_size=16))
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_every_architecture_is_captured_alike(architecture: str) -> None:
+    check_against_transformers(tiny(architecture))
+
+
+def check_against_transformers(model: PreTrainedModel) -> None:
+    """Hidden states, maps, and what joins MHA(X) to the attention output, with padding in the batch."""
+    model.double()
+    batch = tokens(model)
+    own = own_outputs(model, batch)
+    captures = captured(model, batch)
+    torch.testing.assert_close(captures.hidden, list(own.hidden_states), rtol=1e-9, atol=1e-12)
+    derived = [maps(scores, batch["attention_mask"]) for scores in captures.scores]
+    torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
+    for index, layer in enumerate(layers_of(model)):
+        output = module_at(layer, encoder_of(model).attention_output)
+        norm = next(module for module in output.modules() if "Norm" in type(module).__name__)
+        expected = norm(captures.hidden[index] + captures.mha[index])
+        torch.testing.assert_close(captures.outputs[index], expected, rtol=1e-9, atol=1e-12)
+        assert captures.mha[index].std() > 0.01, "a sum with nothing would be the input alone"
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_mha_is_taken_before_dropout(architecture: str) -> None:
+    model = tiny(architecture).train()
+    use_kdqat_attention(model)
+    for tensor in captured(model, tokens(model), frozenset({"mha"})).mha:
+        assert tensor.all(), "dropout would have left zeros"
 
 
 def test_scores_mha_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
