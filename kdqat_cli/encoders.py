@@ -2,10 +2,10 @@
 
 One `Encoder` describes one family; everything that quantises, captures or packs asks it and names no module itself.
 Ternary are all linears of the encoder (pooler included, one scale a matrix) and the word embedding (one scale a
-row). Full precision stay position and token-type embeddings, normalisation, biases and the classifier: the reading
-of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an architecture's
-classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT), that belongs to the
-classifier, outside the base model, and stays in full precision too.
+row). Full precision stay position (absolute and relative) and token-type embeddings, normalisation, biases and the
+classifier: the reading of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an
+architecture's classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet),
+that belongs to the classifier, outside the base model, and stays in full precision too.
 """
 
 from dataclasses import dataclass
@@ -53,12 +53,21 @@ _DISTILBERT = Encoder(
     mha="attention.out_lin",
 )
 
+_MPNET = Encoder(
+    layers="encoder.layer",
+    word_embeddings="embeddings.word_embeddings",
+    attention="attention.attn",
+    attention_output="attention.LayerNorm",
+    mha="attention.attn.o",
+)
+
 ENCODERS: dict[str, Encoder] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "electra": _BERT,
     "distilbert": _DISTILBERT,
+    "mpnet": _MPNET,
 }
 
 

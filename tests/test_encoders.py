@@ -34,6 +34,14 @@ LINEARS = {
         "ffn.lin1",
         "ffn.lin2",
     ),
+    "mpnet": (
+        "attention.attn.q",
+        "attention.attn.k",
+        "attention.attn.v",
+        "attention.attn.o",
+        "intermediate.dense",
+        "output.dense",
+    ),
 }
 
 
@@ -44,7 +52,7 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_issue_s_architectures_are_known() -> None:
-    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert"} <= ENCODERS.keys()
+    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"} <= ENCODERS.keys()
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)

@@ -33,7 +33,8 @@ def captured(model: PreTrainedModel, batch: Batch, names: frozenset[str] = ALL) 
 
 @torch.no_grad()
 def own_outputs(model: PreTrainedModel, batch: Batch) -> Any:
-    model.set_attn_implementation("eager")
+    if model.config._attn_implementation != "eager":  # of which MPNet has no choice
+        model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True, output_attentions=True)
     use_kdqat_attention(model)
     return out
