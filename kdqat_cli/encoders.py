@@ -2,8 +2,10 @@
 
 One `Encoder` describes one family; everything that quantises, captures or packs asks it and names no module itself.
 Ternary are all linears of the encoder (pooler included, one scale a matrix) and the word embedding (one scale a
-row). Full precision stay position and token-type embeddings, normalisation, biases and the classifier: the reading
-of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x.
+row). Full precision stay position (absolute and relative) and token-type embeddings, normalisation, biases and the
+classifier: the reading of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an
+architecture's classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet),
+that belongs to the classifier, outside the base model, and stays in full precision too.
 """
 
 from dataclasses import dataclass
@@ -25,12 +27,14 @@ class Encoder:
         word_embeddings: the table of word embeddings (V, D).
         attention: in a layer, the module that calls the attention function.
         attention_output: in a layer, the module whose output is Y = LayerNorm(X + MHA(X)).
+        mha: in a layer, the module whose output is MHA(X): the attention's output projection.
     """
 
     layers: str
     word_embeddings: str
     attention: str
     attention_output: str
+    mha: str
 
 
 _BERT = Encoder(
@@ -38,9 +42,33 @@ _BERT = Encoder(
     word_embeddings="embeddings.word_embeddings",
     attention="attention.self",
     attention_output="attention.output",
+    mha="attention.output.dense",
 )
 
-ENCODERS: dict[str, Encoder] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT}
+_DISTILBERT = Encoder(
+    layers="transformer.layer",
+    word_embeddings="embeddings.word_embeddings",
+    attention="attention",
+    attention_output="sa_layer_norm",
+    mha="attention.out_lin",
+)
+
+_MPNET = Encoder(
+    layers="encoder.layer",
+    word_embeddings="embeddings.word_embeddings",
+    attention="attention.attn",
+    attention_output="attention.LayerNorm",
+    mha="attention.attn.o",
+)
+
+ENCODERS: dict[str, Encoder] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": _BERT,
+    "distilbert": _DISTILBERT,
+    "mpnet": _MPNET,
+}
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:

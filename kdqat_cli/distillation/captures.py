@@ -1,4 +1,4 @@
-"""What the losses compare: hidden states, attention scores and attention outputs of one forward pass."""
+"""What the losses compare: hidden states, attention scores, MHA and attention outputs of one forward pass."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,11 +19,13 @@ class Captures:
         hidden: N+1 hidden states (B, L, D), the first layer's input first.
         scores: N attention scores (B, H, L, L): QKᵀ/√d_h, before mask and softmax.
         outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)).
+        mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    mha: list[Tensor] = field(default_factory=list)
 
 
 @contextmanager
@@ -49,6 +51,8 @@ def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]
         for layer in layers:
             if "outputs" in names:
                 record(module_at(layer, encoder.attention_output), captures.outputs)
+            if "mha" in names:
+                record(module_at(layer, encoder.mha), captures.mha)
             if "scores" in names:
                 attention = module_at(layer, encoder.attention)
                 attention.on_scores = captures.scores.append

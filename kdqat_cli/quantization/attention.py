@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from kdqat_cli.quantization.adapters import adapt
+
 NAME = "kdqat"
 
 
@@ -24,6 +26,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Softmax attention over 8-bit Q, K, probabilities and V.
@@ -36,6 +39,7 @@ def attention(
         attention_mask: additive, broadcastable to (B, H, L, L); None: nothing is masked.
         scaling: factor of the scores; None: 1/√D.
         dropout: probability with which an attention probability is dropped.
+        position_bias: bias of relative positions, broadcastable to (B, H, L, L); part of the scores.
 
     Returns:
         The context (B, L, H, D), and None: maps are not returned but derived from the scores.
@@ -44,6 +48,8 @@ def attention(
     if quantizer is not None:
         query, key, value = quantizer(query), quantizer(key), quantizer(value)
     scores = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
+    if position_bias is not None:
+        scores = scores + position_bias
     on_scores = getattr(module, "on_scores", None)
     if on_scores is not None:
         on_scores(scores)
@@ -57,6 +63,8 @@ def attention(
 
 def use_kdqat_attention(model: PreTrainedModel) -> None:
     """Switches a model to `attention`."""
+    if adapt(model, attention):
+        return
     # Both registries: without a mask function of this name transformers passes no mask, and padding is attended.
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, eager_mask)

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, ElectraConfig, PreTrainedModel, RobertaConfig
+from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.distillation.captures import Captures, capture
-from kdqat_cli.encoders import encoder_of, layers_of, module_at
+from kdqat_cli.encoders import ENCODERS, encoder_of, layers_of, module_at
 from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.model import quantize_model
+from tests.architectures import tiny, tokens
 
 Array = npt.NDArray[np.float64]
 Batch = dict[str, Tensor]
@@ -32,7 +33,8 @@ def captured(model: PreTrainedModel, batch: Batch, names: frozenset[str] = ALL) 
 
 @torch.no_grad()
 def own_outputs(model: PreTrainedModel, batch: Batch) -> Any:
-    model.set_attn_implementation("eager")
+    if model.config._attn_implementation != "eager":  # of which MPNet has no choice
+        model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True, output_attentions=True)
     use_kdqat_attention(model)
     return out
@@ -50,6 +52,7 @@ def test_shapes(model: PreTrainedModel, batch: Batch) -> None:
     assert [tuple(tensor.shape) for tensor in captures.hidden] == [(rows, length, HIDDEN)] * (LAYERS + 1)
     assert [tuple(tensor.shape) for tensor in captures.scores] == [(rows, HEADS, length, length)] * LAYERS
     assert [tuple(tensor.shape) for tensor in captures.outputs] == [(rows, length, HIDDEN)] * LAYERS
+    assert [tuple(tensor.shape) for tensor in captures.mha] == [(rows, length, HIDDEN)] * LAYERS
 
 
 def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -> None:
@@ -63,28 +66,43 @@ def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -
         torch.testing.assert_close(maps(mine, real), theirs, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("width", [32, pytest.param(16, id="projected embeddings")])
-def test_other_architectures_are_captured_alike(width: int) -> None:
-    size = {
-        "vocab_size": 60,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 40,
-    }
-    torch.manual_seed(0)
-    batch = {"input_ids": torch.randint(5, 60, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.int64)}
-    for config in (RobertaConfig(**size), ElectraConfig(**size, embedding_size=width)):
-        model = AutoModelForSequenceClassification.from_config(config).eval().double()
-        own = own_outputs(model, batch)
-        captures = captured(model, batch)
-        torch.testing.assert_close(captures.hidden, list(own.hidden_states), rtol=1e-9, atol=1e-12)
-        derived = [maps(scores, batch["attention_mask"]) for scores in captures.scores]
-        torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
+def test_projected_embeddings_are_no_hidden_state() -> None:
+    """ELECTRA-small's words are narrower than its layers."""
+    check_against_transformers(tiny("electra", embedding_size=16))
 
 
-def test_scores_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
-    """Scores = QKᵀ/√d_h and Y = LayerNorm(X + MHA(X)) from each layer's input and weights, in float64."""
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_every_architecture_is_captured_alike(architecture: str) -> None:
+    check_against_transformers(tiny(architecture))
+
+
+def check_against_transformers(model: PreTrainedModel) -> None:
+    """Hidden states, maps, and what joins MHA(X) to the attention output, with padding in the batch."""
+    model.double()
+    batch = tokens(model)
+    own = own_outputs(model, batch)
+    captures = captured(model, batch)
+    torch.testing.assert_close(captures.hidden, list(own.hidden_states), rtol=1e-9, atol=1e-12)
+    derived = [maps(scores, batch["attention_mask"]) for scores in captures.scores]
+    torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
+    for index, layer in enumerate(layers_of(model)):
+        output = module_at(layer, encoder_of(model).attention_output)
+        norm = next(module for module in output.modules() if "Norm" in type(module).__name__)
+        expected = norm(captures.hidden[index] + captures.mha[index])
+        torch.testing.assert_close(captures.outputs[index], expected, rtol=1e-9, atol=1e-12)
+        assert captures.mha[index].std() > 0.01, "a sum with nothing would be the input alone"
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_mha_is_taken_before_dropout(architecture: str) -> None:
+    model = tiny(architecture).train()
+    use_kdqat_attention(model)
+    for tensor in captured(model, tokens(model), frozenset({"mha"})).mha:
+        assert tensor.all(), "dropout would have left zeros"
+
+
+def test_scores_mha_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
+    """Scores = QKᵀ/√d_h, MHA(X) and Y = LayerNorm(X + MHA(X)) from each layer's input and weights, in float64."""
     model.double()
     use_kdqat_attention(model)
     captures = captured(model, batch)
@@ -99,13 +117,14 @@ def test_scores_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> Non
         for row in range(len(mask)):
             length = mask[row].sum()
             inputs = captures.hidden[index][row, :length].numpy()
-            scores, output = _attention_output(inputs, weights, model.config.layer_norm_eps)
+            scores, mha, output = _attention_output(inputs, weights, model.config.layer_norm_eps)
             mine = captures.scores[index][row, :, :length, :length].numpy()
             np.testing.assert_allclose(mine, scores, rtol=1e-9, atol=1e-11)
+            np.testing.assert_allclose(captures.mha[index][row, :length].numpy(), mha, rtol=1e-9, atol=1e-11)
             np.testing.assert_allclose(captures.outputs[index][row, :length].numpy(), output, rtol=1e-9, atol=1e-11)
 
 
-def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) -> tuple[Array, Array]:
+def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) -> tuple[Array, Array, Array]:
     def apply(name: str, x: Array) -> Array:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
@@ -118,10 +137,11 @@ def _attention_output(inputs: Array, weights: dict[str, Array], epsilon: float) 
         power = np.exp(score)
         scores.append(score)
         contexts.append(power / power.sum(1, keepdims=True) @ value[:, part])
-    summed = inputs + apply("output.dense", np.concatenate(contexts, axis=1))
+    mha = apply("output.dense", np.concatenate(contexts, axis=1))
+    summed = inputs + mha
     centred = summed - summed.mean(1, keepdims=True)
     normal = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + epsilon)
-    return np.stack(scores), normal * weights["output.LayerNorm.weight"] + weights["output.LayerNorm.bias"]
+    return np.stack(scores), mha, normal * weights["output.LayerNorm.weight"] + weights["output.LayerNorm.bias"]
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -158,9 +178,9 @@ def test_nothing_stays_behind(model: PreTrainedModel, batch: Batch, fails: bool)
     except KeyError:
         assert fails
     assert _marks(model) == before
-    recorded = len(captures.hidden), len(captures.scores), len(captures.outputs)
+    recorded = {name: len(getattr(captures, name)) for name in ALL}
     model(**batch)
-    assert (len(captures.hidden), len(captures.scores), len(captures.outputs)) == recorded
+    assert {name: len(getattr(captures, name)) for name in ALL} == recorded
 
 
 def _marks(model: PreTrainedModel) -> list[tuple[str, list[str], int]]:
@@ -177,7 +197,8 @@ def test_the_gradient_flows_through_captures(model: PreTrainedModel, batch: Batc
     captures.scores[-1].square().sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert query.grad is not None
     assert query.grad.any()
-    query.grad = None
-    captures.outputs[-1].square().sum().backward()  # type: ignore[no-untyped-call]
-    assert query.grad is not None
-    assert query.grad.any()
+    for tensors in (captures.outputs, captures.mha):
+        query.grad = None
+        tensors[-1].square().sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        assert query.grad is not None
+        assert query.grad.any()

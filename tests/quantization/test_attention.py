@@ -91,3 +91,19 @@ def test_the_clamp_reaches_queries_keys_and_values() -> None:
     q, k, v = (torch.tensor(eight_bit(x.numpy(), 1.5)) for x in (query, key, value))
     expected, _ = written_out(q, k, v, np.ones_like(REAL), True, SIZE**-0.5)
     torch.testing.assert_close(context, torch.tensor(expected), rtol=1e-11, atol=1e-13)
+
+
+def test_a_position_bias_is_part_of_the_scores() -> None:
+    """Added like a mask, but before the scores are handed out: softmax of what a reader gets is the map."""
+    query, key, value = heads(0), heads(1), heads(2)
+    bias = heads(3) @ heads(4).transpose(2, 3)
+    host = module(ActivationQuantizer(8, None))
+    recorded: list[Tensor] = []
+    host.on_scores = recorded.append
+    as_mask, _ = attention(host, query, key, value, bias)
+    as_bias, _ = attention(host, query, key, value, None, position_bias=bias)
+    torch.testing.assert_close(as_bias, as_mask, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(recorded[1], recorded[0] + bias, rtol=1e-12, atol=1e-12)
+    masked, _ = attention(host, query, key, value, additive(REAL), position_bias=bias)
+    both, _ = attention(host, query, key, value, additive(REAL) + bias)
+    torch.testing.assert_close(masked, both, rtol=1e-12, atol=1e-12)
