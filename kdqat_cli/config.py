@@ -18,7 +18,7 @@ PARAMS_FILE = Path("params.yaml")
 OPTIONS = "options"
 _PACKAGED = Path(__file__).parent / "recipes"
 
-LossName = Literal["score", "map", "output", "map+output"]
+LossName = Literal["score", "map", "output", "mha", "map+output"]
 """Values of `--loss`; distillation/losses.py says what each is."""
 
 MixName = Literal["SM1", "SM2"]

@@ -155,7 +155,7 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
     assert "greater than 0" in told["teacher.epochs"]
     assert told["teacher.epochs"].endswith("but it is 0.")
     assert "'fast'" in told["teacher.learning_rate"]
-    assert "'score', 'map', 'output' or 'map+output'" in told["distillation.loss"]
+    assert "'score', 'map', 'output', 'mha' or 'map+output'" in told["distillation.loss"]
     assert caught.value.exit_code == 2
 
 

@@ -8,6 +8,7 @@ contributes nothing. The teacher's tensors get no gradient (the caller runs it w
     score         Eq. 5: the TernaryBERT baseline
     map           Eq. 6
     output        Eq. 7
+    mha           Table 5: as output, on MHA(X) before dropout, residual and LayerNorm
     map+output    Eq. 8, SM1: map + β·output; SM2: output + β·map
 """
 
@@ -103,6 +104,7 @@ TERMS: dict[str, Term] = {
     "score": Term("scores", score_loss),
     "map": Term("scores", map_loss),
     "output": Term("outputs", hidden_loss),
+    "mha": Term("mha", hidden_loss),
 }
 
 ALWAYS = ("hidden",)
@@ -110,6 +112,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "score": ("score",),
     "map": ("map",),
     "output": ("output",),
+    "mha": ("mha",),
     "map+output": ("map", "output"),
 }
 _SCALED = {"SM1": "output", "SM2": "map"}

@@ -253,7 +253,8 @@ def sides() -> tuple[Captures, Captures]:
     def side(seed: int) -> Captures:
         hidden, scores = layers(seed, (ROWS, LENGTH, SIZE)), layers(seed + 1, (ROWS, HEADS, LENGTH, LENGTH))
         extra = layers(seed + 2, (ROWS, LENGTH, SIZE))[:1]
-        return Captures(tensors(hidden + extra), tensors(scores), tensors(layers(seed + 3, (ROWS, LENGTH, SIZE))))
+        outputs, mha = (tensors(layers(seed + number, (ROWS, LENGTH, SIZE))) for number in (3, 4))
+        return Captures(tensors(hidden + extra), tensors(scores), outputs, mha)
 
     return side(10), side(20)
 
@@ -275,6 +276,7 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
         "score": {"score": score},
         "map": {"map": maps},
         "output": {"output": output},
+        "mha": {"mha": hidden_reference(arrays(student.mha), arrays(teacher.mha), mask)},
         "map+output": {"map": maps, "output": 0.3 * output},  # Eq. 8, SM1; β scales a mix alone
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
@@ -287,7 +289,13 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
 @pytest.mark.parametrize("name", typing.get_args(LossName))
 def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
     loss = DistillationLoss(settings(name))
-    expected = {"score": {"scores"}, "map": {"scores"}, "output": {"outputs"}, "map+output": {"scores", "outputs"}}
+    expected = {
+        "score": {"scores"},
+        "map": {"scores"},
+        "output": {"outputs"},
+        "mha": {"mha"},
+        "map+output": {"scores", "outputs"},
+    }
     assert loss.captures == {"hidden"} | expected[name]
     assert loss.captures <= {TERMS[term].capture for term in TERMS}
 
