@@ -1,6 +1,6 @@
 """kdqat: Transformer encoders with ternary weights.
 
-After `import kdqat_cli`, transformers loads packed folders:
+After `import kdqat_cli`, transformers loads packed folders, and classifiers on T5's encoder:
 `AutoModelForSequenceClassification.from_pretrained(folder)`.
 """
 
@@ -19,10 +19,17 @@ def _register_config(module: Any) -> None:
 
 
 def _register_model(module: Any) -> None:
+    from transformers.models.auto.configuration_auto import AutoConfig
+
     from kdqat_cli.packing.hf_config import KdqatConfig
     from kdqat_cli.packing.hf_model import KdqatForSequenceClassification
+    from kdqat_cli.t5.config import T5EncoderConfig
+    from kdqat_cli.t5.model import T5EncoderForSequenceClassification
 
     module.AutoModelForSequenceClassification.register(KdqatConfig, KdqatForSequenceClassification)
+    # T5's configuration loads the auto models, so that no earlier hook can register it.
+    AutoConfig.register(T5EncoderConfig.model_type, T5EncoderConfig)
+    module.AutoModelForSequenceClassification.register(T5EncoderConfig, T5EncoderForSequenceClassification)
 
 
 wrapt.register_post_import_hook(_register_config, "transformers.models.auto.configuration_auto")

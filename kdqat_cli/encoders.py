@@ -6,6 +6,11 @@ row). Full precision stay position (absolute and relative) and token-type embedd
 classifier: the reading of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an
 architecture's classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet),
 that belongs to the classifier, outside the base model, and stays in full precision too.
+
+In a pre-norm encoder (T5's) MHA(X) is made of the normalised X and added to X as it is. Its attention output is
+Eq. 7's all the same, Y = RMSNorm(X + MHA(X)): the normalised sum that the feed-forward reads. The sum itself grows
+with depth, and a squared error of it would be the top layers' alone. Its last hidden state, as transformers counts
+them, is the one after the final RMSNorm.
 """
 
 from dataclasses import dataclass
@@ -28,6 +33,7 @@ class Encoder:
         attention: in a layer, the module that calls the attention function.
         attention_output: in a layer, the module whose output is Y = LayerNorm(X + MHA(X)).
         mha: in a layer, the module whose output is MHA(X): the attention's output projection.
+        last_hidden: the module whose output is the last hidden state; None: the last layer.
     """
 
     layers: str
@@ -35,6 +41,7 @@ class Encoder:
     attention: str
     attention_output: str
     mha: str
+    last_hidden: str | None = None
 
 
 _BERT = Encoder(
@@ -61,6 +68,15 @@ _MPNET = Encoder(
     mha="attention.attn.o",
 )
 
+_T5 = Encoder(
+    layers="block",
+    word_embeddings="embed_tokens",
+    attention="layer.0.SelfAttention",
+    attention_output="layer.1.layer_norm",
+    mha="layer.0.SelfAttention.o",
+    last_hidden="final_layer_norm",
+)
+
 ENCODERS: dict[str, Encoder] = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -68,6 +84,7 @@ ENCODERS: dict[str, Encoder] = {
     "electra": _BERT,
     "distilbert": _DISTILBERT,
     "mpnet": _MPNET,
+    "kdqat-t5-encoder": _T5,
 }
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+import kdqat_cli  # noqa: F401 - its import is what registers the classifier on T5's encoder
+
 LAYERS, HIDDEN, HEADS, LABELS, WORDS = 2, 32, 4, 3, 60
 _BERT = {
     "hidden_size": HIDDEN,
@@ -23,13 +25,21 @@ _SIZES: dict[str, dict[str, Any]] = {
         "hidden_dim": 40,
         "max_position_embeddings": 40,
     },
+    "kdqat-t5-encoder": {
+        "d_model": HIDDEN,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "d_kv": 6,  # T5's heads need not add up to its width
+        "d_ff": 40,
+        "feed_forward_proj": "gated-gelu",
+    },
 }
 
 
 def tiny(architecture: str, **options: Any) -> PreTrainedModel:
     """A classifier in eval mode in which every number counts: no bias is 0, no gain is 1, no score is near 0."""
     sizes = _SIZES.get(architecture, _BERT) | options
-    config = AutoConfig.for_model(architecture, vocab_size=WORDS, num_labels=LABELS, **sizes)
+    config = AutoConfig.for_model(architecture, **{"vocab_size": WORDS, "num_labels": LABELS} | sizes)
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():

@@ -34,6 +34,15 @@ LINEARS = {
         "ffn.lin1",
         "ffn.lin2",
     ),
+    "kdqat-t5-encoder": (
+        "layer.0.SelfAttention.q",
+        "layer.0.SelfAttention.k",
+        "layer.0.SelfAttention.v",
+        "layer.0.SelfAttention.o",
+        "layer.1.DenseReluDense.wi_0",
+        "layer.1.DenseReluDense.wi_1",
+        "layer.1.DenseReluDense.wo",
+    ),
     "mpnet": (
         "attention.attn.q",
         "attention.attn.k",
@@ -52,7 +61,7 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_issue_s_architectures_are_known() -> None:
-    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"} <= ENCODERS.keys()
+    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"} <= ENCODERS.keys()
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)

@@ -16,9 +16,9 @@ class Captures:
     """Tensors of one forward pass, from the input up.
 
     Attributes:
-        hidden: N+1 hidden states (B, L, D), the first layer's input first.
-        scores: N attention scores (B, H, L, L): QKᵀ/√d_h, before mask and softmax.
-        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)).
+        hidden: N+1 hidden states (B, L, D): the layers' inputs, and what follows the last layer.
+        scores: N attention scores (B, H, L, L): QKᵀ/√d_h and any position bias, before mask and softmax.
+        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see encoders.py for a pre-norm encoder.
         mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
     """
 
@@ -45,10 +45,10 @@ def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]
             stack.callback(handle.remove)
 
         layers = layers_of(model)
-        if "hidden" in names:
-            handle = layers[0].register_forward_pre_hook(lambda _module, inputs: captures.hidden.append(inputs[0]))
-            stack.callback(handle.remove)
         for layer in layers:
+            if "hidden" in names:
+                handle = layer.register_forward_pre_hook(lambda _module, inputs: captures.hidden.append(inputs[0]))
+                stack.callback(handle.remove)
             if "outputs" in names:
                 record(module_at(layer, encoder.attention_output), captures.outputs)
             if "mha" in names:
@@ -57,8 +57,9 @@ def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]
                 attention = module_at(layer, encoder.attention)
                 attention.on_scores = captures.scores.append
                 stack.callback(delattr, attention, "on_scores")
-            if "hidden" in names:
-                record(layer, captures.hidden)
+        if "hidden" in names:
+            last = encoder.last_hidden
+            record(layers[-1] if last is None else module_at(model.base_model, last), captures.hidden)
         yield captures
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from kdqat_cli.quantization.adapters import adapt
-
 NAME = "kdqat"
 
 
@@ -63,7 +61,11 @@ def attention(
 
 def use_kdqat_attention(model: PreTrainedModel) -> None:
     """Switches a model to `attention`."""
-    if adapt(model, attention):
+    if model.config.model_type == "mpnet":
+        # Here, not above: MPNet's file loads transformers' auto classes, and those, through kdqat_cli's hook, this one.
+        from kdqat_cli.quantization.adapters import adapt_mpnet
+
+        adapt_mpnet(model)
         return
     # Both registries: without a mask function of this name transformers passes no mask, and padding is attended.
     AttentionInterface.register(NAME, attention)

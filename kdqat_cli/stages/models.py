@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -23,6 +24,7 @@ from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
 from kdqat_cli.stages.record import versions
+from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
 
@@ -101,8 +103,20 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
         location = str(ASSETS / "encoder")
         if not (ASSETS / "encoder").is_dir():
             raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
-    model = _load(AutoModelForSequenceClassification, location, None, dtype=torch.float32, **label_config(task))
+    model = _load(_NewClassifier, location, None, dtype=torch.float32, **label_config(task))
     return model, _load_tokenizer(location)
+
+
+class _NewClassifier:
+    """transformers' classifier of an encoder's type, except T5's, which has a decoder and is replaced by ours."""
+
+    @staticmethod
+    def from_pretrained(location: str, **options: Any) -> PreTrainedModel:
+        config = AutoConfig.from_pretrained(location, **options)
+        if config.model_type not in SOURCES:
+            return AutoModelForSequenceClassification.from_pretrained(location, **options)
+        kept = {key: options[key] for key in ("dtype", "local_files_only")}
+        return T5EncoderForSequenceClassification.from_t5(location, config, **kept)
 
 
 def label_config(task: Task) -> dict[str, Any]:

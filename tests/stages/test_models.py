@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.encoders import classifier_of
@@ -29,6 +35,7 @@ from kdqat_cli.stages.models import (
     size_figures,
     student_record,
 )
+from kdqat_cli.t5.model import T5EncoderForSequenceClassification
 from kdqat_cli.tasks.registry import Task, load_task
 
 QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
@@ -164,6 +171,21 @@ class TestLoadEncoder:
     def test_what_is_neither_folder_nor_hub_id_is_not_looked_up(self, name: str) -> None:
         with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
             load_encoder(name, task_with(THREE))
+
+    def test_of_a_t5_the_encoder_alone_is_taken(self, tiny_encoder: Path, tmp_path: Path) -> None:
+        """transformers' own sequence classifier would bring the decoder along."""
+        config = T5Config(vocab_size=150, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4)
+        T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+        AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "t5")
+        model, tokenizer = load_encoder(str(tmp_path / "t5"), task_with(THREE))
+        assert type(model) is T5EncoderForSequenceClassification
+        assert classifier_of(model).out_features == 3
+        assert list(model.config.id2label.values()) == THREE
+        save_classifier(model.eval(), tokenizer, tmp_path / "teacher", {"kind": "teacher"})
+        again = load_classifier(tmp_path / "teacher").model
+        assert type(again) is type(model)
+        batch = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+        assert torch.equal(logits(again, batch), logits(model, batch))
 
 
 class TestLoadClassifier:

@@ -1,0 +1,77 @@
+"""A sequence classifier on T5's encoder: mean over real tokens, dropout, linear.
+
+transformers' `T5ForSequenceClassification` runs the decoder as well; the third model of Kim et al. is an encoder. T5
+has no token that stands for the sentence, and the mean of the encoder's states is the best of the poolings compared
+in Sentence-T5 (Ni et al., 2022, section 5).
+
+The stack stands here without T5's `shared` table, which exists to be tied to a decoder: one table, one name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.t5.modeling_t5 import T5EncoderModel, T5PreTrainedModel, T5Stack
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.t5.config import T5EncoderConfig
+
+SOURCES = ("t5", "mt5")  # model types whose encoder is this one
+
+
+class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[misc]
+    """Classifies sentences by the mean of T5's encoder states."""
+
+    config_class = T5EncoderConfig
+    base_model_prefix = "encoder"
+
+    def __init__(self, config: T5EncoderConfig) -> None:
+        """Random weights of the given sizes."""
+        super().__init__(config)
+        self.encoder = T5Stack(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_t5(cls, location: str | Path, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+        """The encoder of a T5 or mT5 checkpoint under a new classifier.
+
+        Args:
+            location: hub id or folder.
+            config: the checkpoint's configuration, with the labels wanted.
+            options: of transformers' `from_pretrained`.
+
+        Raises:
+            MissingInputError: the checkpoint lacks weights of the encoder.
+        """
+        own = ("model_type", "architectures", "is_encoder_decoder", "use_cache")
+        values = {key: value for key, value in config.to_dict().items() if key not in own}
+        source, info = T5EncoderModel.from_pretrained(
+            location, config=T5EncoderConfig(**values), output_loading_info=True, **options
+        )
+        if info["missing_keys"]:
+            raise MissingInputError(
+                f"{location} holds no T5 encoder: {len(info['missing_keys'])} of its tensors are missing."
+            )
+        model = cls(source.config)
+        model.encoder.load_state_dict(source.encoder.state_dict())
+        return model.eval()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any
+    ) -> SequenceClassifierOutput:
+        """Logits (B, C) of tokens (B, L), and the loss where labels (B,) are given."""
+        outputs = self.encoder(input_ids, attention_mask=attention_mask, **options)
+        states = outputs.last_hidden_state
+        weights = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
+        mean = (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        logits = self.classifier(self.dropout(mean))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
