@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,8 @@ _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no t
 
 _PIPED_WIDTH = 160  # columns of a table in a file or pipe, where rich would assume 80
 
-Advance = Any
+Advance = Callable[[int, int, str], None]
+"""Takes the step, the number of steps, and what is new (or nothing)."""
 
 
 class Output:
