@@ -12,20 +12,37 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli import __version__
-from kdqat_cli.config import (
-    Distillation,
-    LossName,
-    MixName,
-    Params,
-    Training,
-    field_help,
-    load_params,
-    read_recipe,
-    resolve,
-)
+from kdqat_cli.config import Params, load_params, read_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError
+from kdqat_cli.options import (
+    ActivationsOption,
+    BatchSizeOption,
+    BetaOption,
+    DataDirOption,
+    EncoderOption,
+    EpochsOption,
+    EvalEveryOption,
+    HiddenLayersOption,
+    JsonOption,
+    LearningRateOption,
+    LossOption,
+    MaxLengthOption,
+    MaxStepsOption,
+    MixOption,
+    OutOption,
+    QuietOption,
+    RecipeOption,
+    SeedOption,
+    TaskOption,
+    TeacherOption,
+    TemperatureOption,
+    WeightsOption,
+    layers_option,
+    refuse_idle,
+    training_options,
+)
 from kdqat_cli.output import Output
-from kdqat_cli.stages.layout import packed_folder, student_folder, teacher_folder, ternary_folder
+from kdqat_cli.stages.layout import Listed, packed_folder, student_folder, teacher_folder, ternary_folder
 
 app = typer.Typer(
     name="kdqat",
@@ -34,42 +51,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-TaskOption = Annotated[
-    str, typer.Option("--task", help="Task: a name that `kdqat tasks` lists, or the path of a task file.")
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option("--encoder", help=field_help(Params, "encoder") + " [default: params.yaml's, else embedded]"),
-]
-TeacherOption = Annotated[
-    str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
-]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the results. [default: under runs/TASK]")]
-DataDirOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir",
-        help="Folder of local task data in the published layouts. "
-        "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else what `kdqat fetch` brought, else the hub]",
-    ),
-]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of first weights, order of rows and dropout.")]
-EpochsOption = Annotated[float | None, typer.Option("--epochs", help=field_help(Training, "epochs"))]
-MaxStepsOption = Annotated[int | None, typer.Option("--max-steps", help=field_help(Training, "max_steps"))]
-LearningRateOption = Annotated[
-    float | None, typer.Option("--learning-rate", help=field_help(Training, "learning_rate"))
-]
-BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_help(Training, "batch_size"))]
-MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
-EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
-LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
-MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
-TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
-BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -131,7 +112,7 @@ def finetune_teacher(
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
     params, spec, data = _inputs(task, data_dir)
-    training = _training(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
     settings = resolve(spec.name, params, recipe, {"teacher": training})
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
@@ -144,17 +125,20 @@ def quantize(
     task: TaskOption,
     teacher: TeacherOption = None,
     out: OutOption = None,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Ternarise a teacher without any training, and score it."""
+    """Quantise a teacher without any training, and score it."""
     output = _start(json, quiet)
     from kdqat_cli.stages.quantize import quantize as stage
 
     params, spec, data = _inputs(task, data_dir)
-    settings = resolve(spec.name, params, recipe)
+    quantization = {"weights": weights, "activations": activations}
+    settings = resolve(spec.name, params, recipe, {"quantization": quantization})
     source = teacher or str(teacher_folder(spec.name))
     output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
 
@@ -166,6 +150,9 @@ def distill(
     mix: MixOption = None,
     beta: BetaOption = None,
     temperature: TemperatureOption = None,
+    hidden_layers: HiddenLayersOption = None,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
     teacher: TeacherOption = None,
     out: OutOption = None,
     data_dir: DataDirOption = None,
@@ -180,15 +167,18 @@ def distill(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a ternary student to follow its teacher."""
+    """Train a quantised student to follow its teacher."""
     output = _start(json, quiet)
     from kdqat_cli.stages.distill import distill as stage
 
     params, spec, data = _inputs(task, data_dir)
-    training = _training(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
-    distillation = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
-    settings = resolve(spec.name, params, recipe, {"student": training, "distillation": distillation})
-    _refuse_idle_options(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
+    distillation |= {"hidden_layers": layers_option(hidden_layers)}
+    quantization = {"weights": weights, "activations": activations}
+    changes = {"student": training, "quantization": quantization, "distillation": distillation}
+    settings = resolve(spec.name, params, recipe, changes)
+    refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
     source = teacher or str(teacher_folder(spec.name))
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
@@ -270,16 +260,14 @@ def report(
 
 
 @command
-def tasks(json: JsonOption = False) -> None:
-    """List the tasks."""
-    from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+def ls(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    json: JsonOption = False,
+) -> None:
+    """List what kdqat knows."""
+    from kdqat_cli.stages.ls import ls as stage
 
-    rows = []
-    for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
-        labels = "number" if spec.regression else str(spec.num_labels)
-        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "tokens": spec.max_length}
-        rows.append(row | {"files": spec.files.get("dev", "-"), "title": spec.title})
-    Output(json).rows(rows)
+    Output(json).rows(stage(what))
 
 
 @command
@@ -335,33 +323,6 @@ def _inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:
 
     params = load_params()
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)
-
-
-def _refuse_idle_options(loss: str, **given: Any) -> None:
-    """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
-    read_by = {"mix": ("map+output",), "beta": ("map+output",), "temperature": ("map", "map+output")}
-    for name, value in given.items():
-        if value is not None and loss not in read_by[name]:
-            fitting = " or ".join(f"--loss {other}" for other in read_by[name])
-            raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)
-
-
-def _training(
-    epochs: float | None,
-    max_steps: int | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    max_length: int | None,
-    eval_every: int | None,
-) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "eval_every": eval_every,
-    }
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ docstring under each field is also its `--help`.
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +23,15 @@ LossName = Literal["score", "map", "output", "mha", "map+output"]
 
 MixName = Literal["SM1", "SM2"]
 """Forms of the mix of losses in Eq. 8."""
+
+WeightsName = Literal["ternary", "int4", "int8"]
+"""Values of `--weights`; quantization/weights.py says what each is."""
+
+ActivationsName = Literal["int8", "fp32"]
+"""Values of `--activations`."""
+
+OptimizerName = Literal["adamw", "bert-adam"]
+"""Optimisers; distillation/optimizers.py says what each is."""
 
 
 class Section(BaseModel):
@@ -48,8 +57,12 @@ class Training(Section):
     """Rows per optimiser step."""
     max_length: int | None = Field(gt=2)
     """Tokens a row is cut to; null: the task's own length."""
+    padding: Literal["longest", "max_length"]
+    """What rows are padded to: the longest of their batch, where rows of like length meet, or max_length always."""
+    optimizer: OptimizerName
+    """adamw, or bert-adam: no bias correction, epsilon 1e-6, and gradient_clip for each parameter alone."""
     weight_decay: float = Field(ge=0, lt=1)
-    """AdamW's weight decay, per step and learning rate; not on biases and normalisation."""
+    """Weight decay, per step and learning rate; not on biases and normalisation."""
     gradient_clip: float = Field(gt=0)
     """Largest norm of the gradient."""
     eval_every: int | None = Field(gt=0)
@@ -59,14 +72,16 @@ class Training(Section):
 class Quantization(Section):
     """What the student's numbers may be."""
 
-    weights: Literal["ternary"]
+    weights: WeightsName
     """Quantiser of the weights."""
     weight_clip: float | None = Field(gt=0)
     """Latent weights are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
-    activations: Literal[8] | None
-    """Bits of the activations; null: FP32."""
+    activations: ActivationsName
+    """Quantiser of the activations; fp32: none."""
     activation_clip: float | None = Field(gt=0)
     """Activations are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
+    activation_scale: Literal["token", "batch"]
+    """What shares one scale: a token (and head), or the whole batch tensor with its padding, as in the public code."""
 
 
 class Distillation(Section):
@@ -82,8 +97,10 @@ class Distillation(Section):
     """Divides the scores before softmax in the map loss, on both sides."""
     labels: float = Field(ge=0)
     """Weight of the task's labels beside the teacher; the paper's runs have 0."""
-    hidden_layers: list[int] | None = Field(min_length=1)
-    """Hidden states that are compared, 0 being the first layer's input; null: all."""
+    hidden_layers: Literal["all"] | Annotated[list[int], Field(min_length=1)]
+    """Hidden states that are compared: all, or numbers, 0 being the first layer's input and -1 the last state."""
+    padding: Literal["ignored", "counted"]
+    """Whether padding takes part in the squared errors and their means, as it does in the public code."""
 
 
 class Settings(Section):
@@ -112,7 +129,7 @@ class Params(Section):
     data_dir: str | None = None
     """Folder of local task data in the published layouts; null: what `kdqat fetch` brings, or the hub."""
     tasks: list[str] = []
-    """Tasks of the pipeline: names that `kdqat tasks` lists, or of YAML files in the folder tasks/."""
+    """Tasks of the pipeline: names that `kdqat ls tasks` lists, or of YAML files in the folder tasks/."""
     losses: list[LossName] = []
     """Attention losses of the pipeline."""
     seeds: list[int] = []

@@ -48,7 +48,7 @@ def test_every_command_and_option_has_help() -> None:
 def test_an_unknown_task_names_the_likely_one(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "ret", code=2)
     assert "There is no task 'ret'; did you mean rte?" in done.stderr
-    assert "kdqat tasks" in done.stderr
+    assert "kdqat ls tasks" in done.stderr
     assert done.stdout == ""
 
 

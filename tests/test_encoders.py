@@ -12,7 +12,7 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.encoders import ENCODERS, classifier_of, encoder_of, layers_of, module_at
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantization.layers import TernaryEmbedding, TernaryLinear, freeze, ternary_layers
+from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from tests.architectures import HIDDEN, LABELS, LAYERS, tiny, tokens
 
@@ -99,10 +99,10 @@ def test_quantising_replaces_the_encoder_s_linears_and_words_alone(architecture:
 
     quantize_model(model, QUANTIZATION)
 
-    layers = ternary_layers(model)
-    linears = {name for name, layer in layers.items() if isinstance(layer, TernaryLinear)}
+    layers = quantized_layers(model)
+    linears = {name for name, layer in layers.items() if isinstance(layer, QuantizedLinear)}
     assert linears == expected | pooler
-    assert [name for name, layer in layers.items() if isinstance(layer, TernaryEmbedding)] == [words]
+    assert [name for name, layer in layers.items() if isinstance(layer, QuantizedEmbedding)] == [words]
     kept = {name for name, module in model.named_modules() if type(module) is nn.Embedding}
     assert kept == embeddings - {words}
     assert kept, "positions at least"
@@ -166,7 +166,7 @@ def test_training_reaches_every_latent_weight(architecture: str) -> None:
     model = tiny(architecture).train()
     quantize_model(model, QUANTIZATION)
     model(**tokens(model), labels=torch.tensor([0, 1, 2])).loss.backward()
-    for name, layer in ternary_layers(model).items():
+    for name, layer in quantized_layers(model).items():
         assert layer.weight.grad is not None, name
         assert layer.weight.grad.isfinite().all(), name
         assert layer.weight.grad.any(), name
@@ -185,7 +185,7 @@ def test_packing_and_loading_changes_no_bit(architecture: str, tmp_path: Path) -
     assert type(loaded) is type(model)
     assert torch.equal(logits(loaded, batch), before)
     assert sum(x.numel() for x in loaded.parameters()) == sum(x.numel() for x in model.parameters())
-    assert not any(layer.weight.requires_grad for layer in ternary_layers(loaded).values())
+    assert not any(layer.weight.requires_grad for layer in quantized_layers(loaded).values())
 
 
 def test_an_unknown_architecture_names_the_known_ones() -> None:

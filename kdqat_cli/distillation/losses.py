@@ -2,14 +2,10 @@
 
 Each compares the layers one by one and returns the sum over layers. `mask` is (B, L), true at real tokens; padding
 takes no part in any mean, so a loss does not depend on how far its batch is padded. A row of padding alone
-contributes nothing. The teacher's tensors get no gradient (the caller runs it without one).
+contributes nothing. With `count_padding` the squared errors and their means run over padding as well, as in the
+public code. The teacher's tensors get no gradient (the caller runs it without one).
 
-    --loss        adds to logits + hidden
-    score         Eq. 5: the TernaryBERT baseline
-    map           Eq. 6
-    output        Eq. 7
-    mha           Table 5: as output, on MHA(X) before dropout, residual and LayerNorm
-    map+output    Eq. 8, SM1: map + β·output; SM2: output + β·map
+`LOSSES` is the catalogue: what `--loss` takes, and what `kdqat ls losses` shows.
 """
 
 from collections.abc import Callable
@@ -20,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdqat_cli.config import Distillation
+from kdqat_cli.config import Distillation, LossName
 from kdqat_cli.distillation.captures import Captures
 
 Layers = list[Tensor]
@@ -38,18 +34,21 @@ def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.cross_entropy(student, teacher.softmax(-1))
 
 
-def hidden_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
+def hidden_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
     """Σ over layers of the mean squared error of (B, L, D) at real tokens; also Eq. 7 on attention outputs."""
-    weight = mask[..., None]
-    count = (mask.sum() * student[0].size(-1)).clamp(min=1)
-    return torch.stack([_masked_squares(s, t, weight) for s, t in zip(student, teacher, strict=True)]).sum() / count
+    tokens = torch.ones_like(mask) if count_padding else mask
+    count = (tokens.sum() * student[0].size(-1)).clamp(min=1)
+    return _squared_errors(student, teacher, tokens[..., None]) / count
 
 
-def score_loss(student: Layers, teacher: Layers, mask: Tensor) -> Tensor:
-    """Eq. 5: Σ over layers of the mean squared error of the scores (B, H, L, L), query and key both real."""
-    pairs = _pairs(mask)
-    count = (pairs.sum() * student[0].size(1)).clamp(min=1)
-    return torch.stack([_masked_squares(s, t, pairs) for s, t in zip(student, teacher, strict=True)]).sum() / count
+def score_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
+    """Eq. 5: Σ over layers of the mean squared error of the scores (B, H, L, L), query and key both real.
+
+    With `count_padding` the padded queries count, and padded keys count as errors of 0.
+    """
+    pairs = mask.bool()[:, None, None, :] if count_padding else _pairs(mask)
+    count = student[0].numel() if count_padding else (pairs.sum() * student[0].size(1)).clamp(min=1)
+    return _squared_errors(student, teacher, pairs) / count
 
 
 def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -83,12 +82,13 @@ def _log_map(scores: Tensor, pairs: Tensor) -> Tensor:
     return scores.masked_fill(~pairs, torch.finfo(scores.dtype).min).log_softmax(-1)
 
 
-def _masked_squares(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+def _squared_errors(student: Layers, teacher: Layers, chosen: Tensor) -> Tensor:
     # where, not a product: padding may hold anything, and 0 · inf is NaN.
-    return torch.where(weight.bool(), student - teacher, 0).square().sum()
+    errors = (torch.where(chosen.bool(), s - t, 0).square().sum() for s, t in zip(student, teacher, strict=True))
+    return torch.stack(list(errors)).sum()
 
 
-LayerLoss = Callable[[Layers, Layers, Tensor], Tensor]
+LayerLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,25 @@ TERMS: dict[str, Term] = {
 }
 
 ALWAYS = ("hidden",)
-LOSSES: dict[str, tuple[str, ...]] = {
-    "score": ("score",),
-    "map": ("map",),
-    "output": ("output",),
-    "mha": ("mha",),
-    "map+output": ("map", "output"),
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One value of `--loss`: the attention terms that it adds to logits and hidden states, and its source."""
+
+    terms: tuple[str, ...]
+    about: str
+    source: str
+
+
+LOSSES: dict[LossName, Loss] = {
+    "score": Loss(("score",), "attention scores, before softmax: the TernaryBERT baseline", "Eq. 5"),
+    "map": Loss(("map",), "attention maps, by KL divergence; reads temperature", "Eq. 6, Table 1"),
+    "output": Loss(("output",), "attention outputs Y = LayerNorm(X + MHA(X))", "Eq. 7"),
+    "mha": Loss(("mha",), "MHA(X), before dropout, residual and LayerNorm", "Table 5"),
+    "map+output": Loss(
+        ("map", "output"), "SM1: map + beta·output, SM2: output + beta·map; reads mix, beta, temperature", "Eq. 8"
+    ),
 }
 _SCALED = {"SM1": "output", "SM2": "map"}
 
@@ -127,7 +140,7 @@ class DistillationLoss:
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each layer-wise term."""
-        terms = LOSSES[self.settings.loss]
+        terms = LOSSES[self.settings.loss].terms
         scaled = _SCALED[self.settings.mix] if len(terms) > 1 else None
         attention = {term: self.settings.beta if term == scaled else 1.0 for term in terms}
         return dict.fromkeys(ALWAYS, 1.0) | attention
@@ -148,10 +161,11 @@ class DistillationLoss:
         return terms
 
     def _function(self, name: str) -> LayerLoss:
-        if name == "map":
-            return partial(map_loss, temperature=self.settings.temperature)
-        return TERMS[name].function
+        function = TERMS[name].function
+        if name == "map":  # of padded queries the public code keeps nothing either
+            return partial(function, temperature=self.settings.temperature)
+        return partial(function, count_padding=self.settings.padding == "counted")
 
     def _compared(self, name: str, layers: Layers) -> Layers:
         chosen = self.settings.hidden_layers
-        return layers if chosen is None or name != "hidden" else [layers[index] for index in chosen]
+        return layers if chosen == "all" or name != "hidden" else [layers[index] for index in chosen]

@@ -11,7 +11,7 @@ from kdqat_cli.config import Quantization, parse
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
-from kdqat_cli.quantization.layers import ternary_layers
+from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.quantization.ternary import split
 
@@ -25,7 +25,7 @@ def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], hal
         about: where the student comes from; its `quantization` is what loads it again.
         half: store what is not ternary as FP16.
     """
-    layers = ternary_layers(model)
+    layers = quantized_layers(model)
     ternary = {
         f"{name}.weight": split(layer.weight.detach().cpu(), layer.granularity) for name, layer in layers.items()
     }

@@ -10,13 +10,10 @@ Guarantees
   evaluated can therefore be packed and come back the same.
 - For Gaussian weights 57.7 % of the codes are non-zero and the relative squared error is 0.192.
 
-The gradient is straight-through: identity, and zero where |w| reaches the clamp. Δ and α get no gradient; they are
-recomputed from the latent weight at each forward.
-
 Left out: learned thresholds and scales.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,36 +41,6 @@ def ternarize(weight: Tensor, granularity: Granularity) -> Tensor:
     count = kept.sum(dims, keepdim=True).clamp(min=1)
     scale = torch.where(kept, magnitude, 0).sum(dims, keepdim=True) / count
     return torch.where(kept, torch.copysign(scale, weight), torch.zeros((), dtype=weight.dtype, device=weight.device))
-
-
-class _StraightThroughTernary(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, granularity: Granularity, clip: float | None) -> Tensor:
-        ctx.clip = clip
-        if clip is None:
-            return ternarize(weight, granularity)
-        ctx.save_for_backward(weight)
-        return ternarize(weight.clamp(-clip, clip), granularity)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grad_outputs
-        if ctx.clip is not None:
-            (weight,) = ctx.saved_tensors
-            grad = torch.where(weight.abs() < ctx.clip, grad, 0)
-        return grad, None, None
-
-
-def ternarize_latent(weight: Tensor, granularity: Granularity, clip: float | None) -> Tensor:
-    """`ternarize` of a latent weight (O, I), with a straight-through gradient.
-
-    Args:
-        weight: (O, I), the latent full-precision weight.
-        granularity: one scale for the whole matrix, or one for each row.
-        clip: the latent weight is clamped to ±clip, and gets no gradient where |w| ≥ clip; None: no clamp.
-    """
-    out: Tensor = _StraightThroughTernary.apply(weight, granularity, clip)  # type: ignore[no-untyped-call]
-    return out
 
 
 def split(ternary: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -50,10 +50,11 @@ def distill(
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
         _check_layers(settings, len(layers_of(source.model)))
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, settings.student.max_length)
+        about = student_record("student", task, source, settings)
+        batches = recorded_batches(about)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"], batches)
         teacher_score = _check_teacher(source.model, dev, teacher)
-        rows = task_rows(task, "train", data_dir, source.tokenizer, settings.student.max_length)
-        about = student_record("student", task, source, settings.quantization, settings.student.max_length)
+        rows = task_rows(task, "train", data_dir, source.tokenizer, about["max_length"])
         about |= {"seed": seed, "settings": settings.model_dump(exclude={"teacher"})}
         about["sources"] |= {"train": rows.digest, "dev": dev.digest}
 
@@ -67,6 +68,7 @@ def distill(
             source.tokenizer,
             dev.score,
             settings.student,
+            about["max_length"],
             seed,
             resume_folder(out, digest_of(about)),
             progress,
@@ -83,11 +85,13 @@ def distill(
 
 
 def _check_layers(settings: Settings, layers: int) -> None:
-    outside = [index for index in settings.distillation.hidden_layers or [] if not 0 <= index <= layers]
+    chosen = settings.distillation.hidden_layers
+    outside = [] if chosen == "all" else [index for index in chosen if not -layers - 1 <= index <= layers]
     if outside:
         raise ConfigError(
-            f"distillation.hidden_layers: the teacher has hidden states 0 to {layers}, not {outside[0]}.",
-            "kdqat recipe",
+            f"distillation.hidden_layers: the teacher has hidden states 0 to {layers} (from the top -1 to "
+            f"{-layers - 1}), not {outside[0]}.",
+            f"--hidden-layers -1,{-layers - 1}",
         )
 
 

@@ -1,10 +1,11 @@
 """evaluate: any classifier → its metrics and its size, as flat JSON."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kdqat_cli.errors import GateError
 from kdqat_cli.stages.folder import write_json
-from kdqat_cli.stages.models import align_labels, load_classifier, size_figures
+from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, size_figures
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
 
@@ -38,10 +39,13 @@ def evaluate(
     """
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
+    batches = recorded_batches(loaded.about)
+    if max_length:
+        batches = replace(batches, pad_to=batches.pad_to and max_length)
     max_length = max_length or loaded.about.get("max_length")
     metrics: dict[str, float] = {}
     for split in task.splits:
-        rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length)
+        rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length, batches)
         prefix = "" if split == "dev" else f"{split}_"
         metrics |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model).items()}
         metrics[f"{prefix}rows"] = len(rows.rows)

@@ -30,14 +30,20 @@ def export(student: str, out: Path, half: bool = False) -> dict[str, Any]:
     watch = Stopwatch()
     with output_folder(out) as scratch:
         source = load_classifier(student, "kdqat distill")
-        if source.kind not in ("student", "ternary") or source.weights is None:
+        weights = source.about.get("quantization", {}).get("weights")
+        if source.kind not in ("student", "ternary") or source.weights is None or weights != "ternary":
+            what = f"weights {weights}" if weights else f"a {source.kind} model"
             raise ConfigError(
-                f"{student} holds a {source.kind} model; only a ternary one can be packed.", "kdqat distill"
+                f"{student} holds {what}; only ternary weights can be packed.", "kdqat distill --weights ternary"
             )
         folder = scratch / MODEL
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
         about = dict(source.about) | {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE)}
+        # What is served must not depend on batch mates, so a scale that a batch shared becomes one a token. `evaluate`
+        # measures what that changes.
+        about["quantization"] = about["quantization"] | {"activation_scale": "token"}
+        about.pop("batches", None)
         about["sources"] = dict(about["sources"]) | {"student": file_digest(source.weights)}
         save_packed(source.model, folder, about, half)
         figures = size_figures(source.model, folder / FILE_NAME)

@@ -41,19 +41,20 @@ def finetune_teacher(
         model, tokenizer = load_encoder(encoder, task)
         rows = task_rows(task, "train", data_dir, tokenizer, settings.teacher.max_length)
         dev = task_rows(task, "dev", data_dir, tokenizer, settings.teacher.max_length)
+        max_length = settings.teacher.max_length or task.max_length
         about = {
             "kind": "teacher",
             "task": task.name,
             "labels": task.labels,
             "encoder": encoder,
             "seed": seed,
-            "max_length": settings.teacher.max_length or task.max_length,
+            "max_length": max_length,
             "settings": settings.teacher.model_dump(),
             "sources": {"train": rows.digest, "dev": dev.digest},
             "versions": versions(),
         }
         resume = resume_folder(out, digest_of(about))
-        history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, seed, resume, progress)
+        history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress)
         save_classifier(model, tokenizer, scratch / MODEL, about)
         write_history(scratch / HISTORY, history)
         score = dev.score(model)["score"]

@@ -1,6 +1,7 @@
 """Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,7 +9,27 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EVALUATION_BATCH = 64  # rows; of one fixed size, so that a score does not depend on the training's batch size
+
+@dataclass(frozen=True)
+class Batches:
+    """How rows are put together for forward passes.
+
+    Attributes:
+        size: rows of a batch; one fixed size, so that a score does not depend on the training's.
+        pad_to: tokens that every row is padded to, the rows being in their own order; None: rows of like length
+            together, padded to the longest. Only a student whose batch shares an activation scale feels the difference.
+    """
+
+    size: int = 64
+    pad_to: int | None = None
+
+    def of(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Indices of the rows of each batch."""
+        order = list(range(len(lengths)))
+        if self.pad_to is None:  # padding is computed and thrown away
+            order.sort(key=lambda index: lengths[index], reverse=True)
+        for start in range(0, len(order), self.size):
+            yield order[start : start + self.size]
 
 
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -27,15 +48,24 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
 
 
+BY_LENGTH = Batches()
+"""What serves every model whose predictions depend on the row alone."""
+
+
 @torch.no_grad()
-def predict_logits(model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.float32]:
+def predict_logits(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
+) -> NDArray[np.float32]:
     """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile."""
+    padding = "longest" if batches.pad_to is None else "max_length"
     training = model.training
     model.eval()
     logits: NDArray[np.float32] | None = None
-    for indices in _batches(rows["length"]):
+    for indices in batches.of(rows["length"]):
         batch = rows.select(indices).remove_columns(["labels", "length"])
-        padded = tokenizer.pad(batch[:], return_tensors="pt").to(model.device)
+        padded = tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt").to(
+            model.device
+        )
         out = model(**padded).logits.float().cpu().numpy()
         if logits is None:
             logits = np.empty((len(rows), out.shape[1]), dtype=np.float32)
@@ -44,10 +74,3 @@ def predict_logits(model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedT
     if logits is None:
         raise ValueError("no rows to predict")
     return logits
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    # Rows of like length together: padding is computed and thrown away.
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)
-    for start in range(0, len(order), EVALUATION_BATCH):
-        yield order[start : start + EVALUATION_BATCH]

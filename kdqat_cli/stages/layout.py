@@ -1,6 +1,10 @@
-"""Where results lie, unless an option says otherwise."""
+"""Names that commands and stages share, without their heavy imports; above all, where results lie by default."""
 
 from pathlib import Path
+from typing import Literal
+
+Listed = Literal["tasks", "losses", "recipes", "encoders"]
+"""What `kdqat ls` lists."""
 
 RUNS = Path("runs")
 METRICS = Path("metrics")

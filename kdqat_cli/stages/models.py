@@ -1,7 +1,7 @@
 """Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdqat_cli.config import Quantization, parse
+from kdqat_cli.config import Quantization, Settings, parse
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.hub import first_line, why_unreachable
@@ -23,6 +23,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
+from kdqat_cli.stages.inference import BY_LENGTH, Batches
 from kdqat_cli.stages.record import versions
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
@@ -178,19 +179,27 @@ def _reorder(head: nn.Linear, rows: list[int]) -> None:
         head.bias.copy_(head.bias[rows].clone())
 
 
-def student_record(
-    kind: str, task: Task, teacher: Classifier, quantization: Quantization, max_length: int | None
-) -> dict[str, Any]:
-    """What is recorded in kdqat.json of a ternary model; `max_length` None: the task's own."""
+def student_record(kind: str, task: Task, teacher: Classifier, settings: Settings) -> dict[str, Any]:
+    """What is recorded in kdqat.json of a quantised model."""
+    max_length = settings.student.max_length or task.max_length
+    # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
+    fixed = settings.student.padding == "max_length"
+    batches = Batches(settings.student.batch_size, max_length) if fixed else BY_LENGTH
     return {
         "kind": kind,
         "task": task.name,
         "labels": task.labels,
-        "max_length": max_length or task.max_length,
-        "quantization": quantization.model_dump(),
+        "max_length": max_length,
+        "batches": asdict(batches),
+        "quantization": settings.quantization.model_dump(),
         "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
         "versions": versions(),
     }
+
+
+def recorded_batches(about: dict[str, Any]) -> Batches:
+    """How the rows are put together on which a recorded model was scored."""
+    return Batches(**about.get("batches", {}))
 
 
 def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:

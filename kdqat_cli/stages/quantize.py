@@ -7,7 +7,7 @@ from kdqat_cli.config import Settings
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.folder import MODEL, output_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
@@ -19,7 +19,7 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
-        settings: of which `quantization` is used.
+        settings: of which `quantization` is used, and of `student` how rows are cut and padded.
         data_dir: folder of local task data, or None.
         out: receives model/ and run.json.
 
@@ -34,10 +34,10 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
     with output_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
-        about = student_record("ternary", task, source, settings.quantization, source.about.get("max_length"))
+        about = student_record("ternary", task, source, settings)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"])
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"], recorded_batches(about))
         score = dev.score(source.model)["score"]
         save_classifier(source.model, source.tokenizer, scratch / MODEL, about)
         run = write_run(scratch, watch, score=score)

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdqat_cli.stages.inference import predict_logits, tokenize
+from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits, tokenize
 from kdqat_cli.tasks.data import data_digest, load_split
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task
@@ -23,12 +23,14 @@ class TaskRows:
         rows: input_ids, attention_mask, labels, length, and token_type_ids where the tokenizer gives them.
         tokenizer: what they were tokenised with.
         digest: sha256 of the rows before tokenising.
+        batches: how they are put together to be scored.
     """
 
     task: Task
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
     digest: str
+    batches: Batches
 
     @property
     def labels(self) -> Any:
@@ -37,11 +39,16 @@ class TaskRows:
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline."""
-        return compute_metrics(self.task, predict_logits(model, self.rows, self.tokenizer), self.labels)
+        return compute_metrics(self.task, predict_logits(model, self.rows, self.tokenizer, self.batches), self.labels)
 
 
 def task_rows(
-    task: Task, split: str, data_dir: Path | None, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    task: Task,
+    split: str,
+    data_dir: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    batches: Batches = BY_LENGTH,
 ) -> TaskRows:
     """Loads and tokenises one split.
 
@@ -51,6 +58,8 @@ def task_rows(
         data_dir: folder of local data, or None.
         tokenizer: the model's.
         max_length: tokens a row is cut to; None: the task's own length.
+        batches: how the rows are put together to be scored.
     """
     rows = load_split(task, split, data_dir)
-    return TaskRows(task, tokenize(rows, tokenizer, max_length or task.max_length), tokenizer, data_digest(rows))
+    tokenized = tokenize(rows, tokenizer, max_length or task.max_length)
+    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches)

@@ -21,8 +21,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
-from kdqat_cli.stages.inference import EVALUATION_BATCH
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
@@ -53,6 +53,7 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     score: Callable[[PreTrainedModel], dict[str, float]],
     settings: Training,
+    max_length: int,
     seed: int,
     resume: Path,
     progress: Progress,
@@ -67,6 +68,7 @@ def train(
         tokenizer: pads the batches.
         score: gives the dev metrics of a model; `score` is the one that is maximised.
         settings: how to train.
+        max_length: tokens that the rows were cut to.
         seed: of the order of rows and of dropout.
         resume: folder of this very training's checkpoints; the last one is continued.
         progress: is told of every step.
@@ -89,11 +91,11 @@ def train(
         warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=EVALUATION_BATCH,
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.gradient_clip,
-        optim="adamw_torch_fused",
-        train_sampling_strategy="group_by_length",
+        # 0: the optimiser clips for itself.
+        max_grad_norm=settings.gradient_clip if settings.optimizer == "adamw" else 0.0,
+        # Where every row is as long as any other, there is nothing to group.
+        train_sampling_strategy="group_by_length" if settings.padding == "longest" else "random",
         length_column_name="length",
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
@@ -111,7 +113,8 @@ def train(
         args=arguments,
         train_dataset=rows,
         eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length),
+        optimizer_cls_and_kwargs=optimizer_of(settings),
         callbacks=[_Report(progress)],
         score=score,
         teacher=teacher,

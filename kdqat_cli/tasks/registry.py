@@ -136,7 +136,7 @@ def _unknown(name: str) -> ConfigError:
     known = [*task_names(), *user_task_names()]
     close = difflib.get_close_matches(name, known, n=2)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    return ConfigError(f"There is no task {name!r}{hint}", fix="kdqat tasks")
+    return ConfigError(f"There is no task {name!r}{hint}", fix="kdqat ls tasks")
 
 
 def _read_task(path: Path, where: str) -> Task:

@@ -17,7 +17,7 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantization.layers import freeze, ternary_layers
+from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 
 QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
@@ -99,7 +99,7 @@ def test_one_line_loads_it_in_another_process(
 def test_it_comes_back_ternary_and_frozen(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(packed)
     assert type(model) is type(student)
-    assert ternary_layers(model).keys() == ternary_layers(student).keys()
+    assert quantized_layers(model).keys() == quantized_layers(student).keys()
     state = student.state_dict()
     assert all(torch.equal(values, state[name]) for name, values in model.state_dict().items())
     assert torch.equal(logits(model, batch), logits(student, batch))

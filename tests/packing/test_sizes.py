@@ -12,7 +12,7 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.trits import packed_size
-from kdqat_cli.quantization.layers import ternary_layers
+from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 
 QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
@@ -48,7 +48,7 @@ def empty(config: BertConfig) -> BertForSequenceClassification:
 
 
 def count(model: BertForSequenceClassification) -> Counts:
-    layers = ternary_layers(model.base_model).values()
+    layers = quantized_layers(model.base_model).values()
     scales = sum(layer.weight.shape[0] if layer.granularity == "row" else 1 for layer in layers)
     parameters = sum(parameter.numel() for parameter in model.base_model.parameters())
     return Counts(parameters, [layer.weight.numel() for layer in layers], scales)
@@ -94,7 +94,7 @@ def test_the_file_on_disk(config: BertConfig, full: float, half: float, tmp_path
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0.01)
-        for layer in ternary_layers(model).values():
+        for layer in quantized_layers(model).values():
             for part in layer.weight.view(-1).split(len(pattern)):
                 part.copy_(pattern[: len(part)])
     fp32 = 4 * sum(parameter.numel() for parameter in model.base_model.parameters())

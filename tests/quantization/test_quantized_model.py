@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
-from kdqat_cli.quantization.layers import TernaryEmbedding, TernaryLinear, freeze, ternary_layers
+from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from tests.quantization.reference import Array, eight_bit, softmax, ternary
 
@@ -93,7 +93,7 @@ def test_a_frozen_state_loads_into_a_plain_model_and_back(model: PreTrainedModel
     plain.load_state_dict(model.state_dict())
     quantize_model(plain, TERNARY, frozen=True)
     assert torch.equal(logits(plain.eval(), batch), expected)
-    assert not any(layer.weight.requires_grad for layer in ternary_layers(plain).values())
+    assert not any(layer.weight.requires_grad for layer in quantized_layers(plain).values())
 
 
 def test_quantising_replaces_weights_not_the_rest(model: PreTrainedModel) -> None:
@@ -102,9 +102,9 @@ def test_quantising_replaces_weights_not_the_rest(model: PreTrainedModel) -> Non
     quantize_model(model, TERNARY)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items()), "latent weights"
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
-    layers = ternary_layers(model)
-    assert sum(isinstance(layer, TernaryLinear) for layer in layers.values()) == 3 * 6 + 1
-    assert [name for name, layer in layers.items() if isinstance(layer, TernaryEmbedding)] == [
+    layers = quantized_layers(model)
+    assert sum(isinstance(layer, QuantizedLinear) for layer in layers.values()) == 3 * 6 + 1
+    assert [name for name, layer in layers.items() if isinstance(layer, QuantizedEmbedding)] == [
         "bert.embeddings.word_embeddings"
     ]
 
@@ -157,7 +157,7 @@ def test_training_reaches_every_latent_weight(model: PreTrainedModel, batch: Bat
     model.train()
     loss = model(**batch, labels=torch.tensor([0, 1, 2, 0, 1])).loss
     loss.backward()
-    for name, layer in ternary_layers(model).items():
+    for name, layer in quantized_layers(model).items():
         assert layer.weight.grad is not None, name
         assert layer.weight.grad.isfinite().all(), name
         assert layer.weight.grad.any(), name

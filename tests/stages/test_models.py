@@ -19,7 +19,7 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
-from kdqat_cli.quantization.layers import freeze, ternary_layers
+from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.models import (
@@ -195,7 +195,7 @@ class TestLoadClassifier:
         loaded = load_classifier(tmp_path)
         assert (loaded.kind, loaded.about, loaded.weights) == ("plain", {}, tmp_path / "model.safetensors")
         assert not loaded.model.training
-        assert not ternary_layers(loaded.model)
+        assert not quantized_layers(loaded.model)
         assert torch.equal(logits(loaded.model, batch), logits(model, batch))
 
     def test_a_ternary_folder_is_quantised_again(self, model: PreTrainedModel, ternary: Path, batch: Any) -> None:

@@ -63,7 +63,7 @@ def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pyt
     for wrong, close in [("rt", "rte"), ("mood", "moods"), ("klue_tc", "klue-tc")]:
         with pytest.raises(ConfigError, match=f"no task '{wrong}'; did you mean .*{close}") as caught:
             load_task(wrong)
-        assert caught.value.fix == "kdqat tasks"
+        assert caught.value.fix == "kdqat ls tasks"
     with pytest.raises(MissingInputError, match=r"no file gone\.yaml"):
         load_task("gone.yaml")
 

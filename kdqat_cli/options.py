@@ -1,0 +1,106 @@
+"""The options that several commands share; a configuration field's docstring is its option's help."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdqat_cli.config import (
+    ActivationsName,
+    Distillation,
+    LossName,
+    MixName,
+    Params,
+    Quantization,
+    Training,
+    WeightsName,
+    field_help,
+)
+from kdqat_cli.errors import ConfigError
+
+TaskOption = Annotated[
+    str, typer.Option("--task", help="Task: a name that `kdqat ls tasks` lists, or the path of a task file.")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help=field_help(Params, "encoder") + " [default: params.yaml's, else embedded]"),
+]
+TeacherOption = Annotated[
+    str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the results. [default: under runs/TASK]")]
+DataDirOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of local task data in the published layouts. "
+        "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else what `kdqat fetch` brought, else the hub]",
+    ),
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of first weights, order of rows and dropout.")]
+EpochsOption = Annotated[float | None, typer.Option("--epochs", help=field_help(Training, "epochs"))]
+MaxStepsOption = Annotated[int | None, typer.Option("--max-steps", help=field_help(Training, "max_steps"))]
+LearningRateOption = Annotated[
+    float | None, typer.Option("--learning-rate", help=field_help(Training, "learning_rate"))
+]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_help(Training, "batch_size"))]
+MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
+EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
+LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
+MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
+TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
+BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]
+HiddenLayersOption = Annotated[
+    str | None,
+    typer.Option("--hidden-layers", help=field_help(Distillation, "hidden_layers"), metavar="all|0,3,-1"),
+]
+WeightsOption = Annotated[WeightsName | None, typer.Option("--weights", help=field_help(Quantization, "weights"))]
+ActivationsOption = Annotated[
+    ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+
+
+def training_options(
+    epochs: float | None,
+    max_steps: int | None,
+    learning_rate: float | None,
+    batch_size: int | None,
+    max_length: int | None,
+    eval_every: int | None,
+) -> dict[str, Any]:
+    """The options of a training as changes to its section."""
+    return {
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "eval_every": eval_every,
+    }
+
+
+def layers_option(text: str | None) -> list[int] | str | None:
+    """The value of `--hidden-layers`: `all`, or numbers with commas between them.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text is None or text == "all":
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        fix = "--hidden-layers all, or --hidden-layers 0,3,-1"
+        raise ConfigError(f"--hidden-layers is all, or numbers with commas between them, not {text!r}.", fix) from error
+
+
+def refuse_idle(loss: str, **given: Any) -> None:
+    """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
+    read_by = {"mix": ("map+output",), "beta": ("map+output",), "temperature": ("map", "map+output")}
+    for name, value in given.items():
+        if value is not None and loss not in read_by[name]:
+            fitting = " or ".join(f"--loss {other}" for other in read_by[name])
+            raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)

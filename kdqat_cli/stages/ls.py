@@ -1,0 +1,44 @@
+"""ls: the catalogues, one row an entry."""
+
+from typing import Any
+
+from kdqat_cli.config import load_recipe, recipe_names
+from kdqat_cli.stages.layout import Listed
+from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+
+
+def ls(what: Listed) -> list[dict[str, Any]]:
+    """The rows of one catalogue."""
+    return {"tasks": _tasks, "losses": _losses, "recipes": _recipes, "encoders": _encoders}[what]()
+
+
+def _tasks() -> list[dict[str, Any]]:
+    rows = []
+    for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
+        labels = "number" if spec.regression else str(spec.num_labels)
+        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "tokens": spec.max_length}
+        rows.append(row | {"files": spec.files.get("dev", "-"), "title": spec.title})
+    return rows
+
+
+def _losses() -> list[dict[str, Any]]:
+    from kdqat_cli.distillation.losses import LOSSES
+
+    return [{"loss": name, "source": loss.source, "compares": loss.about} for name, loss in LOSSES.items()]
+
+
+def _recipes() -> list[dict[str, Any]]:
+    rows = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        student, quantization = recipe.student, recipe.quantization
+        row = {"recipe": name, "optimizer": student.optimizer, "learning rate": f"{student.learning_rate:g}"}
+        row |= {"padding": student.padding, "activation scale": quantization.activation_scale}
+        rows.append(row | {"tasks of their own": ", ".join(recipe.tasks) or "-"})
+    return rows
+
+
+def _encoders() -> list[dict[str, Any]]:
+    from kdqat_cli.encoders import ENCODERS
+
+    return [{"model type": name, "layers": encoder.layers, "MHA(X)": encoder.mha} for name, encoder in ENCODERS.items()]
