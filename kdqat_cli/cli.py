@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli import __version__
-from kdqat_cli.config import Params, load_params, read_recipe, resolve
+from kdqat_cli.config import Params, field_help, load_params, read_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.options import (
     ActivationsOption,
@@ -33,6 +33,7 @@ from kdqat_cli.options import (
     QuietOption,
     RecipeOption,
     SeedOption,
+    SetOption,
     TaskOption,
     TeacherOption,
     TemperatureOption,
@@ -104,6 +105,7 @@ def finetune_teacher(
     batch_size: BatchSizeOption = None,
     max_length: MaxLengthOption = None,
     eval_every: EvalEveryOption = None,
+    set_: SetOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -113,7 +115,7 @@ def finetune_teacher(
 
     params, spec, data = _inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
-    settings = resolve(spec.name, params, recipe, {"teacher": training})
+    settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
         result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
@@ -129,6 +131,7 @@ def quantize(
     activations: ActivationsOption = None,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
+    set_: SetOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -138,7 +141,7 @@ def quantize(
 
     params, spec, data = _inputs(task, data_dir)
     quantization = {"weights": weights, "activations": activations}
-    settings = resolve(spec.name, params, recipe, {"quantization": quantization})
+    settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_)
     source = teacher or str(teacher_folder(spec.name))
     output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
 
@@ -164,6 +167,7 @@ def distill(
     batch_size: BatchSizeOption = None,
     max_length: MaxLengthOption = None,
     eval_every: EvalEveryOption = None,
+    set_: SetOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -177,7 +181,7 @@ def distill(
     distillation |= {"hidden_layers": layers_option(hidden_layers)}
     quantization = {"weights": weights, "activations": activations}
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
-    settings = resolve(spec.name, params, recipe, changes)
+    settings = resolve(spec.name, params, recipe, changes, set_)
     refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
     source = teacher or str(teacher_folder(spec.name))
     name = settings.distillation.loss
@@ -246,17 +250,23 @@ def export(
 
 @command
 def report(
-    out: Annotated[Path | None, typer.Option("--out", help="Markdown file to write as well.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write as well: .md (the table), .csv or .json (every seed).")
+    ] = None,
+    published: Annotated[str | None, typer.Option("--published", help=field_help(Params, "published"))] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what the pipeline has measured so far: scores, sizes, times."""
-    from kdqat_cli.stages.report import markdown
+    """Show what the pipeline has measured: mean and spread over seeds, sizes, times, and what is missing."""
     from kdqat_cli.stages.report import report as stage
+    from kdqat_cli.stages.report import write_report
 
-    rows = stage()
+    groups = stage(published or load_params().published)
     if out is not None:
-        out.write_text(markdown(rows), encoding="utf-8")
-    Output(json).rows(rows)
+        write_report(groups, out)
+    if json:
+        Output(json).rows([group.record() for group in groups])
+    else:
+        Output().rows([group.row() for group in groups])
 
 
 @command

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.yaml12 import read_text, read_yaml
+from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 OPTIONS = "options"
@@ -134,6 +134,8 @@ class Params(Section):
     """Attention losses of the pipeline."""
     seeds: list[int] = []
     """Seeds of the pipeline."""
+    published: str | None = None
+    """A published table whose rows `kdqat report` shows beside ours: a name that `kdqat ls published` lists."""
     settings: dict[str, dict[str, Any]] = {}
     """Per task: changes to the recipe's sections."""
 
@@ -234,7 +236,13 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     return parse(Params, read_yaml(path) or {}, str(path)) if path.exists() else Params()
 
 
-def resolve(task: str, params: Params, recipe: str | None = None, options: dict[str, Any] | None = None) -> Settings:
+def resolve(
+    task: str,
+    params: Params,
+    recipe: str | None = None,
+    options: dict[str, Any] | None = None,
+    assignments: list[str] | None = None,
+) -> Settings:
     """The settings of one task: recipe, then params.yaml, then the command line's options.
 
     Args:
@@ -242,6 +250,7 @@ def resolve(task: str, params: Params, recipe: str | None = None, options: dict[
         params: params.yaml.
         recipe: a recipe that replaces the one of params.yaml.
         options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
+        assignments: changes as text, e.g. "student.epochs=1"; they come last, and a value may be null.
 
     Raises:
         ConfigError: an unknown recipe, or settings of a wrong type or range.
@@ -255,7 +264,19 @@ def resolve(task: str, params: Params, recipe: str | None = None, options: dict[
         section: {name: value for name, value in values.items() if value is not None}
         for section, values in (options or {}).items()
     }
-    return parse(Settings, _merge(merged, given), OPTIONS)
+    merged = parse(Settings, _merge(merged, given), OPTIONS).model_dump()
+    for assignment in assignments or []:
+        merged = _merge(merged, _assigned(assignment))
+    return parse(Settings, merged, "--set")
+
+
+def _assigned(assignment: str) -> dict[str, Any]:
+    place, equals, value = assignment.partition("=")
+    section, dot, name = place.partition(".")
+    if not (equals and dot):
+        fix = "--set quantization.activation_scale=token"
+        raise ConfigError(f"--set takes SECTION.FIELD=VALUE, not {assignment!r}.", fix)
+    return {section: {name: parse_yaml(value, f"--set {place}")}}
 
 
 def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:

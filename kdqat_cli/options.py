@@ -59,6 +59,10 @@ WeightsOption = Annotated[WeightsName | None, typer.Option("--weights", help=fie
 ActivationsOption = Annotated[
     ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change any field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 

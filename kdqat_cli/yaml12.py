@@ -78,9 +78,21 @@ def read_yaml(path: Path) -> Any:
         MissingInputError: no such file.
         ConfigError: not YAML, not UTF-8, or a key that stands twice.
     """
-    text = read_text(path)
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML 1.2 text.
+
+    Args:
+        text: the YAML.
+        where: what the errors call it.
+
+    Raises:
+        ConfigError: not YAML, or a key that stands twice.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with the YAML 1.2 scalars
     # A tag that its value does not fit (`!!int four`) escapes PyYAML as one of the plain exceptions.
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error

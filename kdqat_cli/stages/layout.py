@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-Listed = Literal["tasks", "losses", "recipes", "encoders"]
+Listed = Literal["tasks", "losses", "recipes", "encoders", "published"]
 """What `kdqat ls` lists."""
 
 RUNS = Path("runs")

@@ -4,12 +4,15 @@ from typing import Any
 
 from kdqat_cli.config import load_recipe, recipe_names
 from kdqat_cli.stages.layout import Listed
+from kdqat_cli.stages.published import load_published, published_names
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
 
 def ls(what: Listed) -> list[dict[str, Any]]:
     """The rows of one catalogue."""
-    return {"tasks": _tasks, "losses": _losses, "recipes": _recipes, "encoders": _encoders}[what]()
+    return {"tasks": _tasks, "losses": _losses, "recipes": _recipes, "encoders": _encoders, "published": _published}[
+        what
+    ]()
 
 
 def _tasks() -> list[dict[str, Any]]:
@@ -42,3 +45,8 @@ def _encoders() -> list[dict[str, Any]]:
     from kdqat_cli.encoders import ENCODERS
 
     return [{"model type": name, "layers": encoder.layers, "MHA(X)": encoder.mha} for name, encoder in ENCODERS.items()]
+
+
+def _published() -> list[dict[str, Any]]:
+    tables = [load_published(name) for name in published_names()]
+    return [{"published": table.name, "about": table.about, "source": table.source} for table in tables]
