@@ -134,6 +134,8 @@ class Params(Section):
     """Attention losses of the pipeline."""
     seeds: list[int] = []
     """Seeds of the pipeline."""
+    axes: dict[str, list[Any]] = {}
+    """What else a pipeline varies; its dvc.yaml alone reads it."""
     published: str | None = None
     """A published table whose rows `kdqat report` shows beside ours: a name that `kdqat ls published` lists."""
     settings: dict[str, dict[str, Any]] = {}
