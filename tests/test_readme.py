@@ -9,7 +9,7 @@ import pytest
 from tests.commands import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-KNOWN = {"git", "make", "dvc", "kdqat", "export"}
+KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd"}
 
 
 def blocks(language: str) -> list[str]:
@@ -47,7 +47,7 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
 
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export")]
-    assert len(script) == 10
+    assert len(script) == 12
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
     assert "ternary, packed" in done.stdout
 
@@ -59,4 +59,4 @@ def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
     (example,) = blocks("yaml")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/tickets.yaml").write_text(example, encoding="utf-8")
-    assert "tickets" in run(tmp_path, "kdqat", "tasks").stdout
+    assert "tickets" in run(tmp_path, "kdqat", "ls", "tasks").stdout

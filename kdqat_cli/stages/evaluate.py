@@ -6,7 +6,7 @@ from pathlib import Path
 from kdqat_cli.errors import GateError
 from kdqat_cli.stages.folder import write_json
 from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, size_figures
-from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.tasks.registry import Task
 
 
@@ -42,7 +42,7 @@ def evaluate(
     batches = recorded_batches(loaded.about)
     if max_length:
         batches = replace(batches, pad_to=batches.pad_to and max_length)
-    max_length = max_length or loaded.about.get("max_length")
+    max_length = row_length(task, loaded.tokenizer, max_length or loaded.about.get("max_length"))
     metrics: dict[str, float] = {}
     for split in task.splits:
         rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length, batches)

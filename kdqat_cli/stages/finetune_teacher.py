@@ -10,7 +10,7 @@ from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
 from kdqat_cli.stages.models import load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
-from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
 from kdqat_cli.tasks.registry import Task
 
@@ -39,9 +39,9 @@ def finetune_teacher(
     with output_folder(out) as scratch:
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
-        rows = task_rows(task, "train", data_dir, tokenizer, settings.teacher.max_length)
-        dev = task_rows(task, "dev", data_dir, tokenizer, settings.teacher.max_length)
-        max_length = settings.teacher.max_length or task.max_length
+        max_length = row_length(task, tokenizer, settings.teacher.max_length)
+        rows = task_rows(task, "train", data_dir, tokenizer, max_length)
+        dev = task_rows(task, "dev", data_dir, tokenizer, max_length)
         about = {
             "kind": "teacher",
             "task": task.name,

@@ -25,6 +25,7 @@ from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
 from kdqat_cli.stages.inference import BY_LENGTH, Batches
 from kdqat_cli.stages.record import versions
+from kdqat_cli.stages.rows import row_length
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
@@ -181,7 +182,7 @@ def _reorder(head: nn.Linear, rows: list[int]) -> None:
 
 def student_record(kind: str, task: Task, teacher: Classifier, settings: Settings) -> dict[str, Any]:
     """What is recorded in kdqat.json of a quantised model."""
-    max_length = settings.student.max_length or task.max_length
+    max_length = row_length(task, teacher.tokenizer, settings.student.max_length)
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
     batches = Batches(settings.student.batch_size, max_length) if fixed else BY_LENGTH

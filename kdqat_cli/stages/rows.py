@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits, tokenize
 from kdqat_cli.tasks.data import data_digest, load_split
 from kdqat_cli.tasks.metrics import compute_metrics
@@ -42,12 +43,26 @@ class TaskRows:
         return compute_metrics(self.task, predict_logits(model, self.rows, self.tokenizer, self.batches), self.labels)
 
 
+def row_length(task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    """Tokens that rows are cut to: what is wanted, else the task's own length as far as the encoder reads.
+
+    Raises:
+        ConfigError: the encoder does not read as many tokens as are wanted.
+    """
+    limit = tokenizer.model_max_length
+    if wanted is None:
+        return int(min(task.max_length, limit))
+    if wanted > limit:
+        raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"--max-length {limit}")
+    return wanted
+
+
 def task_rows(
     task: Task,
     split: str,
     data_dir: Path | None,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
+    max_length: int,
     batches: Batches = BY_LENGTH,
 ) -> TaskRows:
     """Loads and tokenises one split.
@@ -55,11 +70,10 @@ def task_rows(
     Args:
         task: the task.
         split: `train`, `dev`, or another that the task names.
-        data_dir: folder of local data, or None.
+        data_dir: folder of local task data, or None.
         tokenizer: the model's.
-        max_length: tokens a row is cut to; None: the task's own length.
+        max_length: tokens a row is cut to.
         batches: how the rows are put together to be scored.
     """
     rows = load_split(task, split, data_dir)
-    tokenized = tokenize(rows, tokenizer, max_length or task.max_length)
-    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches)
+    return TaskRows(task, tokenize(rows, tokenizer, max_length), tokenizer, data_digest(rows), batches)
