@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdqat_cli.config import Distillation, LossName
+from kdqat_cli.config import LossName
 from kdqat_cli.distillation.captures import Captures
 from kdqat_cli.distillation.losses import (
     LOSSES,
@@ -21,6 +21,7 @@ from kdqat_cli.distillation.losses import (
     map_loss,
     score_loss,
 )
+from tests.recipes import distillation
 
 Array = npt.NDArray[np.float64]
 LayerLoss = Callable[[list[Tensor], list[Tensor], Tensor], Tensor]
@@ -37,12 +38,6 @@ MASKS = {
     "a row of padding": np.arange(LENGTH) < np.array([[7], [0], [4], [2]]),
     "padding alone": np.zeros((ROWS, LENGTH), dtype=bool),
 }
-
-
-def settings(name: str, **changes: Any) -> Distillation:
-    """A distillation by `name` with β = 0.3, changed."""
-    plain = {"mix": "SM1", "beta": 0.3, "temperature": 1.0, "labels": 0.0, "hidden_layers": None}
-    return Distillation.model_validate({"loss": name, **plain, **changes})
 
 
 # The spec's section 4, read as: the real tokens of each sentence are cut out, and nothing is masked any more.
@@ -281,14 +276,14 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
     expected = {"logits": logits_reference(own, taught), "hidden": hidden, **added[name]}
-    loss = DistillationLoss(settings(name))
+    loss = DistillationLoss(distillation(name, beta=0.3))
     terms = loss.terms(student, teacher, torch.tensor(own), torch.tensor(taught), torch.tensor(mask))
     assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=TIGHT)
 
 
 @pytest.mark.parametrize("name", typing.get_args(LossName))
 def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
-    loss = DistillationLoss(settings(name))
+    loss = DistillationLoss(distillation(name, beta=0.3))
     expected = {
         "score": {"scores"},
         "map": {"scores"},
@@ -320,7 +315,7 @@ def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
     logits = torch.zeros(ROWS, 2)
 
     def terms(**changes: Any) -> dict[str, float]:
-        loss = DistillationLoss(settings("map+output", **changes))
+        loss = DistillationLoss(distillation("map+output", beta=0.3, **changes))
         return {name: value.item() for name, value in loss.terms(student, teacher, logits, logits, mask).items()}
 
     plain, turned = terms(), terms(mix="SM2")

@@ -1,4 +1,4 @@
-"""Ternary layers compute what plain layers compute with ternary weights, before and after they are frozen."""
+"""Quantised layers compute what plain layers compute with quantised weights, before and after they are frozen."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,12 @@ from torch import nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
+from kdqat_cli.quantization.weights import WeightQuantizer
 from tests.quantization.reference import eight_bit, ternary
 
 CLIPS = [None, 0.15]  # of the layers below some weights lie beyond 0.15
+FREE = WeightQuantizer("ternary", None)
+CLIPPED = WeightQuantizer("ternary", 0.15)
 
 
 def linear(bias: bool = True) -> nn.Linear:
@@ -43,13 +46,13 @@ def test_linear_equals_the_plain_computation(
     weight = reference(plain.weight, clip, rowwise=False)
     rounded = inputs if quantizer is None else torch.tensor(eight_bit(inputs.numpy(), quantizer.clip))
     expected = rounded @ weight.T + (plain.bias if bias else 0)
-    out = QuantizedLinear(plain, clip, quantizer, frozen=False)(inputs)
+    out = QuantizedLinear(plain, WeightQuantizer("ternary", clip), quantizer, frozen=False)(inputs)
     torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
 
 
 def test_the_linear_s_gradient_is_that_of_the_quantised_computation() -> None:
     """dL/dW = Gᵀ·x̂ where |w| < clip, dL/dx = G·Ŵ, dL/db = Σ G: straight through both quantisers."""
-    layer = QuantizedLinear(linear(), 0.15, ActivationQuantizer(8, 1.0), frozen=False)
+    layer = QuantizedLinear(linear(), CLIPPED, ActivationQuantizer(8, 1.0), frozen=False)
     inputs = torch.randn(6, 33, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(6, 17, dtype=torch.float64)
     layer(inputs).backward(upstream)
@@ -69,13 +72,13 @@ def test_embedding_equals_ternarising_the_whole_table(clip: float | None) -> Non
     plain = embedding()
     ids = torch.tensor([[0, 3, 8, 49], [7, 7, 3, 1]])
     table = reference(plain.weight, clip, rowwise=True)
-    out = QuantizedEmbedding(plain, clip, frozen=False)(ids)
+    out = QuantizedEmbedding(plain, WeightQuantizer("ternary", clip), frozen=False)(ids)
     torch.testing.assert_close(out, table[ids], rtol=1e-13, atol=0)
     assert not out[0, 2].any(), "a row of zeros"
 
 
 def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None:
-    layer = QuantizedEmbedding(embedding(), 0.15, frozen=False)
+    layer = QuantizedEmbedding(embedding(), CLIPPED, frozen=False)
     layer(torch.tensor([[7, 3, 9, 7]])).sum().backward()
     grad = layer.weight.grad
     assert grad is not None
@@ -90,8 +93,9 @@ def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None
 @pytest.mark.parametrize("size", [1, 31, 384, 1000])
 def test_freezing_changes_no_bit(clip: float | None, size: int) -> None:
     """In FP32, where another order of summing would show."""
-    dense = QuantizedLinear(linear().float(), clip, ActivationQuantizer(8, None), frozen=False)
-    table = QuantizedEmbedding(embedding(size).float(), clip, frozen=False)
+    weights = WeightQuantizer("ternary", clip)
+    dense = QuantizedLinear(linear().float(), weights, ActivationQuantizer(8, None), frozen=False)
+    table = QuantizedEmbedding(embedding(size).float(), weights, frozen=False)
     both = nn.ModuleList([dense, table])
     inputs, ids = torch.randn(4, 33), torch.tensor([[0, 1, 2], [3, 49, 7]])
 
@@ -110,7 +114,7 @@ def test_freezing_changes_no_bit(clip: float | None, size: int) -> None:
 
 def test_a_frozen_weight_is_ternary_and_in_place() -> None:
     plain = linear()
-    layer = QuantizedLinear(plain, None, None, frozen=False)
+    layer = QuantizedLinear(plain, FREE, None, frozen=False)
     assert layer.weight is plain.weight
     latent = plain.weight.detach().clone()
     layer.freeze()
@@ -121,11 +125,11 @@ def test_a_frozen_weight_is_ternary_and_in_place() -> None:
 def test_a_layer_made_frozen_uses_its_weight_as_it_is() -> None:
     plain, inputs = linear(), torch.randn(2, 33, dtype=torch.float64)
     assert torch.equal(
-        QuantizedLinear(plain, 0.01, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
+        QuantizedLinear(plain, CLIPPED, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
     )
 
 
 def test_names_are_those_of_the_plain_layers() -> None:
-    assert QuantizedLinear(linear(), None, None, False).state_dict().keys() == linear().state_dict().keys()
-    assert QuantizedLinear(linear(False), None, None, False).state_dict().keys() == linear(False).state_dict().keys()
-    assert QuantizedEmbedding(embedding(), None, False).state_dict().keys() == embedding().state_dict().keys()
+    assert QuantizedLinear(linear(), FREE, None, False).state_dict().keys() == linear().state_dict().keys()
+    assert QuantizedLinear(linear(False), FREE, None, False).state_dict().keys() == linear(False).state_dict().keys()
+    assert QuantizedEmbedding(embedding(), FREE, False).state_dict().keys() == embedding().state_dict().keys()

@@ -10,11 +10,12 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from tests.quantization.reference import Array, eight_bit, softmax, ternary
+from tests.recipes import quantization
 
 Batch = dict[str, Tensor]
-TERNARY = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
-CLIPPED = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=2.5)
-FULL_ACTIVATIONS = Quantization(weights="ternary", weight_clip=None, activations=None, activation_clip=None)
+TERNARY = quantization()
+CLIPPED = quantization(activation_clip=2.5)
+FULL_ACTIVATIONS = quantization(weight_clip=None, activations="fp32")
 
 
 def padded(batch: Batch, extra: int, garbage: int = 0) -> Batch:
