@@ -11,25 +11,18 @@ equal files. Reading checks the digest first: a truncated, altered or foreign fi
 unpickled.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing.packed_file import FILE_NAME, METADATA_KEY, SCALES, VERSION, PackedFile, digest, to_json
 from kdqat_cli.packing.trits import pack, unpack
 from kdqat_cli.quantization.ternary import join
 
-FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
-VERSION = 1
-_KEY = "kdqat"
-_SCALES = "scales"
+__all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "write_packed"]
 
 Ternary = dict[str, tuple[Tensor, Tensor]]
 
@@ -59,20 +52,17 @@ def write_packed(
         tensors[name] = torch.from_numpy(pack(codes.numpy()))
         shapes[name] = [*codes.shape, scales.numel()]
     if ternary:
-        tensors[_SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest)
+        tensors[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest)
     header = {"version": VERSION, "config": config, "ternary": shapes, "about": about}
-    header["sha256"] = _digest(tensors, header)
-    save_file(tensors, path, metadata={_KEY: _json(header)})
+    header["sha256"] = digest({name: tensor.numpy() for name, tensor in tensors.items()}, header)
+    save_file(tensors, path, metadata={METADATA_KEY: to_json(header)})
 
 
-class PackedCheckpoint:
-    """A packed checkpoint that was read and found whole.
+class PackedCheckpoint(PackedFile):
+    """A packed checkpoint that was read and found whole, as torch's tensors.
 
     Attributes:
-        tensors: everything in the file, as it is stored.
-        config: the model's configuration.
-        about: where the model comes from.
-        shapes: ternary weight → (rows, columns, number of scales).
+        tensors: everything in the file, as it is stored; for more see `PackedFile`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,62 +71,21 @@ class PackedCheckpoint:
         Raises:
             MissingInputError: no such file, or truncated, altered, or not kdqat's.
         """
-        self.tensors, header = _read(path)
-        if header.get("version") != VERSION:
-            raise MissingInputError(
-                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
-                "kdqat export",
-            )
-        claimed = header.pop("sha256", None)
-        if _digest(self.tensors, header) != claimed:
-            raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
-        self.config: dict[str, Any] = header["config"]
-        self.about: dict[str, Any] = header["about"]
-        self.shapes: dict[str, tuple[int, int, int]] = {
-            name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()
-        }
+        super().__init__(path)
+        self.tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
     def codes_and_scales(self) -> Ternary:
         """Name → codes (O, I) int8 and FP32 scales (1,) or (O,) of every ternary weight."""
         ternary: Ternary = {}
-        start = 0
-        for name, (rows, columns, count) in self.shapes.items():
-            codes = torch.from_numpy(unpack(self.tensors[name].numpy(), rows * columns)).view(rows, columns)
-            ternary[name] = codes, self.tensors[_SCALES][start : start + count].float()
-            start += count
+        for name, scales in self.scales().items():
+            rows, columns, _ = self.shapes[name]
+            codes = torch.from_numpy(unpack(self.arrays[name], rows * columns)).view(rows, columns)
+            ternary[name] = codes, torch.from_numpy(scales)
         return ternary
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state in FP32, ternary weights multiplied out."""
         state = {
-            name: tensor.float() for name, tensor in self.tensors.items() if name not in self.shapes and name != _SCALES
+            name: tensor.float() for name, tensor in self.tensors.items() if name not in self.shapes and name != SCALES
         }
         return state | {name: join(codes, scales) for name, (codes, scales) in self.codes_and_scales().items()}
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            tensors, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-        header = json.loads(metadata.get(_KEY, "null"))
-    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).") from error
-    if not isinstance(header, dict):
-        raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")
-    return tensors, header
-
-
-def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
-    digest = hashlib.sha256(_json(header).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data if tensor.numel() else b"")
-    return digest.hexdigest()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,120 @@
+"""Reading the packed checkpoint (its layout stands in checkpoint.py) into numpy arrays: no torch, so that the engine
+can serve without it.
+
+The digest is checked first: a truncated, altered or foreign file is refused, and nothing is unpickled.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing.trits import LARGEST_BYTE, packed_size
+
+FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
+VERSION = 1
+METADATA_KEY = "kdqat"
+SCALES = "scales"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class PackedFile:
+    """A packed checkpoint that was read and found whole.
+
+    Attributes:
+        arrays: everything in the file, as it is stored.
+        config: the model's configuration.
+        about: where the model comes from.
+        shapes: ternary weight → (rows, columns, number of scales).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads `path`.
+
+        Raises:
+            MissingInputError: no such file, or truncated, altered, or not kdqat's.
+        """
+        self.arrays, header = _read(path)
+        if header.get("version") != VERSION:
+            raise MissingInputError(
+                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
+                "kdqat export",
+            )
+        claimed = header.pop("sha256", None)
+        if digest(self.arrays, header) != claimed:
+            raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
+        if not _is_sound(self.arrays, header):
+            raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
+        self.config: dict[str, Any] = header["config"]
+        self.about: dict[str, Any] = header["about"]
+        self.shapes: dict[str, tuple[int, int, int]] = {
+            name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()
+        }
+
+    def scales(self) -> dict[str, NDArray[np.float32]]:
+        """Name → FP32 scales (1,) or (O,) of every ternary weight."""
+        scales, start = {}, 0
+        for name, (_, _, count) in self.shapes.items():
+            scales[name] = self.arrays[SCALES][start : start + count].astype(np.float32)
+            start += count
+        return scales
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    if not path.is_file():
+        raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            arrays, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+        header = json.loads(metadata.get(METADATA_KEY, "null"))
+    # AttributeError and KeyError: numpy has not all of safetensors' types.
+    except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+        raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).") from error
+    if not isinstance(header, dict):
+        raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")
+    return arrays, header
+
+
+def _is_sound(arrays: Arrays, header: dict[str, Any]) -> bool:
+    """Whether every ternary weight is there in its size; a digest only says that a file is as it was written."""
+    ternary = header.get("ternary")
+    if not all(isinstance(header.get(key), dict) for key in ("config", "about", "ternary")):
+        return False
+    scales = 0
+    for name, shape in ternary.items():
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+            return False
+        rows, columns, count = shape
+        array = arrays.get(name)
+        if array is None or array.dtype != np.uint8 or array.shape != (packed_size(rows * columns),):
+            return False
+        if count not in (1, rows) or array.max() > LARGEST_BYTE:
+            return False
+        scales += count
+    rest = {name: array for name, array in arrays.items() if name not in ternary}
+    if any(array.dtype not in (np.float16, np.float32) for array in rest.values()):
+        return False
+    return not ternary or (SCALES in rest and rest[SCALES].shape == (scales,))
+
+
+def digest(arrays: Arrays, header: dict[str, Any]) -> str:
+    """The sha256 over a header (without its own) and all arrays."""
+    state = hashlib.sha256(to_json(header).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        # The types under torch's names, with which the first files were written.
+        state.update(to_json([name, f"torch.{array.dtype}", list(array.shape)]).encode())
+        state.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    return state.hexdigest()
+
+
+def to_json(value: Any) -> str:
+    """The one spelling of a header that digests are made of."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

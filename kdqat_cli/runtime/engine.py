@@ -1,0 +1,89 @@
+"""The engine: a packed model, served from its packed weights.
+
+    engine = Engine.load("runs/rte/packed/map+output-42/model", threads=2)
+    engine.logits([([101, 1037, 2158, 102], None)])
+
+With the native library no torch is imported: numpy, safetensors and a tokenizer are all that serving takes. Memory
+holds the ternary weights at two bits (the word embedding at 1.6), never a multiplied-out copy. Where the library was
+not built, or does not serve the model, torch computes the same logits, and `remark` says so in one sentence.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel, kernels
+from kdqat_cli.runtime.native_model import NativeModel, Row
+from kdqat_cli.runtime.torch_model import TorchModel
+
+TORCH = "torch"
+"""The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
+
+
+class Engine:
+    """A loaded packed model.
+
+    Attributes:
+        kernel: what computes: a kernel of the native library, or `torch`.
+        threads: that compute together.
+        remark: one sentence where torch took the native library's place; None otherwise.
+        labels: the number of logits a row.
+        config: the model's configuration, as in config.json.
+        about: what was recorded when the model was packed: task, labels, quantisation.
+    """
+
+    def __init__(
+        self, model: NativeModel | TorchModel, kernel: str, threads: int, remark: str | None, file: PackedFile
+    ) -> None:
+        self._model = model
+        self.kernel, self.threads, self.remark = kernel, threads, remark
+        self.labels = model.labels
+        self.config: dict[str, Any] = file.config
+        self.about: dict[str, Any] = file.about
+
+    @classmethod
+    def load(cls, source: str | Path, threads: int | None = None) -> "Engine":
+        """Loads a packed file, or the folder of one.
+
+        Args:
+            source: the file or folder.
+            threads: that compute together; None: as many as there are processors for this process.
+
+        Raises:
+            MissingInputError: no such file, or truncated, altered, foreign, or not fitting its own configuration.
+            ConfigError: KDQAT_KERNEL names a kernel that does not run here.
+        """
+        path = Path(source)
+        if path.is_dir():
+            path = path / FILE_NAME
+        file = PackedFile(path)
+        count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        wanted = os.environ.get(KERNEL_VARIABLE)
+        if wanted == TORCH:
+            return cls(TorchModel(path.parent, count), TORCH, count, None, file)
+        if not kernels() and not wanted:
+            remark = "The native library was not built here (it takes a C++ compiler): torch computes, slower."
+            return cls(TorchModel(path.parent, count), TORCH, count, remark, file)
+        kernel = chosen_kernel()
+        try:
+            return cls(NativeModel(file, kernel, count), kernel, count, None, file)
+        except ConfigError as refused:
+            remark = f"{refused.sentence} Torch computes, slower."
+            return cls(TorchModel(path.parent, count), TORCH, count, remark, file)
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Logits (rows, labels) of sequences of any lengths; no padding is needed, and none computed.
+
+        Args:
+            rows: token ids of each sequence, and its token types (None: all 0).
+
+        Raises:
+            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+        """
+        return self._model.logits(rows)

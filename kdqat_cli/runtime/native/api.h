@@ -1,0 +1,108 @@
+/* The plain C interface of the engine. Every call returns 0, or -1 and leaves a sentence in kdqat_error(). */
+
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KDQAT_API __attribute__((visibility("default")))
+
+/* Ternary matrices of a layer; the last two belong to no layer (layer -1). */
+enum {
+    KDQAT_QUERY,
+    KDQAT_KEY,
+    KDQAT_VALUE,
+    KDQAT_OUTPUT,
+    KDQAT_UP,
+    KDQAT_GATE,
+    KDQAT_DOWN,
+    KDQAT_PROJECTION, /* embedding -> hidden */
+    KDQAT_POOLER,
+    KDQAT_MATRICES
+};
+
+/* FP32 values of a layer; from KDQAT_POSITIONS on they belong to no layer (layer -1). */
+enum {
+    KDQAT_ATTENTION_GAIN,
+    KDQAT_ATTENTION_BIAS,
+    KDQAT_OUTPUT_GAIN,
+    KDQAT_OUTPUT_BIAS,
+    KDQAT_POSITIONS,
+    KDQAT_TYPES,
+    KDQAT_EMBEDDING_GAIN,
+    KDQAT_EMBEDDING_BIAS,
+    KDQAT_FINAL_GAIN,
+    KDQAT_HEAD_WEIGHT,
+    KDQAT_HEAD_BIAS,
+    KDQAT_CLASSIFIER_WEIGHT,
+    KDQAT_CLASSIFIER_BIAS,
+    KDQAT_VECTORS
+};
+
+/* What the head does with the hidden states. */
+enum {
+    KDQAT_POOLED, /* first token, ternary pooler */
+    KDQAT_DENSE,  /* first token, FP32 dense layer */
+    KDQAT_MEAN    /* mean of the tokens */
+};
+
+typedef struct {
+    int32_t hidden, embedding, layers, heads, head_size, inner, words, labels;
+    int32_t positions, types;  /* rows of those tables; 0: there is none */
+    int32_t pre_norm, gated;   /* T5's order of things (RMSNorm first, no biases), and its gated feed-forward */
+    int32_t head;              /* KDQAT_POOLED, ... */
+    int32_t activation, head_activation; /* kernels.h: enum Activation */
+    float epsilon, embedding_epsilon, scaling;
+    float clip; /* of activations; infinity: none */
+} kdqat_config;
+
+typedef struct kdqat_model kdqat_model;
+typedef struct kdqat_chain kdqat_chain;
+
+KDQAT_API const char* kdqat_error(void);
+
+/* The kernels that run here, best first: their number, and a name by index. */
+KDQAT_API int kdqat_kernels(void);
+KDQAT_API const char* kdqat_kernel(int index);
+
+/* A model is made empty, filled part by part, completed, and then only read. Sizes are checked against `config`. */
+KDQAT_API kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int threads);
+KDQAT_API int kdqat_model_words(
+    kdqat_model* model, const uint8_t* trits, int64_t bytes, int rows, int columns, const float* scales);
+KDQAT_API int kdqat_model_matrix(
+    kdqat_model* model, int layer, int which, const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale,
+    const float* bias);
+KDQAT_API int kdqat_model_vector(kdqat_model* model, int layer, int which, const float* values, int64_t count);
+KDQAT_API int kdqat_model_complete(kdqat_model* model);
+/* Sequences stand end to end in `words`, `types` and `positions`; `relative` is (heads, 2 span - 1) or null. One call at
+ * a time. */
+KDQAT_API int kdqat_model_forward(
+    kdqat_model* model, const int32_t* words, const int32_t* types, const int32_t* positions, const int32_t* lengths,
+    int sequences, const float* relative, int span, float* logits);
+KDQAT_API void kdqat_model_free(kdqat_model* model);
+
+/* A chain of ternary linear layers, each on the quantised output of the one before: what benchmarks and tests run. */
+KDQAT_API kdqat_chain* kdqat_chain_new(const char* kernel, int threads);
+KDQAT_API int kdqat_chain_add(
+    kdqat_chain* chain, const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias,
+    int activation);
+/* x (rows, inputs of the first) -> out (rows, outputs of the last). */
+KDQAT_API int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, float* out);
+KDQAT_API void kdqat_chain_free(kdqat_chain* chain);
+
+/* Single steps, for tests. */
+KDQAT_API int kdqat_quantize(
+    const char* kernel, const float* x, int rows, int width, float clip, int8_t* out, float* scales, int32_t* sums);
+KDQAT_API int kdqat_activate(const char* kernel, const float* x, int count, int activation, float* out);
+/* One head; all int8 (length, size), scales (length), context (length, size). */
+KDQAT_API int kdqat_attend(
+    const char* kernel, const int8_t* query, const int8_t* key, const int8_t* value, const float* query_scales,
+    const float* key_scales, const float* value_scales, int length, int size, float scaling, float clip,
+    const float* relative, float* context);
+
+#ifdef __cplusplus
+}
+#endif

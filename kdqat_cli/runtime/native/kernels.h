@@ -1,0 +1,104 @@
+// What a processor's file of kernels offers to the model, and the layouts that both agree on.
+//
+// Weights. A ternary matrix W (O, I) is held as codes c + 1 in {0, 1, 2}, two bits each. Sixteen outputs make a panel,
+// sixteen inputs a group; a group of a panel is one line of 64 bytes:
+//
+//     bits 2j, 2j+1 of byte 4n + i  =  1 + code of output 16·panel + n, input 16·group + 4j + i      (i, j < 4, n < 16)
+//
+// so that a shift by 2j and a mask give, for four consecutive inputs, what the byte products of every instruction set
+// want: four inputs of one output side by side. Outputs and inputs are filled up with code 0.
+//
+// Activations. A row is quantised to int8 with one scale; Σ (c + 1)·q = Σ c·q + Σ q, and Σ q is kept with the row.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kdqat {
+
+constexpr int kPanel = 16;
+constexpr int kGroup = 16;
+constexpr int kLine = 64;
+
+constexpr int up_to(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+enum class Activation : int32_t { none, gelu, gelu_tanh, relu, tanh };
+
+// A ternary matrix; `bias` holds panels·16 values.
+struct Matrix {
+    const uint8_t* codes;
+    int outputs, inputs, panels, groups;
+    float scale;
+    const float* bias;
+};
+
+// Rows of int8 with one scale and one sum each; `stride` bytes apart, filled up to whole groups with zeros.
+struct Quantized {
+    int8_t* values;
+    size_t stride;
+    float* scales;
+    int32_t* sums;
+};
+
+struct Norm {
+    const float* gain;
+    const float* bias;  // null: RMSNorm, which has no mean and no bias
+    float epsilon;
+};
+
+// Attention of one head over one sequence; every row pointer is at the sequence's first token and the head's first
+// value, rows are `stride` values apart, scales and sums `heads` values.
+struct Head {
+    const int8_t *query, *key, *value;
+    const float *query_scales, *key_scales, *value_scales;
+    const int32_t* query_sums;
+    size_t stride, heads;
+    int length, size;
+    float scaling;
+    float clip;             // of the probabilities
+    const float* relative;  // relative[key - query] is added to the score; null: nothing is
+    float* context;         // (length, size), rows `context_stride` values apart
+    size_t context_stride;
+};
+
+struct Kernels {
+    const char* name;
+    bool (*available)();
+
+    // Rows of `width` floats → int8 (see Quantized). s = max|x| / 127, q = round half to even of x / s, after a clamp
+    // to ±clip; values from `width` to `padded` become 0; `out.sums` may be null.
+    void (*quantize)(const float* rows, size_t stride, int count, int width, int padded, float clip, Quantized out);
+
+    // out[row][o] = act((Σ code·q)·s·scale + bias[o]) for the outputs of panels `first` to `last` (exclusive), the sum
+    // exact. `scratch` holds at least scratch_bytes(groups).
+    void (*linear)(
+        const Quantized& rows, int count, const Matrix& matrix, int first, int last, Activation act, float* out,
+        size_t out_stride, uint8_t* scratch);
+    size_t (*scratch_bytes)(int groups);
+
+    // sum = a + b, out = norm(sum), row by row; `b` may be null (nothing is added) and `sum` too (not kept).
+    void (*normalize)(
+        const float* a, const float* b, float* sum, float* out, size_t stride, int count, int width, Norm norm);
+
+    // a ·= b, element by element.
+    void (*multiply)(float* a, const float* b, size_t stride, int count, int width);
+
+    // Softmax attention over 8-bit Q, K, probabilities and V; `scratch` holds at least attend_bytes(length, size).
+    void (*attend)(const Head& head, uint8_t* scratch);
+    size_t (*attend_bytes)(int length, int size);
+
+    // out[o] = act(Σ weight[o][i]·x[i] + bias[o]) in FP32, `bias` may be null.
+    void (*dense)(
+        const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out);
+};
+
+extern const Kernels portable_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512vnni_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+}  // namespace kdqat

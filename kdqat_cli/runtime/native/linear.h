@@ -1,0 +1,83 @@
+// The ternary linear layer: integer tiles of an instruction set, and what stands around them.
+//
+// A `Tiles` gives
+//     kRows, kPanels    the largest tile: rows of activations × panels of outputs whose sums stay in registers
+//     kDirect           up to so many rows codes are shifted and masked where they are used; above, a strip of panels is
+//                       first expanded to bytes, which costs 1/rows of the products
+//     dot<R, P, Packed> acc[R][16·P] = Σ (code + 1)·q over all groups
+//     expand            a strip of P panels → bytes, in the order in which dot reads them: [group][j][panel][64]
+// and this file cuts rows and panels into tiles and turns sums into floats.
+
+#pragma once
+
+#include "floats.h"
+
+namespace kdqat {
+namespace {
+
+template <class Tiles, int P, bool Packed, int R = Tiles::kRows>
+inline void dot_rows(
+    int count, const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
+    if constexpr (R == 1) {
+        Tiles::template dot<1, P, Packed>(x, stride, codes, panel_bytes, groups, acc);
+    } else if (count == R) {
+        Tiles::template dot<R, P, Packed>(x, stride, codes, panel_bytes, groups, acc);
+    } else {
+        dot_rows<Tiles, P, Packed, R - 1>(count, x, stride, codes, panel_bytes, groups, acc);
+    }
+}
+
+template <class S, class Tiles, int P>
+void linear_strip(
+    const Quantized& rows, int count, const Matrix& matrix, int panel, Activation act, float* out, size_t out_stride,
+    uint8_t* scratch) {
+    const size_t panel_bytes = static_cast<size_t>(matrix.groups) * kLine;
+    const uint8_t* codes = matrix.codes + static_cast<size_t>(panel) * panel_bytes;
+    const bool packed = Tiles::kDirect > 0 && count <= Tiles::kDirect;
+    if (!packed) {
+        Tiles::template expand<P>(codes, panel_bytes, matrix.groups, scratch);
+        codes = scratch;
+    }
+    alignas(64) int32_t acc[Tiles::kRows * P * kPanel];
+    const int tiles = (count + Tiles::kRows - 1) / Tiles::kRows;
+    for (int tile = 0; tile < tiles; ++tile) {
+        // Tiles of like size: a last one of one row would cost as much time as a full one.
+        const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
+        const int8_t* x = rows.values + static_cast<size_t>(first) * rows.stride;
+        if (packed) {
+            dot_rows<Tiles, P, (Tiles::kDirect > 0)>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+        } else {
+            dot_rows<Tiles, P, false>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+        }
+        for (int r = first; r < last; ++r) {
+            const int32_t* sums = acc + (r - first) * P * kPanel;
+            float* to = out + static_cast<size_t>(r) * out_stride + panel * kPanel;
+            const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
+            for (int i = 0; i < P * kPanel; i += S::W) {
+                const Floats<S> dot = S::from_ints(sums + i, rows.sums[r]);
+                S::store(to + i, activate<S>(S::fma(dot, scale, S::load(matrix.bias + panel * kPanel + i)), act));
+            }
+        }
+    }
+}
+
+template <class S, class Tiles>
+void linear(
+    const Quantized& rows, int count, const Matrix& matrix, int first, int last, Activation act, float* out,
+    size_t out_stride, uint8_t* scratch) {
+    int panel = first;
+    for (; panel + Tiles::kPanels <= last; panel += Tiles::kPanels) {
+        linear_strip<S, Tiles, Tiles::kPanels>(rows, count, matrix, panel, act, out, out_stride, scratch);
+    }
+    for (; panel < last; ++panel) {
+        linear_strip<S, Tiles, 1>(rows, count, matrix, panel, act, out, out_stride, scratch);
+    }
+}
+
+template <class Tiles>
+size_t scratch_bytes(int groups) {
+    return static_cast<size_t>(groups) * 4 * kLine * Tiles::kPanels;
+}
+
+}  // namespace
+}  // namespace kdqat

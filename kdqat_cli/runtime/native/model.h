@@ -1,0 +1,67 @@
+// A whole classifier: embeddings, layers, head. What stands where is told in model.cpp.
+
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "api.h"
+#include "matrix.h"
+#include "plan.h"
+
+namespace kdqat {
+
+struct Layer {
+    std::array<TernaryMatrix, KDQAT_MATRICES> matrices;
+    std::array<std::vector<float>, KDQAT_VECTORS> vectors;
+};
+
+// Token ids and the like of sequences that stand end to end.
+struct Tokens {
+    const int32_t *words, *types, *positions;
+    const int32_t* lengths;
+    int sequences;
+    const float* relative;  // heads × (2·span - 1); null: none
+    int span;
+};
+
+class Model {
+public:
+    // Throws std::invalid_argument where the sizes make no model.
+    explicit Model(const kdqat_config& config);
+
+    // Throw std::invalid_argument where a part has another size than the configuration says.
+    void set_words(TernaryTable table, int columns);
+    void set_matrix(int layer, int which, TernaryMatrix matrix);
+    void set_vector(int layer, int which, const float* values, int64_t count);
+    // Throws std::invalid_argument where a part is missing.
+    void complete() const;
+
+    // Throws std::invalid_argument where a token, type, position or length is out of range.
+    void check(const Tokens& tokens) const;
+    // logits (sequences, labels); the tokens were checked.
+    void forward(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits);
+
+private:
+    struct Buffers;
+    struct Block;
+    struct Pass;
+
+    int expected(int which) const;
+    const Layer& head() const { return layers_.back(); }
+    void forward_chunk(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits);
+    void embed(const Pass& pass, const Scope& scope, Range rows, const Block& block) const;
+    void project(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const;
+    void attend(const Pass& pass, int piece, int rank) const;
+    void finish_layer(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const;
+    void classify(const Pass& pass, const Scope& scope, const Block& block, float* logits) const;
+
+    kdqat_config config_;
+    int width_;      // of the hidden state, filled up to whole panels
+    int attention_;  // heads × head size
+    TernaryTable words_;
+    std::vector<Layer> layers_;  // and one more, with what belongs to no layer
+    std::vector<uint8_t> memory_;
+};
+
+}  // namespace kdqat

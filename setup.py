@@ -1,0 +1,63 @@
+"""Builds the engine's native library; everything else stands in pyproject.toml.
+
+Each kernel file is compiled for its own instruction set, and only the library's dispatch decides which one runs: the
+rest of the library must run on every processor. Without a compiler the installation goes on (`optional`), and the
+engine's place is taken by torch.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("kdqat_cli/runtime/native")
+INSTRUCTION_SETS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512vnni", "-mavx2", "-mfma"],
+    "neon": ["-march=armv8.2-a+dotprod"],
+}
+# -Wno-*uninitialized: GCC 12 warns of its own header for AVX-512.
+COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+
+
+class BuildNative(build_ext):
+    """Compiles each source with its own flags."""
+
+    def build_extension(self, ext: Any) -> None:
+        """Builds one extension; a failure is reported and passed over by setuptools where it is optional."""
+        compile_one = self.compiler._compile
+        wanted = {source: flags for source, flags in INSTRUCTION_SETS.items() if _for_this_machine(source)}
+
+        def with_flags(obj: str, src: str, ext_: str, cc_args: Any, extra_postargs: Any, pp_opts: Any) -> None:
+            compile_one(obj, src, ext_, cc_args, [*extra_postargs, *wanted.get(Path(src).stem, [])], pp_opts)
+
+        self.compiler._compile = with_flags
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler._compile = compile_one
+
+
+def _for_this_machine(source: str) -> bool:
+    import platform
+
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return (source == "neon") == arm
+
+
+setup(
+    cmdclass={"build_ext": BuildNative},
+    ext_modules=[
+        Extension(
+            "kdqat_cli.runtime._native",
+            sources=sorted(str(path) for path in NATIVE.glob("*.cpp")),
+            depends=sorted(str(path) for path in NATIVE.glob("*.h")),
+            extra_compile_args=COMMON,
+            extra_link_args=["-pthread"] if sys.platform != "darwin" else [],
+            language="c++",
+            optional=True,
+        )
+    ],
+)
