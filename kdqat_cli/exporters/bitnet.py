@@ -4,8 +4,8 @@
     <name>.weight_scale   F32 (1,)      1/α
 
 transformers' BitLinear rounds the input of each linear to 8 bits with one scale a token, as the student does, and
-divides by the stored scale. Its first scale that is not the student's is 1/α of a matrix of zeros, which is stored as
-1: all codes are 0. Lost are the 8 bits of Q, K, V and the attention probabilities, which stay in full precision.
+divides by the stored scale; a matrix of zeros, whose 1/α does not exist, gets 1. Q, K, V and the attention
+probabilities stay in full precision.
 
 There is one scale a matrix, so the word embedding with its row scales stays a plain table of floats, and is most of the
 file; hf-compressed packs it.
@@ -52,7 +52,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 def pack(codes: Tensor) -> Tensor:
     """Codes (O, I) in {-1, 0, 1} → bytes (O/4, I); the lowest two bits hold the first quarter of the rows."""
-    quarters = (codes + 1).to(torch.uint8).unflatten(0, (ROWS_PER_BYTE, -1))
+    quarters = (codes + 1).to(torch.uint8).view(ROWS_PER_BYTE, -1, codes.shape[1])
     return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
 
 

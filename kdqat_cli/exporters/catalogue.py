@@ -16,6 +16,7 @@ class Format:
     Attributes:
         write: (frozen student, its tokenizer, an existing folder) writes the folder.
         logits: (folder, batches) → logits of each batch on the engine the folder is for.
+        file: the file of the weights.
         engine: what loads it.
         loses: where its numbers are not the student's.
         packages: what writing and checking need beside kdqat's own requirements.
@@ -24,6 +25,7 @@ class Format:
 
     write: Callable[..., None]
     logits: Callable[[Path, list[Batch]], list[Logits]]
+    file: str
     engine: str
     loses: str
     packages: tuple[str, ...] = ()
@@ -38,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "dense": Format(
         dense.write,
         stock.logits,
+        stock.WEIGHTS,
         engine="transformers, and anything that reads its checkpoints",
         loses="activations in full precision",
         half=True,
@@ -45,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "hf": Format(
         bitnet.write,
         stock.logits,
+        stock.WEIGHTS,
         engine="transformers (and accelerate)",
         loses="Q, K, V and attention probabilities in full precision; embeddings are stored as floats",
         half=True,
@@ -52,6 +56,7 @@ FORMATS: dict[str, Format] = {
     "hf-compressed": Format(
         compressed.write,
         stock.logits,
+        stock.WEIGHTS,
         engine="transformers with compressed-tensors",
         loses="activations in full precision",
         packages=("compressed-tensors",),
@@ -60,6 +65,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format(
         onnx_graph.write,
         onnx_graph.logits,
+        onnx_graph.FILE,
         engine="ONNX Runtime 1.31 or newer",
         loses="activations of linears in 8 bits, one scale 128; those of the attention in full precision",
         packages=_ONNX,
@@ -67,6 +73,7 @@ FORMATS: dict[str, Format] = {
     "onnx-plain": Format(
         onnx_graph.write_plain,
         onnx_graph.logits,
+        onnx_graph.FILE,
         engine="any ONNX runtime",
         loses="activations in full precision; weights are stored as floats",
         packages=_ONNX,
@@ -74,6 +81,7 @@ FORMATS: dict[str, Format] = {
     "gguf": Format(
         partial(gguf_file.write, trits="TQ2_0"),
         gguf_run.logits,
+        gguf_file.FILE,
         engine="llama.cpp",
         loses=_GGUF_LOSES,
         packages=_GGUF,
@@ -81,6 +89,7 @@ FORMATS: dict[str, Format] = {
     "gguf-tq1": Format(
         partial(gguf_file.write, trits="TQ1_0"),
         gguf_run.logits,
+        gguf_file.FILE,
         engine="llama.cpp",
         loses=_GGUF_LOSES,
         packages=_GGUF,

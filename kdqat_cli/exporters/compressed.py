@@ -53,8 +53,8 @@ def pack(codes: Tensor) -> Tensor:
     words = -(-columns // CODES_PER_WORD)
     digits = torch.zeros(rows, words * CODES_PER_WORD, dtype=torch.int64)
     digits[:, :columns] = codes + 2
-    digits = digits.unflatten(1, (words, CODES_PER_WORD)) << 2 * torch.arange(CODES_PER_WORD)
-    return digits.sum(-1).to(torch.int32)  # int64 → int32 keeps the lower 32 bits: the sign bit is a code's
+    shifted = digits.view(rows, words, CODES_PER_WORD) << 2 * torch.arange(CODES_PER_WORD)
+    return shifted.sum(-1).to(torch.int32)  # int64 → int32 keeps the lower 32 bits: the sign bit is a code's
 
 
 def _quantization(names: list[str]) -> dict[str, Any]:

@@ -55,9 +55,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     quantized = {name for name, layer in model.named_modules() if getattr(layer, "quantizer", None) is not None}
     for name, weight in ternary_weights(student).items():
         layer = student.get_submodule(name)
-        packed = (
-            _PackedEmbedding(weight) if weight.embedding else _PackedLinear(weight, layer.bias, name in quantized)
-        )
+        packed = _PackedEmbedding(weight) if weight.embedding else _PackedLinear(weight, layer.bias, name in quantized)
         student.set_submodule(name, packed)
     _write(student, tokenizer, folder)
 

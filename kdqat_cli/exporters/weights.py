@@ -39,7 +39,9 @@ def ternary_weights(model: PreTrainedModel) -> dict[str, Ternary]:
         try:
             codes, scales = split(layer.weight.detach().cpu(), layer.granularity)
         except ValueError as error:
-            raise ConfigError(f"The weight of {name} is not ternary; this format holds ternary weights only.") from error
+            raise ConfigError(
+                f"The weight of {name} is not ternary; this format holds ternary weights only."
+            ) from error
         weights[name] = Ternary(codes, scales, isinstance(layer, TernaryEmbedding))
     if not weights:
         raise ConfigError("The model has no ternary weights.", "kdqat distill")

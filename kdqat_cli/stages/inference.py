@@ -1,6 +1,7 @@
 """Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,16 +28,25 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
 
 
+def padded_batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], Any]]:
+    """Tokenised rows, 64 at a time and the longest first, padded to the longest of their batch.
+
+    Yields:
+        The rows' places (B), and the model's inputs (B, L) by name.
+    """
+    for indices in _batches(rows["length"]):
+        batch = rows.select(indices).remove_columns(["labels", "length"])
+        yield indices, tokenizer.pad(batch[:], return_tensors="pt")
+
+
 @torch.no_grad()
 def predict_logits(model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.float32]:
     """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile."""
     training = model.training
     model.eval()
     logits: NDArray[np.float32] | None = None
-    for indices in _batches(rows["length"]):
-        batch = rows.select(indices).remove_columns(["labels", "length"])
-        padded = tokenizer.pad(batch[:], return_tensors="pt").to(model.device)
-        out = model(**padded).logits.float().cpu().numpy()
+    for indices, padded in padded_batches(rows, tokenizer):
+        out = model(**padded.to(model.device)).logits.float().cpu().numpy()
         if logits is None:
             logits = np.empty((len(rows), out.shape[1]), dtype=np.float32)
         logits[indices] = out
