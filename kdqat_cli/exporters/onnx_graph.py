@@ -98,6 +98,9 @@ def pack(codes: Tensor, block: int) -> Tensor:
 
 
 class _PackedLinear(nn.Module):
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, weight: Ternary, bias: Tensor | None, quantized: bool) -> None:
         super().__init__()
         rows, columns = weight.codes.shape
@@ -109,6 +112,11 @@ class _PackedLinear(nn.Module):
         accuracy = 4 if quantized else 1
         self.attributes = {"K": columns, "N": rows, "bits": 2, "block_size": BLOCK, "accuracy_level": accuracy}
 
+    @property
+    def weight(self) -> Tensor:
+        """T5's feed-forward asks its linear for the weight's type."""
+        return self.scales
+
     def forward(self, inputs: Tensor) -> Tensor:
         shape = (*inputs.shape[:-1], self.attributes["N"])
         operands = (inputs, self.codes, self.scales)
@@ -117,6 +125,9 @@ class _PackedLinear(nn.Module):
 
 
 class _PackedEmbedding(nn.Module):
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, weight: Ternary) -> None:
         super().__init__()
         rows, self.columns = weight.codes.shape
