@@ -188,7 +188,7 @@ def _settings(file: PackedFile) -> dict[str, Any]:
     settings = file.about.get("quantization")
     if not isinstance(settings, dict):
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
-    if settings.get("activations") != 8:
+    if settings.get("activations") != "int8":
         raise ConfigError("The engine computes with 8-bit activations; this model's are in full precision.")
     clip = settings.get("activation_clip")
     if clip is not None and not (isinstance(clip, int | float) and clip > 0):

@@ -1,42 +1,77 @@
-"""export: ternary student → packed checkpoint."""
+"""export: ternary student → packed checkpoint, or a folder for another engine."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import MODEL, output_folder
-from kdqat_cli.stages.models import TOKENIZER_FILE, load_classifier, size_figures
-from kdqat_cli.stages.record import Stopwatch, write_run
+from kdqat_cli.stages.folder import MODEL, output_folder, write_json
+from kdqat_cli.stages.inference import padded_batches, predict_logits
+from kdqat_cli.stages.models import (
+    ABOUT,
+    TOKENIZER_FILE,
+    Classifier,
+    load_classifier,
+    recorded_batches,
+    size_figures,
+)
+from kdqat_cli.stages.record import Stopwatch, versions, write_run
+from kdqat_cli.stages.rows import TaskRows, task_rows
+from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.registry import Task
 
 
-def export(student: str, out: Path, half: bool = False) -> dict[str, Any]:
-    """Packs a ternary student at five codes a byte.
+def export(
+    student: str,
+    out: Path,
+    half: bool = False,
+    format_name: FormatName = "packed",
+    task: Task | None = None,
+    data_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Packs a ternary student, or writes it for another engine.
+
+    `packed` is kdqat's own file, five codes a byte; its logits are the student's by construction. A folder of any
+    other format is run on the engine it is for, on the task's dev rows, and is kept only where its labels are the
+    student's (exporters/parity.py says how nearly).
 
     Args:
         student: a folder that `distill` or `quantize` wrote.
-        out: receives model/ and run.json.
-        half: store what is not ternary as FP16; logits then differ slightly.
+        out: receives model/ and run.json; nothing, where the comparison fails.
+        half: store what is not ternary as FP16; logits then differ slightly. Not of onnx and gguf.
+        format_name: what to write.
+        task: gives the dev rows: the one that the student was made for. Not needed for `packed`.
+        data_dir: folder of local task data, or None.
 
     Returns:
-        The folder, the file's bytes, bits per weight, ratio to FP32 and the seconds.
+        The folder, bytes of the weights file, bits per weight, ratio to FP32 and the seconds. Of another engine's
+        format also its name, `engine` and what it `loses`; `rows` compared, `rows_differing`, the
+        `largest_difference` of a logit, and in percent the `student_score` and the export's `score`.
 
     Raises:
-        ConfigError: the folder holds no ternary student.
-        MissingInputError: no such folder, or the output folder is in use.
+        ConfigError: no ternary student there, or one that the format cannot hold.
+        GateError: the export differs from the student on more rows than the bound.
+        MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
     """
+    if format_name == "packed":
+        return _pack(student, out, half)
+    if task is None:
+        raise ConfigError(
+            f"The format {format_name} is checked on dev rows, and {student} does not say which task it is for.",
+            f"kdqat export --format {format_name} --task TASK",
+        )
+    return _export_foreign(student, out, half, format_name, task, data_dir)
+
+
+def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
     watch = Stopwatch()
     with output_folder(out) as scratch:
-        source = load_classifier(student, "kdqat distill")
-        made = source.kind if source.kind in ("student", "ternary") else None
-        weights = source.about["quantization"]["weights"] if made else None
-        if weights != "ternary" or source.weights is None:
-            what = f"{weights} weights" if made else f"a {source.kind} model"
-            raise ConfigError(
-                f"{student} holds {what}; only ternary weights can be packed.", "kdqat distill --weights ternary"
-            )
+        source, sources = _load_student(student)
         folder = scratch / MODEL
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
@@ -45,8 +80,73 @@ def export(student: str, out: Path, half: bool = False) -> dict[str, Any]:
         # measures what that changes.
         about["quantization"] = about["quantization"] | {"activation_scale": "token"}
         about.pop("batches", None)
-        about["sources"] = dict(about["sources"]) | {"student": file_digest(source.weights)}
+        about["sources"] = sources
         save_packed(source.model, folder, about, half)
         figures = size_figures(source.model, folder / FILE_NAME)
         run = write_run(scratch, watch, **figures)
     return {"folder": str(out), **figures, "seconds": run["seconds"]}
+
+
+def _export_foreign(
+    student: str, out: Path, half: bool, format_name: FormatName, task: Task, data_dir: Path | None
+) -> dict[str, Any]:
+    # Here, not above: the exporters load what packing alone does not need.
+    from kdqat_cli.exporters.catalogue import FORMATS
+    from kdqat_cli.exporters.packages import require_packages
+    from kdqat_cli.exporters.parity import compare, require
+
+    watch = Stopwatch()
+    spec = FORMATS[format_name]
+    if half and not spec.half:
+        with_half = ", ".join(name for name, other in FORMATS.items() if other.half)
+        raise ConfigError(f"--half has no meaning for --format {format_name}.", f"--format packed, {with_half}")
+    require_packages(format_name, spec.packages)
+    with output_folder(out) as scratch:
+        source, sources = _load_student(student)
+        batches = recorded_batches(source.about)
+        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.about["max_length"], batches)
+        folder = scratch / MODEL
+        folder.mkdir()
+        spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
+        expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
+        found = _foreign_logits(spec.logits, folder, rows, expected.shape)
+        parity = compare(expected, found)
+        require(parity, f"The {format_name} export of {student}")
+        # The student's record, but for `quantization`: kdqat would quantise the folder by it.
+        about = {key: source.about.get(key) for key in ("task", "labels", "max_length")}
+        about |= {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
+        write_json(folder / ABOUT, about)
+        figures = {
+            **size_figures(source.model, folder / spec.file),
+            "rows": parity.rows,
+            "rows_differing": parity.differing,
+            "largest_difference": round(parity.largest, 6),
+            "student_score": compute_metrics(task, expected, rows.labels)["score"],
+            "score": compute_metrics(task, found, rows.labels)["score"],
+        }
+        run = write_run(scratch, watch, **figures)
+    told = {"folder": str(out), "format": format_name, "engine": spec.engine, "loses": spec.loses}
+    return {**told, **figures, "seconds": run["seconds"]}
+
+
+def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
+    """The student, and the hashes of what it was made from and of itself."""
+    source = load_classifier(student, "kdqat distill")
+    made = source.kind if source.kind in ("student", "ternary") else None
+    weights = source.about["quantization"]["weights"] if made else None
+    if weights != "ternary" or source.weights is None:
+        what = f"{weights} weights" if made else f"a {source.kind} model"
+        raise ConfigError(
+            f"{student} holds {what}; only ternary weights can be exported.", "kdqat distill --weights ternary"
+        )
+    return source, dict(source.about["sources"]) | {"student": file_digest(source.weights)}
+
+
+def _foreign_logits(logits: Any, folder: Path, rows: TaskRows, shape: tuple[int, ...]) -> Any:
+    places, batches = [], []
+    for indices, padded in padded_batches(rows.rows, rows.tokenizer):
+        places += indices
+        batches.append({name: values.numpy() for name, values in padded.items()})
+    found = np.empty(shape, dtype=np.float32)
+    found[places] = np.concatenate(logits(folder, batches))
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,21 +53,30 @@ BY_LENGTH = Batches()
 """What serves every model whose predictions depend on the row alone."""
 
 
+def padded_batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
+) -> Iterator[tuple[list[int], Any]]:
+    """Tokenised rows as the batches of a forward pass.
+
+    Yields:
+        The rows' places (B), and the model's inputs (B, L) by name.
+    """
+    padding = "longest" if batches.pad_to is None else "max_length"
+    for indices in batches.of(rows["length"]):
+        batch = rows.select(indices).remove_columns(["labels", "length"])
+        yield indices, tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt")
+
+
 @torch.no_grad()
 def predict_logits(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
 ) -> NDArray[np.float32]:
     """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile."""
-    padding = "longest" if batches.pad_to is None else "max_length"
     training = model.training
     model.eval()
     logits: NDArray[np.float32] | None = None
-    for indices in batches.of(rows["length"]):
-        batch = rows.select(indices).remove_columns(["labels", "length"])
-        padded = tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt").to(
-            model.device
-        )
-        out = model(**padded).logits.float().cpu().numpy()
+    for indices, padded in padded_batches(rows, tokenizer, batches):
+        out = model(**padded.to(model.device)).logits.float().cpu().numpy()
         if logits is None:
             logits = np.empty((len(rows), out.shape[1]), dtype=np.float32)
         logits[indices] = out

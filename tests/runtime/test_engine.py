@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from kdqat_cli.config import Quantization
+from kdqat_cli.config import ActivationsName, Quantization
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
@@ -36,8 +36,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def pack(folder: Path, model: PreTrainedModel, clip: float | None = None, activations: int | None = 8) -> Path:
-    settings = Quantization(weights="ternary", weight_clip=None, activations=activations, activation_clip=clip)
+def pack(folder: Path, model: PreTrainedModel, clip: float | None = None, activations: ActivationsName = "int8") -> Path:
+    settings = Quantization(
+        weights="ternary", weight_clip=None, activations=activations, activation_clip=clip, activation_scale="token"
+    )
     quantize_model(model, settings)
     freeze(model)
     folder.mkdir(parents=True, exist_ok=True)

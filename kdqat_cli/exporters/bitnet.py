@@ -1,0 +1,74 @@
+"""hf: linears in the layout of transformers' `quant_method: bitnet`, 2 bits a weight.
+
+    <name>.weight         U8 (O/4, I)   byte [r, i] = Σ_{j<4} (code[r + j·O/4, i] + 1) << 2j
+    <name>.weight_scale   F32 (1,)      1/α
+
+transformers' BitLinear rounds the input of each linear to 8 bits with one scale a token, as the student does, and
+divides by the stored scale; a matrix of zeros, whose 1/α does not exist, gets 1. Q, K, V and the attention
+probabilities stay in full precision.
+
+There is one scale a matrix, so the word embedding with its row scales stays a plain table of floats, and is most of the
+file; hf-compressed packs it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.exporters.stock import write_stock
+from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
+from kdqat_cli.quantization.ternary import join
+
+ROWS_PER_BYTE = 4
+
+
+def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, half: bool = False) -> None:
+    """Writes config.json, model.safetensors and the tokenizer.
+
+    Args:
+        model: a frozen student with one scale a linear.
+        tokenizer: its tokenizer.
+        folder: an existing folder.
+        half: store what is not ternary as FP16; it is loaded as FP32.
+
+    Raises:
+        ConfigError: row scales, out features that do not divide by 4, or no such architecture in transformers.
+    """
+    weights = ternary_weights(model)
+    tensors = other_tensors(model, weights)
+    for name, weight in weights.items():
+        if weight.embedding:
+            tensors[f"{name}.weight"] = join(weight.codes, weight.scales)
+            continue
+        _check(name, weight)
+        tensors[f"{name}.weight"] = pack(weight.codes)
+        tensors[f"{name}.weight_scale"] = 1 / weight.scales.where(weight.scales > 0, 1)
+    write_stock(model, tokenizer, folder, tensors, half, _quantization(model))
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Codes (O, I) in {-1, 0, 1} → bytes (O/4, I); the lowest two bits hold the first quarter of the rows."""
+    quarters = (codes + 1).to(torch.uint8).view(ROWS_PER_BYTE, -1, codes.shape[1])
+    return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+
+
+def _check(name: str, weight: Ternary) -> None:
+    rows = len(weight.codes)
+    if weight.scales.numel() != 1:
+        raise ConfigError(f"{name} has one scale a row; the bitnet layout has one a matrix.", "--format hf-compressed")
+    if rows % ROWS_PER_BYTE:
+        raise ConfigError(f"{name} has {rows} out features; the bitnet layout takes fours.", "--format hf-compressed")
+
+
+def _quantization(model: PreTrainedModel) -> dict[str, Any]:
+    plain = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    return {
+        "quant_method": "bitnet",
+        "linear_class": "bitlinear",
+        "quantization_mode": "offline",
+        "modules_to_not_convert": plain,
+    }

@@ -1,0 +1,90 @@
+"""A GGUF classifier on llama.cpp, through the package llama-cpp-python."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.exporters.gguf_file import FILE
+from kdqat_cli.exporters.parity import Batch, Logits
+
+
+def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
+    """Logits (B, labels) of each batch by llama.cpp on the CPU, one row at a time.
+
+    Raises:
+        ConfigError: rows with token types: pairs of sentences, for an encoder that tells them apart by type.
+        GateError: llama.cpp does not load or run the file.
+    """
+    for batch in batches:
+        if batch.get("token_type_ids", np.zeros(1)).any():
+            raise ConfigError(
+                "llama.cpp gives every token the type 0, but this task's pairs of sentences are told apart by type; "
+                "encoders without token types (RoBERTa, XLM-R) can be exported for it.",
+                "--format onnx",
+            )
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    with _context(folder / FILE, longest) as (lib, context, labels):
+        return [
+            np.stack(
+                [
+                    _row(lib, context, labels, ids[mask == 1])
+                    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+                ]
+            )
+            for batch in batches
+        ]
+
+
+@contextmanager
+def _context(path: Path, tokens: int) -> Iterator[tuple[Any, Any, int]]:
+    lib, _ = _library()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    if not model:
+        raise GateError(f"llama.cpp {lib.__version__} does not load {path}.")
+    options = lib.llama_context_default_params()
+    options.n_ctx = options.n_batch = options.n_ubatch = tokens
+    options.embeddings = True
+    options.n_threads = options.n_threads_batch = torch.get_num_threads()
+    context = lib.llama_init_from_model(model, options)
+    if not context:
+        raise GateError(f"llama.cpp {lib.__version__} cannot run {path}.")
+    try:
+        yield lib, context, lib.llama_model_n_cls_out(model)
+    finally:
+        lib.llama_free(context)
+        lib.llama_model_free(model)
+
+
+@cache
+def _library() -> tuple[Any, Any]:
+    """llama.cpp without its messages, and the function that swallows them: it must live as long as the library."""
+    import llama_cpp as lib
+
+    silent = lib.llama_log_callback(lambda level, text, data: None)
+    lib.llama_log_set(silent, None)
+    lib.llama_backend_init()
+    return lib, silent
+
+
+def _row(lib: Any, context: Any, labels: int, ids: NDArray[np.int64]) -> Logits:
+    batch = lib.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for place, token in enumerate(ids.tolist()):
+        batch.token[place] = token
+        batch.pos[place] = place
+        batch.n_seq_id[place] = 1
+        batch.seq_id[place][0] = 0
+        batch.logits[place] = True
+    code = lib.llama_encode(context, batch)
+    lib.llama_batch_free(batch)
+    if code:
+        raise GateError(f"llama.cpp {lib.__version__} fails with code {code} on a row of {len(ids)} tokens.")
+    out = lib.llama_get_embeddings_seq(context, 0)
+    return np.array(out[:labels], dtype=np.float32)

@@ -1,0 +1,40 @@
+"""Frozen students for the exporters' tests."""
+
+import copy
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import load_recipe
+from kdqat_cli.quantization.layers import freeze
+from kdqat_cli.quantization.model import quantize_model
+from tests.architectures import tiny
+
+
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, ternarised by the default recipe and frozen."""
+    quantize_model(model, load_recipe("clean").quantization)
+    freeze(model)
+    return model.eval()
+
+
+def student(architecture: str, **options: object) -> PreTrainedModel:
+    """A tiny frozen student of an architecture."""
+    return frozen(tiny(architecture, **options))
+
+
+def unrounded(model: PreTrainedModel, linears: bool = True) -> PreTrainedModel:
+    """A copy that rounds no activations; `linears` False: that rounds those of linears, not of the attention."""
+    other = copy.deepcopy(model)
+    for module in other.modules():
+        if getattr(module, "quantizer", None) is not None and (linears or not hasattr(module, "granularity")):
+            module.quantizer = None
+    return other
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Logits (B, labels)."""
+    out: Tensor = model(**batch).logits
+    return out

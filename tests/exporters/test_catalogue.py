@@ -1,0 +1,33 @@
+"""The list of formats, and what is said where a package is missing."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.exporters import FormatName
+from kdqat_cli.exporters.catalogue import FORMATS
+from kdqat_cli.exporters.packages import require_packages
+
+
+def test_every_name_has_a_format() -> None:
+    assert list(get_args(FormatName)) == ["packed", *FORMATS]
+
+
+def test_names_need_no_torch() -> None:
+    program = "import sys, kdqat_cli.exporters; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_missing_package_is_named_with_its_command() -> None:
+    with pytest.raises(MissingInputError) as caught:
+        require_packages("gguf", ("numpy", "no-such-package", "nor-this-one"))
+    assert caught.value.sentence == "The format gguf needs no-such-package and nor-this-one, not installed here."
+    assert caught.value.fix == "pip install no-such-package nor-this-one"
+    assert caught.value.exit_code == 3
+
+
+def test_what_is_installed_is_found_under_its_module_s_name() -> None:
+    require_packages("dense", ("huggingface-hub", "torch"))

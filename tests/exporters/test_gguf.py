@@ -1,0 +1,185 @@
+"""GGUF files: blocks by hand and by the gguf package here; on llama.cpp in the slow tests."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaTokenizerFast
+
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.exporters import gguf_file, gguf_run
+from kdqat_cli.exporters.gguf_file import encode
+from kdqat_cli.exporters.weights import Ternary
+from tests.conftest import VOCABULARY
+from tests.exporters.students import logits, student, unrounded
+
+gguf = pytest.importorskip("gguf", reason="pip install gguf")
+SENTENCES = ["a great film and a good story", "the plot", "bad", "dull music with weak actor .", "it was"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_encoder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_encoder)
+
+
+def random_weight(rows: int, columns: int, row_scales: bool) -> Ternary:
+    draw = torch.Generator().manual_seed(columns)
+    codes = torch.randint(-1, 2, (rows, columns), generator=draw).to(torch.int8)
+    scales = torch.rand(rows if row_scales else 1, generator=draw) + 0.01
+    return Ternary(codes, scales, embedding=row_scales)
+
+
+def test_tq2_bytes_by_hand() -> None:
+    """Byte i of the first 32 holds the codes i, i + 32, i + 64 and i + 96, each plus 1, the first lowest."""
+    codes = torch.zeros(1, 256, dtype=torch.int8)
+    codes[0, 0], codes[0, 32], codes[0, 96], codes[0, 128] = 1, -1, 1, -1
+    kind, blocks = encode(Ternary(codes, torch.tensor([0.5]), False), "TQ2_0", "w")
+    assert (kind, blocks.shape) == ("TQ2_0", (1, 66))
+    assert blocks[0, 0] == 0b10_01_00_10
+    assert blocks[0, 32] == 0b01_01_01_00
+    assert set(blocks[0, 1:32]) == {0b01_01_01_01}
+    assert blocks[0, 64:].tobytes() == np.float16(0.5).tobytes()
+
+
+def test_q4_bytes_by_hand() -> None:
+    codes = torch.zeros(1, 32, dtype=torch.int8)
+    codes[0, 0], codes[0, 16], codes[0, 31] = 1, -1, 1
+    kind, blocks = encode(Ternary(codes, torch.tensor([0.5]), False), "TQ2_0", "w")
+    assert (kind, blocks.shape) == ("Q4_0", (1, 18))
+    assert blocks[0, :2].tobytes() == np.float16(0.5).tobytes()
+    assert blocks[0, 2:].tolist() == [0x79, *[0x88] * 14, 0x98]
+
+
+@pytest.mark.parametrize("row_scales", [True, False])
+@pytest.mark.parametrize(
+    ("columns", "trits", "expected"), [(512, "TQ1_0", "TQ1_0"), (256, "TQ2_0", "TQ2_0"), (96, "TQ1_0", "Q4_0")]
+)
+def test_every_type_holds_the_codes_exactly(columns: int, trits: str, expected: str, row_scales: bool) -> None:
+    weight = random_weight(5, columns, row_scales)
+    kind, blocks = encode(weight, trits, "w")
+    assert kind == expected
+    values = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    scales = weight.scales[:, None].expand(5, 1).half().float().numpy()
+    assert np.array_equal(values, weight.codes.numpy() * scales)
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    weight = Ternary(torch.zeros(2, 256, dtype=torch.int8), torch.zeros(2), True)
+    values = gguf.quants.dequantize(encode(weight, "TQ2_0", "w")[1], gguf.GGMLQuantizationType.TQ2_0)
+    assert not values.any()
+
+
+def test_rows_that_fit_no_block_are_refused() -> None:
+    with pytest.raises(ConfigError, match="w has rows of 40 weights; GGUF's blocks hold 256 or 32"):
+        encode(random_weight(2, 40, False), "TQ2_0", "w")
+
+
+def test_what_the_file_says(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    model = student("bert", intermediate_size=256, vocab_size=len(VOCABULARY))
+    model.config.id2label = {0: "sad", 1: "schön", 2: "so so"}
+    gguf_file.write(model, tokenizer, tmp_path, "TQ1_0")
+    reader = gguf.GGUFReader(tmp_path / gguf_file.FILE)
+    said = {name: field.contents() for name, field in reader.fields.items()}
+    assert said["general.architecture"] == "bert"
+    assert said["bert.classifier.output_labels"] == ["sad", "schön", "so so"]
+    assert said["bert.pooling_type"] == gguf.PoolingType.RANK
+    assert said["bert.attention.causal"] is False
+    assert said["tokenizer.ggml.normalizer.lowercase"] is True
+    words = said["tokenizer.ggml.tokens"]
+    assert words[: len(VOCABULARY)][2] == "[CLS]"
+    assert words[VOCABULARY.index("great")] == "\u2581great"
+    assert words[VOCABULARY.index("##a")] == "a"
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert (kinds["blk.1.ffn_down.weight"], kinds["blk.1.ffn_up.weight"]) == ("TQ1_0", "Q4_0")
+    assert (kinds["token_embd.weight"], kinds["cls.weight"]) == ("Q4_0", "Q4_0")
+    assert kinds["cls.output.weight"] == "F32"
+    state = model.state_dict()
+    assert len(kinds) == len(state)
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert np.array_equal(found["cls.output.bias"], state["classifier.bias"].numpy())
+    assert np.array_equal(found["position_embd.weight"], state["bert.embeddings.position_embeddings.weight"].numpy())
+
+
+def test_roberta_s_positions_start_behind_padding(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    model = student("roberta", pad_token_id=1, intermediate_size=64, vocab_size=len(VOCABULARY))
+    gguf_file.write(model, tokenizer, tmp_path, "TQ2_0")
+    reader = gguf.GGUFReader(tmp_path / gguf_file.FILE)
+    (positions,) = [tensor.data for tensor in reader.tensors if tensor.name == "position_embd.weight"]
+    assert np.array_equal(positions, model.roberta.embeddings.position_embeddings.weight[2:].detach().numpy())
+    assert reader.fields["bert.context_length"].contents() == 38
+
+
+@pytest.mark.parametrize("architecture", ["electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
+def test_what_llama_cpp_does_not_compute_is_refused(
+    architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"no classifier of the type {architecture}; it has bert, roberta") as caught:
+        gguf_file.write(student(architecture), tokenizer, tmp_path, "TQ2_0")
+    assert caught.value.fix == "--format onnx"
+
+
+def test_another_activation_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this model has relu"):
+        gguf_file.write(student("bert", hidden_act="relu"), tokenizer, tmp_path, "TQ2_0")
+
+
+def test_pairs_told_apart_by_type_are_refused(tmp_path: Path) -> None:
+    ones = np.ones((1, 3), dtype=np.int64)
+    with pytest.raises(ConfigError, match="gives every token the type 0"):
+        gguf_run.logits(tmp_path, [{"input_ids": ones, "attention_mask": ones, "token_type_ids": ones}])
+
+
+def bpe(folder: Path) -> PreTrainedTokenizerBase:
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        SENTENCES * 3, vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    )
+    trained.save_model(str(folder))
+    return RobertaTokenizerFast.from_pretrained(folder)
+
+
+def sizes(width: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "width", "trits"),
+    [("bert", 256, "TQ2_0"), ("bert", 256, "TQ1_0"), ("bert", 96, "TQ2_0"), ("roberta", 256, "TQ2_0")],
+)
+def test_llama_cpp_computes_the_student(
+    architecture: str, width: int, trits: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    lib = pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    tokenizer = bpe(tmp_path) if architecture == "roberta" else tokenizer
+    model: PreTrainedModel = student(architecture, **sizes(width, tokenizer))
+    model.config.id2label = {0: "sad", 1: "schön", 2: "so so"}
+    gguf_file.write(model, tokenizer, tmp_path, trits)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    (found,) = gguf_run.logits(tmp_path, [{name: values.numpy() for name, values in batch.items()}])
+    expected = logits(unrounded(model), batch).numpy()
+    # 8-bit inputs, keys and values in FP16 and GELU from a table, on weights drawn ten times as large as BERT's.
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert expected.std(0).min() > 0.1, "tokens decide"
+
+    with gguf_run._context(tmp_path / gguf_file.FILE, 64) as (_, context, count):
+        loaded = lib.llama_get_model(context)
+        assert [lib.llama_model_cls_label(loaded, label).decode() for label in range(count)] == [
+            "sad",
+            "schön",
+            "so so",
+        ]
+        vocabulary = lib.llama_model_get_vocab(loaded)
+        for sentence, ids in zip(SENTENCES, tokenizer(SENTENCES)["input_ids"], strict=True):
+            room = (lib.llama_token * 64)()
+            text = sentence.encode()
+            length = lib.llama_tokenize(vocabulary, text, len(text), room, 64, True, False)
+            assert list(room[:length]) == ids, sentence

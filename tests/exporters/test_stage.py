@@ -1,0 +1,109 @@
+"""The export stage: every format on the dev rows of a task, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kdqat_cli.config import load_recipe
+from kdqat_cli.errors import ConfigError, GateError, MissingInputError
+from kdqat_cli.exporters import FormatName, catalogue, dense
+from kdqat_cli.stages.evaluate import evaluate
+from kdqat_cli.stages.export import export
+from kdqat_cli.stages.models import ABOUT, label_config, load_classifier, save_classifier, student_record
+from kdqat_cli.tasks.registry import Task, load_task
+from tests.exporters.students import frozen
+
+
+@pytest.fixture(scope="module")
+def task(tiny_task: Path) -> Task:
+    return load_task(str(tiny_task / "tiny.yaml"))
+
+
+@pytest.fixture(scope="module")
+def student(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("student") / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, **label_config(task))
+    folder.mkdir()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    save_classifier(model, tokenizer, folder, {"kind": "teacher"})
+    about = student_record("student", task, load_classifier(folder), load_recipe("clean"))
+    save_classifier(frozen(model), tokenizer, folder, about)
+    return str(folder)
+
+
+# One of each engine; test_stock.py, test_onnx.py and test_gguf.py hold the formats' own tests.
+@pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
+def test_an_export_is_compared_on_the_dev_rows(
+    format_name: FormatName, package: str, student: str, task: Task, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    out = tmp_path / "out"
+    told = export(student, out, format_name=format_name, task=task)
+    assert (told["format"], told["rows"]) == (format_name, 60)
+    assert told["rows_differing"] <= 0.02 * 60
+    assert 0 < told["largest_difference"] < 0.2
+    assert told["student_score"] == evaluate(task, student, None, None)["score"]
+    assert abs(told["score"] - told["student_score"]) < 2
+    assert told["bytes"] == (out / "model" / catalogue.FORMATS[format_name].file).stat().st_size
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert run["rows_differing"] == told["rows_differing"]
+    about = json.loads((out / "model" / ABOUT).read_text(encoding="utf-8"))
+    assert (about["kind"], about["format"], about["task"]) == ("export", format_name, "tiny")
+    assert about["sources"]["student"] is not None
+
+
+def test_a_dense_export_is_a_model_like_any_other(student: str, task: Task, tmp_path: Path) -> None:
+    told = export(student, tmp_path, format_name="dense", task=task)
+    assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
+
+
+def test_an_export_that_says_something_else_is_not_kept(
+    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def negated(model: Any, tokenizer: Any, folder: Path) -> None:
+        model.classifier.weight.data.neg_()
+        model.classifier.bias.data.neg_()
+        dense.write(model, tokenizer, folder)
+        model.classifier.weight.data.neg_()
+        model.classifier.bias.data.neg_()
+
+    spec = catalogue.FORMATS["dense"]
+    monkeypatch.setitem(catalogue.FORMATS, "dense", catalogue.Format(negated, spec.logits, spec.file, "", ""))
+    with pytest.raises(GateError, match=r"dense export of .* disagrees with the student on 60 of 60 rows"):
+        export(student, tmp_path / "out", format_name="dense", task=task)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_packed_needs_no_task(student: str, tmp_path: Path) -> None:
+    assert export(student, tmp_path / "out")["bits_per_weight"] < 32
+
+
+def test_another_format_needs_one(student: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="checked on dev rows") as caught:
+        export(student, tmp_path / "out", format_name="onnx")
+    assert caught.value.fix == "kdqat export --format onnx --task TASK"
+
+
+def test_half_is_refused_where_it_means_nothing(student: str, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--half has no meaning for --format onnx") as caught:
+        export(student, tmp_path / "out", half=True, format_name="onnx", task=task)
+    assert caught.value.fix == "--format packed, dense, hf, hf-compressed"
+
+
+def test_a_missing_package_is_told_before_any_work(
+    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = catalogue.FORMATS["dense"]
+    lacking = catalogue.Format(spec.write, spec.logits, spec.file, "", "", packages=("no-such-package",))
+    monkeypatch.setitem(catalogue.FORMATS, "dense", lacking)
+    with pytest.raises(MissingInputError, match="needs no-such-package"):
+        export("no-such-folder", tmp_path / "out", format_name="dense", task=task)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_student_is_refused(tiny_encoder: Path, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a plain model"):
+        export(str(tiny_encoder), tmp_path / "out", format_name="dense", task=task)
