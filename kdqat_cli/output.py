@@ -1,6 +1,7 @@
 """The only place that prints: data to stdout, everything else to stderr."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,11 @@ class Output:
         for row in rows:
             table.add_row(*(escape(_text(row.get(key))) for key in columns))
         self.stdout.print(table)
+
+    def line(self, value: Mapping[str, Any]) -> None:
+        """One JSON value on a line of its own, at once: for a pipe."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
     def text(self, text: str) -> None:
         """Text as it is, to stdout."""

@@ -114,7 +114,9 @@ class NativeModel:
             raise ValueError("this engine's threads stayed in the process that loaded it: load it again after a fork")
         lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int32)
         words = _end_to_end([ids for ids, _ in rows], "token ids")
-        types = _end_to_end([np.zeros(len(ids), dtype=np.int32) if kinds is None else kinds for ids, kinds in rows], "types")
+        types = _end_to_end(
+            [np.zeros(len(ids), dtype=np.int32) if kinds is None else kinds for ids, kinds in rows], "types"
+        )
         if len(types) != len(words) or any(kinds is not None and len(kinds) != len(ids) for ids, kinds in rows):
             raise ValueError("a row has another number of token types than of tokens")
         positions = np.concatenate([self._row_positions(ids) for ids, _ in rows]).astype(np.int32)

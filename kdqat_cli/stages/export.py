@@ -12,9 +12,9 @@ from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, output_folder, write_json
 from kdqat_cli.stages.inference import padded_batches, predict_logits
+from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import (
     ABOUT,
-    TOKENIZER_FILE,
     Classifier,
     load_classifier,
     recorded_batches,

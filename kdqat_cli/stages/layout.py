@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-Listed = Literal["tasks", "losses", "recipes", "encoders", "published"]
+Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published"]
 """What `kdqat ls` lists."""
 
+TOKENIZER_FILE = "tokenizer.json"
 RUNS = Path("runs")
 METRICS = Path("metrics")
 
@@ -30,6 +31,6 @@ def student_folder(task: str, loss: str, seed: int) -> Path:
     return RUNS / task / "student" / run_name(loss, seed)
 
 
-def packed_folder(task: str, loss: str, seed: int) -> Path:
+def export_folder(task: str, format_name: str, loss: str, seed: int) -> Path:
     """What `export` writes."""
-    return RUNS / task / "packed" / run_name(loss, seed)
+    return RUNS / task / format_name / run_name(loss, seed)

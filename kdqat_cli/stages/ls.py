@@ -1,5 +1,6 @@
 """ls: the catalogues, one row an entry."""
 
+from collections.abc import Callable
 from typing import Any
 
 from kdqat_cli.config import load_recipe, recipe_names
@@ -10,9 +11,7 @@ from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
 def ls(what: Listed) -> list[dict[str, Any]]:
     """The rows of one catalogue."""
-    return {"tasks": _tasks, "losses": _losses, "recipes": _recipes, "encoders": _encoders, "published": _published}[
-        what
-    ]()
+    return _CATALOGUES[what]()
 
 
 def _tasks() -> list[dict[str, Any]]:
@@ -47,6 +46,23 @@ def _encoders() -> list[dict[str, Any]]:
     return [{"model type": name, "layers": encoder.layers, "MHA(X)": encoder.mha} for name, encoder in ENCODERS.items()]
 
 
+def _formats() -> list[dict[str, Any]]:
+    from kdqat_cli.exporters.catalogue import FORMATS
+
+    rows = [{"format": "packed", "engine": "kdqat, transformers with kdqat", "loses": "nothing"}]
+    return rows + [{"format": name, "engine": spec.engine, "loses": spec.loses} for name, spec in FORMATS.items()]
+
+
 def _published() -> list[dict[str, Any]]:
     tables = [load_published(name) for name in published_names()]
     return [{"published": table.name, "about": table.about, "source": table.source} for table in tables]
+
+
+_CATALOGUES: dict[Listed, Callable[[], list[dict[str, Any]]]] = {
+    "tasks": _tasks,
+    "losses": _losses,
+    "recipes": _recipes,
+    "encoders": _encoders,
+    "formats": _formats,
+    "published": _published,
+}

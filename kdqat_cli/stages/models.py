@@ -24,6 +24,7 @@ from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
 from kdqat_cli.stages.inference import BY_LENGTH, Batches
+from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
@@ -32,7 +33,6 @@ from kdqat_cli.tasks.registry import Task
 
 EMBEDDED = "embedded"
 ABOUT = "kdqat.json"
-TOKENIZER_FILE = "tokenizer.json"
 _WEIGHTS = "model.safetensors"
 
 

@@ -1,0 +1,41 @@
+"""Commands that only read the configuration: ls, recipe, validate."""
+
+from typing import Annotated
+
+import typer
+
+from kdqat_cli.commands.app import command
+from kdqat_cli.commands.options import JsonOption
+from kdqat_cli.config import read_recipe
+from kdqat_cli.output import Output
+from kdqat_cli.stages.layout import Listed
+
+
+@command
+def ls(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    json: JsonOption = False,
+) -> None:
+    """List what kdqat knows."""
+    from kdqat_cli.stages.ls import ls as stage
+
+    Output(json).rows(stage(what))
+
+
+@command
+def recipe(
+    name: Annotated[str, typer.Argument(help="Name of a packaged recipe, or the path of a recipe file.")] = "clean",
+) -> None:
+    """Print a recipe, to copy and edit: `kdqat recipe clean > mine.yaml`."""
+    Output().text(read_recipe(name))
+
+
+@command
+def validate(
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check params.yaml, its recipe and its tasks, and tell all errors at once."""
+    from kdqat_cli.stages.validate import validate as stage
+
+    Output(json).result(stage(recipe or []))

