@@ -113,6 +113,8 @@ class NativeModel:
         if os.getpid() != self._process:
             raise ValueError("this engine's threads stayed in the process that loaded it: load it again after a fork")
         lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int32)
+        if not lengths.all():
+            raise ValueError("an empty sequence")
         words = _end_to_end([ids for ids, _ in rows], "token ids")
         types = _end_to_end(
             [np.zeros(len(ids), dtype=np.int32) if kinds is None else kinds for ids, kinds in rows], "types"

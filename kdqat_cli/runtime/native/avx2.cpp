@@ -65,17 +65,22 @@ inline __m256i four(const int8_t* p) {
     return _mm256_set1_epi32(value);
 }
 
+// sum += words, in the register where it is and in the order of the program. With the intrinsic GCC gathers the products
+// of all rows first and then moves sums through memory: 95 instead of 150 G products a second.
+inline void add_words(__m256i& sum, __m256i words) { asm volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(words)); }
+
 struct Tiles {
-    static constexpr int kRows = 6, kPanels = 1, kDirect = 4;
+    static constexpr int kRows = 6, kPanels = 1, kDirect = 5;
     static constexpr int kSafeGroups = 16;
 
     template <int R, int P, bool Packed>
-    static inline void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
+    [[gnu::noinline]] static void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
         static_assert(P == 1, "a second panel would not fit into 16 registers");
         const __m256i ones = _mm256_set1_epi16(1), mask = _mm256_set1_epi8(3);
         for (int done = 0; done < groups; done += kSafeGroups) {
             const int here = groups - done < kSafeGroups ? groups - done : kSafeGroups;
             __m256i sums[R][2];
+#pragma GCC unroll 8
             for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
             for (int g = 0; g < here; ++g, x += kGroup, codes += Packed ? kLine : 4 * kLine) {
 #pragma GCC unroll 4
@@ -88,14 +93,17 @@ struct Tiles {
                         low = half_line(codes + j * kLine);
                         high = half_line(codes + j * kLine + 32);
                     }
+#pragma GCC unroll 8
                     for (int r = 0; r < R; ++r) {
                         const __m256i a = four(x + static_cast<size_t>(r) * stride + 4 * j);
-                        sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(low, a));
-                        sums[r][1] = _mm256_add_epi16(sums[r][1], _mm256_maddubs_epi16(high, a));
+                        add_words(sums[r][0], _mm256_maddubs_epi16(low, a));
+                        add_words(sums[r][1], _mm256_maddubs_epi16(high, a));
                     }
                 }
             }
+#pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
                 for (int h = 0; h < 2; ++h) {
                     __m256i* to = reinterpret_cast<__m256i*>(acc + r * kPanel + h * 8);
                     const __m256i wide = _mm256_madd_epi16(sums[r][h], ones);
@@ -106,7 +114,7 @@ struct Tiles {
     }
 
     template <int P>
-    static inline void expand(const uint8_t* codes, size_t, int groups, uint8_t* out) {
+    [[gnu::noinline]] static void expand(const uint8_t* codes, size_t, int groups, uint8_t* out) {
         const __m256i mask = _mm256_set1_epi8(3);
         for (int half = 0; half < 2 * groups; ++half, codes += 32) {
             const __m256i packed = half_line(codes);
@@ -124,12 +132,14 @@ struct Scores {
     static constexpr uint32_t kKeyBias = 0;
 
     template <int Q>
-    static inline void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
+    [[gnu::noinline]] static void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
         const __m256i ones = _mm256_set1_epi16(1);
         __m256i sums[Q][2];
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i) sums[i][0] = sums[i][1] = _mm256_setzero_si256();
         for (int step = 0; step < steps; ++step, keys += step_bytes, q += 4) {
             const __m256i low = half_line(keys), high = half_line(keys + 32);
+#pragma GCC unroll 8
             for (int i = 0; i < Q; ++i) {
                 const __m256i a = four(q + static_cast<size_t>(i) * stride), size = _mm256_abs_epi8(a);
                 const __m256i first = _mm256_maddubs_epi16(size, _mm256_sign_epi8(low, a));
@@ -138,6 +148,7 @@ struct Scores {
                 sums[i][1] = _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(second, ones));
             }
         }
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i) {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * 16), sums[i][0]);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * 16 + 8), sums[i][1]);

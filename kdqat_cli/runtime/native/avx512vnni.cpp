@@ -47,53 +47,41 @@ inline __m512i four(const int8_t* p) {
 }
 
 struct Tiles {
-    static constexpr int kRows = 8, kPanels = 3, kDirect = 8;
+    static constexpr int kRows = 8, kPanels = 3, kDirect = kAlways;
 
     template <int R, int P, bool Packed>
-    static inline void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
+    [[gnu::noinline]] static void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
+        static_assert(Packed, "codes are never expanded here");
         __m512i sums[R][P];
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int p = 0; p < P; ++p) sums[r][p] = _mm512_setzero_si512();
         const __m512i mask = _mm512_set1_epi8(3);
         for (int g = 0; g < groups; ++g, x += kGroup) {
             __m512i packed[P];
-            if constexpr (Packed) {
-                for (int p = 0; p < P; ++p) packed[p] = _mm512_loadu_si512(codes + static_cast<size_t>(p) * panel_bytes);
-                codes += kLine;
-            }
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p) packed[p] = _mm512_loadu_si512(codes + static_cast<size_t>(p) * panel_bytes);
+            codes += kLine;
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
                 __m512i w[P];
+#pragma GCC unroll 8
                 for (int p = 0; p < P; ++p) {
-                    if constexpr (Packed) {
-                        w[p] = _mm512_and_si512(_mm512_srli_epi16(packed[p], static_cast<unsigned>(2 * j)), mask);
-                    } else {
-                        w[p] = _mm512_loadu_si512(codes + p * kLine);
-                    }
+                    w[p] = _mm512_and_si512(_mm512_srli_epi16(packed[p], static_cast<unsigned>(2 * j)), mask);
                 }
-                if constexpr (!Packed) codes += P * kLine;
+#pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {
                     const __m512i a = four(x + static_cast<size_t>(r) * stride + 4 * j);
+#pragma GCC unroll 8
                     for (int p = 0; p < P; ++p) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], w[p], a);
                 }
             }
         }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int p = 0; p < P; ++p) _mm512_storeu_si512(acc + (r * P + p) * kPanel, sums[r][p]);
-    }
-
-    template <int P>
-    static inline void expand(const uint8_t* codes, size_t panel_bytes, int groups, uint8_t* out) {
-        const __m512i mask = _mm512_set1_epi8(3);
-        for (int g = 0; g < groups; ++g, codes += kLine, out += 4 * P * kLine) {
-            for (int p = 0; p < P; ++p) {
-                const __m512i packed = _mm512_loadu_si512(codes + static_cast<size_t>(p) * panel_bytes);
-                for (int j = 0; j < 4; ++j) {
-                    const __m512i w = _mm512_and_si512(_mm512_srli_epi16(packed, static_cast<unsigned>(2 * j)), mask);
-                    _mm512_storeu_si512(out + (j * P + p) * kLine, w);
-                }
-            }
-        }
     }
 };
 
@@ -102,13 +90,16 @@ struct Scores {
     static constexpr uint32_t kKeyBias = 0x80;  // k + 128, in unsigned bytes
 
     template <int Q>
-    static inline void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
+    [[gnu::noinline]] static void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
         __m512i sums[Q];
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i) sums[i] = _mm512_setzero_si512();
         for (int step = 0; step < steps; ++step, keys += step_bytes, q += 4) {
             const __m512i k = _mm512_loadu_si512(keys);
+#pragma GCC unroll 8
             for (int i = 0; i < Q; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], k, four(q + static_cast<size_t>(i) * stride));
         }
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i) _mm512_storeu_si512(out + i * 16, sums[i]);
     }
 };

@@ -3,17 +3,22 @@
 // A `Tiles` gives
 //     kRows, kPanels    the largest tile: rows of activations × panels of outputs whose sums stay in registers
 //     kDirect           up to so many rows codes are shifted and masked where they are used; above, a strip of panels is
-//                       first expanded to bytes, which costs 1/rows of the products
+//                       first expanded to bytes; kAlways: never, 0: always
 //     dot<R, P, Packed> acc[R][16·P] = Σ (code + 1)·q over all groups
 //     expand            a strip of P panels → bytes, in the order in which dot reads them: [group][j][panel][64]
 // and this file cuts rows and panels into tiles and turns sums into floats.
 
 #pragma once
 
+#include <limits>
+#include <type_traits>
+
 #include "floats.h"
 
 namespace kdqat {
 namespace {
+
+constexpr int kAlways = std::numeric_limits<int>::max();
 
 template <class Tiles, int P, bool Packed, int R = Tiles::kRows>
 inline void dot_rows(
@@ -33,10 +38,12 @@ void linear_strip(
     uint8_t* scratch) {
     const size_t panel_bytes = static_cast<size_t>(matrix.groups) * kLine;
     const uint8_t* codes = matrix.codes + static_cast<size_t>(panel) * panel_bytes;
-    const bool packed = Tiles::kDirect > 0 && count <= Tiles::kDirect;
-    if (!packed) {
-        Tiles::template expand<P>(codes, panel_bytes, matrix.groups, scratch);
-        codes = scratch;
+    const bool packed = count <= Tiles::kDirect;
+    if constexpr (Tiles::kDirect != kAlways) {
+        if (!packed) {
+            Tiles::template expand<P>(codes, panel_bytes, matrix.groups, scratch);
+            codes = scratch;
+        }
     }
     alignas(64) int32_t acc[Tiles::kRows * P * kPanel];
     const int tiles = (count + Tiles::kRows - 1) / Tiles::kRows;
@@ -44,10 +51,15 @@ void linear_strip(
         // Tiles of like size: a last one of one row would cost as much time as a full one.
         const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
         const int8_t* x = rows.values + static_cast<size_t>(first) * rows.stride;
-        if (packed) {
-            dot_rows<Tiles, P, (Tiles::kDirect > 0)>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+        auto dots = [&](auto kind) {
+            dot_rows<Tiles, P, decltype(kind)::value>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+        };
+        if constexpr (Tiles::kDirect == kAlways) {
+            dots(std::true_type{});
+        } else if constexpr (Tiles::kDirect == 0) {
+            dots(std::false_type{});
         } else {
-            dot_rows<Tiles, P, false>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+            packed ? dots(std::true_type{}) : dots(std::false_type{});
         }
         for (int r = first; r < last; ++r) {
             const int32_t* sums = acc + (r - first) * P * kPanel;
@@ -76,7 +88,7 @@ void linear(
 
 template <class Tiles>
 size_t scratch_bytes(int groups) {
-    return static_cast<size_t>(groups) * 4 * kLine * Tiles::kPanels;
+    return Tiles::kDirect == kAlways ? 0 : static_cast<size_t>(groups) * 4 * kLine * Tiles::kPanels;
 }
 
 }  // namespace

@@ -39,9 +39,11 @@ struct Simd : GenericSimd {
 
 template <int R>
 inline void add_products(int32x4_t (&sums)[R][4], const uint8x16_t (&w)[4], const int8x16_t (&a)[R], int j) {
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
         // The lane must be a constant, so all activations of step j are first spread over a register.
         const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(vreinterpretq_s32_s8(a[r])[j]));
+#pragma GCC unroll 8
         for (int n = 0; n < 4; ++n) sums[r][n] = vdotq_s32(sums[r][n], vreinterpretq_s8_u8(w[n]), four);
     }
 }
@@ -50,22 +52,27 @@ struct Tiles {
     static constexpr int kRows = 4, kPanels = 1, kDirect = 4;
 
     template <int R, int P, bool Packed>
-    static inline void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
+    [[gnu::noinline]] static void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
         static_assert(P == 1, "a second panel would not fit into 32 registers");
         int32x4_t sums[R][4];
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int n = 0; n < 4; ++n) sums[r][n] = vdupq_n_s32(0);
         const uint8x16_t mask = vdupq_n_u8(3);
         for (int g = 0; g < groups; ++g, x += kGroup) {
             int8x16_t a[R];
+#pragma GCC unroll 8
             for (int r = 0; r < R; ++r) a[r] = vld1q_s8(x + static_cast<size_t>(r) * stride);
             uint8x16_t w[4], packed[4];
             if constexpr (Packed) {
+#pragma GCC unroll 8
                 for (int n = 0; n < 4; ++n) packed[n] = vld1q_u8(codes + 16 * n);
                 codes += kLine;
             }
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 8
                 for (int n = 0; n < 4; ++n) {
                     if constexpr (Packed) {
                         w[n] = vandq_u8(packed[n], mask);
@@ -78,12 +85,14 @@ struct Tiles {
                 add_products<R>(sums, w, a, j);
             }
         }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int n = 0; n < 4; ++n) vst1q_s32(acc + r * kPanel + 4 * n, sums[r][n]);
     }
 
     template <int P>
-    static inline void expand(const uint8_t* codes, size_t, int groups, uint8_t* out) {
+    [[gnu::noinline]] static void expand(const uint8_t* codes, size_t, int groups, uint8_t* out) {
         const uint8x16_t mask = vdupq_n_u8(3);
         for (int quarter = 0; quarter < 4 * groups; ++quarter, codes += 16) {
             uint8x16_t packed = vld1q_u8(codes);
@@ -98,21 +107,28 @@ struct Scores {
     static constexpr uint32_t kKeyBias = 0;
 
     template <int Q>
-    static inline void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
+    [[gnu::noinline]] static void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
         int32x4_t sums[Q][4];
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i)
+#pragma GCC unroll 8
             for (int n = 0; n < 4; ++n) sums[i][n] = vdupq_n_s32(0);
         for (int step = 0; step < steps; ++step, keys += step_bytes, q += 4) {
             int8x16_t k[4];
+#pragma GCC unroll 8
             for (int n = 0; n < 4; ++n) k[n] = vreinterpretq_s8_u8(vld1q_u8(keys + 16 * n));
+#pragma GCC unroll 8
             for (int i = 0; i < Q; ++i) {
                 int32_t value;
                 std::memcpy(&value, q + static_cast<size_t>(i) * stride, 4);
                 const int8x16_t a = vreinterpretq_s8_s32(vdupq_n_s32(value));
+#pragma GCC unroll 8
                 for (int n = 0; n < 4; ++n) sums[i][n] = vdotq_s32(sums[i][n], k[n], a);
             }
         }
+#pragma GCC unroll 8
         for (int i = 0; i < Q; ++i)
+#pragma GCC unroll 8
             for (int n = 0; n < 4; ++n) vst1q_s32(out + i * 16 + 4 * n, sums[i][n]);
     }
 };
