@@ -21,23 +21,33 @@ from torch import Tensor
 class _StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, levels: int, clip: float | None, shared: bool) -> Tensor:
-        ctx.clip = clip
-        clamped = values
-        if clip is not None:
-            ctx.save_for_backward(values)
-            clamped = values.clamp(-clip, clip)
+        # Two reductions that read, instead of one of a copy |x|.
+        dims = tuple(range(values.dim())) if shared else (-1,)
+        largest = torch.maximum(values.amax(dims, keepdim=True), -values.amin(dims, keepdim=True))
+        ctx.clamped = clip is not None and _reaches(largest, clip)
+        if clip is not None and ctx.clamped:
+            ctx.save_for_backward(values.abs() < clip)
+            largest = largest.clamp(max=clip)
         # The smallest normal number instead of 0: a vector of zeros then gives 0, not 0/0.
-        largest = clamped.abs().amax() if shared else clamped.abs().amax(-1, keepdim=True)
         scale = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)
-        return (clamped / scale).round_().mul_(scale)
+        rounded = torch.div(values, scale, out=torch.empty(values.shape, dtype=values.dtype, device=values.device))
+        rounded.round_()
+        if ctx.clamped:
+            rounded.clamp_(-levels, levels)
+        return rounded.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = grad_outputs
-        if ctx.clip is not None:
-            (values,) = ctx.saved_tensors
-            grad = torch.where(values.abs() < ctx.clip, grad, 0)
+        if ctx.clamped:
+            (inside,) = ctx.saved_tensors
+            grad = torch.where(inside, grad, 0)
         return grad, None, None, None
+
+
+def _reaches(largest: Tensor, clip: float) -> bool:
+    """Whether anything may lie at or beyond the clamp; a GPU is not waited for, and is taken to have such values."""
+    return largest.device.type != "cpu" or bool((largest >= clip).any())
 
 
 @dataclass(frozen=True)
