@@ -6,10 +6,12 @@ docstring under each field is also its `--help`.
 """
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.yaml12 import read_text, read_yaml
@@ -101,6 +103,14 @@ class Distillation(Section):
     """Hidden states that are compared: all, or numbers, 0 being the first layer's input and -1 the last state."""
     padding: Literal["ignored", "counted"]
     """Whether padding takes part in the squared errors and their means, as it does in the public code."""
+
+    @field_validator("hidden_layers", mode="wrap")
+    @classmethod
+    def _told_once(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:  # one for each form that the value might have had
+            raise PydanticCustomError("layers", "Input should be all, or a list of layer numbers") from error
 
 
 class Settings(Section):

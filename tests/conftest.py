@@ -17,6 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from kdqat_cli.config import Params, resolve
+from kdqat_cli.stages.finetune_teacher import finetune_teacher
+from kdqat_cli.tasks.registry import load_task
+from tests.recipes import training
+
 # Matrices this small gain nothing from threads, and waiting for each other on a busy machine they take minutes.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
@@ -103,6 +108,16 @@ metric: accuracy
 max_length: 24
 """
 
+RATED = """\
+name: rated
+title: How glad a sentence is, 0 to 5
+files: {train: train.tsv, dev: dev.tsv}
+columns: {text: sentence, label: rating}
+range: [0, 5]
+metric: pearson+spearman
+max_length: 24
+"""
+
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -134,6 +149,30 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, part in (("train", rows[:200]), ("dev", rows[200:])):
         lines = "".join(f"{sentence}\t{label}\n" for sentence, label in part)
         (folder / f"{name}.tsv").write_text(f"sentence\tmood\n{lines}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rated_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As tiny_task, but the label is a number, so that the least change of a prediction changes the score."""
+    folder = tmp_path_factory.mktemp("rated") / "tasks"
+    folder.mkdir()
+    (folder / "rated.yaml").write_text(RATED, encoding="utf-8")
+    rows = [(sentence, 2.5 + 0.8 * _mood(sentence)) for sentence, _ in _rows(260)]
+    for name, part in (("train", rows[:200]), ("dev", rows[200:])):
+        lines = "".join(f"{sentence}\t{rating:.1f}\n" for sentence, rating in part)
+        (folder / f"{name}.tsv").write_text(f"sentence\trating\n{lines}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rated_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rated_task: Path) -> Path:
+    """The folder of a teacher of the task `rated`."""
+    folder = tmp_path_factory.mktemp("rated") / "teacher"
+    task = load_task(str(rated_task / "rated.yaml"))
+    teacher = training(epochs=8, learning_rate=4e-3)
+    settings = resolve(task.name, Params()).model_copy(update={"teacher": teacher})
+    finetune_teacher(task, str(tiny_encoder), settings, 1, None, folder, lambda step, total, news: None)
     return folder
 
 
@@ -178,6 +217,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def _mood(sentence: str) -> int:
+    words = sentence.split()
+    return sum(word in GLAD for word in words) - sum(word in SAD for word in words)
 
 
 def _rows(count: int) -> list[tuple[str, str]]:

@@ -51,10 +51,20 @@ def test_the_clean_recipe_s_values_have_their_types() -> None:
     """2e-5 and its like are strings to a YAML 1.1 reader."""
     recipe = load_recipe("clean")
     assert (recipe.teacher.learning_rate, recipe.student.learning_rate) == (5e-5, 1e-4)
-    assert recipe.quantization == Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
-    assert recipe.distillation == Distillation(
-        loss="map+output", mix="SM1", beta=0.5, temperature=1.0, labels=0.0, hidden_layers=None
+    assert recipe.quantization == Quantization(
+        weights="ternary", weight_clip=2.5, activations="int8", activation_clip=None, activation_scale="token"
     )
+    assert recipe.distillation == Distillation(
+        loss="map+output",
+        mix="SM1",
+        beta=0.5,
+        temperature=1.0,
+        labels=0.0,
+        hidden_layers="all",
+        padding="ignored",
+    )
+    for training in (recipe.teacher, recipe.student):
+        assert (training.padding, training.optimizer) == ("longest", "adamw")
 
 
 def test_the_repository_s_params_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,17 +116,18 @@ def test_resolving_changes_neither_recipe_nor_params() -> None:
 
 
 def test_null_is_a_value_in_a_file() -> None:
-    params = Params(settings={"rte": {"quantization": {"weight_clip": 1.5, "activations": None}}})
+    params = Params(settings={"rte": {"quantization": {"weight_clip": None, "activation_clip": 1.5}}})
     quantization = resolve("rte", params).quantization
-    assert (quantization.weight_clip, quantization.activations) == (1.5, None)
+    assert load_recipe("clean").quantization.weight_clip is not None
+    assert (quantization.weight_clip, quantization.activation_clip) == (None, 1.5)
 
 
 WRONG = """\
 teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_size: 1.5, max_length: null,
-          weight_decay: 0.01, gradient_clip: 1.0, eval_every: null, lerning_rate: 1}
+          padding: widest, optimizer: sgd, weight_decay: 0.01, gradient_clip: 1.0, eval_every: null, lerning_rate: 1}
 student: 3
-quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null}
-distillation: {loss: maps, mix: SM3, temperature: 0.0, labels: -1, hidden_layers: []}
+quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null, activation_scale: row}
+distillation: {loss: maps, mix: SM3, temperature: 0.0, labels: -1, hidden_layers: [], padding: some}
 tasks: []
 colour: red
 """
@@ -137,7 +148,9 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
         "distillation.labels",
         "distillation.loss",
         "distillation.mix",
+        "distillation.padding",
         "distillation.temperature",
+        "quantization.activation_scale",
         "quantization.activations",
         "quantization.weight_clip",
         "quantization.weights",
@@ -147,6 +160,8 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
         "teacher.epochs",
         "teacher.learning_rate",
         "teacher.lerning_rate",
+        "teacher.optimizer",
+        "teacher.padding",
     ]
     told = dict(zip(places, errors, strict=True))
     assert told["teacher.lerning_rate"] == "teacher.lerning_rate is not a known key; did you mean learning_rate?"
@@ -156,6 +171,9 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
     assert told["teacher.epochs"].endswith("but it is 0.")
     assert "'fast'" in told["teacher.learning_rate"]
     assert "'score', 'map', 'output', 'mha' or 'map+output'" in told["distillation.loss"]
+    assert told["distillation.hidden_layers"].endswith("should be all, or a list of layer numbers, but it is [].")
+    assert "'ternary', 'int4' or 'int8'" in told["quantization.weights"]
+    assert "'adamw' or 'bert-adam'" in told["teacher.optimizer"]
     assert caught.value.exit_code == 2
 
 
@@ -172,16 +190,28 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
         ("student", {"max_length": 2}),
         ("student", {"eval_every": 0}),
         ("quantization", {"weights": None}),
-        ("quantization", {"activations": 7}),
+        ("student", {"padding": 64}),
+        ("student", {"optimizer": "Adam"}),
+        ("quantization", {"activations": 8}),
+        ("quantization", {"activations": None}),
+        ("quantization", {"activation_scale": "tensor"}),
         ("quantization", {"activation_clip": 0}),
         ("distillation", {"loss": ["map"]}),
         ("distillation", {"beta": "half"}),
+        ("distillation", {"padding": True}),
+        ("distillation", {"hidden_layers": None}),
+        ("distillation", {"hidden_layers": []}),
+        ("distillation", {"hidden_layers": "top"}),
+        ("distillation", {"hidden_layers": -1}),
+        ("distillation", {"hidden_layers": [True]}),
+        ("distillation", {"hidden_layers": ["1"]}),
     ],
 )
 def test_wrong_values_are_refused(section: str, values: dict[str, Any]) -> None:
     (name,) = values
-    with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {section}\.{name}: .*but it is"):
+    with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {section}\.{name}: .*but it is") as caught:
         resolve("rte", Params(settings={"rte": {section: values}}))
+    assert "\n" not in caught.value.sentence, "one sentence a fault"
     if values[name] is not None:
         with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: .*but it is"):
             resolve("rte", Params(), options={section: values})

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, T5Config
 
 import kdqat_cli  # noqa: F401 - its import is what registers the packed format
-from kdqat_cli.config import Quantization
 from kdqat_cli.encoders import ENCODERS, classifier_of, encoder_of, layers_of, module_at
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from tests.architectures import HIDDEN, LABELS, LAYERS, tiny, tokens
+from tests.recipes import quantization
 
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 _BERT_LINEARS = (
     "attention.self.query",
     "attention.self.key",

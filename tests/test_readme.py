@@ -59,4 +59,4 @@ def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
     (example,) = blocks("yaml")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/tickets.yaml").write_text(example, encoding="utf-8")
-    assert "tickets" in run(tmp_path, "kdqat", "tasks").stdout
+    assert "tickets" in run(tmp_path, "kdqat", "ls", "tasks").stdout

@@ -30,9 +30,10 @@ def export(student: str, out: Path, half: bool = False) -> dict[str, Any]:
     watch = Stopwatch()
     with output_folder(out) as scratch:
         source = load_classifier(student, "kdqat distill")
-        weights = source.about.get("quantization", {}).get("weights")
-        if source.kind not in ("student", "ternary") or source.weights is None or weights != "ternary":
-            what = f"weights {weights}" if weights else f"a {source.kind} model"
+        made = source.kind if source.kind in ("student", "ternary") else None
+        weights = source.about["quantization"]["weights"] if made else None
+        if weights != "ternary" or source.weights is None:
+            what = f"{weights} weights" if made else f"a {source.kind} model"
             raise ConfigError(
                 f"{student} holds {what}; only ternary weights can be packed.", "kdqat distill --weights ternary"
             )

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import Quantization
 from kdqat_cli.distillation.captures import Captures, capture
 from kdqat_cli.encoders import ENCODERS, encoder_of, layers_of, module_at
 from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.model import quantize_model
 from tests.architectures import tiny, tokens
+from tests.recipes import quantization
 
 Array = npt.NDArray[np.float64]
 Batch = dict[str, Tensor]
 ALL = frozenset(field.name for field in fields(Captures))
 LAYERS, HIDDEN, HEADS = 3, 32, 4
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 
 
 @torch.no_grad()

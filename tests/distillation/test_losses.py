@@ -1,16 +1,13 @@
 """Every loss, forward and gradient, against the spec's formulas written with loops in float64."""
 
 import typing
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
-from kdqat_cli.config import Distillation, LossName
+from kdqat_cli.config import LossName
 from kdqat_cli.distillation.captures import Captures
 from kdqat_cli.distillation.losses import (
     LOSSES,
@@ -21,73 +18,28 @@ from kdqat_cli.distillation.losses import (
     map_loss,
     score_loss,
 )
-
-Array = npt.NDArray[np.float64]
-LayerLoss = Callable[[list[Tensor], list[Tensor], Tensor], Tensor]
-Reference = Callable[[list[Array], list[Array], Array], float]
-
-ROWS, LENGTH, HEADS, SIZE, LAYERS = 4, 7, 2, 3, 3
-TIGHT = 1e-7  # in float64; the map loss takes its sentences' shares in FP32
-
-MASKS = {
-    "whole rows": np.ones((ROWS, LENGTH), dtype=bool),
-    "odd lengths": np.arange(LENGTH) < np.array([[7], [3], [1], [5]]),
-    "padding on the left": np.arange(LENGTH) >= np.array([[0], [4], [6], [2]]),
-    "a hole": np.array([[1, 1, 0, 1, 0, 0, 1]] * 2 + [[0, 1, 1, 1, 1, 1, 0]] * 2, dtype=bool),
-    "a row of padding": np.arange(LENGTH) < np.array([[7], [0], [4], [2]]),
-    "padding alone": np.zeros((ROWS, LENGTH), dtype=bool),
-}
-
-
-def settings(name: str, **changes: Any) -> Distillation:
-    """A distillation by `name` with β = 0.3, changed."""
-    plain = {"mix": "SM1", "beta": 0.3, "temperature": 1.0, "labels": 0.0, "hidden_layers": None}
-    return Distillation.model_validate({"loss": name, **plain, **changes})
-
-
-# The spec's section 4, read as: the real tokens of each sentence are cut out, and nothing is masked any more.
-
-
-def hidden_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
-    """Σ over layers of the MSE over all real tokens."""
-    total = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        squares = [float(x) ** 2 for row in range(ROWS) for x in (s[row] - t[row])[mask[row]].ravel()]
-        total += sum(squares) / len(squares) if squares else 0.0
-    return total
-
-
-def score_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
-    """Eq. 5: Σ over layers of the MSE over all real (query, key) pairs."""
-    total = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        squares: list[float] = []
-        for row in range(ROWS):
-            real = np.flatnonzero(mask[row])
-            for head in range(HEADS):
-                squares += [float(s[row, head, i, j] - t[row, head, i, j]) ** 2 for i in real for j in real]
-        total += sum(squares) / len(squares) if squares else 0.0
-    return total
-
-
-def map_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
-    """Eq. 6 with the code's normalisation: KL(AM_T ‖ AM_S), ÷ length, mean over heads and sentences."""
-    total = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        sentences = []
-        for row in range(ROWS):
-            real = np.flatnonzero(mask[row])
-            if not len(real):
-                continue
-            divergence = 0.0
-            for head in range(HEADS):
-                for query in real:
-                    p, q = (np.exp(x[row, head, query, real]) / np.exp(x[row, head, query, real]).sum() for x in (t, s))
-                    divergence += float((p * (np.log(p) - np.log(q))).sum())
-            sentences.append(divergence / len(real) / HEADS)
-        total += sum(sentences) / len(sentences) if sentences else 0.0
-    return total
-
+from tests.distillation.reference import (
+    HEADS,
+    LAYERS,
+    LENGTH,
+    MASKS,
+    ROWS,
+    SIZE,
+    TIGHT,
+    Array,
+    LayerLoss,
+    Reference,
+    arrays,
+    both_sides,
+    hidden_reference,
+    layers,
+    logits_reference,
+    map_reference,
+    score_reference,
+    slope,
+    tensors,
+)
+from tests.recipes import distillation
 
 LAYER_LOSSES: dict[str, tuple[LayerLoss, Reference, tuple[int, ...]]] = {
     "hidden": (hidden_loss, hidden_reference, (ROWS, LENGTH, SIZE)),
@@ -96,28 +48,6 @@ LAYER_LOSSES: dict[str, tuple[LayerLoss, Reference, tuple[int, ...]]] = {
 }
 each_loss = pytest.mark.parametrize(("loss", "reference", "shape"), LAYER_LOSSES.values(), ids=LAYER_LOSSES)
 each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-
-
-def layers(seed: int, shape: tuple[int, ...]) -> list[Array]:
-    draw = np.random.default_rng(seed)
-    return [draw.normal(0, 1.5, shape) for _ in range(LAYERS)]
-
-
-def tensors(arrays: list[Array], dtype: torch.dtype = torch.float64, grad: bool = False) -> list[Tensor]:
-    return [torch.tensor(array, dtype=dtype, requires_grad=grad) for array in arrays]
-
-
-def slope(function: Callable[[], float], values: Array, step: float = 1e-5) -> Array:
-    """The gradient by central differences; `function` reads `values`."""
-    gradient = np.zeros_like(values)
-    for place in np.ndindex(values.shape):
-        held = values[place]
-        values[place] = held + step
-        above = function()
-        values[place] = held - step
-        gradient[place] = (above - function()) / (2 * step)
-        values[place] = held
-    return gradient
 
 
 @each_loss
@@ -211,15 +141,6 @@ def test_the_map_loss_does_not_see_a_shift_of_the_scores() -> None:
     assert score_loss(shifted, teacher, mask).item() > 0.1
 
 
-def logits_reference(student: Array, teacher: Array) -> float:
-    if student.shape[1] == 1:
-        return sum(float(s - t) ** 2 for s, t in zip(student[:, 0], teacher[:, 0], strict=True)) / len(student)
-    total = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        total -= float((np.exp(t) / np.exp(t).sum() * np.log(np.exp(s) / np.exp(s).sum())).sum())
-    return total / len(student)
-
-
 @pytest.mark.parametrize("columns", [1, 2, 7])
 def test_the_logits_loss_equals_the_formula(columns: int) -> None:
     draw = np.random.default_rng(columns)
@@ -250,17 +171,7 @@ def test_the_command_line_s_names_are_the_losses() -> None:
 
 @pytest.fixture
 def sides() -> tuple[Captures, Captures]:
-    def side(seed: int) -> Captures:
-        hidden, scores = layers(seed, (ROWS, LENGTH, SIZE)), layers(seed + 1, (ROWS, HEADS, LENGTH, LENGTH))
-        extra = layers(seed + 2, (ROWS, LENGTH, SIZE))[:1]
-        outputs, mha = (tensors(layers(seed + number, (ROWS, LENGTH, SIZE))) for number in (3, 4))
-        return Captures(tensors(hidden + extra), tensors(scores), outputs, mha)
-
-    return side(10), side(20)
-
-
-def arrays(values: list[Tensor]) -> list[Array]:
-    return [tensor.numpy() for tensor in values]
+    return both_sides()
 
 
 @pytest.mark.parametrize("name", typing.get_args(LossName))
@@ -281,14 +192,14 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
     expected = {"logits": logits_reference(own, taught), "hidden": hidden, **added[name]}
-    loss = DistillationLoss(settings(name))
+    loss = DistillationLoss(distillation(name, beta=0.3))
     terms = loss.terms(student, teacher, torch.tensor(own), torch.tensor(taught), torch.tensor(mask))
     assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=TIGHT)
 
 
 @pytest.mark.parametrize("name", typing.get_args(LossName))
 def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
-    loss = DistillationLoss(settings(name))
+    loss = DistillationLoss(distillation(name, beta=0.3))
     expected = {
         "score": {"scores"},
         "map": {"scores"},
@@ -320,7 +231,7 @@ def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
     logits = torch.zeros(ROWS, 2)
 
     def terms(**changes: Any) -> dict[str, float]:
-        loss = DistillationLoss(settings("map+output", **changes))
+        loss = DistillationLoss(distillation("map+output", beta=0.3, **changes))
         return {name: value.item() for name, value in loss.terms(student, teacher, logits, logits, mask).items()}
 
     plain, turned = terms(), terms(mix="SM2")
@@ -328,5 +239,9 @@ def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
     assert turned["map"] == pytest.approx(plain["map"] * 0.3)
     colder = map_loss(student.scores, teacher.scores, mask, temperature=5.0).item()
     assert terms(temperature=5.0) == pytest.approx(plain | {"map": colder})
-    first = hidden_loss(student.hidden[:1], teacher.hidden[:1], mask).item()
-    assert terms(hidden_layers=[0]) == pytest.approx(plain | {"hidden": first})
+    assert len(student.hidden) == LAYERS + 1
+    for chosen, indices in {(0,): [0], (-1,): [LAYERS], (-1, -3): [LAYERS, LAYERS - 2], (1, 3): [1, 3]}.items():
+        own, taught = ([side.hidden[index] for index in indices] for side in (student, teacher))
+        expected = hidden_loss(own, taught, mask).item()
+        assert terms(hidden_layers=list(chosen)) == pytest.approx(plain | {"hidden": expected}), "hidden states alone"
+    assert terms(hidden_layers=list(range(-LAYERS - 1, 0))) == pytest.approx(plain), "all of them, from the top"

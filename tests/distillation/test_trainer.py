@@ -9,20 +9,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
-from kdqat_cli.config import Distillation, Quantization
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.trainer import EncoderTrainer, gold_loss
 from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.model import quantize_model
+from tests.recipes import distillation, quantization
 
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 LABELS = torch.tensor([0, 1, 2, 2, 1])
-
-
-def distillation(name: str, labels: float = 0.0) -> Distillation:
-    values = {"mix": "SM1", "beta": 0.5, "temperature": 1.0, "labels": labels, "hidden_layers": None}
-    return Distillation.model_validate({"loss": name, **values})
 
 
 def trainer(folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, name: str) -> EncoderTrainer:

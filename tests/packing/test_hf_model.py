@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import kdqat_cli  # noqa: F401 - its import is what registers the format
-from kdqat_cli.config import Quantization
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from tests.recipes import quantization
 
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 ABOUT = {"task": "tiny", "quantization": QUANTIZATION.model_dump()}
 LABELS = {0: "sad", 1: "schön", 2: "so so"}
 

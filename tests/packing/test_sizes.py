@@ -8,14 +8,14 @@ import torch
 from accelerate import init_empty_weights
 from transformers import BertConfig, BertForSequenceClassification
 
-from kdqat_cli.config import Quantization
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.trits import packed_size
 from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from tests.recipes import quantization
 
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 BASE = BertConfig()
 LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 

@@ -1,7 +1,12 @@
 """The formulas of spec/kdqat.md, sections 2 and 3, in float64 and with loops: what the fast code is held against."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
+
+from kdqat_cli.config import WeightsName
 
 Array = npt.NDArray[np.float64]
 
@@ -26,9 +31,29 @@ def threshold_is_clear(weight: Array, rowwise: bool) -> bool:
     return bool((np.abs(magnitude - delta) > 1e-5 * delta).all())
 
 
-def eight_bit(values: Array, clip: float | None = None) -> Array:
-    """Section 3 with one scale a vector of the last dimension: round(x·s)/s, s = 127 / max|x|."""
+def uniform(weight: Array, rowwise: bool, bits: int) -> Array:
+    """Symmetric, one step a matrix or row: s = max|w| / (2^(bits-1) - 1), round(w/s)·s; zeros stay zero."""
+    weight = np.asarray(weight, dtype=np.float64)
+    if rowwise:
+        return np.stack([uniform(row[None], False, bits)[0] for row in weight])
+    values = weight.ravel().tolist()
+    largest = max(abs(w) for w in values)
+    step = largest / (2 ** (bits - 1) - 1)
+    return np.array([round(w / step) * step if largest else 0.0 for w in values]).reshape(weight.shape)
+
+
+REFERENCES: dict[WeightsName, Callable[[Array, bool], Array]] = {
+    "ternary": ternary,
+    "int4": partial(uniform, bits=4),
+    "int8": partial(uniform, bits=8),
+}
+
+
+def eight_bit(values: Array, clip: float | None = None, shared: bool = False) -> Array:
+    """Section 3: round(x·s)/s, s = 127 / max|x|, over one vector of the last dimension, or `shared` over everything."""
     values = np.asarray(values, dtype=np.float64)
+    if shared:
+        return eight_bit(values.reshape(1, -1), clip).reshape(values.shape)
     out = np.zeros_like(values)
     for place in np.ndindex(values.shape[:-1]):
         vector = values[place] if clip is None else np.clip(values[place], -clip, clip)

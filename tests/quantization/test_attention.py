@@ -1,5 +1,7 @@
 """The attention function against softmax attention written out in float64."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,14 @@ from kdqat_cli.quantization.attention import attention
 from tests.quantization.reference import Array, eight_bit, softmax
 
 ROWS, HEADS, LENGTH, SIZE = 3, 2, 5, 4
+Rounding = Callable[[Array], Array]
+ROUNDINGS: list[tuple[ActivationQuantizer | None, Rounding]] = [
+    (None, np.asarray),
+    (ActivationQuantizer(8, None), eight_bit),
+    (ActivationQuantizer(8, None, "batch"), partial(eight_bit, shared=True)),
+    (ActivationQuantizer(8, 2.5, "batch"), partial(eight_bit, clip=2.5, shared=True)),
+]
+each_rounding = pytest.mark.parametrize(("quantizer", "rounding"), ROUNDINGS, ids=["FP32", "token", "batch", "paper"])
 REAL = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0], [1, 0, 0, 0, 0]], dtype=bool)
 
 
@@ -32,35 +42,41 @@ def module(quantizer: ActivationQuantizer | None, training: bool = False) -> Any
 
 
 def written_out(
-    query: Tensor, key: Tensor, value: Tensor, real: Array, quantize: bool, scaling: float, kept: Array | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    real: Array,
+    rounding: Rounding,
+    scaling: float,
+    kept: Array | None = None,
 ) -> tuple[Array, Array]:
     """Context (B, L, H, D) and scores (B, H, L, L); `kept` holds dropout's factors."""
-    q, k, v = (eight_bit(x.numpy()) if quantize else x.numpy() for x in (query, key, value))
-    context = np.zeros((ROWS, LENGTH, HEADS, SIZE))
-    scores = np.zeros((ROWS, HEADS, LENGTH, LENGTH))
+    q, k, v = (rounding(x.numpy()) for x in (query, key, value))
+    scores, chances = np.zeros((2, ROWS, HEADS, LENGTH, LENGTH))
     for row, head, token in np.ndindex(ROWS, HEADS, LENGTH):
         products = [float(q[row, head, token] @ k[row, head, other]) for other in range(LENGTH)]
         scores[row, head, token] = np.array(products) * scaling
-        chances = np.zeros(LENGTH)
-        chances[real[row]] = softmax(scores[row, head, token][real[row]])
-        if kept is not None:
-            chances = chances * kept[row, head, token]
-        if quantize:
-            chances = eight_bit(chances[None])[0]
-        context[row, token, head] = sum(chances[other] * v[row, head, other] for other in range(LENGTH))
+        chances[row, head, token, real[row]] = softmax(scores[row, head, token][real[row]])
+    chances = rounding(chances if kept is None else chances * kept)
+    context = np.zeros((ROWS, LENGTH, HEADS, SIZE))
+    for row, head, token in np.ndindex(ROWS, HEADS, LENGTH):
+        context[row, token, head] = sum(
+            chances[row, head, token, other] * v[row, head, other] for other in range(LENGTH)
+        )
     return context, scores
 
 
-@pytest.mark.parametrize("quantize", [False, True])
+@each_rounding
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_equals_attention_written_out(quantize: bool, scaling: float | None) -> None:
+def test_equals_attention_written_out(
+    quantizer: ActivationQuantizer | None, rounding: Rounding, scaling: float | None
+) -> None:
     query, key, value = heads(0), heads(1), heads(2)
-    quantizer = ActivationQuantizer(8, None) if quantize else None
     host = module(quantizer)
     recorded: list[Tensor] = []
     host.on_scores = recorded.append
     context, maps = attention(host, query, key, value, additive(REAL), scaling=scaling, dropout=0.5)
-    expected, scores = written_out(query, key, value, REAL, quantize, SIZE**-0.5 if scaling is None else scaling)
+    expected, scores = written_out(query, key, value, REAL, rounding, SIZE**-0.5 if scaling is None else scaling)
     assert maps is None
     torch.testing.assert_close(context, torch.tensor(expected), rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(recorded, [torch.tensor(scores)], rtol=1e-12, atol=1e-13)
@@ -69,19 +85,20 @@ def test_equals_attention_written_out(quantize: bool, scaling: float | None) -> 
 def test_without_a_mask_every_key_counts() -> None:
     query, key, value = heads(3), heads(4), heads(5)
     context, _ = attention(module(ActivationQuantizer(8, None)), query, key, value, None)
-    expected, _ = written_out(query, key, value, np.ones_like(REAL), True, SIZE**-0.5)
+    expected, _ = written_out(query, key, value, np.ones_like(REAL), eight_bit, SIZE**-0.5)
     torch.testing.assert_close(context, torch.tensor(expected), rtol=1e-11, atol=1e-13)
 
 
-def test_probabilities_are_quantised_after_dropout() -> None:
+@each_rounding
+def test_probabilities_are_quantised_after_dropout(quantizer: ActivationQuantizer | None, rounding: Rounding) -> None:
     query, key, value = heads(6), heads(7), heads(8)
     torch.manual_seed(0)
     kept = nn.functional.dropout(torch.ones(ROWS, HEADS, LENGTH, LENGTH, dtype=torch.float64), 0.4).numpy()
     assert 0 < (kept == 0).mean() < 1
     torch.manual_seed(0)
-    host = module(ActivationQuantizer(8, None), training=True)
+    host = module(quantizer, training=True)
     context, _ = attention(host, query, key, value, additive(REAL), dropout=0.4)
-    expected, _ = written_out(query, key, value, REAL, True, SIZE**-0.5, kept)
+    expected, _ = written_out(query, key, value, REAL, rounding, SIZE**-0.5, kept)
     torch.testing.assert_close(context, torch.tensor(expected), rtol=1e-11, atol=1e-13)
 
 
@@ -89,7 +106,7 @@ def test_the_clamp_reaches_queries_keys_and_values() -> None:
     query, key, value = heads(9), heads(10), heads(11)
     context, _ = attention(module(ActivationQuantizer(8, 1.5)), query, key, value, None)
     q, k, v = (torch.tensor(eight_bit(x.numpy(), 1.5)) for x in (query, key, value))
-    expected, _ = written_out(q, k, v, np.ones_like(REAL), True, SIZE**-0.5)
+    expected, _ = written_out(q, k, v, np.ones_like(REAL), eight_bit, SIZE**-0.5)
     torch.testing.assert_close(context, torch.tensor(expected), rtol=1e-11, atol=1e-13)
 
 

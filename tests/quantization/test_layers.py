@@ -1,4 +1,6 @@
-"""Ternary layers compute what plain layers compute with ternary weights, before and after they are frozen."""
+"""Quantised layers compute what plain layers compute with quantised weights, before and after they are frozen."""
+
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,9 +10,27 @@ from torch import nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
-from tests.quantization.reference import eight_bit, ternary
+from kdqat_cli.quantization.weights import WeightQuantizer
+from tests.quantization.reference import REFERENCES, eight_bit
 
-CLIPS = [None, 0.15]  # of the layers below some weights lie beyond 0.15
+FREE = WeightQuantizer("ternary", None)
+CLIPPED = WeightQuantizer("ternary", 0.15)  # of the layers below some weights lie beyond 0.15
+each_weights = pytest.mark.parametrize(
+    "weights", [FREE, CLIPPED, WeightQuantizer("int4", 0.15), WeightQuantizer("int8", None)], ids=str
+)
+QUANTIZERS = [
+    None,
+    ActivationQuantizer(8, None),
+    ActivationQuantizer(8, 1.0),
+    ActivationQuantizer(8, None, "batch"),
+    ActivationQuantizer(8, 1.0, "batch"),
+]
+
+
+def rounded(inputs: torch.Tensor, quantizer: ActivationQuantizer | None) -> torch.Tensor:
+    if quantizer is None:
+        return inputs
+    return torch.tensor(eight_bit(inputs.detach().numpy(), quantizer.clip, quantizer.scale == "batch"))
 
 
 def linear(bias: bool = True) -> nn.Linear:
@@ -27,55 +47,61 @@ def embedding(size: int = 31) -> nn.Embedding:
     return table
 
 
-def reference(weight: torch.Tensor, clip: float | None, rowwise: bool) -> torch.Tensor:
-    values = weight.detach().numpy()
-    return torch.tensor(ternary(values if clip is None else np.clip(values, -clip, clip), rowwise))
+def reference(weight: torch.Tensor, quantizer: WeightQuantizer, rowwise: bool) -> torch.Tensor:
+    values, clip = weight.detach().numpy(), quantizer.clip
+    formula = REFERENCES[quantizer.name]
+    return torch.tensor(formula(values if clip is None else np.clip(values, -clip, clip), rowwise))
 
 
-@pytest.mark.parametrize("clip", CLIPS)
+@each_weights
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("quantizer", [None, ActivationQuantizer(8, None), ActivationQuantizer(8, 1.0)])
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 def test_linear_equals_the_plain_computation(
-    clip: float | None, bias: bool, quantizer: ActivationQuantizer | None
+    weights: WeightQuantizer, bias: bool, quantizer: ActivationQuantizer | None
 ) -> None:
     plain = linear(bias)
     inputs = torch.randn(2, 5, 33, dtype=torch.float64)
-    weight = reference(plain.weight, clip, rowwise=False)
-    rounded = inputs if quantizer is None else torch.tensor(eight_bit(inputs.numpy(), quantizer.clip))
-    expected = rounded @ weight.T + (plain.bias if bias else 0)
-    out = QuantizedLinear(plain, clip, quantizer, frozen=False)(inputs)
+    weight = reference(plain.weight, weights, rowwise=False)
+    expected = rounded(inputs, quantizer) @ weight.T + (plain.bias if bias else 0)
+    out = QuantizedLinear(plain, weights, quantizer, frozen=False)(inputs)
     torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
 
 
-def test_the_linear_s_gradient_is_that_of_the_quantised_computation() -> None:
+@pytest.mark.parametrize("weights", [CLIPPED, WeightQuantizer("int4", 0.15)], ids=str)
+@pytest.mark.parametrize("scale", ["token", "batch"])
+def test_the_linear_s_gradient_is_that_of_the_quantised_computation(
+    weights: WeightQuantizer, scale: Literal["token", "batch"]
+) -> None:
     """dL/dW = Gᵀ·x̂ where |w| < clip, dL/dx = G·Ŵ, dL/db = Σ G: straight through both quantisers."""
-    layer = QuantizedLinear(linear(), 0.15, ActivationQuantizer(8, 1.0), frozen=False)
+    quantizer = ActivationQuantizer(8, 1.0, scale)
+    layer = QuantizedLinear(linear(), weights, quantizer, frozen=False)
     inputs = torch.randn(6, 33, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(6, 17, dtype=torch.float64)
     layer(inputs).backward(upstream)
     latent = layer.weight.detach()
-    rounded = torch.tensor(eight_bit(inputs.detach().numpy(), 1.0))
     assert layer.weight.grad is not None
     assert inputs.grad is not None
     assert layer.bias is not None
     assert layer.bias.grad is not None
-    torch.testing.assert_close(layer.weight.grad, upstream.T @ rounded * (latent.abs() < 0.15))
-    torch.testing.assert_close(inputs.grad, upstream @ reference(latent, 0.15, False) * (inputs.detach().abs() < 1))
+    expected = upstream.T @ rounded(inputs, quantizer) * (latent.abs() < 0.15)
+    torch.testing.assert_close(layer.weight.grad, expected)
+    expected = upstream @ reference(latent, weights, False) * (inputs.detach().abs() < 1)
+    torch.testing.assert_close(inputs.grad, expected)
     torch.testing.assert_close(layer.bias.grad, upstream.sum(0))
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-def test_embedding_equals_ternarising_the_whole_table(clip: float | None) -> None:
+@each_weights
+def test_embedding_equals_quantising_the_whole_table(weights: WeightQuantizer) -> None:
     plain = embedding()
     ids = torch.tensor([[0, 3, 8, 49], [7, 7, 3, 1]])
-    table = reference(plain.weight, clip, rowwise=True)
-    out = QuantizedEmbedding(plain, clip, frozen=False)(ids)
+    table = reference(plain.weight, weights, rowwise=True)
+    out = QuantizedEmbedding(plain, weights, frozen=False)(ids)
     torch.testing.assert_close(out, table[ids], rtol=1e-13, atol=0)
     assert not out[0, 2].any(), "a row of zeros"
 
 
 def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None:
-    layer = QuantizedEmbedding(embedding(), 0.15, frozen=False)
+    layer = QuantizedEmbedding(embedding(), CLIPPED, frozen=False)
     layer(torch.tensor([[7, 3, 9, 7]])).sum().backward()
     grad = layer.weight.grad
     assert grad is not None
@@ -86,12 +112,12 @@ def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None
     assert not grad.any(), "neither the padding's row nor any other"
 
 
-@pytest.mark.parametrize("clip", CLIPS)
+@each_weights
 @pytest.mark.parametrize("size", [1, 31, 384, 1000])
-def test_freezing_changes_no_bit(clip: float | None, size: int) -> None:
+def test_freezing_changes_no_bit(weights: WeightQuantizer, size: int) -> None:
     """In FP32, where another order of summing would show."""
-    dense = QuantizedLinear(linear().float(), clip, ActivationQuantizer(8, None), frozen=False)
-    table = QuantizedEmbedding(embedding(size).float(), clip, frozen=False)
+    dense = QuantizedLinear(linear().float(), weights, ActivationQuantizer(8, None), frozen=False)
+    table = QuantizedEmbedding(embedding(size).float(), weights, frozen=False)
     both = nn.ModuleList([dense, table])
     inputs, ids = torch.randn(4, 33), torch.tensor([[0, 1, 2], [3, 49, 7]])
 
@@ -108,24 +134,25 @@ def test_freezing_changes_no_bit(clip: float | None, size: int) -> None:
     assert not any(layer.weight.requires_grad for layer in quantized_layers(both).values())
 
 
-def test_a_frozen_weight_is_ternary_and_in_place() -> None:
+@each_weights
+def test_a_frozen_weight_is_quantised_and_in_place(weights: WeightQuantizer) -> None:
     plain = linear()
-    layer = QuantizedLinear(plain, None, None, frozen=False)
+    layer = QuantizedLinear(plain, weights, None, frozen=False)
     assert layer.weight is plain.weight
     latent = plain.weight.detach().clone()
     layer.freeze()
-    torch.testing.assert_close(layer.weight.detach(), reference(latent, None, False), rtol=1e-13, atol=0)
+    torch.testing.assert_close(layer.weight.detach(), reference(latent, weights, False), rtol=1e-13, atol=0)
     assert layer.weight is plain.weight
 
 
 def test_a_layer_made_frozen_uses_its_weight_as_it_is() -> None:
     plain, inputs = linear(), torch.randn(2, 33, dtype=torch.float64)
     assert torch.equal(
-        QuantizedLinear(plain, 0.01, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
+        QuantizedLinear(plain, CLIPPED, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
     )
 
 
 def test_names_are_those_of_the_plain_layers() -> None:
-    assert QuantizedLinear(linear(), None, None, False).state_dict().keys() == linear().state_dict().keys()
-    assert QuantizedLinear(linear(False), None, None, False).state_dict().keys() == linear(False).state_dict().keys()
-    assert QuantizedEmbedding(embedding(), None, False).state_dict().keys() == embedding().state_dict().keys()
+    assert QuantizedLinear(linear(), FREE, None, False).state_dict().keys() == linear().state_dict().keys()
+    assert QuantizedLinear(linear(False), FREE, None, False).state_dict().keys() == linear(False).state_dict().keys()
+    assert QuantizedEmbedding(embedding(), FREE, False).state_dict().keys() == embedding().state_dict().keys()

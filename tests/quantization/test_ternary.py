@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kdqat_cli.quantization.ternary import Granularity, join, split, ternarize, ternarize_latent
+from kdqat_cli.quantization.ternary import Granularity, join, split, ternarize
+from kdqat_cli.quantization.weights import WeightQuantizer
 from tests.quantization.reference import ternary, threshold_is_clear
 
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -109,7 +110,7 @@ def test_split_refuses_what_is_not_ternary(granularity: Granularity) -> None:
 @pytest.mark.parametrize("clip", [None, 2.5])
 def test_a_matrix_of_zeros_stays_zero(granularity: Granularity, clip: float | None) -> None:
     weight = torch.zeros(3, 4, requires_grad=True)
-    quantized = ternarize_latent(weight, granularity, clip)
+    quantized = WeightQuantizer("ternary", clip)(weight, granularity)
     upstream = torch.arange(12.0).view(3, 4)
     quantized.backward(upstream)  # type: ignore[no-untyped-call]
     assert torch.equal(quantized, torch.zeros(3, 4))
@@ -140,7 +141,7 @@ def test_gaussian_weights_give_the_spec_s_figures() -> None:
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_the_clamp_comes_first_and_stops_the_gradient(granularity: Granularity) -> None:
     weight = torch.tensor([[3.0, -2.5, 2.5, 0.1], [-2.499, 1.0, -7.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    quantized = ternarize_latent(weight, granularity, 2.5)
+    quantized = WeightQuantizer("ternary", 2.5)(weight, granularity)
     clamped = np.clip(weight.detach().numpy(), -2.5, 2.5)
     expected = torch.tensor(ternary(clamped, granularity == "row"))
     torch.testing.assert_close(quantized.detach(), expected, rtol=1e-14, atol=0)
@@ -155,7 +156,7 @@ def test_the_clamp_comes_first_and_stops_the_gradient(granularity: Granularity) 
 def test_without_a_clamp_the_gradient_is_the_identity(granularity: Granularity) -> None:
     weight = (100 * random_weight(3, 5, 7, "heavy")).requires_grad_()
     upstream = random_weight(4, 5, 7)
-    quantized = ternarize_latent(weight, granularity, None)
+    quantized = WeightQuantizer("ternary", None)(weight, granularity)
     quantized.backward(upstream)  # type: ignore[no-untyped-call]
     assert torch.equal(quantized, ternarize(weight.detach(), granularity))
     assert weight.grad is not None

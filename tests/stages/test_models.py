@@ -15,7 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kdqat_cli.config import Quantization
+from kdqat_cli.config import Params, resolve
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
@@ -37,8 +37,9 @@ from kdqat_cli.stages.models import (
 )
 from kdqat_cli.t5.model import T5EncoderForSequenceClassification
 from kdqat_cli.tasks.registry import Task, load_task
+from tests.recipes import quantization
 
-QUANTIZATION = Quantization(weights="ternary", weight_clip=2.5, activations=8, activation_clip=None)
+QUANTIZATION = quantization()
 THREE = ["entailment", "neutral", "contradiction"]
 
 
@@ -69,7 +70,9 @@ def ternary(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
     teacher = load_classifier(tmp_path / "teacher")
     quantize_model(teacher.model, QUANTIZATION)
     freeze(teacher.model)
-    about = student_record("ternary", task, teacher, QUANTIZATION, None)
+    settings = resolve(task.name, Params())
+    assert settings.quantization == QUANTIZATION
+    about = student_record("ternary", task, teacher, settings)
     save_classifier(teacher.model, teacher.tokenizer, tmp_path / "ternary" / "model", about)
     return tmp_path / "ternary"
 
@@ -323,7 +326,7 @@ def test_only_ternary_models_are_packed(ternary: Path, packed: Path, tmp_path: P
     for folder, kind in ((ternary.parent / "teacher", "teacher"), (packed, "packed")):
         with pytest.raises(ConfigError, match=f"holds a {kind} model") as caught:
             export(str(folder), tmp_path / "again")
-        assert caught.value.fix == "kdqat distill"
+        assert caught.value.fix == "kdqat distill --weights ternary"
         assert not any((tmp_path / "again").iterdir())
 
 

@@ -1,0 +1,126 @@
+"""How rows become batches, and which models feel it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kdqat_cli.config import Quantization
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits, tokenize
+from tests.recipes import quantization
+
+TEXTS = ["bad", "a great film and a good story , brave and warm", "the plot", "", "dull music with weak actor ."] * 3
+PAPER = quantization(activation_clip=2.5, activation_scale="batch")
+WAYS = [BY_LENGTH, Batches(4), Batches(1), Batches(4, pad_to=20), Batches(4, pad_to=30), Batches(64, pad_to=20)]
+
+
+@pytest.fixture
+def tokenizer(tiny_encoder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_encoder)
+
+
+@pytest.fixture
+def rows(tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    texts = Dataset.from_dict({"text": TEXTS, "label": [0] * len(TEXTS)})
+    return tokenize(texts, tokenizer, 16)
+
+
+@contextmanager
+def seen_by(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """The tokens of each forward pass."""
+    seen: list[Tensor] = []
+    handle = model.register_forward_pre_hook(
+        lambda _module, _args, inputs: seen.append(inputs["input_ids"]), with_kwargs=True
+    )
+    yield seen
+    handle.remove()
+
+
+def one_by_one(model: PreTrainedModel, rows: Dataset) -> np.typing.NDArray[np.float32]:
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([ids])).logits[0].numpy() for ids in rows["input_ids"]]
+    return np.stack(logits)
+
+
+def test_batches_by_hand() -> None:
+    lengths = [3, 9, 5, 9, 1]
+    assert list(Batches(2).of(lengths)) == [[1, 3], [2, 0], [4]], "the longest first, so that memory fails at once"
+    assert list(Batches(2, pad_to=16).of(lengths)) == [[0, 1], [2, 3], [4]], "in the file's order"
+    assert list(BY_LENGTH.of([])) == []
+
+
+def test_rows_of_like_length_are_padded_to_the_longest(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with seen_by(model) as seen:
+        logits = predict_logits(model, rows, tokenizer, Batches(4))
+    lengths = sorted(rows["length"], reverse=True)
+    assert [tuple(ids.shape) for ids in seen] == [(4, lengths[0]), (4, lengths[4]), (4, lengths[8]), (3, lengths[12])]
+    np.testing.assert_allclose(logits, one_by_one(model, rows), rtol=1e-4, atol=1e-5)
+
+
+def test_static_padding_keeps_the_file_s_order(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with seen_by(model) as seen:
+        logits = predict_logits(model, rows, tokenizer, Batches(4, pad_to=20))
+    assert [tuple(ids.shape) for ids in seen] == [(4, 20), (4, 20), (4, 20), (3, 20)]
+    assert tokenizer.pad_token_id == 0
+    expected = [ids + [0] * (20 - len(ids)) for ids in rows["input_ids"]]
+    assert torch.cat(seen).tolist() == expected
+    np.testing.assert_allclose(logits, one_by_one(model, rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [quantization(), quantization(activation_clip=2.5), quantization(weights="int8", activations="fp32")]
+)
+def test_logits_of_rows_that_stand_alone_do_not_depend_on_the_batches(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Quantization
+) -> None:
+    quantize_model(model.double(), settings)
+    first, *others = (predict_logits(model, rows, tokenizer, batches) for batches in WAYS)
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_of_a_shared_scale_depend_on_the_batches(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    quantize_model(model.double(), PAPER)
+    logits = [predict_logits(model, rows, tokenizer, batches) for batches in WAYS]
+    for number, one in enumerate(logits):
+        for other in logits[:number]:
+            assert np.abs(one - other).max() > 1e-4
+    assert np.array_equal(predict_logits(model, rows, tokenizer, Batches(4, pad_to=20)), logits[3])
+
+
+def test_a_model_in_training_is_scored_without_dropout_and_trains_on(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    expected = predict_logits(model, rows, tokenizer)
+    model.train()
+    assert np.array_equal(predict_logits(model, rows, tokenizer), expected)
+    assert model.training
+
+
+def test_without_rows_there_is_nothing_to_predict(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        predict_logits(model, rows.select([]), tokenizer)
+
+
+def test_rows_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = Dataset.from_dict({"text": [TEXTS[1]], "pair": ["the plot"], "label": [1]})
+    whole, cut = (tokenize(rows, tokenizer, length)[0] for length in (64, 8))
+    assert (whole["length"], cut["length"]) == (len(whole["input_ids"]), 8)
+    assert len(cut["input_ids"]) == 8
+    assert cut["input_ids"][-3:] == whole["input_ids"][-3:], "of a pair the longer sentence gives way"
+    assert cut["labels"] == 1

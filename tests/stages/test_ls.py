@@ -1,0 +1,110 @@
+"""`kdqat ls`: what each catalogue lists is what the code has, as JSON and as a table."""
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kdqat_cli.cli import app
+from kdqat_cli.config import LossName, recipe_names
+from kdqat_cli.distillation.losses import LOSSES
+from kdqat_cli.encoders import ENCODERS
+from kdqat_cli.stages.layout import Listed
+from kdqat_cli.stages.ls import ls
+from kdqat_cli.tasks.registry import task_names
+from tests.test_recipes import GLUE
+
+CATALOGUES = typing.get_args(Listed)
+KEYS: dict[Listed, tuple[str, set[str]]] = {
+    "tasks": ("task", set(task_names())),
+    "losses": ("loss", set(typing.get_args(LossName))),
+    "recipes": ("recipe", set(recipe_names())),
+    "encoders": ("model type", set(ENCODERS)),
+}
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["ls", *arguments])
+
+
+def listed(what: str) -> dict[str, dict[str, Any]]:
+    done = invoke(what, "--json")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    key = KEYS[typing.cast(Listed, what)][0]
+    return {row[key]: row for row in json.loads(done.stdout)}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_catalogue_is_tested() -> None:
+    assert set(CATALOGUES) == KEYS.keys()
+
+
+@pytest.mark.parametrize("what", CATALOGUES)
+def test_json_has_a_row_an_entry(what: Listed) -> None:
+    rows = listed(what)
+    assert rows.keys() == KEYS[what][1]
+    assert list(rows.values()) == ls(what)
+    columns = {tuple(row) for row in rows.values()}
+    assert len(columns) == 1, "every row has the same columns"
+    assert all(value != "" for row in rows.values() for value in row.values())
+
+
+@pytest.mark.parametrize("what", CATALOGUES)
+def test_a_table_has_a_line_an_entry_and_a_heading(what: Listed) -> None:
+    done = invoke(what)
+    assert done.exit_code == 0
+    heading, *lines = [line for line in done.stdout.splitlines() if line.strip()]
+    rows = ls(what)
+    assert all(column in heading for column in rows[0])
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        for value in row.values():
+            assert (f"{value:,}" if isinstance(value, int) else str(value)) in line
+
+
+def test_what_the_tasks_say() -> None:
+    rows = listed("tasks")
+    assert (rows["rte"]["labels"], rows["stsb"]["labels"], rows["klue-tc"]["labels"]) == ("2", "number", "7")
+    assert (rows["cola"]["metric"], rows["cola"]["tokens"]) == ("matthews", 64)
+    assert rows["rte"]["files"] == "glue/RTE/dev.tsv"
+
+
+def test_a_user_s_tasks_are_listed(tmp_path: Path, tiny_task: Path) -> None:
+    (tmp_path / "tasks").symlink_to(tiny_task)
+    row = listed("tasks")["tiny"]
+    assert (row["title"], row["labels"], row["tokens"]) == ("Whether a sentence is sad or glad", "2", 24)
+
+
+def test_every_loss_names_its_source() -> None:
+    rows = listed("losses")
+    assert all("Eq." in row["source"] or "Table" in row["source"] for row in rows.values())
+    assert {name: row["compares"] for name, row in rows.items()} == {name: loss.about for name, loss in LOSSES.items()}
+
+
+def test_what_tells_the_recipes_apart() -> None:
+    rows = listed("recipes")
+    paper, clean = rows["paper"], rows["clean"]
+    assert (paper["optimizer"], clean["optimizer"]) == ("bert-adam", "adamw")
+    assert (paper["activation scale"], clean["activation scale"]) == ("batch", "token")
+    assert (paper["padding"], clean["padding"]) == ("max_length", "longest")
+    assert (paper["learning rate"], clean["learning rate"]) == ("2e-05", "0.0001")
+    assert set(paper["tasks of their own"].split(", ")) == set(GLUE) - {"stsb"}, "whose values are the recipe's own"
+    assert clean["tasks of their own"] == "-"
+
+
+def test_nonsense_is_refused_and_the_catalogues_are_named() -> None:
+    done = invoke("nonsense")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "nonsense" in done.stderr
+    assert all(what in done.stderr for what in CATALOGUES)
+    assert "Traceback" not in done.stderr
+    assert invoke().exit_code == 2, "nothing to list"

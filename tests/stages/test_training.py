@@ -1,0 +1,169 @@
+"""The training loop's optimiser, learning rates and batches, watched from outside."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
+
+from kdqat_cli.config import Training
+from kdqat_cli.distillation.optimizers import BertAdam
+from kdqat_cli.stages.rows import TaskRows, task_rows
+from kdqat_cli.stages.training import train
+from kdqat_cli.tasks.registry import load_task
+from tests.recipes import training
+
+ROWS, BATCH, LENGTH = 40, 4, 24
+STEPS, WARM = 20, 2  # of two epochs; 10 %
+GROUPED = 4.3  # tokens between the longest and the shortest row of a batch: about 6 at random, 3 where they are grouped
+
+
+@dataclass
+class Watched:
+    """What a training did: each step's optimiser, rates, gradient norms, and each batch's tokens."""
+
+    optimizers: list[Optimizer] = field(default_factory=list)
+    rates: list[set[float]] = field(default_factory=list)
+    norms: list[dict[int, float]] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def watch(model: PreTrainedModel) -> Iterator[Watched]:
+    seen = Watched()
+
+    def at_step(optimizer: Optimizer, *_: Any) -> None:
+        groups = optimizer.param_groups
+        seen.optimizers.append(optimizer)
+        seen.rates.append({group["lr"] for group in groups})
+        norms = {id(x): x.grad.norm().item() for group in groups for x in group["params"] if x.grad is not None}
+        seen.norms.append(norms)
+
+    def at_batch(module: Any, _args: Any, inputs: dict[str, Tensor]) -> None:
+        if module.training:
+            seen.tokens.append(inputs["input_ids"].clone())
+
+    handles = register_optimizer_step_pre_hook(at_step), model.register_forward_pre_hook(at_batch, with_kwargs=True)
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
+    """As many different rows as ROWS."""
+    task = load_task(str(rated_task / "rated.yaml"))
+    loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
+    first = loaded.rows.select(range(ROWS))
+    assert len({tuple(ids) for ids in first["input_ids"]}) == ROWS
+    return TaskRows(task, first, loaded.tokenizer, loaded.digest, loaded.batches)
+
+
+@pytest.fixture
+def learner(tiny_encoder: Path) -> PreTrainedModel:
+    set_seed(0)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
+    return model
+
+
+def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
+    return train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
+
+
+def settings_with(**changes: Any) -> Training:
+    return training(batch_size=BATCH, optimizer="bert-adam", padding="max_length", warmup=0.1).model_copy(
+        update=changes
+    )
+
+
+def whole_norm(norms: dict[int, float]) -> float:
+    return math.sqrt(sum(norm**2 for norm in norms.values()))
+
+
+def test_bert_adam_is_used_and_nothing_else_clips(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    """Its gradients come as the loss gives them: far above a clip that is this small."""
+    settings = settings_with(gradient_clip=1e-3, weight_decay=0.02)
+    with watch(learner) as seen:
+        run(learner, rows, settings, tmp_path)
+    assert len(seen.optimizers) == STEPS
+    optimizer = seen.optimizers[0]
+    assert all(other is optimizer for other in seen.optimizers)
+    assert type(optimizer) is BertAdam
+    assert all(group["gradient_clip"] == 1e-3 for group in optimizer.param_groups)
+    assert all(max(norms.values()) > 0.1 for norms in seen.norms)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    decays = {names[id(x)]: group["weight_decay"] for group in optimizer.param_groups for x in group["params"]}
+    assert decays.keys() == set(names.values())
+    plain = {name for name, decay in decays.items() if decay == 0}
+    assert plain == {name for name in decays if "bias" in name or "LayerNorm" in name}
+    assert {decays[name] for name in decays.keys() - plain} == {0.02}
+
+
+def test_adamw_has_the_whole_gradient_clipped(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(optimizer="adamw", gradient_clip=1e-3), tmp_path)
+    assert type(seen.optimizers[0]) is AdamW
+    assert all(whole_norm(norms) == pytest.approx(1e-3, rel=1e-3) for norms in seen.norms)
+
+
+@pytest.mark.parametrize("optimizer", ["bert-adam", "adamw"])
+def test_the_rate_rises_from_0_and_falls_linearly_to_0(
+    learner: PreTrainedModel, rows: TaskRows, optimizer: str, tmp_path: Path
+) -> None:
+    with watch(learner) as seen:
+        history = run(learner, rows, settings_with(optimizer=optimizer, learning_rate=2e-4, eval_every=7), tmp_path)
+    rises = [2e-4 * step / WARM for step in range(WARM)]
+    falls = [2e-4 * (STEPS - step) / (STEPS - WARM) for step in range(WARM, STEPS)]
+    assert rises[0] == 0
+    assert max(falls) == falls[0] == 2e-4
+    assert all(len(rates) == 1 for rates in seen.rates), "decayed or not"
+    assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
+    assert [row["step"] for row in history] == [7, 14, STEPS], "and at the end, wherever the interval falls"
+
+
+def test_the_first_step_moves_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    before = {name: values.clone() for name, values in learner.state_dict().items()}
+    run(learner, rows, settings_with(max_steps=1), tmp_path / "one")
+    assert all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
+    run(learner, rows, settings_with(max_steps=2, warmup=0.5), tmp_path / "two")
+    assert not all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
+
+
+def lengths_of(batches: list[Tensor]) -> list[list[int]]:
+    return [(ids != 0).sum(1).tolist() for ids in batches]
+
+
+def spread(batches: list[Tensor]) -> float:
+    """Mean difference in length within a batch."""
+    return sum(max(lengths) - min(lengths) for lengths in lengths_of(batches)) / len(batches)
+
+
+def test_static_batches_are_all_as_wide_and_in_random_order(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(), tmp_path)
+    assert [tuple(ids.shape) for ids in seen.tokens] == [(BATCH, LENGTH)] * STEPS
+    assert max(rows.rows["length"]) < LENGTH
+    padded = sorted(ids + [0] * (LENGTH - len(ids)) for ids in rows.rows["input_ids"])
+    epochs = [torch.cat(seen.tokens[start : start + STEPS // 2]).tolist() for start in (0, STEPS // 2)]
+    assert [sorted(epoch) for epoch in epochs] == [padded, padded], "each row once an epoch"
+    assert epochs[0] != epochs[1], "another order"
+    assert spread(seen.tokens) > GROUPED
+
+
+def test_otherwise_rows_of_like_length_meet(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(padding="longest"), tmp_path)
+    for ids, lengths in zip(seen.tokens, lengths_of(seen.tokens), strict=True):
+        assert ids.shape == (BATCH, max(lengths))
+    assert len({ids.shape for ids in seen.tokens}) > 3
+    assert spread(seen.tokens) < GROUPED

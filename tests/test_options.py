@@ -1,0 +1,140 @@
+"""Options that choose quantisers and hidden states, from the command line to what is recorded and computed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kdqat_cli.cli import app
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.options import layers_option
+from kdqat_cli.quantization.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.stages.models import load_classifier
+
+TASK = ("--task", "rated", "--json")
+
+
+@pytest.fixture
+def work(tmp_path: Path, rated_task: Path, rated_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the task `rated` and its teacher of three layers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KDQAT_DATA_DIR", raising=False)
+    (tmp_path / "runs/rated").mkdir(parents=True)
+    (tmp_path / "tasks").symlink_to(rated_task)
+    (tmp_path / "runs/rated/teacher").symlink_to(rated_teacher)
+    return tmp_path
+
+
+def kdqat(*arguments: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == code, f"{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def results(*arguments: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(kdqat(*arguments).stdout)
+    return values
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "model/kdqat.json").read_text(encoding="utf-8"))
+    return about
+
+
+def values_of(folder: Path) -> list[int]:
+    """How many values each matrix of a linear has."""
+    layers = quantized_layers(load_classifier(folder).model).values()
+    return [len(set(layer.weight.flatten().tolist())) for layer in layers if isinstance(layer, QuantizedLinear)]
+
+
+def test_eight_bits_lose_next_to_nothing_and_fewer_lose_more(work: Path) -> None:
+    teacher = results("evaluate", "runs/rated/teacher", "--json")["score"]
+    scores = {}
+    for weights, values in (("int8", (16, 255)), ("int4", (8, 15)), ("ternary", (3, 3))):
+        out = work / weights
+        scores[weights] = results("quantize", *TASK, "--weights", weights, "--out", str(out))["score"]
+        assert recorded(out)["quantization"]["weights"] == weights
+        assert recorded(out)["quantization"]["activations"] == "int8", "the recipe's"
+        assert results("evaluate", str(out), "--json")["score"] == scores[weights]
+        assert all(values[0] <= count <= values[1] for count in values_of(out))
+    assert teacher > 90
+    assert scores["int8"] == pytest.approx(teacher, abs=0.5)
+    assert abs(teacher - scores["int8"]) < abs(teacher - scores["int4"]) < abs(teacher - scores["ternary"])
+
+
+def test_activations_may_stay_in_full_precision(work: Path) -> None:
+    out = work / "full"
+    told = results("quantize", *TASK, "--weights", "int8", "--activations", "fp32", "--out", str(out))
+    assert recorded(out)["quantization"]["activations"] == "fp32"
+    loaded = load_classifier(out)
+    quantizers = [module.quantizer for module in loaded.model.modules() if hasattr(module, "quantizer")]
+    assert len(quantizers) == 3 * 6 + 1 + 3, "linears, pooler and attentions"
+    assert quantizers == [None] * len(quantizers)
+    assert results("evaluate", str(out), "--json")["score"] == told["score"]
+
+
+def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
+    out = work / "eight"
+    options = ("--weights", "int8", "--activations", "fp32", "--max-steps", "2", "--hidden-layers", "-1,-3")
+    told = results("distill", *TASK, *options, "--out", str(out))
+    about = recorded(out)
+    assert (about["kind"], about["quantization"]["weights"], about["quantization"]["activations"]) == (
+        "student",
+        "int8",
+        "fp32",
+    )
+    assert about["settings"]["distillation"]["hidden_layers"] == [-1, -3]
+    assert told["score"] == pytest.approx(told["teacher_score"], abs=1)
+    done = kdqat("export", "--student", str(out), code=2)
+    assert f"{out} holds int8 weights; only ternary weights can be packed." in done.stderr
+    assert "kdqat distill --weights ternary" in done.stderr
+    assert done.stdout == ""
+    assert not (work / "eight-packed/model").exists()
+
+
+@pytest.mark.parametrize("text", ["x", "", "1,", "1;2", "-", "1.0", "ALL"])
+def test_hidden_layers_are_numbers_with_commas(work: Path, text: str) -> None:
+    done = kdqat("distill", *TASK, "--hidden-layers", text, code=2)
+    assert f"--hidden-layers is all, or numbers with commas between them, not {text!r}." in done.stderr
+    assert "--hidden-layers 0,3,-1" in done.stderr
+    assert not (work / "runs/rated/student").exists()
+
+
+@pytest.mark.parametrize(("text", "outside"), [("4", 4), ("0,-5", -5), ("-4,3,99", 99)])
+def test_a_layer_that_the_teacher_lacks_is_refused(work: Path, text: str, outside: int) -> None:
+    done = kdqat("distill", *TASK, "--hidden-layers", text, "--out", "out", code=2)
+    assert f"the teacher has hidden states 0 to 3 (from the top -1 to -4), not {outside}." in done.stderr
+    assert "--hidden-layers -1,-4" in done.stderr
+    assert not any((work / "out").iterdir())
+
+
+@pytest.mark.parametrize("text", ["-4,3", "all"])
+def test_the_outermost_layers_are_taken(work: Path, text: str) -> None:
+    out = work / "out"
+    kdqat("distill", *TASK, "--hidden-layers", text, "--max-steps", "1", "--out", str(out))
+    chosen = recorded(out)["settings"]["distillation"]["hidden_layers"]
+    assert chosen == ("all" if text == "all" else [-4, 3])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--weights", "binary"), ("--weights", "8"), ("--activations", "int4"), ("--activations", "8")],
+)
+def test_an_unknown_quantiser_names_the_known_ones(work: Path, option: str, value: str) -> None:
+    for command in ("quantize", "distill"):
+        done = kdqat(command, *TASK, option, value, code=2)
+        assert value in done.stderr
+        known = ("ternary", "int4", "int8") if option == "--weights" else ("int8", "fp32")
+        assert all(name in done.stderr for name in known)
+
+
+def test_what_hidden_layers_are_read_as() -> None:
+    assert layers_option(None) is None
+    assert layers_option("all") == "all"
+    assert layers_option("0") == [0]
+    assert layers_option("-1, 3,0") == [-1, 3, 0]
+    with pytest.raises(ConfigError):
+        layers_option("none")

@@ -1,0 +1,98 @@
+"""The packaged recipes: every value of `paper` is the specification's, and `clean` means what it meant."""
+
+from typing import Any
+
+import pytest
+
+from kdqat_cli.config import Params, load_recipe, recipe_names, resolve
+from kdqat_cli.tasks.registry import load_task, task_names
+
+# Spec, section 5: rows of a step, tokens, and steps between evaluations.
+GLUE = {
+    "cola": (16, 64, 50),
+    "mnli": (32, 128, 8000),
+    "mrpc": (32, 128, 50),
+    "qnli": (32, 128, 1000),
+    "qqp": (32, 128, 1000),
+    "rte": (32, 128, 20),
+    "sst2": (32, 64, 100),
+    "stsb": (32, 128, 100),
+}
+TEACHER: dict[str, Any] = {
+    "epochs": 3,
+    "max_steps": None,
+    "learning_rate": 5e-5,
+    "warmup": 0.1,
+    "batch_size": 32,
+    "max_length": None,
+    "padding": "longest",
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "gradient_clip": 1.0,
+    "eval_every": None,
+}
+CLEAN = {
+    "teacher": TEACHER,
+    "student": TEACHER | {"learning_rate": 1e-4},
+    "quantization": {
+        "weights": "ternary",
+        "weight_clip": 2.5,
+        "activations": "int8",
+        "activation_clip": None,
+        "activation_scale": "token",
+    },
+    "distillation": {
+        "loss": "map+output",
+        "mix": "SM1",
+        "beta": 0.5,
+        "temperature": 1.0,
+        "labels": 0.0,
+        "hidden_layers": "all",
+        "padding": "ignored",
+    },
+}
+PAPER_STUDENT = {
+    "epochs": 3,
+    "max_steps": None,
+    "learning_rate": 2e-5,
+    "warmup": 0.1,
+    "padding": "max_length",
+    "optimizer": "bert-adam",
+    "weight_decay": 0.01,
+    "gradient_clip": 1.0,
+}
+
+
+def test_what_is_packaged() -> None:
+    assert recipe_names() == ["clean", "paper"]
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_paper_is_the_specification_s(task: str) -> None:
+    settings = resolve(task, Params(), recipe="paper")
+    batch_size, max_length, eval_every = GLUE[task]
+    own = {"batch_size": batch_size, "max_length": max_length, "eval_every": eval_every}
+    assert settings.student.model_dump() == PAPER_STUDENT | own
+    assert settings.quantization.model_dump() == {
+        "weights": "ternary",
+        "weight_clip": 2.5,
+        "activations": "int8",
+        "activation_clip": 2.5,
+        "activation_scale": "batch",
+    }
+    assert settings.distillation.model_dump() == CLEAN["distillation"] | {"padding": "counted"}
+    assert settings.teacher.model_dump() == TEACHER
+    assert max_length == load_task(task).max_length, "the teacher's rows are cut where the student's are"
+
+
+def test_clean_is_what_it_was() -> None:
+    assert load_recipe("clean").model_dump(exclude={"tasks"}) == CLEAN
+    for task in task_names():
+        assert resolve(task, Params()).model_dump() == CLEAN, task
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_resolves_for_every_task(name: str) -> None:
+    assert load_recipe(name).tasks.keys() <= set(task_names()), "a task that nobody has is never asked for"
+    for task in task_names():
+        resolve(task, Params(), recipe=name)
