@@ -8,9 +8,10 @@ public code. The teacher's tensors get no gradient (the caller runs it without o
 `LOSSES` is the catalogue: what `--loss` takes, and what `kdqat ls losses` shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ def hidden_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: b
     """Σ over layers of the mean squared error of (B, L, D) at real tokens; also Eq. 7 on attention outputs."""
     tokens = torch.ones_like(mask) if count_padding else mask
     count = (tokens.sum() * student[0].size(-1)).clamp(min=1)
-    return _squared_errors(student, teacher, tokens[..., None]) / count
+    chosen = None if count_padding else mask.bool()[..., None]
+    return _squared_errors(student, teacher, chosen) / count
 
 
 def score_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
@@ -63,12 +65,9 @@ def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float 
     sentences = (lengths > 0).sum().clamp(min=1)
     # Of each query in its sentence's mean; in the scores' own precision.
     share = mask.to(student[0].dtype)[:, None, :] / lengths.clamp(min=1)[:, None, None]
-    total = student[0].new_zeros(())
-    for s, t in zip(student, teacher, strict=True):
-        log_s, log_t = _log_map(s / temperature, pairs), _log_map(t / temperature, pairs)
-        divergence = torch.where(pairs, log_t.exp() * (log_t - log_s), 0).sum(-1)  # (B, H, L)
-        total = total + (divergence * share).sum() / (sentences * s.size(1))
-    return total
+    weight = share / (sentences * student[0].size(1))
+    apply: Any = _Divergence.apply
+    return _sum(apply(s, t, pairs, weight, temperature) for s, t in zip(student, teacher, strict=True))
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -77,15 +76,63 @@ def _pairs(mask: Tensor) -> Tensor:
     return (real[:, :, None] & real[:, None, :])[:, None]
 
 
-def _log_map(scores: Tensor, pairs: Tensor) -> Tensor:
-    # A large finite number, not -inf: a padded query has no real key, and softmax over -inf alone is NaN.
-    return scores.masked_fill(~pairs, torch.finfo(scores.dtype).min).log_softmax(-1)
+def _squared_errors(student: Layers, teacher: Layers, chosen: Tensor | None) -> Tensor:
+    apply: Any = _SquaredErrors.apply
+    return _sum(apply(s, t, chosen) for s, t in zip(student, teacher, strict=True))
 
 
-def _squared_errors(student: Layers, teacher: Layers, chosen: Tensor) -> Tensor:
-    # where, not a product: padding may hold anything, and 0 · inf is NaN.
-    errors = (torch.where(chosen.bool(), s - t, 0).square().sum() for s, t in zip(student, teacher, strict=True))
-    return torch.stack(list(errors)).sum()
+def _sum(terms: Iterable[Any]) -> Tensor:
+    return torch.stack(list(terms)).sum()
+
+
+class _SquaredErrors(torch.autograd.Function):
+    """Σ (s - t)² of one layer where `chosen` (None: everywhere). It keeps s - t, its gradient up to a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, chosen: Tensor | None) -> Tensor:
+        errors = student - teacher
+        if chosen is not None:  # not a product: padding may hold anything, and 0 · inf is NaN
+            errors.masked_fill_(~chosen, 0)
+        ctx.save_for_backward(errors)
+        rows = errors.flatten(1)
+        return torch.matmul(rows[:, None], rows[:, :, None]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (errors,) = ctx.saved_tensors
+        return errors * (2 * grad_outputs[0]), None, None
+
+
+class _Divergence(torch.autograd.Function):
+    """Σ over (B, H, L) queries of weight · KL(p_t ‖ p_s) of one layer, p = softmax(score / τ) over `pairs`.
+
+    KL = Σ p_t (t - s) - lse(t) + lse(s), and its gradient in s is p_s - p_t, both over τ: two softmaxes and neither
+    logarithm nor exponential of a whole map. lse is read off the likeliest key: lse(x) = max x - log max softmax(x).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, pairs: Tensor, weight: Tensor, temperature: float
+    ) -> Tensor:
+        # A large finite number, not -inf: a padded query has no real key, and softmax over -inf alone is NaN.
+        lowest = torch.full((), torch.finfo(student.dtype).min, dtype=student.dtype, device=student.device)
+        if temperature != 1.0:
+            student, teacher = student / temperature, teacher / temperature
+        student, teacher = torch.where(pairs, student, lowest), torch.where(pairs, teacher, lowest)
+        own, taught = student.softmax(-1), teacher.softmax(-1)
+        shift = _log_sum_exp(student, own) - _log_sum_exp(teacher, taught)
+        divergence = teacher.sub_(student).mul_(taught).sum(-1) + shift  # (B, H, L)
+        ctx.save_for_backward(own.sub_(taught).mul_((weight / temperature)[..., None]))
+        return (divergence * weight).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad_outputs[0], None, None, None, None
+
+
+def _log_sum_exp(scores: Tensor, probabilities: Tensor) -> Tensor:
+    return scores.amax(-1) - probabilities.amax(-1).log()
 
 
 LayerLoss = Callable[..., Tensor]

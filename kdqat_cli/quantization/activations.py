@@ -11,33 +11,27 @@ What shares a scale
 Zeros stay zero. |x̂ - x| ≤ s / 2 within the clamp.
 """
 
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 
-class _StraightThroughRound(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, levels: int, clip: float | None, shared: bool) -> Tensor:
-        ctx.clip = clip
-        clamped = values
-        if clip is not None:
-            ctx.save_for_backward(values)
-            clamped = values.clamp(-clip, clip)
-        # The smallest normal number instead of 0: a vector of zeros then gives 0, not 0/0.
-        largest = clamped.abs().amax() if shared else clamped.abs().amax(-1, keepdim=True)
-        scale = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)
-        return (clamped / scale).round_().mul_(scale)
+@dataclass(frozen=True)
+class Codes:
+    """Quantised activations as x̂ = values · scale.
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = grad_outputs
-        if ctx.clip is not None:
-            (values,) = ctx.saved_tensors
-            grad = torch.where(values.abs() < ctx.clip, grad, 0)
-        return grad, None, None, None
+    Attributes:
+        values: (..., D), int8.
+        scale: (..., 1), or with one scale for all of them (1, ..., 1).
+        inside: (..., D), true where |x| lies below the clamp; None: everywhere.
+    """
+
+    values: Tensor
+    scale: Tensor
+    inside: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,54 @@ class ActivationQuantizer:
     bits: int
     clip: float | None
     scale: Literal["token", "batch"] = "token"
+    _last: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, values: Tensor) -> Tensor:
         """The quantised values, (..., D) → (..., D); gradient straight-through."""
-        levels = 2 ** (self.bits - 1) - 1
-        out: Tensor = _StraightThroughRound.apply(values, levels, self.clip, self.scale == "batch")  # type: ignore[no-untyped-call]
+        out: Tensor = _StraightThroughRound.apply(values, self)  # type: ignore[no-untyped-call]
         return out
+
+    @torch.no_grad()
+    def codes(self, values: Tensor) -> Codes:
+        """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
+        last = self._last.get("of", lambda: None)()
+        if last is not values or self._last["version"] != values._version:
+            rounded, scale, inside = self.round(values)
+            self._last["of"], self._last["version"] = weakref.ref(values), values._version
+            self._last["codes"] = Codes(rounded.to(torch.int8), scale, inside)
+        codes: Codes = self._last["codes"]
+        return codes
+
+    def round(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The integers x / s (..., D) in the type of x; s; where |x| lies below the clamp, None meaning everywhere."""
+        levels = 2 ** (self.bits - 1) - 1
+        # Two reductions that read, instead of one of a copy |x|.
+        dims = (-1,) if self.scale == "token" else tuple(range(values.dim()))
+        largest = torch.maximum(values.amax(dims, keepdim=True), -values.amin(dims, keepdim=True))
+        inside = None
+        if self.clip is not None and _reaches(largest, self.clip):
+            inside = values.abs() < self.clip
+            largest = largest.clamp(max=self.clip)
+        # The smallest normal number instead of 0: a vector of zeros then gives 0, not 0/0.
+        scale = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)
+        # In rows, however the values lie: Q, K and V are views across their heads, of which a product makes a copy.
+        rounded = torch.div(values, scale, out=torch.empty(values.shape, dtype=values.dtype, device=values.device))
+        rounded.round_()
+        return rounded if inside is None else rounded.clamp_(-levels, levels), scale, inside
+
+
+def _reaches(largest: Tensor, clip: float) -> bool:
+    """Whether anything may lie at or beyond the clamp; a GPU is not waited for, and is taken to have such values."""
+    return largest.device.type != "cpu" or bool((largest >= clip).any())
+
+
+class _StraightThroughRound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+        rounded, scale, ctx.inside = quantizer.round(values)
+        return rounded.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
+        return grad if ctx.inside is None else torch.where(ctx.inside, grad, 0), None

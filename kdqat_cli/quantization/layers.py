@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
+from kdqat_cli.quantization.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantization.ternary import Granularity
 from kdqat_cli.quantization.weights import WeightQuantizer
 
@@ -52,6 +53,7 @@ class QuantizedLinear(_QuantizedWeight):
     ) -> None:
         """Takes over the parameters of `linear`; `quantizer` None leaves the input in full precision."""
         super().__init__()
+        self.train(linear.training)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.quantizer = quantizer
         self._set_up(linear.weight, weight_quantizer, frozen)
@@ -59,7 +61,12 @@ class QuantizedLinear(_QuantizedWeight):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) → (..., O)."""
-        quantized = inputs if self.quantizer is None else self.quantizer(inputs)
+        quantizer, weights = self.quantizer, self.weight_quantizer
+        if self.training and quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
+            with torch.no_grad():
+                ternary = self._quantized(self.weight)
+            return integer_linear(inputs, quantizer.codes(inputs), self.weight, ternary, weights.clip, self.bias)
+        quantized = inputs if quantizer is None else quantizer(inputs)
         return F.linear(quantized, self._quantized(self.weight), self.bias)
 
 
@@ -74,6 +81,7 @@ class QuantizedEmbedding(_QuantizedWeight):
     def __init__(self, embedding: nn.Embedding, weight_quantizer: WeightQuantizer, frozen: bool) -> None:
         """Takes over the table of `embedding`."""
         super().__init__()
+        self.train(embedding.training)
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         self.padding_idx = embedding.padding_idx
         self._set_up(embedding.weight, weight_quantizer, frozen)
