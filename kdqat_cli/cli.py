@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kdqat_cli import __version__
-from kdqat_cli.commands.app import app
+from kdqat_cli.commands.app import app as app
 from kdqat_cli.output import Output
 
 # isort: off

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdqat_cli.options import layers_option
 from typer.testing import CliRunner, Result
 
 from kdqat_cli.cli import app
+from kdqat_cli.commands.options import layers_option
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantization.layers import QuantizedLinear, quantized_layers
 from kdqat_cli.stages.models import load_classifier

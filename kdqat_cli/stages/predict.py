@@ -31,10 +31,13 @@ class Text(NamedTuple):
 class Runner(Protocol):
     """A model that is ready to predict."""
 
-    labels: list[str] | None
-    """Names of the classes; None: regression."""
-    remark: str | None
-    """A sentence for the user, or None."""
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the classes; None: regression."""
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence for the user, or None."""
 
     def logits(self, rows: list[Text]) -> NDArray[np.float32]:
         """(rows, labels)."""
