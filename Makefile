@@ -14,7 +14,7 @@ repro: .venv/ready
 	@kdqat report
 
 test: .venv/ready
-	pytest -m "not slow"
+	pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: .venv/ready
 	pytest -m slow

@@ -1,4 +1,4 @@
-"""Commands on a finished model: evaluate, export, predict."""
+"""Commands on a finished model: evaluate, export, predict, bench."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,8 @@ from kdqat_cli.commands.options import (
     OutOption,
     QuietOption,
     SeedOption,
+    processors,
+    shapes_option,
 )
 from kdqat_cli.config import load_params, resolve
 from kdqat_cli.errors import ConfigError
@@ -117,3 +119,31 @@ def predict(
         texts = [Text(text, pair)] if text is not None else read_texts(lines, str(file or "standard input"))
         for record in stage(runner, texts, batch_size):
             output.line(record)
+
+
+@command
+def bench(
+    model: Annotated[str, typer.Argument(help="Packed folder or file.")],
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", metavar="ROWSxTOKENS", help="Batch; repeat for more.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine.")] = 11,
+    only: Annotated[bool, typer.Option("--only", help="kdqat's own engine, without its peers.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8: time, memory, size."""
+    shapes = shapes_option(shape or ["1x32", "1x128", "8x128"])
+    output = start(json, quiet)
+    from kdqat_cli.stages.bench import bench as stage
+    from kdqat_cli.stages.bench_engines import ENGINES, OWN
+
+    engines = [OWN] if only else list(ENGINES)
+    result = stage(model, shapes, threads or processors(), rounds, engines, output.remark)
+    if json:
+        output.result(result)
+        return
+    title = f"{result['machine']}, {result['date']}, threads {result['threads']}, rounds {result['rounds']}"
+    output.rows(result["latency"], title=title)
+    output.rows(result["footprint"])

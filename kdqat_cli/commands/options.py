@@ -1,5 +1,6 @@
 """The options that several commands share; a configuration field's docstring is its option's help."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,6 +100,26 @@ def layers_option(text: str | None) -> list[int] | str | None:
     except ValueError as error:
         fix = "--hidden-layers all, or --hidden-layers 0,3,-1"
         raise ConfigError(f"--hidden-layers is all, or numbers with commas between them, not {text!r}.", fix) from error
+
+
+def shapes_option(texts: list[str]) -> list[tuple[int, int]]:
+    """The values of `--shape`: rows and tokens.
+
+    Raises:
+        ConfigError: one of them is not two numbers with an x between.
+    """
+    shapes = []
+    for text in texts:
+        rows, _, tokens = text.partition("x")
+        if not (rows.isdigit() and tokens.isdigit() and int(rows) and int(tokens)):
+            raise ConfigError(f"--shape takes ROWSxTOKENS, not {text!r}.", "--shape 8x128")
+        shapes.append((int(rows), int(tokens)))
+    return shapes
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_idle(loss: str, **given: Any) -> None:
