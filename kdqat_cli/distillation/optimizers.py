@@ -43,8 +43,10 @@ class BertAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                self._step(weights, group)
+            # On a CPU one by one, so that a weight and its moments stay in cache; on a GPU all in a few kernels.
+            for part in [[weight] for weight in weights if weight.is_cpu] + [[w for w in weights if not w.is_cpu]]:
+                if part:
+                    self._step(part, group)
         return loss
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
@@ -64,10 +66,9 @@ class BertAdam(Optimizer):
         torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
         root = torch._foreach_sqrt(second)
         torch._foreach_add_(root, group["eps"])
-        update = torch._foreach_div(first, root)
         if group["weight_decay"]:
-            torch._foreach_add_(update, weights, alpha=group["weight_decay"])
-        torch._foreach_add_(weights, update, alpha=-group["lr"])
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(weights, first, root, value=-group["lr"])
 
 
 def optimizer_of(settings: Training) -> tuple[type[Optimizer], dict[str, Any]]:

@@ -83,6 +83,12 @@ class ActivationQuantizer:
         return rounded if inside is None else rounded.clamp_(-levels, levels), scale, inside
 
 
+def masked(values: Tensor, kept: Tensor) -> Tensor:
+    """Values where kept, else 0; `kept` is boolean, of the same shape."""
+    # As bytes: where, and a product with booleans, take two to four times as long on a CPU.
+    return kept.view(torch.uint8).to(values.dtype).mul_(values)
+
+
 def _reaches(largest: Tensor, clip: float) -> bool:
     """Whether anything may lie at or beyond the clamp; a GPU is not waited for, and is taken to have such values."""
     return largest.device.type != "cpu" or bool((largest >= clip).any())
@@ -97,4 +103,4 @@ class _StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (grad,) = grad_outputs
-        return grad if ctx.inside is None else torch.where(ctx.inside, grad, 0), None
+        return grad if ctx.inside is None else masked(grad, ctx.inside), None

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from kdqat_cli.quantization.dropout import dropout as drop
+
 NAME = "kdqat"
 
 
@@ -53,7 +55,7 @@ def attention(
         on_scores(scores)
     if attention_mask is not None:
         scores = scores + attention_mask
-    probabilities = F.dropout(F.softmax(scores, dim=-1), p=dropout, training=module.training)
+    probabilities = drop(F.softmax(scores, dim=-1), dropout, module.training)
     if quantizer is not None:
         probabilities = quantizer(probabilities)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None

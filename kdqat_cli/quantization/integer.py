@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdqat_cli.quantization.activations import Codes
+from kdqat_cli.quantization.activations import Codes, masked
 
 
 def multiplies_integers(inputs: Tensor) -> bool:
@@ -69,8 +69,8 @@ class _IntegerLinear(torch.autograd.Function):
         grad = grad_outputs[0].flatten(0, -2)
         to_inputs = (grad @ signs.to(grad.dtype).mul_(alpha)).view(ctx.shape)
         if inside is not None:
-            to_inputs = torch.where(inside, to_inputs, 0)
+            to_inputs = masked(to_inputs, inside)
         to_weight = grad.t() @ values.to(grad.dtype).mul_(scale)
         if clamped is not None:
-            to_weight = torch.where(clamped.abs() < ctx.clip, to_weight, 0)
+            to_weight = masked(to_weight, clamped.abs() < ctx.clip)
         return to_inputs, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None

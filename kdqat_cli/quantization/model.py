@@ -7,6 +7,7 @@ from kdqat_cli.config import Quantization
 from kdqat_cli.encoders import encoder_of, layers_of, module_at
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.attention import use_kdqat_attention
+from kdqat_cli.quantization.dropout import use_fast_dropout
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear
 from kdqat_cli.quantization.weights import WeightQuantizer
 
@@ -35,6 +36,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization, frozen: bool 
     _replace(base, encoder.word_embeddings, QuantizedEmbedding(table, weights, frozen))
     for layer in layers_of(model):
         module_at(layer, encoder.attention).quantizer = quantizer
+    use_fast_dropout(model)
     use_kdqat_attention(model)
 
 

@@ -23,6 +23,7 @@ from kdqat_cli.config import Training
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
+from kdqat_cli.stages.memory import keep_freed_memory
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
@@ -121,6 +122,7 @@ def train(
         loss=loss,
     )
     trainer.remove_callback(PrinterCallback)
+    keep_freed_memory()
     trainer.train(resume_from_checkpoint=_last_whole(resume))
     return _history(trainer.state.log_history)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.attention import attention
+from kdqat_cli.quantization.dropout import dropout
 from tests.quantization.reference import Array, eight_bit, softmax
 
 ROWS, HEADS, LENGTH, SIZE = 3, 2, 5, 4
@@ -93,7 +94,7 @@ def test_without_a_mask_every_key_counts() -> None:
 def test_probabilities_are_quantised_after_dropout(quantizer: ActivationQuantizer | None, rounding: Rounding) -> None:
     query, key, value = heads(6), heads(7), heads(8)
     torch.manual_seed(0)
-    kept = nn.functional.dropout(torch.ones(ROWS, HEADS, LENGTH, LENGTH, dtype=torch.float64), 0.4).numpy()
+    kept = dropout(torch.ones(ROWS, HEADS, LENGTH, LENGTH, dtype=torch.float64), 0.4, training=True).numpy()
     assert 0 < (kept == 0).mean() < 1
     torch.manual_seed(0)
     host = module(quantizer, training=True)
