@@ -39,9 +39,7 @@ class Chain:
         """
         trits = pack(codes)
         outputs, inputs = codes.shape
-        call(
-            "kdqat_chain_add", self._handle, trits, trits.size, outputs, inputs, scale, bias, ACTIVATIONS[activation]
-        )
+        call("kdqat_chain_add", self._handle, trits, trits.size, outputs, inputs, scale, bias, ACTIVATIONS[activation])
         self._outputs = outputs
 
     def __call__(self, rows: NDArray[np.float32], clip: float = math.inf) -> NDArray[np.float32]:

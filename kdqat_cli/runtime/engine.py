@@ -63,7 +63,9 @@ class Engine:
         if path.is_dir():
             path = path / FILE_NAME
         file = PackedFile(path)
-        count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        count = threads or len(
+            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        )
         wanted = os.environ.get(KERNEL_VARIABLE)
         if wanted == TORCH:
             return cls(TorchModel(path.parent, count), TORCH, count, None, file)

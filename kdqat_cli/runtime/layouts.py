@@ -225,7 +225,9 @@ def layout_of(config: dict[str, Any]) -> Layout:
     architecture = config.get("model_type")
     layout = LAYOUTS.get(str(architecture))
     if layout is None:
-        raise ConfigError(f"The engine does not know the architecture {architecture!r}; it serves {', '.join(LAYOUTS)}.")
+        raise ConfigError(
+            f"The engine does not know the architecture {architecture!r}; it serves {', '.join(LAYOUTS)}."
+        )
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ConfigError("The engine serves encoders; this model is a decoder.")
     if config.get("is_gated_act"):

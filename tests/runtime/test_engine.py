@@ -3,7 +3,7 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def pack(folder: Path, model: PreTrainedModel, clip: float | None = None, activations: int | None = 8) -> Path:
+def pack(folder: Path, model: PreTrainedModel, clip: float | None = None, activations: Literal[8] | None = 8) -> Path:
     settings = Quantization(weights="ternary", weight_clip=None, activations=activations, activation_clip=clip)
     quantize_model(model, settings)
     freeze(model)
@@ -175,9 +175,10 @@ def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monke
         assert (engine.remark is None) == (case == "by name")
         expected = logits_by_torch(source, rows)
         np.testing.assert_allclose(engine.logits(rows), expected, atol=0.03 * np.abs(expected).max())
-        for bad in ([], [([], None)], [([WORDS], None)], [([5] * 41, None)]):
+        refused: list[list[Row]] = [[], [([], None)], [([WORDS], None)], [([5] * 41, None)]]
+        for bad in refused:
             with pytest.raises(ValueError, match=r"no rows|empty|cannot take"):
-                engine.logits(bad)  # type: ignore[arg-type]
+                engine.logits(bad)
 
 
 def test_a_kernel_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

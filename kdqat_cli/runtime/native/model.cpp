@@ -16,6 +16,12 @@
 #include <cstring>
 #include <stdexcept>
 
+// Under the address sanitizer the gaps between a pass's buffers may not be touched.
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define KDQAT_POISON
+#endif
+
 namespace kdqat {
 namespace {
 
@@ -25,8 +31,6 @@ constexpr int kLargest = 1 << 20;
 void require(bool condition, const char* sentence) {
     if (!condition) throw std::invalid_argument(sentence);
 }
-
-bool is_size(int value) { return value >= 1 && value <= kLargest; }
 
 }  // namespace
 
@@ -89,10 +93,10 @@ struct Model::Pass {
 
 Model::Model(const kdqat_config& config) : config_(config), width_(0), attention_(0) {
     const kdqat_config& c = config_;
-    require(
-        is_size(c.hidden) && is_size(c.embedding) && is_size(c.layers) && is_size(c.heads) && is_size(c.head_size) &&
-            is_size(c.inner) && is_size(c.words * 1LL > kLargest * 16LL ? 0 : 1) && c.words >= 1 && is_size(c.labels),
-        "a size that makes no model");
+    for (int size : {c.hidden, c.embedding, c.layers, c.heads, c.head_size, c.inner, c.labels}) {
+        require(size >= 1 && size <= kLargest, "a size that makes no model");
+    }
+    require(c.words >= 1, "a size that makes no model");
     require(c.layers <= 1024 && c.heads <= kLargest / c.head_size, "a size that makes no model");
     require(c.positions >= 0 && c.types >= 0, "a size that makes no model");
     require(c.head >= KDQAT_POOLED && c.head <= KDQAT_MEAN, "an unknown head");
@@ -121,17 +125,18 @@ void Model::set_matrix(int layer, int which, TernaryMatrix matrix) {
     layers_[static_cast<size_t>(layer < 0 ? c.layers : layer)].matrices[static_cast<size_t>(which)] = std::move(matrix);
 }
 
-int Model::expected(int which) const {
+int64_t Model::expected(int which) const {
     const kdqat_config& c = config_;
+    const int64_t embedding = c.embedding, hidden = c.hidden;
     switch (which) {
-        case KDQAT_POSITIONS: return c.positions * c.embedding;
-        case KDQAT_TYPES: return c.types * c.embedding;
+        case KDQAT_POSITIONS: return c.positions * embedding;
+        case KDQAT_TYPES: return c.types * embedding;
         case KDQAT_EMBEDDING_GAIN:
-        case KDQAT_EMBEDDING_BIAS: return c.embedding;
-        case KDQAT_HEAD_WEIGHT: return c.hidden * c.hidden;
-        case KDQAT_CLASSIFIER_WEIGHT: return c.labels * c.hidden;
+        case KDQAT_EMBEDDING_BIAS: return embedding;
+        case KDQAT_HEAD_WEIGHT: return hidden * hidden;
+        case KDQAT_CLASSIFIER_WEIGHT: return c.labels * hidden;
         case KDQAT_CLASSIFIER_BIAS: return c.labels;
-        default: return c.hidden;
+        default: return hidden;
     }
 }
 
@@ -225,8 +230,12 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     uint8_t* next = nullptr;
     size_t total = 0;
     auto take = [&](auto*& pointer, size_t count) {
+        const size_t bytes = (count * sizeof(*pointer) + kLine - 1) / kLine * kLine;
         if (next) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next + total);
-        total += (count * sizeof(*pointer) + kLine - 1) / kLine * kLine + kLine;
+#ifdef KDQAT_POISON
+        if (next) ASAN_POISON_MEMORY_REGION(next + total + bytes, kLine);
+#endif
+        total += bytes + kLine;
     };
     auto lay_out = [&] {
         const size_t n = static_cast<size_t>(rows), capacity_n = static_cast<size_t>(capacity);
@@ -252,6 +261,9 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     };
     pass.scratch.resize(static_cast<size_t>(members));
     lay_out();
+#ifdef KDQAT_POISON
+    ASAN_UNPOISON_MEMORY_REGION(memory_.data(), memory_.size());
+#endif
     if (memory_.size() < total + kLine) memory_.resize(total + kLine);
     next = memory_.data() + (kLine - reinterpret_cast<uintptr_t>(memory_.data()) % kLine) % kLine;
     lay_out();
