@@ -1,4 +1,4 @@
-// A whole classifier: embeddings, layers, head. What stands where is told in model.cpp.
+// A whole classifier: embeddings, layers, head. Parts and their checks are in model.cpp, the computation in forward.cpp.
 
 #pragma once
 
