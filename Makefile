@@ -1,13 +1,15 @@
 # make repro      environment, embedded default, the whole pipeline, and a table of what it measured
 # make test       environment and the fast tests
 # make test-slow  the tests on real models; KDQAT_DATA_DIR names a folder of task data
+# make test-sanitize  the engine's tests under the address and undefined-behaviour sanitizers
+# make test-arm   the engine's ARM kernels under qemu; it takes g++-aarch64-linux-gnu and qemu-user
 # make lint       formatting, lint and types, as CI runs them
 PYTHON ?= python3
 BIN := .venv/bin
 # Stages call `kdqat`; so does a user's shell, once .venv is activated.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test test-slow lint
+.PHONY: repro test test-slow test-sanitize test-arm lint
 
 repro: .venv/ready
 	dvc repro
@@ -19,10 +21,16 @@ test: .venv/ready
 test-slow: .venv/ready
 	pytest -m slow
 
+test-sanitize: .venv/ready
+	tests/runtime/sanitize.sh
+
+test-arm:
+	tests/runtime/cross.sh
+
 lint: .venv/ready
 	pre-commit run --all-files
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard kdqat_cli/runtime/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdqat needs Python 3.11 or newer, but $(PYTHON) is older; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"

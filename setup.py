@@ -5,9 +5,10 @@ rest of the library must run on every processor. Without a compiler the installa
 engine's place is taken by torch.
 """
 
+import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -19,14 +20,31 @@ INSTRUCTION_SETS = {
     "neon": ["-march=armv8.2-a+dotprod"],
 }
 # -Wno-*uninitialized: GCC 12 warns of its own header for AVX-512.
-COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+COMMON = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+]
 
 
 class BuildNative(build_ext):
-    """Compiles each source with its own flags."""
+    """Compiles each source with its own flags; `--flags` adds some to all, such as a sanitizer's."""
+
+    user_options: ClassVar = [*build_ext.user_options, ("flags=", None, "more flags for compiler and linker")]
+
+    def initialize_options(self) -> None:
+        """Starts without more flags."""
+        super().initialize_options()
+        self.flags = ""
 
     def build_extension(self, ext: Any) -> None:
         """Builds one extension; a failure is reported and passed over by setuptools where it is optional."""
+        ext.extra_compile_args += self.flags.split()
+        ext.extra_link_args += self.flags.split()
         compile_one = self.compiler._compile
         wanted = {source: flags for source, flags in INSTRUCTION_SETS.items() if _for_this_machine(source)}
 
@@ -41,8 +59,6 @@ class BuildNative(build_ext):
 
 
 def _for_this_machine(source: str) -> bool:
-    import platform
-
     arm = platform.machine().lower() in ("aarch64", "arm64")
     return (source == "neon") == arm
 

@@ -7,13 +7,14 @@ layer, and that is part of the time. Runs are interleaved; a ratio is of two run
 import argparse
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from peers import fast_kernels, machine, paired, quantize, ratio, save_chain, session
+from peers import Run, fast_kernels, machine, paired, quantize, ratio, save_chain, session
 from rich.console import Console
 from rich.table import Table
 
@@ -32,8 +33,12 @@ def main() -> None:
     parser.add_argument("--kernel", nargs="+", default=fast_kernels(), choices=kernels(), help="kernels of ours")
     options = parser.parse_args()
     console = Console(width=150)
-    console.print(f"{machine()}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}; {options.rounds} rounds")
-    table = Table("chain", "threads", "rows", "kernel", "µs", "G products/s a thread", "torch FP32", "ORT int8", box=None)
+    console.print(
+        f"{machine()}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}; {options.rounds} rounds"
+    )
+    table = Table(
+        "chain", "threads", "rows", "kernel", "µs", "G products/s a thread", "torch FP32", "ORT int8", box=None
+    )
     for name, shapes in CHAINS.items():
         draw = np.random.default_rng(0)
         codes = [draw.integers(-1, 2, shape).astype(np.int8) for shape in shapes]
@@ -67,7 +72,7 @@ def _measure(
         save_chain(weights, Path(folder) / "fp32.onnx")
         quantize(Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx")
         int8 = session(Path(folder) / "int8.onnx", threads)
-        jobs = {kernel: (lambda chain=chain: chain(x)) for kernel, chain in chains.items()}
+        jobs: dict[str, Run] = {kernel: partial(chain, x) for kernel, chain in chains.items()}
         jobs |= {"torch": by_torch, "ort": lambda: int8.run(None, {"x": x})}
         for run in jobs.values():
             run()
@@ -75,7 +80,9 @@ def _measure(
     products = rows * sum(code.size for code in codes)
     for kernel in chains:
         median = statistics.median(seconds[kernel])
-        ratios = ["{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds[peer], seconds[kernel])) for peer in ("torch", "ort")]
+        ratios = [
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds[peer], seconds[kernel])) for peer in ("torch", "ort")
+        ]
         speed = products / median / threads / 1e9
         table.add_row(name, str(threads), str(rows), kernel, f"{median * 1e6:,.0f}", f"{speed:.0f}", *ratios)
 

@@ -1,7 +1,7 @@
-"""Reading the packed checkpoint (its layout stands in checkpoint.py) into numpy arrays: no torch, so that the engine
-can serve without it.
+"""Reading the packed checkpoint into numpy arrays, without torch: the engine serves without it.
 
-The digest is checked first: a truncated, altered or foreign file is refused, and nothing is unpickled.
+The layout stands in checkpoint.py. The digest is checked first: a truncated, altered or foreign file is refused, and
+nothing is unpickled.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 def _is_sound(arrays: Arrays, header: dict[str, Any]) -> bool:
     """Whether every ternary weight is there in its size; a digest only says that a file is as it was written."""
-    ternary = header.get("ternary")
+    ternary: Any = header.get("ternary")
     if not all(isinstance(header.get(key), dict) for key in ("config", "about", "ternary")):
         return False
     scales = 0

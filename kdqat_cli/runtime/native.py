@@ -35,7 +35,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_activate": (c_int, [c_char_p, _F32, c_int, c_int, _F32]),
     "kdqat_attend": (c_int, [c_char_p, _I8, _I8, _I8, _F32, _F32, _F32, c_int, c_int, c_float, c_float, _F32, _F32]),
 }
-_POINTERS = {"u1": _U8, "i1": _I8, "i4": _I32, "f4": _F32}
+_POINTERS: dict[str, Any] = {"u1": _U8, "i1": _I8, "i4": _I32, "f4": _F32}
 
 
 @cache

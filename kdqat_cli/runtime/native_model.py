@@ -49,7 +49,8 @@ class NativeModel:
             kernel: the name of one that runs here.
             threads: that compute together, the caller's among them.
         """
-        self._library: Any = library()
+        lib: Any = library()
+        self._library = lib
         self._handle: int | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -138,7 +139,8 @@ class NativeModel:
         # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
         padding = 1 if self._config["model_type"] == "mpnet" else int(self._config.get("pad_token_id", 1))
         real = np.asarray(ids) != padding
-        return np.cumsum(real) * real + padding
+        positions: NDArray[Any] = np.cumsum(real) * real + padding
+        return positions
 
     def _check_relative(self) -> None:
         if (self._relative is None) != (self._layout.relative is None):
@@ -185,7 +187,8 @@ def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> ND
     # In FP32, as torch computes it: a distance on the edge of two buckets must fall into the same one.
     ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(farthest / exact))
     large = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int64), half - 1)
-    return np.where(distances > 0, half, 0) + np.where(size < exact, size, large)
+    out: NDArray[Any] = np.where(distances > 0, half, 0) + np.where(size < exact, size, large)
+    return out
 
 
 def _settings(file: PackedFile) -> dict[str, Any]:
@@ -224,4 +227,5 @@ def _end_to_end(parts: list[Any], what: str) -> NDArray[np.int32]:
     joined = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
     if joined.size and (joined.dtype.kind not in "iu" or abs(int(joined.max())) > _LARGEST_INTEGER or joined.min() < 0):
         raise ValueError(f"{what} must be whole numbers from 0 on")
-    return joined.astype(np.int32)
+    integers: NDArray[np.int32] = joined.astype(np.int32)
+    return integers

@@ -17,7 +17,7 @@ from tests.architectures import tiny
 from tests.runtime.test_engine import pack
 
 native = pytest.mark.skipif(not kernels(), reason="the native library was not built")
-BYTES, PARTS = 3000, 1500  # mutations
+BYTES, PARTS = 2000, 1000  # mutations
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def mutate(draw: random.Random, arrays: dict[str, Any], header: dict[str, Any]) 
     if kind == 0:
         header["config"][draw.choice(sorted(header["config"]))] = draw.choice(SIZES)
     elif kind == 1:
-        header["ternary"][draw.choice(sorted(header["ternary"]))] = draw.choice([*SIZES, [1, 2], [8, 8, 1], [-1, -1, 1]])
+        header["ternary"][draw.choice(sorted(header["ternary"]))] = draw.choice(
+            [*SIZES, [1, 2], [8, 8, 1], [-1, -1, 1]]
+        )
     elif kind == 2:
         shape = header["ternary"][draw.choice(sorted(header["ternary"]))]
         shape[draw.randrange(3)] = draw.choice(SIZES)
@@ -100,7 +102,9 @@ def test_a_wrong_file_with_a_right_digest_ends_no_process(packed: Path, tmp_path
                 continue  # a second change of what the first one took away
         with np.errstate(all="ignore"):
             header["sha256"] = digest(arrays, header)
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"kdqat": to_json(header)})
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"kdqat": to_json(header)}
+        )
         serve(path)
 
 

@@ -175,9 +175,10 @@ def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monke
         assert (engine.remark is None) == (case == "by name")
         expected = logits_by_torch(source, rows)
         np.testing.assert_allclose(engine.logits(rows), expected, atol=0.03 * np.abs(expected).max())
-        for bad in ([], [([], None)], [([WORDS], None)], [([5] * 41, None)]):
+        refused: list[list[Row]] = [[], [([], None)], [([WORDS], None)], [([5] * 41, None)]]
+        for bad in refused:
             with pytest.raises(ValueError, match=r"no rows|empty|cannot take"):
-                engine.logits(bad)  # type: ignore[arg-type]
+                engine.logits(bad)
 
 
 def test_a_kernel_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,98 +1,27 @@
-// The forward pass. Post-norm encoders (BERT and its kin) and T5's pre-norm encoder in three steps a layer:
-//
-//     project       quantise what attention reads; Q, K, V from that one quantisation; quantise them, head by head
-//     attend        one head of one sequence a piece
-//     finish_layer  quantise the context, project out, add and normalise; feed-forward, add and normalise
-//
-// finish_layer of one layer and project of the next need one row at a time, so a block of rows goes through both without
-// waiting (plan.h). Only attention needs all rows of a sequence: two meetings of the team a layer.
-//
-// Sequences stand end to end, without padding. A call is cut into chunks of whole sequences with at most kChunkRows
-// rows (or one sequence that is longer), which bounds what the pass needs beside the weights.
+// A model's parts: their sizes, as the configuration has them, and whether all are there. The computation is in
+// forward.cpp.
 
 #include "model.h"
 
-#include <algorithm>
-#include <cstring>
 #include <stdexcept>
 
 namespace kdqat {
 namespace {
 
-constexpr int kChunkRows = 1024;
 constexpr int kLargest = 1 << 20;
 
 void require(bool condition, const char* sentence) {
     if (!condition) throw std::invalid_argument(sentence);
 }
 
-bool is_size(int value) { return value >= 1 && value <= kLargest; }
-
 }  // namespace
-
-// What one pass writes, all rows of a chunk.
-struct Model::Buffers {
-    float *hidden, *context, *pooled;
-    int8_t* qkv[3];
-    float* qkv_scales[3];
-    int32_t* query_sums;
-};
-
-// What a block of rows needs while one member, or the team, works on it.
-struct Model::Block {
-    float *wide, *gate, *narrow;
-    Quantized bytes;
-};
-
-struct Model::Pass {
-    const Kernels& kernels;
-    const Tokens& tokens;
-    Buffers buffers;
-    std::vector<int> starts;  // first row of each sequence, and the number of rows
-    std::vector<uint8_t*> scratch;  // of each member
-    int rows() const { return starts.back(); }
-
-    void quantize(
-        const Scope& scope, const float* from, int stride, int count, int width, float clip, const Block& block) const {
-        const Range mine = scope.mine(count);
-        const size_t first = static_cast<size_t>(mine.first);
-        const Quantized out = {
-            block.bytes.values + first * block.bytes.stride, block.bytes.stride, block.bytes.scales + first,
-            block.bytes.sums + first};
-        kernels.quantize(
-            from + first * static_cast<size_t>(stride), static_cast<size_t>(stride), mine.count(), width,
-            up_to(width, kGroup), clip, out);
-        scope.sync();
-    }
-
-    // Without a meeting afterwards: several matrices may read one quantisation.
-    void linear(
-        const Scope& scope, const TernaryMatrix& matrix, const Block& block, int count, Activation act, float* out,
-        int stride) const {
-        const Range mine = scope.mine(matrix.view().panels);
-        kernels.linear(
-            block.bytes, count, matrix.view(), mine.first, mine.last, act, out, static_cast<size_t>(stride),
-            scratch[static_cast<size_t>(scope.rank())]);
-    }
-
-    void normalize(
-        const Scope& scope, const float* a, const float* b, float* sum, float* out, int stride, int count, int width,
-        const Norm& norm) const {
-        const Range mine = scope.mine(count);
-        const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(stride);
-        kernels.normalize(
-            a + skip, b ? b + skip : nullptr, sum ? sum + skip : nullptr, out + skip, static_cast<size_t>(stride),
-            mine.count(), width, norm);
-        scope.sync();
-    }
-};
 
 Model::Model(const kdqat_config& config) : config_(config), width_(0), attention_(0) {
     const kdqat_config& c = config_;
-    require(
-        is_size(c.hidden) && is_size(c.embedding) && is_size(c.layers) && is_size(c.heads) && is_size(c.head_size) &&
-            is_size(c.inner) && is_size(c.words * 1LL > kLargest * 16LL ? 0 : 1) && c.words >= 1 && is_size(c.labels),
-        "a size that makes no model");
+    for (int size : {c.hidden, c.embedding, c.layers, c.heads, c.head_size, c.inner, c.labels}) {
+        require(size >= 1 && size <= kLargest, "a size that makes no model");
+    }
+    require(c.words >= 1, "a size that makes no model");
     require(c.layers <= 1024 && c.heads <= kLargest / c.head_size, "a size that makes no model");
     require(c.positions >= 0 && c.types >= 0, "a size that makes no model");
     require(c.head >= KDQAT_POOLED && c.head <= KDQAT_MEAN, "an unknown head");
@@ -121,17 +50,18 @@ void Model::set_matrix(int layer, int which, TernaryMatrix matrix) {
     layers_[static_cast<size_t>(layer < 0 ? c.layers : layer)].matrices[static_cast<size_t>(which)] = std::move(matrix);
 }
 
-int Model::expected(int which) const {
+int64_t Model::expected(int which) const {
     const kdqat_config& c = config_;
+    const int64_t embedding = c.embedding, hidden = c.hidden;
     switch (which) {
-        case KDQAT_POSITIONS: return c.positions * c.embedding;
-        case KDQAT_TYPES: return c.types * c.embedding;
+        case KDQAT_POSITIONS: return c.positions * embedding;
+        case KDQAT_TYPES: return c.types * embedding;
         case KDQAT_EMBEDDING_GAIN:
-        case KDQAT_EMBEDDING_BIAS: return c.embedding;
-        case KDQAT_HEAD_WEIGHT: return c.hidden * c.hidden;
-        case KDQAT_CLASSIFIER_WEIGHT: return c.labels * c.hidden;
+        case KDQAT_EMBEDDING_BIAS: return embedding;
+        case KDQAT_HEAD_WEIGHT: return hidden * hidden;
+        case KDQAT_CLASSIFIER_WEIGHT: return c.labels * hidden;
         case KDQAT_CLASSIFIER_BIAS: return c.labels;
-        default: return c.hidden;
+        default: return hidden;
     }
 }
 
@@ -182,303 +112,6 @@ void Model::check(const Tokens& tokens) const {
         require(
             !config_.positions || (tokens.positions[i] >= 0 && tokens.positions[i] < config_.positions),
             "a sequence is too long: a position is out of range");
-    }
-}
-
-void Model::forward(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits) {
-    Tokens chunk = tokens;
-    for (int first = 0; first < tokens.sequences; first += chunk.sequences) {
-        int rows = tokens.lengths[first];
-        chunk.sequences = 1;
-        while (first + chunk.sequences < tokens.sequences && rows + tokens.lengths[first + chunk.sequences] <= kChunkRows) {
-            rows += tokens.lengths[first + chunk.sequences++];
-        }
-        chunk.lengths = tokens.lengths + first;
-        forward_chunk(kernels, team, chunk, logits + static_cast<size_t>(first) * static_cast<size_t>(config_.labels));
-        chunk.words += rows;
-        if (chunk.types) chunk.types += rows;
-        if (chunk.positions) chunk.positions += rows;
-    }
-}
-
-void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits) {
-    const kdqat_config& c = config_;
-    Pass pass = {kernels, tokens, {}, {0}, {}};
-    int longest = 0;
-    for (int s = 0; s < tokens.sequences; ++s) {
-        pass.starts.push_back(pass.starts.back() + tokens.lengths[s]);
-        longest = std::max(longest, tokens.lengths[s]);
-    }
-    const int rows = pass.rows(), members = team.members();
-    const int blocks = row_blocks(rows, members);
-    const int capacity = std::max(blocks ? (rows + blocks - 1) / blocks : rows, tokens.sequences);
-
-    const int inner = up_to(c.inner, kPanel), attention = up_to(attention_, kPanel), embedding = up_to(c.embedding, kPanel);
-    const int wide = std::max({inner, 3 * attention, width_, embedding});
-    // Not a multiple of a page: rows that far apart would fall into the same few places of the cache.
-    const size_t byte_stride = static_cast<size_t>(up_to(std::max(wide, width_), 64)) + 64;
-    const int widest = std::max({c.inner, c.hidden, attention_, c.embedding});
-    const size_t scratch = std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(up_to(widest, kGroup) / kGroup));
-
-    std::vector<Block> parts(static_cast<size_t>(blocks ? members : 1));
-    // Twice: first to count, then to hand out.
-    uint8_t* next = nullptr;
-    size_t total = 0;
-    auto take = [&](auto*& pointer, size_t count) {
-        if (next) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(next + total);
-        total += (count * sizeof(*pointer) + kLine - 1) / kLine * kLine + kLine;
-    };
-    auto lay_out = [&] {
-        const size_t n = static_cast<size_t>(rows), capacity_n = static_cast<size_t>(capacity);
-        total = 0;
-        take(pass.buffers.hidden, n * static_cast<size_t>(width_));
-        take(pass.buffers.context, n * static_cast<size_t>(attention));
-        take(pass.buffers.pooled, static_cast<size_t>(tokens.sequences) * static_cast<size_t>(width_) * 2);
-        take(pass.buffers.query_sums, n * static_cast<size_t>(c.heads));
-        for (int i = 0; i < 3; ++i) {
-            take(pass.buffers.qkv[i], n * static_cast<size_t>(attention_) + 4);  // kernels read four bytes at a time
-            take(pass.buffers.qkv_scales[i], n * static_cast<size_t>(c.heads));
-        }
-        for (Block& block : parts) {
-            take(block.wide, capacity_n * static_cast<size_t>(wide));
-            take(block.gate, c.gated ? capacity_n * static_cast<size_t>(inner) : 0);
-            take(block.narrow, capacity_n * static_cast<size_t>(std::max(width_, embedding)));
-            take(block.bytes.values, capacity_n * byte_stride);
-            take(block.bytes.scales, capacity_n);
-            take(block.bytes.sums, capacity_n);
-            block.bytes.stride = byte_stride;
-        }
-        for (uint8_t*& piece : pass.scratch) take(piece, scratch);
-    };
-    pass.scratch.resize(static_cast<size_t>(members));
-    lay_out();
-    if (memory_.size() < total + kLine) memory_.resize(total + kLine);
-    next = memory_.data() + (kLine - reinterpret_cast<uintptr_t>(memory_.data()) % kLine) % kLine;
-    lay_out();
-
-    Pieces pieces[3];  // one is in use, one is done, one is made ready
-    const int heads = tokens.sequences * c.heads;
-    team.run([&](int rank) {
-        const Scope scope(team, rank, blocks == 0);
-        const Block& block = parts[blocks ? static_cast<size_t>(rank) : 0];
-        int stage = 0;
-        auto next_stage = [&] {
-            team.wait_for_all();
-            if (rank == 0) pieces[(stage + 2) % 3].reset();
-            ++stage;
-        };
-        auto on_rows = [&](auto&& work) {
-            if (!blocks) {
-                work(Range{0, rows});
-            } else {
-                for (int b; (b = pieces[stage % 3].take()) < blocks;) work(share(rows, b, blocks));
-            }
-            next_stage();
-        };
-        for (int l = 0; l <= c.layers; ++l) {
-            on_rows([&](Range range) {
-                if (l == 0) {
-                    embed(pass, scope, range, block);
-                } else {
-                    finish_layer(pass, scope, layers_[static_cast<size_t>(l) - 1], range, block);
-                }
-                if (l < c.layers) project(pass, scope, layers_[static_cast<size_t>(l)], range, block);
-            });
-            if (l == c.layers) break;
-            for (int piece; (piece = pieces[stage % 3].take()) < heads;) attend(pass, piece, rank);
-            next_stage();
-        }
-        classify(pass, Scope(team, rank, true), parts[0], logits);
-    });
-}
-
-void Model::embed(const Pass& pass, const Scope& scope, Range rows, const Block& block) const {
-    const kdqat_config& c = config_;
-    const std::vector<float>& types = head().vectors[KDQAT_TYPES];
-    const std::vector<float>& positions = head().vectors[KDQAT_POSITIONS];
-    const TernaryMatrix& projection = head().matrices[KDQAT_PROJECTION];
-    const int stride = projection.empty() ? width_ : up_to(c.embedding, kPanel);
-    float* to = projection.empty() ? pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_)
-                                   : block.narrow;
-    const Range mine = scope.mine(rows.count());
-    for (int r = mine.first; r < mine.last; ++r) {
-        const int token = rows.first + r;
-        float* row = to + static_cast<size_t>(r) * static_cast<size_t>(stride);
-        auto add = [&](const std::vector<float>& table, int index) {
-            const float* values = table.data() + static_cast<size_t>(index) * static_cast<size_t>(c.embedding);
-            for (int i = 0; i < c.embedding; ++i) row[i] += values[i];
-        };
-        words_.look_up(pass.tokens.words[token], row);
-        if (c.types) add(types, pass.tokens.types[token]);
-        if (c.positions) add(positions, pass.tokens.positions[token]);
-    }
-    scope.sync();
-    if (!c.pre_norm) {
-        const Norm norm = {
-            head().vectors[KDQAT_EMBEDDING_GAIN].data(), head().vectors[KDQAT_EMBEDDING_BIAS].data(), c.embedding_epsilon};
-        pass.normalize(scope, to, nullptr, nullptr, to, stride, rows.count(), c.embedding, norm);
-    }
-    if (!projection.empty()) {
-        pass.quantize(scope, to, stride, rows.count(), c.embedding, c.clip, block);
-        float* hidden = pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_);
-        pass.linear(scope, projection, block, rows.count(), Activation::none, hidden, width_);
-        scope.sync();
-    }
-}
-
-void Model::project(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const {
-    const kdqat_config& c = config_;
-    const float* input = pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_);
-    if (c.pre_norm) {
-        const Norm norm = {layer.vectors[KDQAT_ATTENTION_GAIN].data(), nullptr, c.epsilon};
-        pass.normalize(scope, input, nullptr, nullptr, block.narrow, width_, rows.count(), c.hidden, norm);
-        input = block.narrow;
-    }
-    pass.quantize(scope, input, width_, rows.count(), c.hidden, c.clip, block);
-    const int part = up_to(attention_, kPanel);
-    for (int i = 0; i < 3; ++i) {
-        const TernaryMatrix& matrix = layer.matrices[static_cast<size_t>(KDQAT_QUERY + i)];
-        pass.linear(scope, matrix, block, rows.count(), Activation::none, block.wide + i * part, 3 * part);
-    }
-    scope.sync();
-    const Range mine = scope.mine(rows.count());
-    for (int r = mine.first; r < mine.last; ++r) {
-        const size_t row = static_cast<size_t>(rows.first + r), scales = row * static_cast<size_t>(c.heads);
-        for (int i = 0; i < 3; ++i) {
-            const Quantized out = {
-                pass.buffers.qkv[i] + row * static_cast<size_t>(attention_), static_cast<size_t>(c.head_size),
-                pass.buffers.qkv_scales[i] + scales, i == 0 ? pass.buffers.query_sums + scales : nullptr};
-            const float* heads = block.wide + static_cast<size_t>(r) * static_cast<size_t>(3 * part) + i * part;
-            pass.kernels.quantize(
-                heads, static_cast<size_t>(c.head_size), c.heads, c.head_size, c.head_size, c.clip, out);
-        }
-    }
-    scope.sync();
-}
-
-void Model::attend(const Pass& pass, int piece, int rank) const {
-    const kdqat_config& c = config_;
-    const Buffers& b = pass.buffers;
-    const int sequence = piece / c.heads, h = piece % c.heads;
-    const size_t first = static_cast<size_t>(pass.starts[static_cast<size_t>(sequence)]);
-    const size_t values = first * static_cast<size_t>(attention_) + static_cast<size_t>(h) * static_cast<size_t>(c.head_size);
-    const size_t scales = first * static_cast<size_t>(c.heads) + static_cast<size_t>(h);
-    const size_t context_stride = static_cast<size_t>(up_to(attention_, kPanel));
-    Head head = {};
-    head.query = b.qkv[0] + values;
-    head.key = b.qkv[1] + values;
-    head.value = b.qkv[2] + values;
-    head.query_scales = b.qkv_scales[0] + scales;
-    head.key_scales = b.qkv_scales[1] + scales;
-    head.value_scales = b.qkv_scales[2] + scales;
-    head.query_sums = b.query_sums + scales;
-    head.stride = static_cast<size_t>(attention_);
-    head.heads = static_cast<size_t>(c.heads);
-    head.length = pass.tokens.lengths[sequence];
-    head.size = c.head_size;
-    head.scaling = c.scaling;
-    head.clip = c.clip;
-    if (pass.tokens.relative) {
-        const size_t row = static_cast<size_t>(2 * pass.tokens.span - 1);
-        head.relative = pass.tokens.relative + static_cast<size_t>(h) * row + (pass.tokens.span - 1);
-    }
-    head.context = b.context + first * context_stride + static_cast<size_t>(h) * static_cast<size_t>(c.head_size);
-    head.context_stride = context_stride;
-    pass.kernels.attend(head, pass.scratch[static_cast<size_t>(rank)]);
-}
-
-void Model::finish_layer(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const {
-    const kdqat_config& c = config_;
-    const int count = rows.count(), part = up_to(attention_, kPanel), inner = up_to(c.inner, kPanel);
-    const Activation act = static_cast<Activation>(c.activation);
-    float* hidden = pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_);
-    const float* context = pass.buffers.context + static_cast<size_t>(rows.first) * static_cast<size_t>(part);
-    auto values = [&](int which) {
-        const std::vector<float>& vector = layer.vectors[static_cast<size_t>(which)];
-        return vector.empty() ? nullptr : vector.data();
-    };
-    auto matrix = [&](int which) -> const TernaryMatrix& { return layer.matrices[static_cast<size_t>(which)]; };
-
-    pass.quantize(scope, context, part, count, attention_, c.clip, block);
-    pass.linear(scope, matrix(KDQAT_OUTPUT), block, count, Activation::none, block.narrow, width_);
-    scope.sync();
-    const float* read = hidden;  // by the feed-forward
-    if (c.pre_norm) {
-        const Norm norm = {values(KDQAT_OUTPUT_GAIN), nullptr, c.epsilon};
-        pass.normalize(scope, hidden, block.narrow, hidden, block.narrow, width_, count, c.hidden, norm);
-        read = block.narrow;
-    } else {
-        const Norm norm = {values(KDQAT_ATTENTION_GAIN), values(KDQAT_ATTENTION_BIAS), c.epsilon};
-        pass.normalize(scope, hidden, block.narrow, nullptr, hidden, width_, count, c.hidden, norm);
-    }
-    pass.quantize(scope, read, width_, count, c.hidden, c.clip, block);
-    pass.linear(scope, matrix(KDQAT_UP), block, count, act, block.wide, inner);
-    if (c.gated) pass.linear(scope, matrix(KDQAT_GATE), block, count, Activation::none, block.gate, inner);
-    scope.sync();
-    if (c.gated) {
-        const Range mine = scope.mine(count);
-        const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(inner);
-        pass.kernels.multiply(block.wide + skip, block.gate + skip, static_cast<size_t>(inner), mine.count(), c.inner);
-        scope.sync();
-    }
-    pass.quantize(scope, block.wide, inner, count, c.inner, c.clip, block);
-    pass.linear(scope, matrix(KDQAT_DOWN), block, count, Activation::none, block.narrow, width_);
-    scope.sync();
-    if (c.pre_norm) {
-        const Range mine = scope.mine(count);
-        for (size_t i = static_cast<size_t>(mine.first * width_); i < static_cast<size_t>(mine.last * width_); ++i) {
-            hidden[i] += block.narrow[i];
-        }
-        scope.sync();
-    } else {
-        const Norm norm = {values(KDQAT_OUTPUT_GAIN), values(KDQAT_OUTPUT_BIAS), c.epsilon};
-        pass.normalize(scope, hidden, block.narrow, nullptr, hidden, width_, count, c.hidden, norm);
-    }
-}
-
-void Model::classify(const Pass& pass, const Scope& scope, const Block& block, float* logits) const {
-    const kdqat_config& c = config_;
-    const int sequences = pass.tokens.sequences;
-    const size_t width = static_cast<size_t>(width_);
-    float* pooled = pass.buffers.pooled;
-    float* read = pooled + static_cast<size_t>(sequences) * width;  // by the head
-    const Range mine = scope.mine(sequences);
-    for (int s = mine.first; s < mine.last; ++s) {
-        const size_t first = static_cast<size_t>(pass.starts[static_cast<size_t>(s)]);
-        float* to = read + static_cast<size_t>(s) * width;
-        float* hidden = pass.buffers.hidden + first * width;
-        std::memcpy(to, hidden, static_cast<size_t>(c.hidden) * sizeof(float));
-        if (c.head != KDQAT_MEAN) continue;
-        const int length = pass.tokens.lengths[s];
-        const Norm norm = {head().vectors[KDQAT_FINAL_GAIN].data(), nullptr, c.epsilon};
-        if (c.pre_norm) pass.kernels.normalize(hidden, nullptr, nullptr, hidden, width, length, c.hidden, norm);
-        std::fill(to, to + c.hidden, 0.0f);
-        for (int r = 0; r < length; ++r) {
-            for (int i = 0; i < c.hidden; ++i) to[i] += hidden[static_cast<size_t>(r) * width + static_cast<size_t>(i)];
-        }
-        for (int i = 0; i < c.hidden; ++i) to[i] /= static_cast<float>(length);
-    }
-    scope.sync();
-    if (c.head == KDQAT_POOLED) {
-        pass.quantize(scope, read, width_, sequences, c.hidden, c.clip, block);
-        const Activation act = static_cast<Activation>(c.head_activation);
-        pass.linear(scope, head().matrices[KDQAT_POOLER], block, sequences, act, pooled, width_);
-        scope.sync();
-        read = pooled;
-    }
-    for (int s = mine.first; s < mine.last; ++s) {
-        const float* row = read + static_cast<size_t>(s) * width;
-        const std::vector<float>* vectors = head().vectors.data();
-        if (c.head == KDQAT_DENSE) {
-            float* to = pooled + static_cast<size_t>(s) * width;
-            pass.kernels.dense(
-                row, vectors[KDQAT_HEAD_WEIGHT].data(), vectors[KDQAT_HEAD_BIAS].data(), c.hidden, c.hidden,
-                static_cast<Activation>(c.head_activation), to);
-            row = to;
-        }
-        pass.kernels.dense(
-            row, vectors[KDQAT_CLASSIFIER_WEIGHT].data(), vectors[KDQAT_CLASSIFIER_BIAS].data(), c.labels, c.hidden,
-            Activation::none, logits + static_cast<size_t>(s) * static_cast<size_t>(c.labels));
     }
 }
 

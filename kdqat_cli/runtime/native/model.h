@@ -1,4 +1,4 @@
-// A whole classifier: embeddings, layers, head. What stands where is told in model.cpp.
+// A whole classifier: embeddings, layers, head. Parts and their checks are in model.cpp, the computation in forward.cpp.
 
 #pragma once
 
@@ -47,7 +47,7 @@ private:
     struct Block;
     struct Pass;
 
-    int expected(int which) const;
+    int64_t expected(int which) const;
     const Layer& head() const { return layers_.back(); }
     void forward_chunk(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits);
     void embed(const Pass& pass, const Scope& scope, Range rows, const Block& block) const;
