@@ -18,9 +18,10 @@ Batch = dict[str, NDArray[np.int64]]
 """Tokenised rows as a model takes them: name of the input → (B, L), padded."""
 Logits = NDArray[np.float32]
 
-BOUND = 0.02
-"""Share of rows that may differ. Rounding 8-bit activations elsewhere or not at all moves 0.3 to 0.7 % of the labels
-of a distilled student (1,027 rows of `movie`); a wrong layout, a lost mask or a dropped bias moves tens of percent."""
+BOUND = 0.03
+"""Share of rows that may differ. Activations rounded elsewhere or not at all move 0.3 to 0.7 % of the labels of a
+student that has learned its task (1,027 rows of `movie`), and up to 1.8 % of one that hardly has (277 rows of RTE,
+score 56). A lost mask moves 14 % where rows are padded to one length; a wrong layout or a lost bias moves more."""
 NUMBER_TOLERANCE = 0.1
 """A head of one number: a row differs where it moves by more than this share of the student's standard deviation."""
 

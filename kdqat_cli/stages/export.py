@@ -11,7 +11,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, output_folder, write_json
-from kdqat_cli.stages.inference import padded_batches, predict_logits
+from kdqat_cli.stages.inference import Batches, padded_batches, predict_logits
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import (
     ABOUT,
@@ -143,8 +143,10 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
 
 
 def _foreign_logits(logits: Any, folder: Path, rows: TaskRows, shape: tuple[int, ...]) -> Any:
+    # Every row as long as the longest: among rows of like length a graph that has lost its mask is not noticed.
+    batching = Batches(pad_to=max(rows.rows["length"]))
     places, batches = [], []
-    for indices, padded in padded_batches(rows.rows, rows.tokenizer):
+    for indices, padded in padded_batches(rows.rows, rows.tokenizer, batching):
         places += indices
         batches.append({name: values.numpy() for name, values in padded.items()})
     found = np.empty(shape, dtype=np.float32)

@@ -35,6 +35,6 @@ def test_other_shapes_are_no_comparison() -> None:
 
 def test_the_bound_is_a_share_of_the_rows() -> None:
     require(Parity(rows=1000, differing=int(1000 * BOUND), largest=1.0), "it")
-    with pytest.raises(GateError, match="it disagrees with the student on 21 of 1000 rows, more than 2 %") as caught:
-        require(Parity(rows=1000, differing=21, largest=1.0), "it")
+    with pytest.raises(GateError, match="it disagrees with the student on 31 of 1000 rows, more than 3 %") as caught:
+        require(Parity(rows=1000, differing=31, largest=1.0), "it")
     assert caught.value.exit_code == 4

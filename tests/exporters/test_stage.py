@@ -43,7 +43,7 @@ def test_an_export_is_compared_on_the_dev_rows(
     out = tmp_path / "out"
     told = export(student, out, format_name=format_name, task=task)
     assert (told["format"], told["rows"]) == (format_name, 60)
-    assert told["rows_differing"] <= 0.02 * 60
+    assert told["rows_differing"] <= 0.03 * 60
     assert 0 < told["largest_difference"] < 0.2
     assert told["student_score"] == evaluate(task, student, None, None)["score"]
     assert abs(told["score"] - told["student_score"]) < 2
@@ -75,6 +75,25 @@ def test_an_export_that_says_something_else_is_not_kept(
     with pytest.raises(GateError, match=r"dense export of .* disagrees with the student on 60 of 60 rows"):
         export(student, tmp_path / "out", format_name="dense", task=task)
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_rows_are_padded_to_one_length(
+    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of like length in one batch would hide an engine that has lost the mask."""
+    spec = catalogue.FORMATS["dense"]
+    seen: list[Any] = []
+
+    def logits(folder: Path, batches: list[Any]) -> Any:
+        seen.extend(batches)
+        return spec.logits(folder, batches)
+
+    monkeypatch.setitem(catalogue.FORMATS, "dense", catalogue.Format(spec.write, logits, spec.file, "", ""))
+    export(student, tmp_path, format_name="dense", task=task)
+    (width,) = {batch["attention_mask"].shape[1] for batch in seen}
+    lengths = [length for batch in seen for length in batch["attention_mask"].sum(1)]
+    assert max(lengths) == width
+    assert sum(length < width for length in lengths) > 0.8 * len(lengths)
 
 
 def test_packed_needs_no_task(student: str, tmp_path: Path) -> None:
