@@ -23,6 +23,7 @@ from kdqat_cli.options import (
     EpochsOption,
     EvalEveryOption,
     HiddenLayersOption,
+    JobsOption,
     JsonOption,
     LearningRateOption,
     LossOption,
@@ -31,6 +32,7 @@ from kdqat_cli.options import (
     MixOption,
     OutOption,
     QuietOption,
+    RayOption,
     RecipeOption,
     SeedOption,
     SetOption,
@@ -267,6 +269,31 @@ def report(
         Output(json).rows([group.record() for group in groups])
     else:
         Output().rows([group.row() for group in groups])
+
+
+@command
+def repro(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or dvc.yaml files, as for `dvc repro`. [default: ./dvc.yaml]")
+    ] = None,
+    jobs: JobsOption = None,
+    ray: RayOption = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Only list what would run, and why.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run what changed in a DVC pipeline, many stages at once, and commit it as `dvc repro` does."""
+    output = Output(json, quiet)
+    from kdqat_cli.stages.repro import preview, refuse_failures
+    from kdqat_cli.stages.repro import repro as stage
+
+    if dry:
+        output.changes(preview(targets or []))
+        return
+    with output.board() as board:
+        states = stage(targets or [], jobs, ray, board)
+    output.changes([state.row() for state in states])
+    refuse_failures(states)
 
 
 @command

@@ -8,6 +8,7 @@ Listed = Literal["tasks", "losses", "recipes", "encoders", "published"]
 
 RUNS = Path("runs")
 METRICS = Path("metrics")
+PIPELINE = Path("dvc.yaml")
 
 
 def run_name(loss: str, seed: int) -> str:
