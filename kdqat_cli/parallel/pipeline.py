@@ -200,7 +200,7 @@ class Pipeline:
             stage.dump()
             return
         path = Path(stage.dvcfile.path).with_suffix(".lock")
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = path.with_name(f".{path.name}.aside")
         try:
             if path.exists():
                 shutil.copy(path, aside)
