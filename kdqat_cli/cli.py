@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli import __version__
+from kdqat_cli.cli_pipeline import repro, sweep
 from kdqat_cli.config import Params, field_help, load_params, read_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.options import (
@@ -23,7 +24,6 @@ from kdqat_cli.options import (
     EpochsOption,
     EvalEveryOption,
     HiddenLayersOption,
-    JobsOption,
     JsonOption,
     LearningRateOption,
     LossOption,
@@ -32,7 +32,6 @@ from kdqat_cli.options import (
     MixOption,
     OutOption,
     QuietOption,
-    RayOption,
     RecipeOption,
     SeedOption,
     SetOption,
@@ -271,29 +270,8 @@ def report(
         Output().rows([group.row() for group in groups])
 
 
-@command
-def repro(
-    targets: Annotated[
-        list[str] | None, typer.Argument(help="Stages or dvc.yaml files, as for `dvc repro`. [default: ./dvc.yaml]")
-    ] = None,
-    jobs: JobsOption = None,
-    ray: RayOption = None,
-    dry: Annotated[bool, typer.Option("--dry", help="Only list what would run, and why.")] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Run what changed in a DVC pipeline, many stages at once, and commit it as `dvc repro` does."""
-    output = Output(json, quiet)
-    from kdqat_cli.stages.repro import preview, refuse_failures
-    from kdqat_cli.stages.repro import repro as stage
-
-    if dry:
-        output.changes(preview(targets or []))
-        return
-    with output.board() as board:
-        states = stage(targets or [], jobs, ray, board)
-    output.changes([state.row() for state in states])
-    refuse_failures(states)
+command(repro)
+command(sweep)
 
 
 @command

@@ -91,11 +91,11 @@ def assert_clean(folder: Path) -> None:
     assert (folder / "dvc.lock").read_bytes() == before
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *command: str, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["kdqat", "repro", *options],
+        ["kdqat", *command],
         cwd=folder,
-        env=environment(),
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -45,7 +45,7 @@ def where(request: pytest.FixtureRequest) -> list[str]:
 def test_after_an_interruption_the_same_command_continues_and_never_beside_the_old_one(
     counting: Path, number: signal.Signals, where: list[str]
 ) -> None:
-    process = start(counting, "--jobs", "2", *where)
+    process = start(counting, "repro", "--jobs", "2", *where)
     for name in "ab":
         wait_for(counting / f"{name}.pids")
     process.send_signal(number)
@@ -65,7 +65,7 @@ def test_after_an_interruption_the_same_command_continues_and_never_beside_the_o
 
 
 def test_a_command_that_outlives_everything_is_not_started_twice(counting: Path) -> None:
-    process = start(counting, "--jobs", "2")
+    process = start(counting, "repro", "--jobs", "2")
     for name in "ab":
         wait_for(counting / f"{name}.pids")
     jobs = jobs_of(process)
@@ -86,10 +86,10 @@ def test_a_command_that_outlives_everything_is_not_started_twice(counting: Path)
 
 
 def test_a_second_coordinator_waits_for_the_first_and_dvc_works_beside_it(counting: Path) -> None:
-    one = start(counting, "--jobs", "2")
+    one = start(counting, "repro", "--jobs", "2")
     for name in "ab":
         wait_for(counting / f"{name}.pids")
-    other = start(counting, "--jobs", "2")
+    other = start(counting, "repro", "--jobs", "2")
     run(counting, "dvc", "stage", "list")
     assert "is busy" in run(counting, "dvc", "repro", code=255).stderr
     (counting / "go").touch()
