@@ -14,12 +14,13 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from peers import Run, fast_kernels, machine, paired, quantize, ratio, save_chain, session
+from peers import Run, fast_kernels, paired, quantize, ratio, save_chain, session
 from rich.console import Console
 from rich.table import Table
 
 from kdqat_cli.runtime.chain import Chain
 from kdqat_cli.runtime.native import kernels
+from kdqat_cli.stages.machine import processor
 
 CHAINS = {"768→768 ×12": [(768, 768)] * 12, "768→3072→768 ×3": [(3072, 768), (768, 3072)] * 3}
 
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=150)
     console.print(
-        f"{machine()}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}; {options.rounds} rounds"
+        f"{processor()}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}; {options.rounds} rounds"
     )
     table = Table(
         "chain", "threads", "rows", "kernel", "µs", "G products/s a thread", "torch FP32", "ORT int8", box=None

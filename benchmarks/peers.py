@@ -1,6 +1,5 @@
-"""What both benchmarks of the engine share: the machine's name, paired timing, and ONNX Runtime's sessions."""
+"""What the benchmarks share: paired timing, and ONNX Runtime's sessions."""
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -12,28 +11,14 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from kdqat_cli.runtime.native import kernels
+from kdqat_cli.stages.machine import has_vnni
 
 Run = Callable[[], object]
-
-
-def machine() -> str:
-    """The processor, as the system names it, and whether it has VNNI."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = lines[0] if lines else platform.processor()
-    return f"{name}, {'with' if has_vnni() else 'without'} VNNI"
 
 
 def fast_kernels() -> list[str]:
     """Our kernels without the portable one, which is there to be right."""
     return kernels()[:-1] or kernels()
-
-
-def has_vnni() -> bool:
-    """Whether 8-bit products are summed in 32 bits, so that int8 peers may use the full range."""
-    path = Path("/proc/cpuinfo")
-    return path.exists() and ("avx512_vnni" in (text := path.read_text(encoding="utf-8")) or "avx_vnni" in text)
 
 
 def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[float]]:

@@ -1,13 +1,17 @@
 """The only place that prints: data to stdout, everything else to stderr."""
 
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -68,6 +72,17 @@ class Output:
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
+    def changes(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The stages of a pipeline; for people only those that something happened to, and what matters of them."""
+        if self.as_json:
+            self._json(rows)
+            return
+        shown = [row for row in rows if row["state"] != "unchanged"]
+        if shown:
+            columns = [name for name in ("stage", "state", "seconds", "why") if name in shown[0]]
+            self.rows([{name: row[name] for name in columns} for row in shown])
+        self.remark(f"{len(rows) - len(shown)} of {len(rows)} stages unchanged.")
+
     def text(self, text: str) -> None:
         """Text as it is, to stdout."""
         self.stdout.print(text, markup=False, highlight=False)
@@ -108,6 +123,17 @@ class Output:
         else:
             yield _PlainProgress(what, self.remark)
 
+    @contextmanager
+    def board(self) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
+        """A function of rows (stage, state, step, steps, news, why, seconds, log) that shows how far each is."""
+        if self.quiet:
+            yield lambda rows: None
+        elif self.stderr.is_terminal:
+            with Live(console=self.stderr, refresh_per_second=4) as live:
+                yield lambda rows: live.update(_board(rows))
+        else:
+            yield _PlainBoard(self.remark)
+
     def _json(self, value: Any) -> None:
         self.stdout.print(
             json.dumps(value, ensure_ascii=False, indent=2), markup=False, highlight=False, soft_wrap=True
@@ -131,6 +157,50 @@ class _PlainProgress:
             done, elapsed = step - self.first[0], now - self.first[1]
             left = f"{(total - step) * elapsed / done / 60:.1f} min left" if done > 0 and step < total else ""
             self.say(", ".join(part for part in (f"{self.what}: step {step} of {total}", left, news) if part))
+
+
+_PROGRESS = re.compile(r": step (\d+) of (\d+)(?:, [\d.]+ min left)?(?:, (.*))?$", re.MULTILINE)
+
+
+def progress_lines(text: str) -> list[tuple[int, int, str]]:
+    """(step, steps, news) of every plain progress line in a log."""
+    return [(int(step), int(steps), news) for step, steps, news in _PROGRESS.findall(text)]
+
+
+class _PlainBoard:
+    """Lines for a log file: whenever a stage changes its state or has news."""
+
+    def __init__(self, say: Any) -> None:
+        self.say = say
+        self.known: dict[str, tuple[Any, Any]] = {}
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            state, news = row["state"], row["news"]
+            before, old = self.known.get(row["stage"], ("waiting", ""))
+            self.known[row["stage"]] = state, news
+            if state != before:
+                told = [row["why"] if state != "done" else None, row["log"] if state in ("running", "failed") else None]
+                self.say(f"{row['stage']}: " + ", ".join([state, *filter(None, told)]))
+            elif news != old and state == "running":
+                self.say(f"{row['stage']}: step {row['step']} of {row['steps']}, {news}")
+
+
+def _board(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What runs and what failed, a row each; the rest as numbers below."""
+    states = Counter(row["state"] for row in rows)
+    caption = ", ".join(f"{number} {state}" for state, number in states.items())
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("stage", "state", "step", "time"):
+        table.add_column(column, justify="left" if column in ("stage", "state") else "right")
+    table.add_column("news", ratio=1)
+    for row in rows:
+        if row["state"] in ("running", "failed", "stopped"):
+            step = f"{row['step']}/{row['steps']}" if row["steps"] else ""
+            elapsed = "" if row["seconds"] is None else str(timedelta(seconds=int(row["seconds"])))
+            news = row["news"] if row["state"] == "running" else row["why"]
+            table.add_row(escape(row["stage"]), row["state"], step, elapsed, escape(news or ""))
+    return table
 
 
 def _text(value: Any) -> str:

@@ -64,6 +64,18 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change any field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE"),
 ]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Stages that run at once. [default: one a GPU; without GPUs one]"),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Run on the Ray cluster at this address, whose machines share this folder. Needs kdqat[ray].",
+        metavar="ADDRESS",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 

@@ -1,4 +1,4 @@
-"""Commands over many runs: report."""
+"""Commands over many runs: report, repro, sweep."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kdqat_cli.commands.app import command
-from kdqat_cli.commands.options import JsonOption
+from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption
 from kdqat_cli.config import Params, field_help, load_params
 from kdqat_cli.output import Output
 
@@ -30,3 +30,65 @@ def report(
         Output(json).rows([group.record() for group in groups])
     else:
         Output().rows([group.row() for group in groups])
+
+
+@command
+def repro(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or dvc.yaml files, as for `dvc repro`. [default: ./dvc.yaml]")
+    ] = None,
+    jobs: JobsOption = None,
+    ray: RayOption = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Only list what would run, and why.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run what changed in a DVC pipeline, many stages at once, and commit it as `dvc repro` does."""
+    output = Output(json, quiet)
+    from kdqat_cli.stages.repro import preview, refuse_failures
+    from kdqat_cli.stages.repro import repro as stage
+
+    if dry:
+        output.changes(preview(targets or []))
+        return
+    with output.board() as board:
+        states = stage(targets or [], jobs, ray, board)
+    output.changes([state.row() for state in states])
+    refuse_failures(states)
+
+
+@command
+def sweep(
+    name: Annotated[str, typer.Argument(help="Name of the folder under sweeps/ that takes the results.")],
+    over: Annotated[
+        list[str],
+        typer.Option(
+            "--over", help="Values of a field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE,VALUE"
+        ),
+    ],
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, each combination being trained with each.")] = "42",
+    task: Annotated[list[str] | None, typer.Option("--task", help="Task. [default: params.yaml's]")] = None,
+    recipe: RecipeOption = None,
+    stop: Annotated[
+        bool, typer.Option("--stop/--no-stop", help="Stop trainings that stay below the median of the others.")
+    ] = True,
+    jobs: JobsOption = None,
+    ray: RayOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Distil with every combination of values, and write each task's best as a recipe."""
+    output = Output(json, quiet)
+    from kdqat_cli.stages.repro import refuse_failures
+    from kdqat_cli.stages.sweep import plan_sweep
+    from kdqat_cli.stages.sweep import sweep as stage
+
+    plan = plan_sweep(name, over, seeds, task or [], recipe, load_params())
+    with output.board() as board:
+        outcome = stage(plan, jobs, ray, stop, board)
+    output.rows(outcome.rows)
+    for remark in outcome.remarks:
+        output.remark(remark)
+    if outcome.best is not None:
+        output.remark(f"The best values are in {outcome.best}.")
+    refuse_failures(outcome.states)

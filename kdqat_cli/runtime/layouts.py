@@ -1,7 +1,7 @@
 """Where each architecture's packed file keeps what the native model wants, and the sizes its configuration tells.
 
-A `Layout` is names and constants alone; the order of computations is the native model's (native/forward.cpp), which knows
-two: post-norm (BERT and its kin) and T5's pre-norm.
+A `Layout` is names and constants alone; the order of computations is the native model's (native/forward.cpp), which
+knows two: post-norm (BERT and its kin) and T5's pre-norm.
 """
 
 import math

@@ -9,6 +9,7 @@ Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published
 TOKENIZER_FILE = "tokenizer.json"
 RUNS = Path("runs")
 METRICS = Path("metrics")
+PIPELINE = Path("dvc.yaml")
 
 
 def run_name(loss: str, seed: int) -> str:

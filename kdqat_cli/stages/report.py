@@ -15,10 +15,8 @@ from typing import Any
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages.folder import RUN
-from kdqat_cli.stages.layout import METRICS, RUNS
+from kdqat_cli.stages.layout import METRICS, PIPELINE, RUNS
 from kdqat_cli.stages.published import Published, Score, load_published
-
-PIPELINE = Path("dvc.yaml")
 
 _WHAT = {
     "teacher": "teacher, FP32",

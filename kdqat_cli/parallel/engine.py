@@ -1,0 +1,225 @@
+"""The loop between DVC and the processes: what is ready starts, what has ended is committed, the rest waits its turn.
+
+waiting ─► running ─► done
+    │         ├─────► failed    its commands, or the commit of what they made
+    │         └─────► stopped   by the caller, or with the whole run
+    ├───────► unchanged         nothing to do
+    ├───────► restored          from DVC's cache
+    └───────► skipped           something that it needs did not come about
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdqat_cli.errors import StageError
+from kdqat_cli.output import progress_lines
+from kdqat_cli.parallel.executor import Executor
+from kdqat_cli.parallel.pipeline import BusyError, Pipeline
+from kdqat_cli.parallel.runner import STOPPED
+
+_TICK = 0.1
+_TAIL = 8192  # bytes of a log in which its last progress line stands
+
+StateName = Literal["waiting", "running", "done", "restored", "unchanged", "failed", "skipped", "stopped"]
+_NOT_COMING = ("failed", "skipped", "stopped")
+
+
+@dataclass
+class StageState:
+    """How far one stage is.
+
+    Attributes:
+        name: as DVC addresses it.
+        state: see the module.
+        why: why it ran, or why it did not.
+        log: what its commands printed.
+        seconds: how long its commands have been running, or ran.
+        step: of `steps`, of a training.
+        steps: 0 where it has none.
+        news: the last of them.
+    """
+
+    name: str
+    state: StateName = "waiting"
+    why: str = ""
+    log: Path | None = None
+    seconds: float | None = None
+    step: int = 0
+    steps: int = 0
+    news: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """As a row."""
+        return {
+            "stage": self.name,
+            "state": self.state,
+            "why": self.why or None,
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+            "step": self.step,
+            "steps": self.steps,
+            "news": self.news or None,
+            "log": str(self.log) if self.log else None,
+        }
+
+
+Watch = Callable[[Sequence[StageState]], None]
+"""Is shown the states now and then, and after the last change."""
+
+Judge = Callable[[Sequence[StageState]], dict[str, str]]
+"""Names the running stages that shall be stopped, with the reasons."""
+
+
+class Engine:
+    """Reproduces a pipeline, many stages at once."""
+
+    def __init__(self, pipeline: Pipeline, executor: Executor, logs: Path, watch: Watch, judge: Judge) -> None:
+        """Sets the parts together.
+
+        Args:
+            pipeline: DVC's side.
+            executor: where the commands run.
+            logs: folder of the stages' logs.
+            watch: is shown the states.
+            judge: is asked which stages to stop early.
+        """
+        self.pipeline = pipeline
+        self.executor = executor
+        self.logs = logs
+        self.watch = watch
+        self.judge = judge
+        self.states = {name: StageState(name) for name in pipeline.names}
+        self._started: dict[str, float] = {}
+        self._ended: dict[str, int] = {}
+        self._stopped: set[str] = set()
+
+    def run(self) -> list[StageState]:
+        """Runs until nothing is left to do.
+
+        A failed stage stops only what needs it. After Ctrl-C or SIGTERM the running stages are asked to stop, and what
+        has ended well by then is still committed: the same run continues from there.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+        with _interruptible() as interrupted:
+            while True:
+                self._ended |= self.executor.finished()
+                if interrupted():
+                    self._stop(dict.fromkeys(self._running(), "interrupted"))
+                if self._ended or (not interrupted() and self._next() is not None):
+                    self._advance(interrupted)
+                self._measure()
+                self._stop(self.judge(list(self.states.values())))
+                self.watch(list(self.states.values()))
+                if not self._running() and (interrupted() or self._next() is None):
+                    break
+                time.sleep(_TICK)
+        if interrupted():
+            raise KeyboardInterrupt
+        return list(self.states.values())
+
+    def _advance(self, interrupted: Callable[[], bool]) -> None:
+        """Everything that touches DVC, under its lock; where another process has that, it is tried again later."""
+        try:
+            with self.pipeline.locked():
+                while self._ended:
+                    self._settle(*self._ended.popitem())
+                while not interrupted() and (name := self._next()) is not None:
+                    self._begin(self.states[name])
+        except BusyError:
+            return
+
+    def _begin(self, stage: StageState) -> None:
+        try:
+            begun, stage.why = self.pipeline.begin(stage.name)
+        except StageError as error:
+            stage.state, stage.why = "failed", error.sentence
+            return
+        stage.state = begun
+        if begun == "running":
+            stage.log = self.logs / f"{stage.name.replace('/', '_')}.log"
+            self.executor.start(self.pipeline.job(stage.name, stage.log.absolute()))
+            self._started[stage.name] = time.monotonic()
+
+    def _settle(self, name: str, code: int) -> None:
+        stage = self.states[name]
+        stage.seconds = time.monotonic() - self._started[name]
+        if code == 0:
+            try:
+                self.pipeline.finish(name)
+            except StageError as error:
+                stage.state, stage.why = "failed", error.sentence
+            else:
+                stage.state = "done"
+            return
+        self.pipeline.release(name)
+        if code == STOPPED and name in self._stopped:
+            stage.state = "stopped"
+        else:
+            stage.state, stage.why = "failed", f"exit code {code}"
+
+    def _next(self) -> str | None:
+        """The first stage that can begin now, where a slot is free; those that never will are marked on the way."""
+        free = len(self._running()) < self.executor.slots
+        for stage in self.states.values():
+            if stage.state != "waiting":
+                continue
+            lacking = [name for name in self.pipeline.needs[stage.name] if self.states[name].state in _NOT_COMING]
+            if lacking:
+                stage.state, stage.why = "skipped", f"needs {', '.join(sorted(lacking))}"
+            elif free and all(self._settled(name) for name in self.pipeline.after[stage.name]):
+                return stage.name
+        return None
+
+    def _settled(self, name: str) -> bool:
+        return self.states[name].state not in ("waiting", "running")
+
+    def _running(self) -> list[str]:
+        return [stage.name for stage in self.states.values() if stage.state == "running"]
+
+    def _stop(self, reasons: dict[str, str]) -> None:
+        for name, reason in reasons.items():
+            if name not in self._stopped and name not in self._ended:
+                self._stopped.add(name)
+                self.states[name].why = reason
+                self.executor.stop(name)
+
+    def _measure(self) -> None:
+        for name in self._running():
+            stage = self.states[name]
+            stage.seconds = time.monotonic() - self._started[name]
+            for step, steps, news in progress_lines(tail(stage.log)) if stage.log else []:
+                stage.step, stage.steps, stage.news = step, steps, news or stage.news
+
+
+def tail(log: Path) -> str:
+    """The end of a log; nothing where there is none yet."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))
+            return file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question, so that neither cuts a commit short; a second signal insists."""
+    received: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,241 @@
+"""DVC's side of a parallel reproduction: its graph, what changed, its run cache, its lock file.
+
+One process alone talks to DVC, step by step as DVC's own `Stage.reproduce` does, only that the commands run elsewhere
+between `begin` and `finish`. As in DVC, the project's lock is free meanwhile, so that `dvc metrics show` works beside
+a training, and the stage's files stay in DVC's register of readers and writers, so that a second `dvc repro` keeps off.
+
+Two things differ. A stage whose dependencies change while it runs fails: DVC would record the new ones, and a stale
+result would pass for a fresh one. And dvc.lock is written aside and renamed: a kill never leaves half of it.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.rwlock import rwlock
+from dvc.stage import PipelineStage, Stage
+from dvc.stage.cache import RunCacheNotFoundError
+from dvc.stage.run import _make_cmd, get_executable, prepare_kwargs
+from dvc.utils import relpath
+from dvc_data.hashfile.hash_info import HashInfo
+
+from kdqat_cli.errors import ConfigError, MissingInputError, StageError
+from kdqat_cli.parallel.executor import Job
+from kdqat_cli.stages.layout import PIPELINE
+
+Begun = Literal["unchanged", "restored", "running"]
+
+
+class BusyError(MissingInputError):
+    """Another DVC process holds the project's lock; it will be free again."""
+
+
+class Pipeline:
+    """The stages that `dvc repro TARGETS` would look at.
+
+    Attributes:
+        names: the stages, dependencies first.
+        after: of each stage, those that it starts after.
+        needs: of each stage, those without which it cannot run; a frozen stage needs none.
+    """
+
+    def __init__(self, targets: list[str]) -> None:
+        """Reads dvc.yaml.
+
+        Args:
+            targets: as `dvc repro` takes them; none: every stage of the working folder's dvc.yaml.
+
+        Raises:
+            ConfigError: no DVC project, no such target, or a pipeline that DVC cannot read.
+            BusyError: another DVC process holds the project's lock.
+        """
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars and remarks would tear the table
+        try:
+            self.repo = Repo()
+            with self.locked():
+                graph = self.repo.index.graph
+                active = get_active_graph(graph)
+                chosen = plan_repro(active, collect_stages(self.repo, targets or [str(PIPELINE)]))
+        except NotDvcRepoError as error:
+            raise ConfigError(
+                "This folder is in no DVC project.", "dvc init, or without git dvc init --no-scm"
+            ) from error
+        except DvcException as error:
+            raise ConfigError(f"DVC cannot read the pipeline: {error}", "dvc stage list") from error
+        self._stages: dict[str, Stage] = {stage.addressing: stage for stage in chosen}
+        self.names = list(self._stages)
+        self.needs = {stage.addressing: _names(active.successors(stage)) for stage in chosen}
+        # A frozen stage needs no other, but must not read what another is writing.
+        self.after = {stage.addressing: _names(graph.successors(stage)) & set(self.names) for stage in chosen}
+        self._begun: dict[str, tuple[ExitStack, list[HashInfo]]] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the project's lock; `begin` and `finish` need it.
+
+        Raises:
+            BusyError: after three seconds.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock_repo(self.repo))
+            except LockError as error:
+                raise BusyError("Another DVC process holds the project's lock.") from error
+            stack.enter_context(self.repo.scm_context())
+            yield
+
+    def begin(self, name: str) -> tuple[Begun, str]:
+        """Finds out whether a stage must run, and makes ready for it.
+
+        Returns:
+            What it came to, and why. An unchanged stage is left alone; one that DVC's run cache knows is restored and
+            committed; for the others the outputs are removed, and `finish` or `release` must follow.
+
+        Raises:
+            StageError: DVC refuses; a dependency is missing, for example.
+        """
+        stage = self._stages[name]
+        with _refusals():
+            if not stage.changed():
+                return "unchanged", ""
+            why = _why(stage)
+            if stage.cmd is None or stage.frozen:  # nothing to run: DVC checks or fetches the outputs
+                stage.reproduce()
+                self._dump(stage)
+                return "restored", why
+            stage.remove_outs(ignore_remove=False, force=False)
+            try:
+                self.repo.stage_cache.restore(stage)
+            except RunCacheNotFoundError:
+                stage.save_deps()
+                register = ExitStack()
+                register.enter_context(self._registered(stage))
+                self._begun[name] = register, [dep.hash_info for dep in stage.deps]
+                return "running", why
+            self._commit(stage)
+            return "restored", why
+
+    def job(self, name: str, log: Path) -> Job:
+        """What a begun stage has to run."""
+        stage = self._stages[name]
+        started = prepare_kwargs(stage)
+        shown = stage.cmd if isinstance(stage.cmd, list) else stage.cmd.splitlines()
+        # DVC's own way of calling the user's shell without their start-up files.
+        commands = [_make_cmd(get_executable(), command) for command in shown]
+        environment = {str(key): str(value) for key, value in started["env"].items()}
+        return Job(name, shown, commands, str(stage.wdir), environment, str(log))
+
+    def finish(self, name: str) -> None:
+        """Commits the outputs of a stage whose commands ended well.
+
+        Raises:
+            StageError: an output is missing, or a dependency changed meanwhile.
+        """
+        stage = self._stages[name]
+        before = self._begun[name][1]
+        self.release(name)
+        with _refusals():
+            stage.save_deps()
+            changed = [str(dep) for dep, known in zip(stage.deps, before, strict=True) if dep.hash_info != known]
+            if changed:
+                raise StageError(f"{', '.join(changed)} changed while the stage ran.", "the same command again")
+            self._commit(stage)
+
+    def release(self, name: str) -> None:
+        """Lets go of a stage that did not end well; its outputs stay as they are, uncommitted."""
+        register, _ = self._begun.pop(name)
+        register.close()
+
+    def preview(self, name: str) -> tuple[Begun, str]:
+        """What `begin` would come to if it were called now, with nothing written."""
+        stage = self._stages[name]
+        with _refusals():
+            if not stage.changed():
+                return "unchanged", ""
+            why = _why(stage)
+            return ("restored" if self._restorable(stage) else "running"), why
+
+    def _restorable(self, stage: Stage) -> bool:
+        if stage.cmd is None or stage.frozen:
+            return True
+        try:
+            self.repo.stage_cache.restore(stage, dry=True)
+        except RunCacheNotFoundError:
+            # A dry restore looks under the recorded dependencies only; look under those of today, too. Without the
+            # recorded outputs, which are not theirs.
+            for out in stage.outs:
+                out.hash_info = HashInfo()
+            stage.save_deps(allow_missing=True)
+            try:
+                self.repo.stage_cache.restore(stage, dry=True)
+            except RunCacheNotFoundError:
+                return False
+        return True
+
+    def _registered(self, stage: Stage) -> Any:
+        """DVC's register of readers and writers, under the stage's own name: others may read the same files."""
+        repo = self.repo
+        hardlink = repo.config["core"].get("hardlink_lock", False)
+        deps = [dep.fs_path for dep in stage.deps if dep.protocol == "local"]
+        outs = [out.fs_path for out in stage.outs]
+        return rwlock(repo.tmp_dir, repo.fs, f"kdqat repro {stage.addressing}", deps, outs, hardlink)
+
+    def _commit(self, stage: Stage) -> None:
+        uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
+        stage.save(run_cache=not uncached)
+        stage.commit()
+        self._dump(stage)
+
+    def _dump(self, stage: Stage) -> None:
+        if not isinstance(stage, PipelineStage):
+            stage.dump()
+            return
+        path = Path(stage.dvcfile.path).with_suffix(".lock")
+        aside = path.with_name(f".{path.name}.aside")
+        try:
+            if path.exists():
+                shutil.copy(path, aside)
+            Lockfile(self.repo, str(aside)).dump(stage)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        tracked = self.repo.scm_context.files_to_track
+        tracked.discard(relpath(aside))
+        tracked.add(relpath(path))
+
+
+def _names(stages: Any) -> set[str]:
+    return {stage.addressing for stage in stages}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (DvcException, OSError) as error:
+        raise StageError(str(error)) from error
+
+
+def _why(stage: Stage) -> str:
+    """DVC's reasons in one line."""
+    parts = []
+    for reason in stage.status().get(stage.addressing, ["its results are not committed"]):
+        if isinstance(reason, str):
+            parts.append(reason)
+            continue
+        for changes in reason.values():
+            for path, change in changes.items():
+                what = ", ".join(change) if isinstance(change, dict) else change
+                parts.append(f"{path}: {what}" if isinstance(change, dict) else f"{path} {what}")
+    return "; ".join(parts)

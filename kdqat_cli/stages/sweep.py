@@ -1,0 +1,346 @@
+"""sweep: one student for each combination of values and seed, the hopeless ones stopped early, the best as a recipe.
+
+It writes a DVC pipeline of its own and runs it as `kdqat repro` does:
+
+    sweeps/NAME/dvc.yaml, params.yaml    the trainings, from the teachers that are there
+    sweeps/NAME/runs/TASK/student/…      their results
+    sweeps/NAME/stopped.json             the trainings that were stopped, and why: they are not started again
+    sweeps/NAME/best.yaml                a recipe with each task's best values
+
+The trainings run in the project's folder, with its tasks and its params.yaml.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.output import progress_lines
+from kdqat_cli.parallel.engine import StageState
+from kdqat_cli.parallel.median import Curve, hopeless
+from kdqat_cli.stages.digest import digest_of
+from kdqat_cli.stages.folder import HISTORY, MODEL, RUN, write_json
+from kdqat_cli.stages.layout import PIPELINE, teacher_folder
+from kdqat_cli.stages.repro import Board, repro
+from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.yaml12 import parse_yaml, read_yaml
+
+SWEEPS = Path("sweeps")
+_SECTIONS = ("student", "quantization", "distillation")  # the teacher is there already
+_PLAIN = re.compile(r"[\w.+-]+")
+_SCORE = re.compile(r"dev score (-?[\d.]+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a sweep.
+
+    Attributes:
+        task: the task.
+        values: of each field that is varied, as text.
+        seed: the seed.
+        stage: as DVC addresses it.
+        folder: of its results.
+        digest: of its settings.
+    """
+
+    task: str
+    values: tuple[str, ...]
+    seed: int
+    stage: str
+    folder: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to try.
+
+    Attributes:
+        name: of its folder.
+        axes: the values of each field, as text; fields as SECTION.FIELD.
+        seeds: each combination is trained with each.
+        tasks: whose teachers are there.
+        recipe: what the rest is taken from.
+        params: params.yaml.
+    """
+
+    name: str
+    axes: dict[str, list[str]]
+    seeds: list[int]
+    tasks: list[str]
+    recipe: str
+    params: Params
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written."""
+        return SWEEPS / self.name
+
+    @property
+    def short(self) -> dict[str, str]:
+        """A name for each field, which needs its section only where two have the same."""
+        last = [place.rpartition(".")[2] for place in self.axes]
+        return {
+            place: name if last.count(name) == 1 else place.replace(".", "_")
+            for place, name in zip(self.axes, last, strict=True)
+        }
+
+    def assignments(self, values: Sequence[str]) -> list[str]:
+        """One combination as `--set` takes it."""
+        return [f"{place}={value}" for place, value in zip(self.axes, values, strict=True)]
+
+    def runs(self) -> list[Run]:
+        """Every training.
+
+        Raises:
+            ConfigError: a field or a value that the recipe does not know.
+        """
+        runs = []
+        for task, values, seed in product(self.tasks, product(*self.axes.values()), self.seeds):
+            settings = resolve(task, self.params, self.recipe, None, self.assignments(values))
+            stage = f"{self.folder / PIPELINE}:student@{'-'.join([task, *values, str(seed)])}"
+            point = "-".join(f"{name}{value}" for name, value in zip(self.short.values(), values, strict=True))
+            folder = self.folder / "runs" / task / "student" / f"{point}-{seed}"
+            runs.append(Run(task, values, seed, stage, folder, digest_of(settings.model_dump(exclude={"teacher"}))))
+        return runs
+
+
+@dataclass
+class Outcome:
+    """What came of a sweep.
+
+    Attributes:
+        rows: a combination a row.
+        states: of the stages.
+        best: the recipe file, if anything was finished.
+        remarks: what its user should know.
+    """
+
+    rows: list[dict[str, Any]]
+    states: list[StageState]
+    best: Path | None
+    remarks: list[str] = field(default_factory=list)
+
+
+def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe: str | None, params: Params) -> Sweep:
+    """Reads the options of a sweep.
+
+    Args:
+        name: of the folder under sweeps/.
+        over: "SECTION.FIELD=VALUE,VALUE", one a field.
+        seeds: numbers with commas between them.
+        tasks: none: those of params.yaml.
+        recipe: None: that of params.yaml.
+        params: params.yaml.
+
+    Raises:
+        ConfigError: an option that is not of its form, or values that the recipe does not take.
+        MissingInputError: a task has no teacher.
+    """
+    if not _PLAIN.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a folder.", "kdqat sweep beta")
+    axes: dict[str, list[str]] = {}
+    for text in over:
+        place, _, values = text.partition("=")
+        axes[place] = values.split(",")
+        if place.partition(".")[0] not in _SECTIONS or not all(_PLAIN.fullmatch(value) for value in axes[place]):
+            raise ConfigError(
+                f"--over takes SECTION.FIELD=VALUE,VALUE with a section of {', '.join(_SECTIONS)} and values that are "
+                f"single words or numbers, not {text!r}.",
+                "--over distillation.beta=0.1,0.3",
+            )
+    if not all(seed.isdigit() for seed in seeds.split(",")):
+        raise ConfigError(f"--seeds takes numbers with commas between them, not {seeds!r}.", "--seeds 1,2,3")
+    chosen = tasks or params.tasks
+    if not chosen:
+        raise ConfigError(f"{PARAMS_FILE} names no tasks.", f"kdqat sweep {name} --task TASK")
+    for task in chosen:
+        if load_task(task).name != task:
+            raise ConfigError(f"A sweep takes tasks by name, not {task}: put its file into tasks/.")
+        if not (teacher_folder(task) / MODEL).is_dir():
+            fix = f"kdqat finetune-teacher --task {task}"
+            raise MissingInputError(f"There is no teacher of {task} in {teacher_folder(task)}.", fix)
+    sweep = Sweep(name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params)
+    sweep.runs()  # tells wrong values before anything is written
+    return sweep
+
+
+def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Board) -> Outcome:
+    """Trains what a sweep asks for, and tells which values did best.
+
+    Args:
+        plan: what to try.
+        jobs: trainings at once; None: as many as there are GPUs, else one.
+        ray: address of a Ray cluster; None: this machine.
+        stop: whether hopeless trainings are stopped early, and those that once were are left alone.
+        board: is shown how far the stages are.
+    """
+    runs = plan.runs()
+    _write_pipeline(plan)
+    judge = _Judge(plan.folder / "stopped.json", runs, stop)
+    left = [run for run in runs if run.stage not in judge.stopped]
+    states = repro([run.stage for run in left], jobs, ray, board, judge) if left else []
+    finished = {state.name for state in states if state.state in ("done", "restored", "unchanged")}
+    scores = {run.stage: _score(run) for run in left if run.stage in finished}
+    return _outcome(plan, runs, states, scores, set(judge.stopped) - finished)
+
+
+class _Judge:
+    """Stops the hopeless among the running trainings, each at its evaluations, and keeps a record of it.
+
+    Attributes:
+        stopped: why, for each training that was stopped, now or earlier.
+    """
+
+    def __init__(self, record: Path, runs: list[Run], active: bool) -> None:
+        self.record = record
+        self.runs = {run.stage: run for run in runs}
+        self.active = active
+        self.seen: dict[str, int] = {}
+        known = json.loads(record.read_text(encoding="utf-8")) if active and record.is_file() else {}
+        # A training with other settings than the one that was stopped deserves its own chance.
+        self.stopped: dict[str, dict[str, str]] = {
+            stage: entry
+            for stage, entry in known.items()
+            if stage in self.runs and entry["digest"] == self.runs[stage].digest
+        }
+
+    def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
+        trainings = [state for state in states if state.name in self.runs]
+        new = [state for state in trainings if state.state == "running" and self._has_news(state)]
+        if not new or not self.active:
+            return {}
+        curves = {state.name: self._curve(state) for state in trainings}
+        reasons = {}
+        for state in new:
+            task = self.runs[state.name].task
+            others = [curve for name, curve in curves.items() if name != state.name and self.runs[name].task == task]
+            reason = hopeless(curves[state.name], others)
+            if reason is not None:
+                reasons[state.name] = reason
+                self.stopped[state.name] = {"digest": self.runs[state.name].digest, "why": reason}
+        if reasons:  # at once: an interruption must not forget it
+            write_json(self.record, self.stopped)
+        return reasons
+
+    def _has_news(self, state: StageState) -> bool:
+        size = state.log.stat().st_size if state.log is not None and state.log.exists() else 0
+        known = self.seen.get(state.name)
+        self.seen[state.name] = size
+        return size != known
+
+    def _curve(self, state: StageState) -> Curve:
+        if state.log is not None and state.log.exists():
+            lines = progress_lines(state.log.read_text(encoding="utf-8", errors="replace"))
+            found = [(step / steps, _SCORE.search(news)) for step, steps, news in lines]
+            return [(share, float(score[1])) for share, score in found if score is not None]
+        history = self.runs[state.name].folder / HISTORY
+        if state.state not in ("restored", "unchanged") or not history.is_file():
+            return []
+        with history.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [(float(row["step"]) / float(rows[-1]["step"]), float(row["score"])) for row in rows]
+
+
+def _write_pipeline(plan: Sweep) -> None:
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    short = plan.short
+    point = "-".join(f"{name}${{item.{name}}}" for name in short.values())
+    out = f"{plan.folder}/runs/${{item.task}}/student/{point}-${{item.seed}}"
+    varied = " ".join(f"--set {place}=${{item.{name}}}" for place, name in short.items())
+    recipe = [plan.recipe] if plan.recipe.endswith((".yaml", ".yml")) else []
+    given = (read_yaml(PARAMS_FILE) or {}) if PARAMS_FILE.exists() else {}
+    # DVC stops at a parameter that is not there.
+    sections = [
+        f"settings.${{item.task}}.{section}"
+        for section in _SECTIONS
+        if all(section in plan.params.settings.get(task, {}) for task in plan.tasks)
+    ]
+    stage = {
+        "matrix": {"task": "${tasks}"} | {name: f"${{axes.{name}}}" for name in short.values()} | {"seed": "${seeds}"},
+        "wdir": "../..",
+        "cmd": f"kdqat distill --task ${{item.task}} --recipe {plan.recipe} {varied} --seed ${{item.seed}} --out {out}",
+        "deps": ["runs/${item.task}/teacher/model", *recipe],
+        "params": [name for name in ("data_dir",) if name in given] + sections,
+        "outs": [f"{out}/{MODEL}", f"{out}/{RUN}"],
+        "plots": [{f"{out}/{HISTORY}": {"x": "step", "y": "score"}}],
+    }
+    axes = {name: plan.axes[place] for place, name in short.items()}
+    params = {"tasks": plan.tasks, "axes": axes, "seeds": plan.seeds}
+    about = f"# Written by `kdqat sweep {plan.name}`; `kdqat repro {plan.folder / PIPELINE}` runs all of it.\n"
+    text = yaml.safe_dump({"stages": {"student": stage}}, sort_keys=False, width=1000)
+    (plan.folder / PIPELINE).write_text(about + text, encoding="utf-8")
+    # JSON is YAML with every text in quotes: DVC must not make 2e-05 of "2e-5".
+    text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in params.items())
+    (plan.folder / PARAMS_FILE).write_text(about + text, encoding="utf-8")
+
+
+def _score(run: Run) -> float:
+    return float(json.loads((run.folder / RUN).read_text(encoding="utf-8"))["score"])
+
+
+def _outcome(
+    plan: Sweep, runs: list[Run], states: list[StageState], scores: dict[str, float], stopped: set[str]
+) -> Outcome:
+    rows: list[dict[str, Any]] = []
+    winners: dict[str, tuple[str, ...]] = {}
+    for task in plan.tasks:
+        points: dict[tuple[str, ...], list[Run]] = {}
+        for run in runs:
+            if run.task == task:
+                points.setdefault(run.values, []).append(run)
+        # A combination of which a seed is missing loses against one that has them all.
+        rank = {
+            values: (len(found), fmean(found))
+            for values, members in points.items()
+            if (found := [scores[run.stage] for run in members if run.stage in scores])
+        }
+        if rank:
+            winners[task] = max(rank, key=lambda values: rank[values])
+        for values, members in points.items():
+            found = [scores[run.stage] for run in members if run.stage in scores]
+            seeds = {run.seed: _seed_text(run, scores, stopped) for run in members}
+            row: dict[str, Any] = {"task": task} | dict(zip(plan.short.values(), values, strict=True))
+            row |= {"score": fmean(found) if found else None, "std": stdev(found) if len(found) > 1 else None}
+            rows.append(row | {"seeds": seeds, "best": winners.get(task) == values})
+    best = _write_best(plan, winners) if winners else None
+    remarks = [
+        f"{PARAMS_FILE} has settings.{task}.{place}, which overrides that of a recipe: remove it to use {best}."
+        for task in winners
+        for place in plan.axes
+        if place.partition(".")[2] in plan.params.settings.get(task, {}).get(place.partition(".")[0], {})
+    ]
+    return Outcome(rows, states, best, remarks)
+
+
+def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:
+    if run.stage in scores:
+        return f"{scores[run.stage]:.2f}"
+    return "stopped" if run.stage in stopped else "missing"
+
+
+def _write_best(plan: Sweep, winners: dict[str, tuple[str, ...]]) -> Path:
+    recipe = load_recipe(plan.recipe).model_dump()
+    for task, values in winners.items():
+        sections: dict[str, Any] = {
+            name: dict(recipe["tasks"].get(task, {}).get(name, {})) for name in Settings.model_fields
+        }
+        for place, value in zip(plan.axes, values, strict=True):
+            section, _, name = place.partition(".")
+            sections[section][name] = parse_yaml(value, place)
+        recipe["tasks"][task] = {name: changes for name, changes in sections.items() if changes}
+    path = plan.folder / "best.yaml"
+    about = f"# Written by `kdqat sweep {plan.name}`: recipe {plan.recipe} with the best values of each task.\n"
+    path.write_text(about + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    load_recipe(str(path))
+    return path
