@@ -1,8 +1,9 @@
 """What the losses compare: hidden states, attention scores, MHA and attention outputs of one forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -27,39 +28,48 @@ class Captures:
     outputs: list[Tensor] = field(default_factory=list)
     mha: list[Tensor] = field(default_factory=list)
 
+    def append(self, name: str, tensor: Tensor) -> None:
+        """Adds the next tensor of a field."""
+        getattr(self, name).append(tensor)
+
 
 @contextmanager
-def capture(model: PreTrainedModel, names: frozenset[str]) -> Iterator[Captures]:
+def capture(
+    model: PreTrainedModel, names: frozenset[str], seen: Callable[[str, Tensor], None] | None = None
+) -> Iterator[Captures]:
     """Records the named captures of the forward passes made inside.
 
     Args:
         model: a classifier that runs kdqat's attention function.
         names: fields of `Captures`.
+        seen: receives each tensor with its field's name as it is computed, and nothing is recorded; None: all are.
     """
     captures = Captures()
+    if seen is None:
+        seen = captures.append
     encoder = encoder_of(model)
     with ExitStack() as stack:
 
-        def record(module: Any, into: list[Tensor]) -> None:
-            handle = module.register_forward_hook(lambda _module, _inputs, output: into.append(_tensor(output)))
+        def watch(module: Any, name: str) -> None:
+            handle = module.register_forward_hook(lambda _module, _inputs, output: seen(name, _tensor(output)))
             stack.callback(handle.remove)
 
         layers = layers_of(model)
         for layer in layers:
             if "hidden" in names:
-                handle = layer.register_forward_pre_hook(lambda _module, inputs: captures.hidden.append(inputs[0]))
+                handle = layer.register_forward_pre_hook(lambda _module, inputs: seen("hidden", inputs[0]))
                 stack.callback(handle.remove)
             if "outputs" in names:
-                record(module_at(layer, encoder.attention_output), captures.outputs)
+                watch(module_at(layer, encoder.attention_output), "outputs")
             if "mha" in names:
-                record(module_at(layer, encoder.mha), captures.mha)
+                watch(module_at(layer, encoder.mha), "mha")
             if "scores" in names:
                 attention = module_at(layer, encoder.attention)
-                attention.on_scores = captures.scores.append
+                attention.on_scores = partial(seen, "scores")
                 stack.callback(delattr, attention, "on_scores")
         if "hidden" in names:
             last = encoder.last_hidden
-            record(layers[-1] if last is None else module_at(model.base_model, last), captures.hidden)
+            watch(layers[-1] if last is None else module_at(model.base_model, last), "hidden")
         yield captures
 
 

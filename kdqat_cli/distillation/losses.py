@@ -201,11 +201,18 @@ class DistillationLoss:
         self, student: Captures, teacher: Captures, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
         """Every summand that compares student and teacher by name, weighted; their sum is the loss."""
-        terms = {"logits": logits_loss(student_logits, teacher_logits)}
-        for name, weight in self.weights.items():
-            own, taught = (self._compared(name, getattr(side, TERMS[name].capture)) for side in (student, teacher))
-            terms[name] = weight * self._function(name)(own, taught, mask)
-        return terms
+        running = RunningLoss(self, Captures(**{name: list(getattr(teacher, name)) for name in self.captures}), mask)
+        for name in self.captures:
+            for tensor in getattr(student, name):
+                running.compare(name, tensor)
+        return running.terms(student_logits, teacher_logits)
+
+    def of_layer(self, capture: str, layer: int, layers: int) -> dict[str, tuple[float, LayerLoss]]:
+        """The terms that read one layer, of so many, of a capture, by name: weight and function."""
+        chosen = self.settings.hidden_layers
+        counts = 1 if chosen == "all" or capture != "hidden" else [index % layers for index in chosen].count(layer)
+        names = [name for name in self.weights if TERMS[name].capture == capture and counts]
+        return {name: (counts * self.weights[name], self._function(name)) for name in names}
 
     def _function(self, name: str) -> LayerLoss:
         function = TERMS[name].function
@@ -213,6 +220,32 @@ class DistillationLoss:
             return partial(function, temperature=self.settings.temperature)
         return partial(function, count_padding=self.settings.padding == "counted")
 
-    def _compared(self, name: str, layers: Layers) -> Layers:
-        chosen = self.settings.hidden_layers
-        return layers if chosen == "all" or name != "hidden" else [layers[index] for index in chosen]
+
+class RunningLoss:
+    """The terms of one batch, added up layer by layer as the student's forward goes: no maps wait for its end."""
+
+    def __init__(self, loss: DistillationLoss, teacher: Captures, mask: Tensor) -> None:
+        """Starts with no layer.
+
+        Args:
+            loss: what is added up.
+            teacher: what the student is compared with; emptied as it is.
+            mask: (B, L), true at real tokens.
+        """
+        self._loss, self._teacher, self._mask = loss, teacher, mask
+        self._layers = {name: len(getattr(teacher, name)) for name in loss.captures}
+        self._terms: dict[str, list[Tensor]] = {name: [] for name in loss.weights}
+
+    def compare(self, capture: str, student: Tensor) -> None:
+        """Compares the student's next tensor of a capture with the teacher's."""
+        waiting: Layers = getattr(self._teacher, capture)
+        layers = self._layers[capture]
+        layer = layers - len(waiting)
+        teacher = waiting.pop(0)
+        for name, (weight, function) in self._loss.of_layer(capture, layer, layers).items():
+            self._terms[name].append(weight * function([student], [teacher], self._mask))
+
+    def terms(self, student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+        """The finished terms by name."""
+        sums = {name: torch.stack(values).sum() for name, values in self._terms.items()}
+        return {"logits": logits_loss(student_logits, teacher_logits)} | sums

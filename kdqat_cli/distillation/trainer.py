@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
 from kdqat_cli.distillation.captures import capture
-from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.distillation.losses import DistillationLoss, RunningLoss
 
 
 class EncoderTrainer(Trainer):  # type: ignore[misc]
@@ -55,9 +55,10 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         else:
             with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
                 teacher_logits = self.teacher(**inputs).logits
-            with capture(model, self.loss.captures) as student:
+            running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
+            with capture(model, self.loss.captures, running.compare):
                 outputs = model(**inputs)
-            terms = self.loss.terms(student, teacher, outputs.logits, teacher_logits, inputs["attention_mask"])
+            terms = running.terms(outputs.logits, teacher_logits)
             if self.loss.settings.labels:
                 terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
         for name, value in terms.items():
