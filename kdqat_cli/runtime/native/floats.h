@@ -149,7 +149,8 @@ void quantize(const float* rows, size_t stride, int count, int width, int padded
     for (int r = 0; r < count; ++r) {
         int8_t* to = out.values + static_cast<size_t>(r) * out.stride;
         quantize_row<S>(
-            rows + static_cast<size_t>(r) * stride, width, padded, clip, to, out.scales + r, out.sums ? out.sums + r : nullptr);
+            rows + static_cast<size_t>(r) * stride, width, padded, clip, to, out.scales + r,
+            out.sums ? out.sums + r : nullptr);
     }
 }
 
@@ -209,7 +210,8 @@ void multiply(float* a, const float* b, size_t stride, int count, int width) {
 }
 
 template <class S>
-void dense(const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out) {
+void dense(
+    const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out) {
     for (int o = 0; o < outputs; ++o, weight += inputs) {
         Floats<S> total = S::broadcast(0.0f);
         for (int i = 0; i < inputs; i += S::W) {
