@@ -1,7 +1,7 @@
 """Where each architecture's packed file keeps what the native model wants, and the sizes its configuration tells.
 
-A `Layout` is names and constants alone; the order of computations is the native model's (native/forward.cpp), which knows
-two: post-norm (BERT and its kin) and T5's pre-norm.
+A `Layout` is names and constants alone; the order of computations is the native model's (native/forward.cpp), which
+knows two: post-norm (BERT and its kin) and T5's pre-norm.
 """
 
 import math
@@ -59,7 +59,7 @@ class Layout:
         head_activation: the function between the head's two linears.
         activation: key of config.json for the function of the feed-forward.
         relative: the table of relative positions (buckets, heads); None: there is none.
-        first_position: of a token that is no padding; None: positions count from 0 and padding is not looked for.
+        positions_after_padding: positions count from padding's id on, and padding stays there; else from 0.
     """
 
     words: str

@@ -11,7 +11,7 @@
 #pragma once
 
 #include <cfloat>
-#include <cmath>
+#include <math.h>
 #include <cstring>
 
 #include "kernels.h"
@@ -97,7 +97,7 @@ inline Floats<S> activate(Floats<S> x, Activation act) {
         case Activation::tanh: {  // of a few values a sequence: the C library's is exact enough and fast enough
             float values[S::W];
             S::store(values, x);
-            for (float& value : values) value = std::tanh(value);
+            for (float& value : values) value = tanhf(value);
             return S::load(values);
         }
         case Activation::none: break;
@@ -188,7 +188,7 @@ void normalize(const float* a, const float* b, float* sum, float* out, size_t st
                 squares = S::fma(x, x, squares);
             }
         }
-        const float inverse = 1.0f / std::sqrt(S::total(squares) * share + norm.epsilon);
+        const float inverse = 1.0f / sqrtf(S::total(squares) * share + norm.epsilon);
         for (int i = 0; i < width; i += S::W) {
             const int left = width - i;
             const Floats<S> x = (load_some<S>(values + i, left) - S::broadcast(mean)) * S::broadcast(inverse);
