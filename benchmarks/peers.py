@@ -1,5 +1,6 @@
 """What the benchmarks share: paired timing, and ONNX Runtime's sessions."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def quantize(model: Path, out: Path) -> None:
 
     Ternary weights stand at ±127 and saturate 16-bit sums on processors without VNNI: the range is reduced there.
     """
+    logging.disable(logging.WARNING)  # it recommends a preparation that these graphs do not need
     # Fused nodes have no inferred type of their own, and the quantiser must be told it.
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     quantize_dynamic(

@@ -59,7 +59,7 @@ class Layout:
         head_activation: the function between the head's two linears.
         activation: key of config.json for the function of the feed-forward.
         relative: the table of relative positions (buckets, heads); None: there is none.
-        first_position: of a token that is no padding; None: positions count from 0 and padding is not looked for.
+        positions_after_padding: positions count from padding's id on, and padding stays there; else from 0.
     """
 
     words: str

@@ -47,7 +47,8 @@ void products(const char* kernel, int inputs, int outputs, int rows, int threads
         for (int o = 0; o < outputs; ++o) {
             long sum = 0;
             for (int i = 0; i < inputs; ++i) {
-                sum += codes[static_cast<size_t>(o) * inputs + i] * static_cast<long>(x[static_cast<size_t>(r) * inputs + i]);
+                sum += codes[static_cast<size_t>(o) * inputs + i] *
+                       static_cast<long>(x[static_cast<size_t>(r) * inputs + i]);
             }
             equal = equal && out[static_cast<size_t>(r) * outputs + o] == static_cast<float>(sum);
         }
@@ -71,7 +72,9 @@ void quantiser(const char* kernel, int width) {
         sums[i].resize(rows);
         kdqat_quantize(names[i], x.data(), rows, width, 1.5f, values[i].data(), scales[i].data(), sums[i].data());
     }
-    expect(values[0] == values[1] && scales[0] == scales[1] && sums[0] == sums[1], kernel, "quantiser (width)", width, 0, 0);
+    expect(
+        values[0] == values[1] && scales[0] == scales[1] && sums[0] == sums[1], kernel, "quantiser (width)", width, 0,
+        0);
 }
 
 void functions(const char* kernel) {
@@ -113,7 +116,8 @@ void attention(const char* kernel, int length, int size) {
 int main() {
     for (int index = 0; index < kdqat_kernels(); ++index) {
         const char* kernel = kdqat_kernel(index);
-        for (int round = 0; round < 150; ++round) products(kernel, between(1, 300), between(1, 70), between(1, 40), 1 + round % 2);
+        for (int round = 0; round < 150; ++round)
+            products(kernel, between(1, 300), between(1, 70), between(1, 40), 1 + round % 2);
         for (int inputs : {768, 3072}) products(kernel, inputs, 48, 9, 2);
         for (int width : {1, 3, 4, 15, 16, 17, 64, 100}) quantiser(kernel, width);
         functions(kernel);

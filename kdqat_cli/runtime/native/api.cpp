@@ -1,6 +1,6 @@
 #include "api.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -152,7 +152,8 @@ int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, fl
         Team& team = *chain->team;
         if (chain->links.empty() || rows < 1) throw std::invalid_argument("nothing to compute");
         int width = 0;
-        for (const auto& link : chain->links) width = std::max({width, link.matrix.view().inputs, link.matrix.view().outputs});
+        for (const auto& link : chain->links)
+            width = std::max({width, link.matrix.view().inputs, link.matrix.view().outputs});
         const int floats = up_to(width, kPanel);
         const size_t stride = static_cast<size_t>(up_to(width, 64)) + 64, count = static_cast<size_t>(rows);
         std::vector<float> values(count * static_cast<size_t>(floats)), scales(count);
@@ -162,36 +163,38 @@ int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, fl
         std::vector<Bytes> scratch;
         for (int i = 0; i < team.members(); ++i) scratch.push_back(aligned_bytes(scratch_bytes));
         const int blocks = row_blocks(rows, team.members());
-        Pieces pieces;
-        team.run([&](int rank) {
-            const Scope scope(team, rank, blocks == 0);
+        team.run(2 * static_cast<int>(chain->links.size()) + 1, [&](int rank) {
+            Member member = {team, rank, 0};
+            const Scope scope(member, blocks == 0);
             auto through = [&](Range block) {
                 const size_t first = static_cast<size_t>(block.first);
-                const float* read = x + first * static_cast<size_t>(chain->links.front().matrix.view().inputs);
                 size_t read_stride = static_cast<size_t>(chain->links.front().matrix.view().inputs);
+                const float* read = x + first * read_stride;
                 float* written = values.data() + first * static_cast<size_t>(floats);
-                const Quantized all = {bytes.data() + first * stride, stride, scales.data() + first, sums.data() + first};
+                const Quantized all = {
+                    bytes.data() + first * stride, stride, scales.data() + first, sums.data() + first};
                 for (const auto& link : chain->links) {
                     const Matrix& matrix = link.matrix.view();
-                    const Range mine = scope.mine(block.count());
-                    const size_t skip = static_cast<size_t>(mine.first);
-                    kernels.quantize(
-                        read + skip * read_stride, read_stride, mine.count(), matrix.inputs, matrix.groups * kGroup, clip,
-                        {all.values + skip * stride, stride, all.scales + skip, all.sums + skip});
-                    scope.sync();
-                    const Range panels = scope.mine(matrix.panels);
-                    kernels.linear(
-                        all, block.count(), matrix, panels.first, panels.last, link.act, written,
-                        static_cast<size_t>(floats), scratch[static_cast<size_t>(rank)].get());
-                    scope.sync();
+                    scope.each(block.count(), [&](Range mine) {
+                        const size_t skip = static_cast<size_t>(mine.first);
+                        const Quantized part = {all.values + skip * stride, stride, all.scales + skip, all.sums + skip};
+                        kernels.quantize(
+                            read + skip * read_stride, read_stride, mine.count(), matrix.inputs, matrix.groups * kGroup,
+                            clip, part);
+                    });
+                    scope.each(matrix.panels, [&](Range mine) {
+                        kernels.linear(
+                            all, block.count(), matrix, mine.first, mine.last, link.act, written,
+                            static_cast<size_t>(floats), scratch[static_cast<size_t>(rank)].get());
+                    });
                     read = written;
                     read_stride = static_cast<size_t>(floats);
                 }
             };
-            if (!blocks) {
-                through({0, rows});
+            if (blocks) {
+                member.share_out(blocks, [&](int piece) { through(share(rows, piece, blocks)); });
             } else {
-                for (int b; (b = pieces.take()) < blocks;) through(share(rows, b, blocks));
+                through({0, rows});
             }
         });
         const size_t outputs = static_cast<size_t>(chain->links.back().matrix.view().outputs);

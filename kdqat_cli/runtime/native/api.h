@@ -51,9 +51,9 @@ enum {
 
 typedef struct {
     int32_t hidden, embedding, layers, heads, head_size, inner, words, labels;
-    int32_t positions, types;  /* rows of those tables; 0: there is none */
-    int32_t pre_norm, gated;   /* T5's order of things (RMSNorm first, no biases), and its gated feed-forward */
-    int32_t head;              /* KDQAT_POOLED, ... */
+    int32_t positions, types; /* rows of those tables; 0: there is none */
+    int32_t pre_norm, gated;  /* T5's order of things (RMSNorm first, no biases), and its gated feed-forward */
+    int32_t head;             /* KDQAT_POOLED, ... */
     int32_t activation, head_activation; /* kernels.h: enum Activation */
     float epsilon, embedding_epsilon, scaling;
     float clip; /* of activations; infinity: none */
@@ -77,8 +77,8 @@ KDQAT_API int kdqat_model_matrix(
     const float* bias);
 KDQAT_API int kdqat_model_vector(kdqat_model* model, int layer, int which, const float* values, int64_t count);
 KDQAT_API int kdqat_model_complete(kdqat_model* model);
-/* Sequences stand end to end in `words`, `types` and `positions`; `relative` is (heads, 2 span - 1) or null. One call at
- * a time. */
+/* Sequences stand end to end in `words`, `types` and `positions`; `relative` is (heads, 2 span - 1) or null. One
+ * call at a time. */
 KDQAT_API int kdqat_model_forward(
     kdqat_model* model, const int32_t* words, const int32_t* types, const int32_t* positions, const int32_t* lengths,
     int sequences, const float* relative, int span, float* logits);

@@ -57,7 +57,8 @@ inline void lay_out(const Head& head, const AttendScratch& s) {
                 four ^= Scores::kKeyBias * 0x01010101u;
                 std::memcpy(to, &four, 4);
             } else {
-                for (int i = 0; d + i < head.size; ++i) to[i] = static_cast<uint8_t>(static_cast<uint8_t>(key[d + i]) ^ Scores::kKeyBias);
+                for (int i = 0; d + i < head.size; ++i)
+                    to[i] = static_cast<uint8_t>(static_cast<uint8_t>(key[d + i]) ^ Scores::kKeyBias);
             }
         }
         const int8_t* value = head.value + row * head.stride;
@@ -65,7 +66,8 @@ inline void lay_out(const Head& head, const AttendScratch& s) {
         float* to = s.values + row * s.size_up;
         int d = 0;
         for (; d + S::W <= head.size; d += S::W) S::store(to + d, S::from_bytes(value + d) * S::broadcast(scale));
-        for (; d < static_cast<int>(s.size_up); ++d) to[d] = d < head.size ? static_cast<float>(value[d]) * scale : 0.0f;
+        for (; d < static_cast<int>(s.size_up); ++d)
+            to[d] = d < head.size ? static_cast<float>(value[d]) * scale : 0.0f;
     }
 }
 
@@ -146,7 +148,8 @@ inline void attend_queries(const Head& head, const AttendScratch& s, int first) 
             }
         }
     }
-    for (int q = 0; q < Q; ++q) scales[q] = soften<S>(s.scores + static_cast<size_t>(q) * s.keys_up, head.length, head.clip);
+    for (int q = 0; q < Q; ++q)
+        scales[q] = soften<S>(s.scores + static_cast<size_t>(q) * s.keys_up, head.length, head.clip);
     constexpr int kColumns = S::W == 4 ? 4 : 2;  // vectors of the context in one pass: at most 32 values
     for (int d = 0; d < head.size; d += kColumns * S::W) {
         weigh<S, Q, kColumns>(

@@ -11,7 +11,7 @@
 #pragma once
 
 #include <cfloat>
-#include <cmath>
+#include <math.h>
 #include <cstring>
 
 #include "kernels.h"
@@ -97,7 +97,7 @@ inline Floats<S> activate(Floats<S> x, Activation act) {
         case Activation::tanh: {  // of a few values a sequence: the C library's is exact enough and fast enough
             float values[S::W];
             S::store(values, x);
-            for (float& value : values) value = std::tanh(value);
+            for (float& value : values) value = tanhf(value);
             return S::load(values);
         }
         case Activation::none: break;
@@ -149,7 +149,8 @@ void quantize(const float* rows, size_t stride, int count, int width, int padded
     for (int r = 0; r < count; ++r) {
         int8_t* to = out.values + static_cast<size_t>(r) * out.stride;
         quantize_row<S>(
-            rows + static_cast<size_t>(r) * stride, width, padded, clip, to, out.scales + r, out.sums ? out.sums + r : nullptr);
+            rows + static_cast<size_t>(r) * stride, width, padded, clip, to, out.scales + r,
+            out.sums ? out.sums + r : nullptr);
     }
 }
 
@@ -187,7 +188,7 @@ void normalize(const float* a, const float* b, float* sum, float* out, size_t st
                 squares = S::fma(x, x, squares);
             }
         }
-        const float inverse = 1.0f / std::sqrt(S::total(squares) * share + norm.epsilon);
+        const float inverse = 1.0f / sqrtf(S::total(squares) * share + norm.epsilon);
         for (int i = 0; i < width; i += S::W) {
             const int left = width - i;
             const Floats<S> x = (load_some<S>(values + i, left) - S::broadcast(mean)) * S::broadcast(inverse);
@@ -209,7 +210,8 @@ void multiply(float* a, const float* b, size_t stride, int count, int width) {
 }
 
 template <class S>
-void dense(const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out) {
+void dense(
+    const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out) {
     for (int o = 0; o < outputs; ++o, weight += inputs) {
         Floats<S> total = S::broadcast(0.0f);
         for (int i = 0; i < inputs; i += S::W) {

@@ -4,8 +4,8 @@
 //     attend        one head of one sequence a piece
 //     finish_layer  quantise the context, project out, add and normalise; feed-forward, add and normalise
 //
-// finish_layer of one layer and project of the next need one row at a time, so a block of rows goes through both without
-// waiting (plan.h). Only attention needs all rows of a sequence: two meetings of the team a layer.
+// finish_layer of one layer and project of the next need one row at a time, so a block of rows goes through both
+// without waiting (plan.h). Only attention needs all rows of a sequence: two meetings of the team a layer.
 //
 // Sequences stand end to end, without padding. A call is cut into chunks of whole sequences with at most kChunkRows
 // rows (or one sequence that is longer), which bounds what the pass needs beside the weights.
@@ -27,6 +27,10 @@ namespace {
 
 constexpr int kChunkRows = 1024;
 
+// At most so many parts a layer, and besides: what is shared out among the members (team.h).
+constexpr int kLayerParts = 20;
+constexpr int kOtherParts = 20;
+
 }  // namespace
 
 // What one pass writes, all rows of a chunk.
@@ -47,42 +51,42 @@ struct Model::Pass {
     const Kernels& kernels;
     const Tokens& tokens;
     Buffers buffers;
-    std::vector<int> starts;  // first row of each sequence, and the number of rows
+    std::vector<int> starts;        // first row of each sequence, and the number of rows
     std::vector<uint8_t*> scratch;  // of each member
     int rows() const { return starts.back(); }
 
     void quantize(
         const Scope& scope, const float* from, int stride, int count, int width, float clip, const Block& block) const {
-        const Range mine = scope.mine(count);
-        const size_t first = static_cast<size_t>(mine.first);
-        const Quantized out = {
-            block.bytes.values + first * block.bytes.stride, block.bytes.stride, block.bytes.scales + first,
-            block.bytes.sums + first};
-        kernels.quantize(
-            from + first * static_cast<size_t>(stride), static_cast<size_t>(stride), mine.count(), width,
-            up_to(width, kGroup), clip, out);
-        scope.sync();
+        scope.each(count, [&](Range mine) {
+            const size_t first = static_cast<size_t>(mine.first);
+            const Quantized out = {
+                block.bytes.values + first * block.bytes.stride, block.bytes.stride, block.bytes.scales + first,
+                block.bytes.sums + first};
+            kernels.quantize(
+                from + first * static_cast<size_t>(stride), static_cast<size_t>(stride), mine.count(), width,
+                up_to(width, kGroup), clip, out);
+        });
     }
 
-    // Without a meeting afterwards: several matrices may read one quantisation.
     void linear(
         const Scope& scope, const TernaryMatrix& matrix, const Block& block, int count, Activation act, float* out,
         int stride) const {
-        const Range mine = scope.mine(matrix.view().panels);
-        kernels.linear(
-            block.bytes, count, matrix.view(), mine.first, mine.last, act, out, static_cast<size_t>(stride),
-            scratch[static_cast<size_t>(scope.rank())]);
+        scope.each(matrix.view().panels, [&](Range mine) {
+            kernels.linear(
+                block.bytes, count, matrix.view(), mine.first, mine.last, act, out, static_cast<size_t>(stride),
+                scratch[static_cast<size_t>(scope.rank())]);
+        });
     }
 
     void normalize(
         const Scope& scope, const float* a, const float* b, float* sum, float* out, int stride, int count, int width,
         const Norm& norm) const {
-        const Range mine = scope.mine(count);
-        const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(stride);
-        kernels.normalize(
-            a + skip, b ? b + skip : nullptr, sum ? sum + skip : nullptr, out + skip, static_cast<size_t>(stride),
-            mine.count(), width, norm);
-        scope.sync();
+        scope.each(count, [&](Range mine) {
+            const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(stride);
+            kernels.normalize(
+                a + skip, b ? b + skip : nullptr, sum ? sum + skip : nullptr, out + skip, static_cast<size_t>(stride),
+                mine.count(), width, norm);
+        });
     }
 };
 
@@ -91,7 +95,8 @@ void Model::forward(const Kernels& kernels, Team& team, const Tokens& tokens, fl
     for (int first = 0; first < tokens.sequences; first += chunk.sequences) {
         int rows = tokens.lengths[first];
         chunk.sequences = 1;
-        while (first + chunk.sequences < tokens.sequences && rows + tokens.lengths[first + chunk.sequences] <= kChunkRows) {
+        while (first + chunk.sequences < tokens.sequences &&
+               rows + tokens.lengths[first + chunk.sequences] <= kChunkRows) {
             rows += tokens.lengths[first + chunk.sequences++];
         }
         chunk.lengths = tokens.lengths + first;
@@ -114,12 +119,14 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     const int blocks = row_blocks(rows, members);
     const int capacity = std::max(blocks ? (rows + blocks - 1) / blocks : rows, tokens.sequences);
 
-    const int inner = up_to(c.inner, kPanel), attention = up_to(attention_, kPanel), embedding = up_to(c.embedding, kPanel);
+    const int inner = up_to(c.inner, kPanel), attention = up_to(attention_, kPanel),
+              embedding = up_to(c.embedding, kPanel);
     const int wide = std::max({inner, 3 * attention, width_, embedding});
     // Not a multiple of a page: rows that far apart would fall into the same few places of the cache.
     const size_t byte_stride = static_cast<size_t>(up_to(std::max(wide, width_), 64)) + 64;
     const int widest = std::max({c.inner, c.hidden, attention_, c.embedding});
-    const size_t scratch = std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(up_to(widest, kGroup) / kGroup));
+    const size_t scratch =
+        std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(up_to(widest, kGroup) / kGroup));
 
     std::vector<Block> parts(static_cast<size_t>(blocks ? members : 1));
     // Twice: first to count, then to hand out.
@@ -164,39 +171,28 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     next = memory_.data() + (kLine - reinterpret_cast<uintptr_t>(memory_.data()) % kLine) % kLine;
     lay_out();
 
-    Pieces pieces[3];  // one is in use, one is done, one is made ready
     const int heads = tokens.sequences * c.heads;
-    team.run([&](int rank) {
-        const Scope scope(team, rank, blocks == 0);
+    team.run(c.layers * kLayerParts + kOtherParts, [&](int rank) {
+        Member member = {team, rank, 0};
+        const Scope scope(member, blocks == 0);
         const Block& block = parts[blocks ? static_cast<size_t>(rank) : 0];
-        int stage = 0;
-        auto next_stage = [&] {
-            team.wait_for_all();
-            if (rank == 0) pieces[(stage + 2) % 3].reset();
-            ++stage;
-        };
-        auto on_rows = [&](auto&& work) {
-            if (!blocks) {
-                work(Range{0, rows});
-            } else {
-                for (int b; (b = pieces[stage % 3].take()) < blocks;) work(share(rows, b, blocks));
-            }
-            next_stage();
-        };
         for (int l = 0; l <= c.layers; ++l) {
-            on_rows([&](Range range) {
+            auto work = [&](Range range) {
                 if (l == 0) {
                     embed(pass, scope, range, block);
                 } else {
                     finish_layer(pass, scope, layers_[static_cast<size_t>(l) - 1], range, block);
                 }
                 if (l < c.layers) project(pass, scope, layers_[static_cast<size_t>(l)], range, block);
-            });
-            if (l == c.layers) break;
-            for (int piece; (piece = pieces[stage % 3].take()) < heads;) attend(pass, piece, rank);
-            next_stage();
+            };
+            if (blocks) {
+                member.share_out(blocks, [&](int piece) { work(share(rows, piece, blocks)); });
+            } else {
+                work({0, rows});
+            }
+            if (l < c.layers) member.share_out(heads, [&](int piece) { attend(pass, piece, rank); });
         }
-        classify(pass, Scope(team, rank, true), parts[0], logits);
+        classify(pass, Scope(member, true), parts[0], logits);
     });
 }
 
@@ -208,29 +204,29 @@ void Model::embed(const Pass& pass, const Scope& scope, Range rows, const Block&
     const int stride = projection.empty() ? width_ : up_to(c.embedding, kPanel);
     float* to = projection.empty() ? pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_)
                                    : block.narrow;
-    const Range mine = scope.mine(rows.count());
-    for (int r = mine.first; r < mine.last; ++r) {
-        const int token = rows.first + r;
-        float* row = to + static_cast<size_t>(r) * static_cast<size_t>(stride);
-        auto add = [&](const std::vector<float>& table, int index) {
-            const float* values = table.data() + static_cast<size_t>(index) * static_cast<size_t>(c.embedding);
-            for (int i = 0; i < c.embedding; ++i) row[i] += values[i];
-        };
-        words_.look_up(pass.tokens.words[token], row);
-        if (c.types) add(types, pass.tokens.types[token]);
-        if (c.positions) add(positions, pass.tokens.positions[token]);
-    }
-    scope.sync();
+    scope.each(rows.count(), [&](Range mine) {
+        for (int r = mine.first; r < mine.last; ++r) {
+            const int token = rows.first + r;
+            float* row = to + static_cast<size_t>(r) * static_cast<size_t>(stride);
+            auto add = [&](const std::vector<float>& table, int index) {
+                const float* values = table.data() + static_cast<size_t>(index) * static_cast<size_t>(c.embedding);
+                for (int i = 0; i < c.embedding; ++i) row[i] += values[i];
+            };
+            words_.look_up(pass.tokens.words[token], row);
+            if (c.types) add(types, pass.tokens.types[token]);
+            if (c.positions) add(positions, pass.tokens.positions[token]);
+        }
+    });
     if (!c.pre_norm) {
         const Norm norm = {
-            head().vectors[KDQAT_EMBEDDING_GAIN].data(), head().vectors[KDQAT_EMBEDDING_BIAS].data(), c.embedding_epsilon};
+            head().vectors[KDQAT_EMBEDDING_GAIN].data(), head().vectors[KDQAT_EMBEDDING_BIAS].data(),
+            c.embedding_epsilon};
         pass.normalize(scope, to, nullptr, nullptr, to, stride, rows.count(), c.embedding, norm);
     }
     if (!projection.empty()) {
         pass.quantize(scope, to, stride, rows.count(), c.embedding, c.clip, block);
         float* hidden = pass.buffers.hidden + static_cast<size_t>(rows.first) * static_cast<size_t>(width_);
         pass.linear(scope, projection, block, rows.count(), Activation::none, hidden, width_);
-        scope.sync();
     }
 }
 
@@ -248,20 +244,19 @@ void Model::project(const Pass& pass, const Scope& scope, const Layer& layer, Ra
         const TernaryMatrix& matrix = layer.matrices[static_cast<size_t>(KDQAT_QUERY + i)];
         pass.linear(scope, matrix, block, rows.count(), Activation::none, block.wide + i * part, 3 * part);
     }
-    scope.sync();
-    const Range mine = scope.mine(rows.count());
-    for (int r = mine.first; r < mine.last; ++r) {
-        const size_t row = static_cast<size_t>(rows.first + r), scales = row * static_cast<size_t>(c.heads);
-        for (int i = 0; i < 3; ++i) {
-            const Quantized out = {
-                pass.buffers.qkv[i] + row * static_cast<size_t>(attention_), static_cast<size_t>(c.head_size),
-                pass.buffers.qkv_scales[i] + scales, i == 0 ? pass.buffers.query_sums + scales : nullptr};
-            const float* heads = block.wide + static_cast<size_t>(r) * static_cast<size_t>(3 * part) + i * part;
-            pass.kernels.quantize(
-                heads, static_cast<size_t>(c.head_size), c.heads, c.head_size, c.head_size, c.clip, out);
+    scope.each(rows.count(), [&](Range mine) {
+        for (int r = mine.first; r < mine.last; ++r) {
+            const size_t row = static_cast<size_t>(rows.first + r), scales = row * static_cast<size_t>(c.heads);
+            for (int i = 0; i < 3; ++i) {
+                const Quantized out = {
+                    pass.buffers.qkv[i] + row * static_cast<size_t>(attention_), static_cast<size_t>(c.head_size),
+                    pass.buffers.qkv_scales[i] + scales, i == 0 ? pass.buffers.query_sums + scales : nullptr};
+                const float* heads = block.wide + static_cast<size_t>(r) * static_cast<size_t>(3 * part) + i * part;
+                pass.kernels.quantize(
+                    heads, static_cast<size_t>(c.head_size), c.heads, c.head_size, c.head_size, c.clip, out);
+            }
         }
-    }
-    scope.sync();
+    });
 }
 
 void Model::attend(const Pass& pass, int piece, int rank) const {
@@ -269,7 +264,8 @@ void Model::attend(const Pass& pass, int piece, int rank) const {
     const Buffers& b = pass.buffers;
     const int sequence = piece / c.heads, h = piece % c.heads;
     const size_t first = static_cast<size_t>(pass.starts[static_cast<size_t>(sequence)]);
-    const size_t values = first * static_cast<size_t>(attention_) + static_cast<size_t>(h) * static_cast<size_t>(c.head_size);
+    const size_t values =
+        first * static_cast<size_t>(attention_) + static_cast<size_t>(h) * static_cast<size_t>(c.head_size);
     const size_t scales = first * static_cast<size_t>(c.heads) + static_cast<size_t>(h);
     const size_t context_stride = static_cast<size_t>(up_to(attention_, kPanel));
     Head head = {};
@@ -295,7 +291,8 @@ void Model::attend(const Pass& pass, int piece, int rank) const {
     pass.kernels.attend(head, pass.scratch[static_cast<size_t>(rank)]);
 }
 
-void Model::finish_layer(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const {
+void Model::finish_layer(
+    const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const {
     const kdqat_config& c = config_;
     const int count = rows.count(), part = up_to(attention_, kPanel), inner = up_to(c.inner, kPanel);
     const Activation act = static_cast<Activation>(c.activation);
@@ -309,7 +306,6 @@ void Model::finish_layer(const Pass& pass, const Scope& scope, const Layer& laye
 
     pass.quantize(scope, context, part, count, attention_, c.clip, block);
     pass.linear(scope, matrix(KDQAT_OUTPUT), block, count, Activation::none, block.narrow, width_);
-    scope.sync();
     const float* read = hidden;  // by the feed-forward
     if (c.pre_norm) {
         const Norm norm = {values(KDQAT_OUTPUT_GAIN), nullptr, c.epsilon};
@@ -322,22 +318,22 @@ void Model::finish_layer(const Pass& pass, const Scope& scope, const Layer& laye
     pass.quantize(scope, read, width_, count, c.hidden, c.clip, block);
     pass.linear(scope, matrix(KDQAT_UP), block, count, act, block.wide, inner);
     if (c.gated) pass.linear(scope, matrix(KDQAT_GATE), block, count, Activation::none, block.gate, inner);
-    scope.sync();
     if (c.gated) {
-        const Range mine = scope.mine(count);
-        const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(inner);
-        pass.kernels.multiply(block.wide + skip, block.gate + skip, static_cast<size_t>(inner), mine.count(), c.inner);
-        scope.sync();
+        scope.each(count, [&](Range mine) {
+            const size_t skip = static_cast<size_t>(mine.first) * static_cast<size_t>(inner);
+            pass.kernels.multiply(
+                block.wide + skip, block.gate + skip, static_cast<size_t>(inner), mine.count(), c.inner);
+        });
     }
     pass.quantize(scope, block.wide, inner, count, c.inner, c.clip, block);
     pass.linear(scope, matrix(KDQAT_DOWN), block, count, Activation::none, block.narrow, width_);
-    scope.sync();
     if (c.pre_norm) {
-        const Range mine = scope.mine(count);
-        for (size_t i = static_cast<size_t>(mine.first * width_); i < static_cast<size_t>(mine.last * width_); ++i) {
-            hidden[i] += block.narrow[i];
-        }
-        scope.sync();
+        scope.each(count, [&](Range mine) {
+            for (size_t i = static_cast<size_t>(mine.first * width_); i < static_cast<size_t>(mine.last * width_);
+                 ++i) {
+                hidden[i] += block.narrow[i];
+            }
+        });
     } else {
         const Norm norm = {values(KDQAT_OUTPUT_GAIN), values(KDQAT_OUTPUT_BIAS), c.epsilon};
         pass.normalize(scope, hidden, block.narrow, nullptr, hidden, width_, count, c.hidden, norm);
@@ -350,44 +346,47 @@ void Model::classify(const Pass& pass, const Scope& scope, const Block& block, f
     const size_t width = static_cast<size_t>(width_);
     float* pooled = pass.buffers.pooled;
     float* read = pooled + static_cast<size_t>(sequences) * width;  // by the head
-    const Range mine = scope.mine(sequences);
-    for (int s = mine.first; s < mine.last; ++s) {
-        const size_t first = static_cast<size_t>(pass.starts[static_cast<size_t>(s)]);
-        float* to = read + static_cast<size_t>(s) * width;
-        float* hidden = pass.buffers.hidden + first * width;
-        std::memcpy(to, hidden, static_cast<size_t>(c.hidden) * sizeof(float));
-        if (c.head != KDQAT_MEAN) continue;
-        const int length = pass.tokens.lengths[s];
-        const Norm norm = {head().vectors[KDQAT_FINAL_GAIN].data(), nullptr, c.epsilon};
-        if (c.pre_norm) pass.kernels.normalize(hidden, nullptr, nullptr, hidden, width, length, c.hidden, norm);
-        std::fill(to, to + c.hidden, 0.0f);
-        for (int r = 0; r < length; ++r) {
-            for (int i = 0; i < c.hidden; ++i) to[i] += hidden[static_cast<size_t>(r) * width + static_cast<size_t>(i)];
-        }
-        for (int i = 0; i < c.hidden; ++i) to[i] /= static_cast<float>(length);
-    }
-    scope.sync();
+    scope.each(sequences, [&](Range mine) {
+        for (int s = mine.first; s < mine.last; ++s) read_sequence(pass, s, read + static_cast<size_t>(s) * width);
+    });
     if (c.head == KDQAT_POOLED) {
         pass.quantize(scope, read, width_, sequences, c.hidden, c.clip, block);
         const Activation act = static_cast<Activation>(c.head_activation);
         pass.linear(scope, head().matrices[KDQAT_POOLER], block, sequences, act, pooled, width_);
-        scope.sync();
         read = pooled;
     }
-    for (int s = mine.first; s < mine.last; ++s) {
-        const float* row = read + static_cast<size_t>(s) * width;
-        const std::vector<float>* vectors = head().vectors.data();
-        if (c.head == KDQAT_DENSE) {
-            float* to = pooled + static_cast<size_t>(s) * width;
+    const std::vector<float>* vectors = head().vectors.data();
+    scope.each(sequences, [&](Range mine) {
+        for (int s = mine.first; s < mine.last; ++s) {
+            const float* row = read + static_cast<size_t>(s) * width;
+            if (c.head == KDQAT_DENSE) {
+                float* to = pooled + static_cast<size_t>(s) * width;
+                pass.kernels.dense(
+                    row, vectors[KDQAT_HEAD_WEIGHT].data(), vectors[KDQAT_HEAD_BIAS].data(), c.hidden, c.hidden,
+                    static_cast<Activation>(c.head_activation), to);
+                row = to;
+            }
             pass.kernels.dense(
-                row, vectors[KDQAT_HEAD_WEIGHT].data(), vectors[KDQAT_HEAD_BIAS].data(), c.hidden, c.hidden,
-                static_cast<Activation>(c.head_activation), to);
-            row = to;
+                row, vectors[KDQAT_CLASSIFIER_WEIGHT].data(), vectors[KDQAT_CLASSIFIER_BIAS].data(), c.labels, c.hidden,
+                Activation::none, logits + static_cast<size_t>(s) * static_cast<size_t>(c.labels));
         }
-        pass.kernels.dense(
-            row, vectors[KDQAT_CLASSIFIER_WEIGHT].data(), vectors[KDQAT_CLASSIFIER_BIAS].data(), c.labels, c.hidden,
-            Activation::none, logits + static_cast<size_t>(s) * static_cast<size_t>(c.labels));
+    });
+}
+
+void Model::read_sequence(const Pass& pass, int sequence, float* to) const {
+    const kdqat_config& c = config_;
+    const size_t width = static_cast<size_t>(width_);
+    float* hidden = pass.buffers.hidden + static_cast<size_t>(pass.starts[static_cast<size_t>(sequence)]) * width;
+    std::memcpy(to, hidden, static_cast<size_t>(c.hidden) * sizeof(float));
+    if (c.head != KDQAT_MEAN) return;
+    const int length = pass.tokens.lengths[sequence];
+    const Norm norm = {head().vectors[KDQAT_FINAL_GAIN].data(), nullptr, c.epsilon};
+    if (c.pre_norm) pass.kernels.normalize(hidden, nullptr, nullptr, hidden, width, length, c.hidden, norm);
+    std::fill(to, to + c.hidden, 0.0f);
+    for (int r = 0; r < length; ++r) {
+        for (int i = 0; i < c.hidden; ++i) to[i] += hidden[static_cast<size_t>(r) * width + static_cast<size_t>(i)];
     }
+    for (int i = 0; i < c.hidden; ++i) to[i] /= static_cast<float>(length);
 }
 
 }  // namespace kdqat

@@ -2,8 +2,8 @@
 //
 // A `Tiles` gives
 //     kRows, kPanels    the largest tile: rows of activations × panels of outputs whose sums stay in registers
-//     kDirect           up to so many rows codes are shifted and masked where they are used; above, a strip of panels is
-//                       first expanded to bytes; kAlways: never, 0: always
+//     kDirect           up to so many rows codes are shifted and masked where they are used; above, a strip of panels
+//                       is first expanded to bytes; kAlways: never, 0: always
 //     dot<R, P, Packed> acc[R][16·P] = Σ (code + 1)·q over all groups
 //     expand            a strip of P panels → bytes, in the order in which dot reads them: [group][j][panel][64]
 // and this file cuts rows and panels into tiles and turns sums into floats.
@@ -52,7 +52,8 @@ void linear_strip(
         const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
         const int8_t* x = rows.values + static_cast<size_t>(first) * rows.stride;
         auto dots = [&](auto kind) {
-            dot_rows<Tiles, P, decltype(kind)::value>(last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
+            dot_rows<Tiles, P, decltype(kind)::value>(
+                last - first, x, rows.stride, codes, panel_bytes, matrix.groups, acc);
         };
         if constexpr (Tiles::kDirect == kAlways) {
             dots(std::true_type{});

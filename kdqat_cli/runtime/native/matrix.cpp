@@ -35,7 +35,8 @@ void check(const uint8_t* trits, int64_t bytes, int64_t rows, int64_t columns) {
 void unpack(const uint8_t* trits, int64_t first, int64_t count, uint8_t* out) {
     const int64_t skipped = first % kTrits;
     out -= skipped;
-    for (int64_t byte = first / kTrits, end = (first + count + kTrits - 1) / kTrits; byte < end; ++byte, out += kTrits) {
+    for (int64_t byte = first / kTrits, end = (first + count + kTrits - 1) / kTrits; byte < end;
+         ++byte, out += kTrits) {
         std::memcpy(out, kDigits.of[trits[byte]], 8);
     }
 }
@@ -71,7 +72,8 @@ TernaryMatrix::TernaryMatrix(
     std::vector<uint8_t> row(width + 24);
     uint8_t* digits = row.data() + 8;
     for (int o = 0; o < view_.panels * kPanel; ++o) {
-        uint8_t* to = codes_.get() + static_cast<size_t>(o / kPanel) * panel_bytes + static_cast<size_t>(o % kPanel) * 4;
+        uint8_t* to =
+            codes_.get() + static_cast<size_t>(o / kPanel) * panel_bytes + static_cast<size_t>(o % kPanel) * 4;
         if (o < outputs) {
             unpack(trits, static_cast<int64_t>(o) * inputs, inputs, digits);
             std::memset(digits + inputs, 1, width - static_cast<size_t>(inputs));

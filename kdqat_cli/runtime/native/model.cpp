@@ -102,13 +102,16 @@ void Model::check(const Tokens& tokens) const {
     int64_t rows = 0;
     for (int s = 0; s < tokens.sequences; ++s) {
         require(tokens.lengths[s] >= 1, "an empty sequence");
-        require(!tokens.relative || tokens.lengths[s] <= tokens.span, "a sequence is longer than its relative positions");
+        require(
+            !tokens.relative || tokens.lengths[s] <= tokens.span, "a sequence is longer than its relative positions");
         rows += tokens.lengths[s];
         require(rows <= kLargest, "too many tokens in one call");
     }
     for (int64_t i = 0; i < rows; ++i) {
         require(tokens.words[i] >= 0 && tokens.words[i] < config_.words, "a token id is out of range");
-        require(!config_.types || (tokens.types[i] >= 0 && tokens.types[i] < config_.types), "a token type is out of range");
+        require(
+            !config_.types || (tokens.types[i] >= 0 && tokens.types[i] < config_.types),
+            "a token type is out of range");
         require(
             !config_.positions || (tokens.positions[i] >= 0 && tokens.positions[i] < config_.positions),
             "a sequence is too long: a position is out of range");

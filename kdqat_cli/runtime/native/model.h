@@ -1,4 +1,4 @@
-// A whole classifier: embeddings, layers, head. Parts and their checks are in model.cpp, the computation in forward.cpp.
+// A whole classifier: embeddings, layers, head. Its parts are in model.cpp, the computation is in forward.cpp.
 
 #pragma once
 
@@ -54,6 +54,7 @@ private:
     void project(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const;
     void attend(const Pass& pass, int piece, int rank) const;
     void finish_layer(const Pass& pass, const Scope& scope, const Layer& layer, Range rows, const Block& block) const;
+    void read_sequence(const Pass& pass, int sequence, float* to) const;
     void classify(const Pass& pass, const Scope& scope, const Block& block, float* logits) const;
 
     kdqat_config config_;

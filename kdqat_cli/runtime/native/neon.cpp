@@ -1,8 +1,8 @@
 // NEON with dot product (ARMv8.2): sdot adds four products of signed bytes to each of four int32 sums.
 //
-// Codes 0, 1, 2 are signed bytes as they are. A line is four registers of 4 outputs × 4 inputs; sixteen activations of a
-// row (one group) fill a register, of which sdot takes the four it needs by their lane. A tile of 4 rows × 1 panel keeps
-// 16 sums. |sum| <= 2·127·inputs, as with VNNI.
+// Codes 0, 1, 2 are signed bytes as they are. A line is four registers of 4 outputs × 4 inputs; sixteen activations of
+// a row (one group) fill a register, of which four at a time are spread over another. A tile of 4 rows × 1 panel keeps
+// 16 sums. |sum| <= 2·127·inputs, as with VNNI. Right under qemu (`make test-arm`); its speed was not measured.
 
 #if defined(__aarch64__)
 
@@ -52,7 +52,8 @@ struct Tiles {
     static constexpr int kRows = 4, kPanels = 1, kDirect = 4;
 
     template <int R, int P, bool Packed>
-    [[gnu::noinline]] static void dot(const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
+    [[gnu::noinline]] static void dot(
+        const int8_t* x, size_t stride, const uint8_t* codes, size_t, int groups, int32_t* acc) {
         static_assert(P == 1, "a second panel would not fit into 32 registers");
         int32x4_t sums[R][4];
 #pragma GCC unroll 8
@@ -97,7 +98,8 @@ struct Tiles {
         for (int quarter = 0; quarter < 4 * groups; ++quarter, codes += 16) {
             uint8x16_t packed = vld1q_u8(codes);
             uint8_t* to = out + (quarter / 4) * 4 * kLine + (quarter % 4) * 16;
-            for (int j = 0; j < 4; ++j, packed = vshrq_n_u8(packed, 2)) vst1q_u8(to + j * kLine, vandq_u8(packed, mask));
+            for (int j = 0; j < 4; ++j, packed = vshrq_n_u8(packed, 2))
+                vst1q_u8(to + j * kLine, vandq_u8(packed, mask));
         }
     }
 };
@@ -107,7 +109,8 @@ struct Scores {
     static constexpr uint32_t kKeyBias = 0;
 
     template <int Q>
-    [[gnu::noinline]] static void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
+    [[gnu::noinline]] static void dot(
+        const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
         int32x4_t sums[Q][4];
 #pragma GCC unroll 8
         for (int i = 0; i < Q; ++i)
@@ -144,8 +147,8 @@ bool available() {
 }  // namespace
 
 const Kernels neon_kernels = {
-    "neon-dot",      available,       quantize<Simd>,        linear<Simd, Tiles>,  scratch_bytes<Tiles>,
-    normalize<Simd>, multiply<Simd>,  attend<Simd, Scores>,  attend_bytes<Scores>, dense<Simd>,
+    "neon-dot",      available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
+    normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
 };
 
 }  // namespace kdqat

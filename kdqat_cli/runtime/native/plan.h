@@ -2,11 +2,9 @@
 //
 // With many rows each member of the team takes blocks of rows through a whole run of layers: nothing is waited for, and
 // what a block writes is still in its processor's cache when it is read. With few rows all members work on the same
-// rows, each on its share of the outputs, with a barrier after every step. Both run the same code, in a `Scope`.
+// rows, each on a share of the outputs, and meet after every step. Both run the same code, in a `Scope`.
 
 #pragma once
-
-#include <atomic>
 
 #include "team.h"
 
@@ -29,30 +27,35 @@ inline int row_blocks(int rows, int members) {
     return turns * members;
 }
 
-// Who works together on a piece: one member of the team, or all of it.
+// One member in one job: who it is, and how many of the job's parts it has been through.
+struct Member {
+    Team& team;
+    int rank;
+    int part;
+
+    template <class Work>
+    void share_out(int pieces, Work&& work) {
+        team.share_out(part++, pieces, work);
+    }
+};
+
+// Who works together on a piece: one member alone, or all of them.
 class Scope {
 public:
-    Scope(Team& team, int rank, bool together) : team_(team), rank_(rank), together_(together) {}
-    int rank() const { return rank_; }
-    Range mine(int count) const { return together_ ? share(count, rank_, team_.members()) : Range{0, count}; }
-    void sync() const {
-        if (together_) team_.wait_for_all();
+    Scope(Member& member, bool together) : member_(member), together_(together) {}
+    int rank() const { return member_.rank; }
+
+    // work(range) for ranges that make up 0 to `count`; returns when all are done.
+    template <class Work>
+    void each(int count, Work&& work) const {
+        if (!together_) return work(Range{0, count});
+        const int pieces = member_.team.members();
+        member_.share_out(pieces, [&](int piece) { work(share(count, piece, pieces)); });
     }
 
 private:
-    Team& team_;
-    int rank_;
+    Member& member_;
     bool together_;
-};
-
-// Hands out pieces one by one, so that a member whose processor is busy takes fewer.
-class Pieces {
-public:
-    void reset() { next_.store(0, std::memory_order_relaxed); }
-    int take() { return next_.fetch_add(1, std::memory_order_relaxed); }
-
-private:
-    std::atomic<int> next_{0};
 };
 
 }  // namespace kdqat

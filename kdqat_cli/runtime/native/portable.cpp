@@ -40,12 +40,14 @@ struct Scores {
     static constexpr uint32_t kKeyBias = 0;
 
     template <int Q>
-    static inline void dot(const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
+    static inline void dot(
+        const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
         for (int i = 0; i < Q * 16; ++i) out[i] = 0;
         for (int step = 0; step < steps; ++step, keys += step_bytes, q += 4) {
             for (int i = 0; i < Q; ++i) {
                 for (int j = 0; j < 64; ++j) {
-                    out[i * 16 + j / 4] += static_cast<int8_t>(keys[j]) * q[static_cast<size_t>(i) * stride + static_cast<size_t>(j % 4)];
+                    out[i * 16 + j / 4] +=
+                        static_cast<int8_t>(keys[j]) * q[static_cast<size_t>(i) * stride + static_cast<size_t>(j % 4)];
                 }
             }
         }
@@ -57,8 +59,16 @@ bool available() { return true; }
 }  // namespace
 
 const Kernels portable_kernels = {
-    "portable",             available,             quantize<GenericSimd>,        linear<GenericSimd, Tiles>, scratch_bytes<Tiles>,
-    normalize<GenericSimd>, multiply<GenericSimd>, attend<GenericSimd, Scores>,  attend_bytes<Scores>,       dense<GenericSimd>,
+    "portable",
+    available,
+    quantize<GenericSimd>,
+    linear<GenericSimd, Tiles>,
+    scratch_bytes<Tiles>,
+    normalize<GenericSimd>,
+    multiply<GenericSimd>,
+    attend<GenericSimd, Scores>,
+    attend_bytes<Scores>,
+    dense<GenericSimd>,
 };
 
 }  // namespace kdqat

@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <chrono>
+
 namespace kdqat {
 namespace {
 
@@ -15,24 +17,12 @@ inline void pause() {
 
 }  // namespace
 
-void Team::Signal::raise() {
-    value_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-        // The lock orders this after a sleeper's last look at the value.
-        { std::lock_guard<std::mutex> lock(mutex_); }
-        changed_.notify_all();
-    }
-}
-
-void Team::Signal::await_change(int seen) {
+void Team::wait_until(const std::function<bool()>& condition) {
     for (int i = 0; i < kSpins; ++i) {
-        if (now() != seen) return;
+        if (condition()) return;
         pause();
     }
-    std::unique_lock<std::mutex> lock(mutex_);
-    sleepers_.fetch_add(1, std::memory_order_seq_cst);
-    changed_.wait(lock, [&] { return value_.load(std::memory_order_seq_cst) != seen; });
-    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    while (!condition()) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 Team::Team(int members) : members_(members) {
@@ -40,37 +30,51 @@ Team::Team(int members) : members_(members) {
 }
 
 Team::~Team() {
-    ending_ = true;
-    start_.raise();
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        ending_ = true;
+        calls_.fetch_add(1);
+    }
+    called_.notify_all();
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Team::run(const std::function<void(int)>& job) {
-    if (members_ == 1) return job(0);
-    job_ = &job;
-    start_.raise();
-    job(0);
-    wait_for_all();
-}
-
-void Team::wait_for_all() {
-    if (members_ == 1) return;
-    const int seen = barrier_.now();
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        barrier_.raise();
-    } else {
-        barrier_.await_change(seen);
+void Team::run(int parts, const std::function<void(int)>& job) {
+    if (parts > capacity_) {
+        parts_ = std::make_unique<Part[]>(static_cast<size_t>(parts));
+        capacity_ = parts;
     }
+    for (int i = 0; i < capacity_; ++i) {
+        parts_[static_cast<size_t>(i)].next.store(0);
+        parts_[static_cast<size_t>(i)].done.store(0);
+    }
+    job_ = &job;
+    open_.store(true);
+    if (members_ > 1) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            calls_.fetch_add(1);
+        }
+        called_.notify_all();
+    }
+    job(0);
+    // Sequentially consistent, as in serve: either a member sees that it comes too late, or it is seen here.
+    open_.store(false);
+    wait_until([&] { return inside_.load() == 0; });
 }
 
 void Team::serve(int rank) {
-    // Counted, not looked up: a start that was given before this thread ran must not be missed.
-    for (int seen = 0;; ++seen) {
-        start_.await_change(seen);
+    for (int seen = 0;;) {
+        for (int i = 0; i < kSpins && calls_.load() == seen; ++i) pause();
+        if (calls_.load() == seen) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            called_.wait(lock, [&] { return calls_.load() != seen; });
+        }
+        seen = calls_.load();
         if (ending_) return;
-        (*job_)(rank);
-        wait_for_all();
+        inside_.fetch_add(1);
+        if (open_.load()) (*job_)(rank);
+        inside_.fetch_sub(1);
     }
 }
 

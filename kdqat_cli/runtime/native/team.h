@@ -1,14 +1,16 @@
-// A few threads that run one function together, with a barrier between its parts.
+// A few threads that run one function together, and share out its parts piece by piece.
 //
-// A forward pass of a small batch has a hundred parts of some 50 µs each. A thread that waits for the others therefore
-// spins, but not for long: after about kSpins pauses (some 40 µs) it sleeps, so that a thread whose processor was taken
-// away does not make the others burn theirs. Between two calls the threads sleep too.
+// A forward pass of a small batch has a hundred parts of some 50 µs each. Nobody waits for a member to appear, only for
+// pieces that one has taken: where other processes keep a processor busy, the member that it should run takes no
+// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 40 µs) and then sleeps in
+// short naps, so that it does not burn what the others could use. Between two calls the threads sleep.
 
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -24,32 +26,38 @@ public:
 
     int members() const { return members_; }
 
-    // Runs job(rank) on every member, rank 0 in the calling thread; returns when all are done. Jobs must not throw.
-    void run(const std::function<void(int)>& job);
+    // Runs job(rank) on rank 0, the calling thread, and on each member that comes in time; returns when it is done.
+    // A job is a sequence of at most `parts` calls of share_out, the same for every member, and must not throw.
+    void run(int parts, const std::function<void(int)>& job);
 
-    // Waits until every member is here. To be called by all of them, within a job.
-    void wait_for_all();
+    // work(piece) for every piece, each on one member; returns when all are done. `part` counts the job's calls.
+    template <class Work>
+    void share_out(int part, int pieces, Work&& work) {
+        Part& here = parts_[static_cast<size_t>(part)];
+        for (int piece; (piece = here.next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+            work(piece);
+            here.done.fetch_add(1, std::memory_order_release);
+        }
+        wait_until([&] { return here.done.load(std::memory_order_acquire) == pieces; });
+    }
 
 private:
-    void serve(int rank);
-
-    // A counter that can be awaited: first awake, then asleep.
-    class Signal {
-    public:
-        int now() const { return value_.load(std::memory_order_acquire); }
-        void raise();
-        void await_change(int seen);
-
-    private:
-        std::atomic<int> value_{0}, sleepers_{0};
-        std::mutex mutex_;
-        std::condition_variable changed_;
+    struct alignas(64) Part {
+        std::atomic<int> next{0}, done{0};
     };
 
+    void serve(int rank);
+    void wait_until(const std::function<bool()>& condition);
+
     const int members_;
-    std::atomic<int> arrived_{0};
-    Signal barrier_, start_;
+    std::unique_ptr<Part[]> parts_;
+    int capacity_ = 0;
     const std::function<void(int)>* job_ = nullptr;
+    std::atomic<bool> open_{false};  // a job that members may join
+    std::atomic<int> inside_{0};     // members that look at it, or work on it
+    std::atomic<int> calls_{0};
+    std::mutex mutex_;
+    std::condition_variable called_;
     bool ending_ = false;
     std::vector<std::thread> threads_;
 };
