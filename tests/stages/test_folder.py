@@ -149,6 +149,7 @@ def test_a_process_that_was_given_the_number_of_a_dead_one_is_not_its_owner(out:
         ({"host": "elsewhere", "pid": 2**22 + 1}, f"process {2**22 + 1} on elsewhere"),
         ({}, f"process {os.getpid()} on {socket.gethostname()}"),
     ],
+    ids=["another host's", "another host's, of a number that is too large here", "this process"],
 )
 def test_owners_that_may_live_are_respected(out: Path, changes: dict[str, object], owner: str) -> None:
     """Another host's processes cannot be seen; and a folder is not entered twice by one process either."""
