@@ -9,7 +9,7 @@ import pytest
 from tests.commands import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd"}
+KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd", "pip"}
 
 
 def blocks(language: str) -> list[str]:
@@ -46,8 +46,10 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     settings = "settings: {rte: {teacher: {learning_rate: 4e-3, epochs: 12, batch_size: 8}, student: {epochs: 1}}}\n"
     (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
 
+    (tmp_path / "texts.tsv").write_text("A man eats.\tSomebody eats.\n", encoding="utf-8")
+
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export")]
-    assert len(script) == 12
+    assert len(script) == 16
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
     assert "ternary, packed" in done.stdout
 
