@@ -131,7 +131,14 @@ def test_a_stopped_training_continues_to_the_same_bits(work: Path, stop: signal.
     out = f"stopped-{stop.name}"
     log = work / f"{out}.log"
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen([*command, out], cwd=work, env=environment(), stderr=file, stdout=file)
+        process = subprocess.Popen(
+            [*command, out],
+            cwd=work,
+            env=environment(),
+            stderr=file,
+            stdout=file,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
         deadline = time.monotonic() + 120
         while "dev score" not in log.read_text(encoding="utf-8"):
             assert process.poll() is None, log.read_text(encoding="utf-8")
