@@ -125,7 +125,12 @@ def predict(
 def bench(
     model: Annotated[str, typer.Argument(help="Packed folder or file.")],
     shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="ROWSxTOKENS", help="Batch; repeat for more.")
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="ROWSxTOKENS",
+            help="Batch; repeat for more. [default: 1x32, 1x128, 8x128, as far as the model's rows go]",
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine.")] = 11,
@@ -134,7 +139,7 @@ def bench(
     quiet: QuietOption = False,
 ) -> None:
     """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8: time, memory, size."""
-    shapes = shapes_option(shape or ["1x32", "1x128", "8x128"])
+    shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.stages.bench import bench as stage
     from kdqat_cli.stages.bench_engines import ENGINES, OWN

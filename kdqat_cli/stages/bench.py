@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.bench_engines import ENGINES, OWN, EngineName, serve
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.predict import packed_file
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
+
+
+_SHAPES: list[Shape] = [(1, 32), (1, 128), (8, 128)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def bench(
 
     Args:
         model: a packed folder or file.
-        shapes: batches to measure.
+        shapes: batches to measure; none: 1 × 32, 1 × 128 and 8 × 128, cut to the length that the model was made for.
         threads: of every engine.
         rounds: turns of each engine at each shape.
         engines: which to measure; `kdqat` is always among them.
@@ -85,6 +89,8 @@ def bench(
     packed = packed_file(model)
     if packed is None:
         raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
+    longest = PackedFile(packed).about.get("max_length") or max(tokens for _, tokens in _SHAPES)
+    shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in _SHAPES))
     names = list(dict.fromkeys([OWN, *engines]))
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:

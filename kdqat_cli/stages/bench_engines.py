@@ -67,7 +67,8 @@ def serve(name: EngineName, packed: Path, scratch: Path, threads: int, pipe: Con
     except EOFError:
         return
     except Exception as error:
-        pipe.send(error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}"))
+        known = isinstance(error, ConfigError | ValueError)  # a shape that the model does not take, say
+        pipe.send(ConfigError(str(error) if known else f"{type(error).__name__}: {error}"))
 
 
 def _seconds(run: Run, ids: Any) -> float:
