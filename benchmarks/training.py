@@ -1,0 +1,236 @@
+"""One distillation step beside its unavoidable parts, on random weights: `python benchmarks/training.py --help`.
+
+The parts are a plain teacher's forward, and a plain student's forward, backward and AdamW step, in one precision and
+at the same shapes, with transformers' sdpa attention. Rounds are interleaved, one of each side at a time, and the
+ratio is the median of the rounds' ratios. Time is the process's own on a CPU, so that a busy machine disturbs little,
+and the clock's on a GPU. Peak memory is that of a process that runs one side alone, Python and torch included.
+
+With --data-dir a second table: examples a second on the real lengths of a task's rows, in batches of like length
+beside batches padded to the task's full length.
+"""
+
+import argparse
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from kdqat_cli.config import load_recipe
+from kdqat_cli.distillation.captures import capture
+from kdqat_cli.distillation.losses import LOSSES, DistillationLoss, RunningLoss
+from kdqat_cli.distillation.optimizers import optimizer_of
+from kdqat_cli.quantization.attention import use_kdqat_attention
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.stages.memory import keep_freed_memory
+from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.tasks.registry import load_task
+
+Step = Callable[[dict[str, Tensor]], None]
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+BASE: dict[str, int] = {}  # BertConfig's own sizes
+SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
+    "minilm-16x128": (MINILM, 16, 128),
+    "minilm-32x128": (MINILM, 32, 128),
+    "base-16x128": (BASE, 16, 128),
+    "base-32x128": (BASE, 32, 128),
+}
+PARTS = "parts"
+
+
+def plain_step(sizes: dict[str, int], device: str) -> Step:
+    """Teacher's forward and student's step without any distillation."""
+    teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
+    teacher.set_attn_implementation("sdpa")
+    student = deepcopy(teacher).train()
+    optimizer = torch.optim.AdamW(student.parameters(), fused=True)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            teacher(**batch)
+        loss: Any = student(**batch).logits.sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str) -> Step:
+    """The step of `kdqat distill`."""
+    settings = load_recipe(recipe)
+    loss = DistillationLoss(settings.distillation.model_copy(update={"loss": name}))
+    teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
+    student = deepcopy(teacher).train()
+    quantize_model(student, settings.quantization)
+    use_kdqat_attention(teacher)
+    kind, arguments = optimizer_of(settings.student)
+    optimizer: Any = kind(student.parameters(), **arguments)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        with torch.no_grad(), capture(teacher, loss.captures) as taught:
+            taught_logits = teacher(**batch).logits
+        running = RunningLoss(loss, taught, batch["attention_mask"])
+        with capture(student, loss.captures, running.compare):
+            logits = student(**batch).logits
+        total: Any = torch.stack(list(running.terms(logits, taught_logits).values())).sum()
+        total.backward()
+        if settings.student.optimizer == "adamw":  # the other clips for itself
+            torch.nn.utils.clip_grad_norm_(student.parameters(), settings.student.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def side_of(label: str, sizes: dict[str, int], device: str) -> Step:
+    """The step of a label: `parts`, or recipe and loss with a space between."""
+    return plain_step(sizes, device) if label == PARTS else kdqat_step(sizes, device, *label.split())
+
+
+def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
+    """Random tokens of these lengths, padded to one."""
+    mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
+    return {
+        "input_ids": (torch.randint(1000, 20000, mask.shape) * mask).to(device),
+        "attention_mask": mask.to(device),
+    }
+
+
+def seconds(step: Step, batches: list[dict[str, Tensor]], device: str) -> float:
+    """Time of a step on each batch."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
+    for batch in batches:
+        step(batch)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def peak(label: str, shape: str, device: str, threads: int) -> float:
+    """Peak memory in GB of a process that takes three steps of one side: resident on a CPU, allocated on a GPU."""
+    command = [sys.executable, __file__, "--peak-of", label, "--shapes", shape, "--device", device]
+    done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)  # noqa: S603
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(label: str, shape: str, device: str) -> None:
+    sizes, rows, length = SHAPES[shape]
+    step = side_of(label, sizes, device)
+    for _ in range(3):
+        step(batch_of([length] * rows, length, device))
+    if device == "cuda":
+        print(torch.cuda.max_memory_allocated() / 1e9)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def steps_table(shapes: list[str], labels: list[str], rounds: int, device: str, threads: int) -> Table:
+    """Every recipe and loss beside the parts."""
+    table = Table("shape", "recipe, loss", "s a step", "s of the parts", "ratio", "min to max", "GB", "of the parts")
+    table.box = None
+    for shape in shapes:
+        sizes, rows, length = SHAPES[shape]
+        whole = [batch_of([length] * rows, length, device)]
+        own = peak(PARTS, shape, device, threads)
+        parts = side_of(PARTS, sizes, device)
+        seconds(parts, whole, device)
+        for label in track(labels, shape, console=Console(stderr=True), transient=True):
+            step = side_of(label, sizes, device)
+            seconds(step, whole, device)
+            pairs = [(seconds(step, whole, device), seconds(parts, whole, device)) for _ in range(rounds)]
+            ratios = [here / there for here, there in pairs]
+            here, there = (statistics.median(side) for side in zip(*pairs, strict=True))
+            memory = peak(label, shape, device, threads)
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            times = [f"{here:.3f}", f"{there:.3f}", f"{statistics.median(ratios):.2f}", spread]
+            table.add_row(shape, label, *times, f"{memory:.2f}", f"{memory / own:.2f}")
+    return table
+
+
+def lengths_table(name: str, options: argparse.Namespace) -> Table:
+    """Examples a second on a task's real lengths; random weights, as the time does not depend on them."""
+    task = load_task(name)
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, None).rows["length"])
+    sizes, rows, _ = SHAPES[options.shapes[0]]
+    draw = random.Random(0)  # noqa: S311
+    drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many as Trainer sorts at a time
+    grouped = sorted(drawn)
+    batches = [grouped[start : start + rows] for start in range(0, len(grouped) - rows + 1, rows)]
+    chosen = draw.sample(batches, min(len(batches), options.batches))
+    padded = [draw.sample(drawn, rows) for _ in chosen]
+    sides = {
+        f"kdqat, like lengths, {label}": (label, [batch_of(part, max(part), options.device) for part in chosen])
+        for label in options.labels
+    }
+    fixed = [batch_of(part, task.max_length, options.device) for part in padded]
+    sides |= {f"kdqat, all padded to {task.max_length}, {label}": (label, fixed) for label in options.labels}
+    sides[f"parts, all padded to {task.max_length}"] = (PARTS, fixed)
+    table = Table("task", "step", "examples a second", "min to max", box=None)
+    for title, (label, work) in sides.items():
+        step = side_of(label, sizes, options.device)
+        step(work[0])
+        rates = [rows * len(work) / seconds(step, work, options.device) for _ in range(options.rounds)]
+        table.add_row(name, title, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}")
+    return table
+
+
+def main() -> None:
+    """Measures, and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES)[:3])
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["map+output"])
+    parser.add_argument("--recipes", nargs="+", default=["paper", "clean"], help="names or files")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--data-dir", type=Path, help="folder of local task data; adds the second table")
+    parser.add_argument("--tasks", nargs="+", default=["rte", "sst2"], help="of the second table")
+    parser.add_argument("--tokenizer", default=".", help="hub id or folder of the second table's tokenizer")
+    parser.add_argument("--batches", type=int, default=12, help="batches of a round of the second table")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    if options.peak_of:
+        print_peak(options.peak_of, options.shapes[0], options.device)
+        return
+    console = Console(width=120)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
+    console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, FP32, {options.rounds} rounds")
+    options.labels = [f"{recipe} {loss}" for recipe in options.recipes for loss in options.losses]
+    console.print(steps_table(options.shapes, options.labels, options.rounds, options.device, options.threads))
+    if options.data_dir:
+        for task in options.tasks:
+            console.print(lengths_table(task, options))
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {torch.backends.cpu.get_cpu_capability()}" if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()
