@@ -167,7 +167,7 @@ def lengths_table(name: str, options: argparse.Namespace) -> Table:
     """Examples a second on a task's real lengths; random weights, as the time does not depend on them."""
     task = load_task(name)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, None).rows["length"])
+    lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, task.max_length).rows["length"])
     sizes, rows, _ = SHAPES[options.shapes[0]]
     draw = random.Random(0)  # noqa: S311
     drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many as Trainer sorts at a time

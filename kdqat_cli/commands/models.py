@@ -36,6 +36,9 @@ def evaluate(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Fail with exit code 4 below this score, in percent.")
     ] = None,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="Run a packed model on kdqat's engine, as `predict` does, not in torch.")
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -48,7 +51,7 @@ def evaluate(
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
-    output.result(stage(spec, model, data, out, max_length, min_score))
+    output.result(stage(spec, model, data, out, max_length, min_score, engine))
 
 
 @command
