@@ -9,9 +9,10 @@
 //
 // Q·K has no such bound: |q|·k with k given q's sign keeps vpmaddubsw below 2·127·127 = 32,258, widened at once.
 //
-// Measured on an AMD EPYC (Zen 4, 3.7 GHz), one thread, 768-wide chain, quantisation included: 84 G products a second
-// of processor time at 1 row, 142 at 4, 147 at 128, where a loop of the two instructions alone reaches 188
-// (`python benchmarks/linears.py --kernel avx2 --threads 1`).
+// Measured on an AMD EPYC (Zen 4) that other work kept busy: processor time, best of many runs, one thread, a 768-wide
+// chain with its quantisation. 84 G products a second at 1 row, 142 at 4, about 145 at 128; a loop of the two
+// instructions alone reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in
+// elapsed time, which comes near these figures on an idle machine only.
 
 #if defined(__x86_64__)
 

@@ -7,9 +7,10 @@
 //
 // General int8 runs at this very rate, so against it ternary codes save memory and bandwidth, not arithmetic.
 //
-// Measured on an AMD EPYC (Zen 4, 3.7 GHz), one thread, 768-wide chain, quantisation included: 114 G products a second
-// of processor time at 1 row, 204 at 8, 211 at 32, 204 at 128, where a loop of vpdpbusd alone reaches 229
-// (`python benchmarks/linears.py --kernel avx512-vnni --threads 1`).
+// Measured on an AMD EPYC (Zen 4) that other work kept busy: processor time, best of many runs, one thread, a 768-wide
+// chain with its quantisation. 114 G products a second at 1 row, 204 at 8, 211 at 32, 204 at 128; a loop of vpdpbusd
+// alone reached 229. `python benchmarks/linears.py --kernel avx512-vnni --threads 1` measures the same chain in elapsed
+// time, which comes near these figures on an idle machine only.
 
 #if defined(__x86_64__)
 
