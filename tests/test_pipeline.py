@@ -125,3 +125,16 @@ def test_the_same_seed_gives_the_same_bits(project: Path) -> None:
     run(project, "kdqat", "distill", "--task", "tiny", "--seed", "1", "--out", str(again))
     first = (project / STUDENT / "model/model.safetensors").read_bytes()
     assert (again / "model/model.safetensors").read_bytes() == first
+
+
+def test_a_sweep_reuses_the_teacher_and_writes_a_recipe(project: Path) -> None:
+    over = ["--over", "distillation.beta=0.5,0.9", "--over", "student.epochs=1"]
+    done = commands.run(project, "kdqat", "sweep", "betas", *over, "--seeds", "1", "--json", "--jobs", "2")
+    rows = json.loads(done.stdout)
+    assert [row["beta"] for row in rows] == ["0.5", "0.9"]
+    assert [row["score"] for row in rows if row["best"]] == [max(row["score"] for row in rows)]
+    assert "student@tiny-0.5-1-1: step 25 of 25, dev score" in done.stderr
+    assert "settings.tiny.student.epochs, which overrides" in done.stderr
+    assert "teacher@tiny: running" not in done.stderr
+    assert "Data and pipelines are up to date." in run(project, "dvc", "repro", "sweeps/betas/dvc.yaml")
+    run(project, "kdqat", "validate", "--recipe", "sweeps/betas/best.yaml")

@@ -108,12 +108,13 @@ class Engine:
         """
         with _interruptible() as interrupted:
             while True:
-                self._ended |= self.executor.finished()
+                ended = self.executor.finished()
+                self._measure()
+                self._ended |= ended
                 if interrupted():
                     self._stop(dict.fromkeys(self._running(), "interrupted"))
                 if self._ended or (not interrupted() and self._next() is not None):
                     self._advance(interrupted)
-                self._measure()
                 self._stop(self.judge(list(self.states.values())))
                 self.watch(list(self.states.values()))
                 if not self._running() and (interrupted() or self._next() is None):
@@ -148,7 +149,6 @@ class Engine:
 
     def _settle(self, name: str, code: int) -> None:
         stage = self.states[name]
-        stage.seconds = time.monotonic() - self._started[name]
         if code == 0:
             try:
                 self.pipeline.finish(name)
@@ -191,6 +191,8 @@ class Engine:
 
     def _measure(self) -> None:
         for name in self._running():
+            if name in self._ended:  # only its commit is outstanding
+                continue
             stage = self.states[name]
             stage.seconds = time.monotonic() - self._started[name]
             for step, steps, news in progress_lines(tail(stage.log)) if stage.log else []:

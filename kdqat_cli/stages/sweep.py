@@ -208,11 +208,11 @@ class _Judge:
         self.active = active
         self.seen: dict[str, int] = {}
         known = json.loads(record.read_text(encoding="utf-8")) if active and record.is_file() else {}
-        # A training with other settings than the one that was stopped deserves its own chance.
+        # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
         self.stopped: dict[str, dict[str, str]] = {
             stage: entry
             for stage, entry in known.items()
-            if stage in self.runs and entry["digest"] == self.runs[stage].digest
+            if (run := self.runs.get(stage)) and entry["digest"] == run.digest and not (run.folder / RUN).exists()
         }
 
     def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
