@@ -20,7 +20,7 @@ from kdqat_cli.errors import KdqatError
 
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 
-_PIPED_WIDTH = 160  # columns of a table in a file or pipe, where rich would assume 80
+_PIPED_WIDTH = 250  # columns of a table in a file or pipe, where rich would assume 80 and break rows
 
 Advance = Callable[[int, int, str], None]
 """Takes the step, the number of steps, and what is new (or nothing)."""

@@ -89,7 +89,7 @@ def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
     assert about["settings"]["distillation"]["hidden_layers"] == [-1, -3]
     assert told["score"] == pytest.approx(told["teacher_score"], abs=1)
     done = kdqat("export", "--student", str(out), code=2)
-    assert f"{out} holds int8 weights; only ternary weights can be packed." in done.stderr
+    assert f"{out} holds int8 weights; only ternary weights can be exported." in done.stderr
     assert "kdqat distill --weights ternary" in done.stderr
     assert done.stdout == ""
     assert not (work / "eight-packed/model").exists()

@@ -136,7 +136,7 @@ def processors() -> int:
 
 def refuse_idle(loss: str, **given: Any) -> None:
     """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
-    read_by = {"mix": ("map+output"), "beta": ("map+output"), "temperature": ("map", "map+output")}
+    read_by = {"mix": ["map+output"], "beta": ["map+output"], "temperature": ["map", "map+output"]}
     for name, value in given.items():
         if value is not None and loss not in read_by[name]:
             fitting = " or ".join(f"--loss {other}" for other in read_by[name])

@@ -40,7 +40,7 @@ def serve(path: Path) -> None:
 def test_mutated_bytes_are_refused(packed: Path, tmp_path: Path) -> None:
     """The digest comes first, so that nothing of a damaged file is used."""
     content, draw, path = packed.read_bytes(), random.Random(0), tmp_path / FILE_NAME
-    header = 8 + int.from_bytes(content[:8], "little")
+    header, whole, unchanged = 8 + int.from_bytes(content[:8], "little"), PackedFile(packed), 0
     for number in range(BYTES):
         damaged = bytearray(content)
         for _ in range(draw.randint(1, 4)):
@@ -49,8 +49,15 @@ def test_mutated_bytes_are_refused(packed: Path, tmp_path: Path) -> None:
         if number % 10 == 0:
             del damaged[draw.randrange(len(damaged)) :]
         path.write_bytes(damaged)
-        with pytest.raises(MissingInputError):
-            PackedFile(path)
+        try:
+            read = PackedFile(path)
+        except MissingInputError:
+            continue
+        # A blank of the header may become another blank: then nothing that the file says has changed.
+        assert (read.config, read.about, read.shapes) == (whole.config, whole.about, whole.shapes)
+        assert all(np.array_equal(read.arrays[name], array) for name, array in whole.arrays.items())
+        unchanged += 1
+    assert unchanged < BYTES / 100
 
 
 SIZES: list[Any] = [0, 1, -1, 2, 7, 33, 64, 2**15, 2**31, 2**31 - 1, 2**33, 2**63, 1e308, 0.5, None, "8", [], {}, True]

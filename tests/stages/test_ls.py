@@ -12,8 +12,10 @@ from kdqat_cli.cli import app
 from kdqat_cli.config import LossName, recipe_names
 from kdqat_cli.distillation.losses import LOSSES
 from kdqat_cli.encoders import ENCODERS
+from kdqat_cli.exporters import FormatName
 from kdqat_cli.stages.layout import Listed
 from kdqat_cli.stages.ls import ls
+from kdqat_cli.stages.published import published_names
 from kdqat_cli.tasks.registry import task_names
 from tests.test_recipes import GLUE
 
@@ -23,6 +25,8 @@ KEYS: dict[Listed, tuple[str, set[str]]] = {
     "losses": ("loss", set(typing.get_args(LossName))),
     "recipes": ("recipe", set(recipe_names())),
     "encoders": ("model type", set(ENCODERS)),
+    "formats": ("format", set(typing.get_args(FormatName))),
+    "published": ("published", set(published_names())),
 }
 
 
