@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from kdqat_cli.quantization.dropout import dropout as drop
+from kdqat_cli.quantization.product import quantized_product
 
 NAME = "kdqat"
 
@@ -45,9 +46,11 @@ def attention(
         The context (B, L, H, D), and None: maps are not returned but derived from the scores.
     """
     quantizer = getattr(module, "quantizer", None)
-    if quantizer is not None:
-        query, key, value = quantizer(query), quantizer(key), quantizer(value)
-    scores = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
+    if quantizer is None:
+        scores = torch.matmul(query, key.mT)
+    else:
+        scores = quantized_product(query, key, quantizer, transposed=True)
+    scores = scores * (query.size(-1) ** -0.5 if scaling is None else scaling)
     if position_bias is not None:
         scores = scores + position_bias
     on_scores = getattr(module, "on_scores", None)
@@ -56,9 +59,11 @@ def attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = drop(F.softmax(scores, dim=-1), dropout, module.training)
-    if quantizer is not None:
-        probabilities = quantizer(probabilities)
-    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None
+    if quantizer is None:
+        context = torch.matmul(probabilities, value)
+    else:
+        context = quantized_product(probabilities, value, quantizer)
+    return context.transpose(1, 2).contiguous(), None
 
 
 def use_kdqat_attention(model: PreTrainedModel) -> None:
