@@ -86,14 +86,13 @@ def test_dvc_understands_metrics_and_plots(project: Path) -> None:
 
 def test_report_shows_every_model(project: Path) -> None:
     rows = json.loads(run(project, "kdqat", "report", "--json"))
-    assert [row["model"] for row in rows] == [
-        "teacher, FP32",
-        "ternary, no training",
-        "ternary, distilled",
-        "ternary, packed",
-    ]
-    assert all(row["seconds"] > 0 for row in rows)
-    assert (project / "report.md").read_text(encoding="utf-8").count("\n") == 2 + len(rows)
+    assert [row["model"] for row in rows] == ["teacher", "ternary", "student", "packed"]
+    assert [[seed["seed"] for seed in row["seeds"]] for row in rows] == [[None], [None], [1], [1]]
+    assert all(seed["seconds"] > 0 and not row["missing"] for row in rows for seed in row["seeds"])
+    table = (project / "report.md").read_text(encoding="utf-8")
+    assert table.count("\n") == 2 + len(rows)
+    for words in ("teacher, FP32", "ternary, no training", "ternary, distilled", "ternary, packed"):
+        assert words in table
 
 
 def test_a_second_run_does_nothing_and_says_so(project: Path) -> None:
