@@ -199,8 +199,15 @@ def student_record(kind: str, task: Task, teacher: Classifier, settings: Setting
 
 
 def recorded_batches(about: dict[str, Any]) -> Batches:
-    """How the rows are put together on which a recorded model was scored."""
-    return Batches(**about.get("batches", {}))
+    """How the rows are put together on which a recorded model was scored.
+
+    Raises:
+        MissingInputError: the record is damaged.
+    """
+    try:
+        return Batches(**about.get("batches", {}))
+    except TypeError as error:
+        raise MissingInputError(f"{ABOUT} is damaged: batches is {about['batches']!r}.", "kdqat distill") from error
 
 
 def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:

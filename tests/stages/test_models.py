@@ -30,6 +30,7 @@ from kdqat_cli.stages.models import (
     label_config,
     load_classifier,
     load_encoder,
+    recorded_batches,
     recorded_task,
     save_classifier,
     size_figures,
@@ -338,3 +339,9 @@ def test_label_config_of_a_task() -> None:
         "problem_type": "single_label_classification",
     }
     assert label_config(task_with(None)) == {"num_labels": 1, "problem_type": "regression"}
+
+
+@pytest.mark.parametrize("batches", [None, 3, {"rows": 8}])
+def test_a_damaged_record_of_batches_is_one_sentence(batches: Any) -> None:
+    with pytest.raises(MissingInputError, match="batches is"):
+        recorded_batches({"batches": batches})
