@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdqat_cli.config import Distillation, LossName
 from kdqat_cli.distillation.captures import Captures
+from kdqat_cli.quantization import fused
 
 Layers = list[Tensor]
 
@@ -60,14 +61,13 @@ def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float 
     temperature² (Table 1). As the public code, and unlike the printed equation, it divides by the sentence's length:
     the loss of a sentence is the mean over its queries.
     """
-    pairs = _pairs(mask)
     lengths = mask.sum(-1)
     sentences = (lengths > 0).sum().clamp(min=1)
     # Of each query in its sentence's mean; in the scores' own precision.
-    share = mask.to(student[0].dtype)[:, None, :] / lengths.clamp(min=1)[:, None, None]
+    share = mask.to(student[0].dtype) / lengths.clamp(min=1)[:, None]
     weight = share / (sentences * student[0].size(1))
     apply: Any = _Divergence.apply
-    return _sum(apply(s, t, pairs, weight, temperature) for s, t in zip(student, teacher, strict=True))
+    return _sum(apply(s, t, mask, weight, temperature) for s, t in zip(student, teacher, strict=True))
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -104,16 +104,19 @@ class _SquaredErrors(torch.autograd.Function):
 
 
 class _Divergence(torch.autograd.Function):
-    """Σ over (B, H, L) queries of weight · KL(p_t ‖ p_s) of one layer, p = softmax(score / τ) over `pairs`.
+    """Σ over (B, H, L) queries of weight (B, L) · KL(p_t ‖ p_s) of one layer, p = softmax(score / τ) over real keys.
 
     KL = Σ p_t (t - s) - lse(t) + lse(s), and its gradient in s is p_s - p_t, both over τ: two softmaxes and neither
     logarithm nor exponential of a whole map. lse is read off the likeliest key: lse(x) = max x - log max softmax(x).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, pairs: Tensor, weight: Tensor, temperature: float
-    ) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, temperature: float) -> Tensor:
+        if fused.fuses(student, teacher, weight):
+            total, slope = fused.divergence(student, teacher, mask, weight, temperature)
+            ctx.save_for_backward(slope)
+            return student.new_tensor(total)
+        pairs, weight = _pairs(mask), weight[:, None]
         # A large finite number, not -inf: a padded query has no real key, and softmax over -inf alone is NaN.
         lowest = torch.full((), torch.finfo(student.dtype).min, dtype=student.dtype, device=student.device)
         if temperature != 1.0:

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+from torch.optim.adamw import adamw
 
 from kdqat_cli.config import Training
+
+_UNBIASED = 1e7  # steps
 
 
 class BertAdam(Optimizer):
@@ -43,32 +46,36 @@ class BertAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            # On a CPU one by one, so that a weight and its moments stay in cache; on a GPU all in a few kernels.
-            for part in [[weight] for weight in weights if weight.is_cpu] + [[w for w in weights if not w.is_cpu]]:
-                if part:
-                    self._step(part, group)
+            if weights:
+                self._step(weights, group)
         return loss
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
-        first = [self.state[weight]["m"] for weight in weights]
-        second = [self.state[weight]["v"] for weight in weights]
-        beta1, beta2 = group["betas"]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         # 1e-6, as torch's own clipping has it: no division by a gradient of zero.
         shrink = (group["gradient_clip"] / (norms + 1e-6)).clamp(max=1.0)
-        gradients = list(torch._foreach_mul(gradients, list(shrink.unbind())))
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-        root = torch._foreach_sqrt(second)
-        torch._foreach_add_(root, group["eps"])
-        if group["weight_decay"]:
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_addcdiv_(weights, first, root, value=-group["lr"])
+        beta1, beta2 = group["betas"]
+        adamw(
+            weights,
+            list(torch._foreach_mul(gradients, list(shrink.unbind()))),
+            [self.state[weight]["m"] for weight in weights],
+            [self.state[weight]["v"] for weight in weights],
+            [],
+            # So many steps have passed that the bias corrections 1 - β^steps are exactly 1: there is none.
+            [torch.full((), _UNBIASED, device=weight.device) for weight in weights],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def optimizer_of(settings: Training) -> tuple[type[Optimizer], dict[str, Any]]:

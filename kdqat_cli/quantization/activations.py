@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdqat_cli.quantization import fused
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -59,11 +61,26 @@ class ActivationQuantizer:
         """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
         last = self._last.get("of", lambda: None)()
         if last is not values or self._last["version"] != values._version:
-            rounded, scale, inside = self.round(values)
             self._last["of"], self._last["version"] = weakref.ref(values), values._version
+            fuses = self._fuses(values)
+            rounded, scale, inside = self._fused(values) if fuses else self.round(values)
             self._last["codes"] = Codes(rounded.to(torch.int8), scale, inside)
         codes: Codes = self._last["codes"]
         return codes
+
+    def quantized(self, values: Tensor) -> tuple[Codes, Tensor]:
+        """The codes, and the quantised values (..., D)."""
+        if self._fuses(values):
+            value = torch.empty(values.shape)
+            return Codes(*self._fused(values, value)), value
+        rounded, scale, inside = self.round(values)
+        return Codes(rounded.to(torch.int8), scale, inside), rounded.mul_(scale)
+
+    def _fuses(self, values: Tensor) -> bool:
+        return self.bits == 8 and fused.fuses(values)
+
+    def _fused(self, values: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return fused.rounded(values, self.clip, self.scale == "batch", into)
 
     def round(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The integers x / s (..., D) in the type of x; s; where |x| lies below the clamp, None meaning everywhere."""
@@ -97,6 +114,10 @@ def _reaches(largest: Tensor, clip: float) -> bool:
 class _StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+        if values.is_cpu:
+            codes, value = quantizer.quantized(values)
+            ctx.inside = codes.inside
+            return value
         rounded, scale, ctx.inside = quantizer.round(values)
         return rounded.mul_(scale)
 

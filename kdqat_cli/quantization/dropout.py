@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdqat_cli.quantization import fused
 from kdqat_cli.quantization.activations import masked
 
 _STEPS = 2**16
@@ -47,11 +48,18 @@ class _Dropout(torch.autograd.Function):
         keep = round((1 - p) * _STEPS)
         draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
-        kept = bits < keep - _STEPS // 2
+        threshold, ctx.factor = keep - _STEPS // 2, _STEPS / keep
+        if fused.fuses(values):
+            out, kept = fused.drop(values, bits, threshold, ctx.factor)
+        else:
+            kept = bits < threshold
+            out = masked(values, kept).mul_(ctx.factor)
         ctx.save_for_backward(kept)
-        ctx.factor = _STEPS / keep
-        return masked(values, kept).mul_(ctx.factor)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return masked(grad_outputs[0], ctx.saved_tensors[0]).mul_(ctx.factor), None
+        (grad,), (kept,) = grad_outputs, ctx.saved_tensors
+        if fused.fuses(grad):
+            return fused.keep(grad, kept, ctx.factor), None
+        return masked(grad, kept).mul_(ctx.factor), None

@@ -25,7 +25,13 @@ def multiplies_integers(inputs: Tensor) -> bool:
 
 
 def integer_linear(
-    inputs: Tensor, codes: Codes, weight: Tensor, quantized: Tensor, clip: float | None, bias: Tensor | None
+    inputs: Tensor,
+    codes: Codes,
+    weight: Tensor,
+    signs: Tensor,
+    alpha: Tensor,
+    clip: float | None,
+    bias: Tensor | None,
 ) -> Tensor:
     """(..., I) → (..., O).
 
@@ -33,12 +39,13 @@ def integer_linear(
         inputs: (..., I), which get the gradient.
         codes: of `inputs`.
         weight: (O, I), latent, which gets the gradient.
-        quantized: (O, I), the ternary value of `weight`, one scale for all.
+        signs: (O, I), int8, q of `weight`.
+        alpha: (1,), α of `weight`.
         clip: no gradient where |weight| reaches it.
         bias: (O,).
     """
     apply: Any = _IntegerLinear.apply
-    out: Tensor = apply(inputs, weight, bias, codes, quantized, clip)
+    out: Tensor = apply(inputs, weight, bias, codes, signs, alpha, clip)
     return out
 
 
@@ -50,11 +57,10 @@ class _IntegerLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         codes: Codes,
-        quantized: Tensor,
+        signs: Tensor,
+        alpha: Tensor,
         clip: float | None,
     ) -> Tensor:
-        alpha = torch.maximum(quantized.amax(), -quantized.amin())
-        signs = quantized.sign().to(torch.int8)
         values, scale = codes.values.flatten(0, -2), codes.scale.flatten(0, -2)
         reaches = clip is not None and bool((weight.amax() >= clip) | (weight.amin() <= -clip))
         ctx.save_for_backward(values, scale, codes.inside, signs, alpha, weight if reaches else None)
@@ -64,7 +70,7 @@ class _IntegerLinear(torch.autograd.Function):
         return out.view(*inputs.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         values, scale, inside, signs, alpha, clamped = ctx.saved_tensors
         grad = grad_outputs[0].flatten(0, -2)
         to_inputs = (grad @ signs.to(grad.dtype).mul_(alpha)).view(ctx.shape)
@@ -73,4 +79,4 @@ class _IntegerLinear(torch.autograd.Function):
         to_weight = grad.t() @ values.to(grad.dtype).mul_(scale)
         if clamped is not None:
             to_weight = masked(to_weight, clamped.abs() < ctx.clip)
-        return to_inputs, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None
+        return to_inputs, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None, None

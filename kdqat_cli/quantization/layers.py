@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.integer import integer_linear, multiplies_integers
-from kdqat_cli.quantization.ternary import Granularity
+from kdqat_cli.quantization.ternary import Granularity, split
 from kdqat_cli.quantization.weights import WeightQuantizer
 
 
@@ -63,11 +63,16 @@ class QuantizedLinear(_QuantizedWeight):
         """(..., I) → (..., O)."""
         quantizer, weights = self.quantizer, self.weight_quantizer
         if self.training and quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
-            with torch.no_grad():
-                ternary = self._quantized(self.weight)
-            return integer_linear(inputs, quantizer.codes(inputs), self.weight, ternary, weights.clip, self.bias)
+            signs, alpha = self._ternary_codes()
+            return integer_linear(inputs, quantizer.codes(inputs), self.weight, signs, alpha, weights.clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
         return F.linear(quantized, self._quantized(self.weight), self.bias)
+
+    @torch.no_grad()
+    def _ternary_codes(self) -> tuple[Tensor, Tensor]:
+        if self.frozen:
+            return split(self.weight, self.granularity)
+        return self.weight_quantizer.ternary_codes(self.weight, self.granularity)
 
 
 class QuantizedEmbedding(_QuantizedWeight):

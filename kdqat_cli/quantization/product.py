@@ -33,10 +33,10 @@ class _Product(torch.autograd.Function):
         ctx.transposed = transposed
         sides, kept = [], []
         for values in (left, right):
-            rounded, scale, inside = quantizer.round(values)
+            codes, value = quantizer.quantized(values)
             if any(ctx.needs_input_grad):
-                kept += [rounded.to(torch.int8), scale, inside]
-            sides.append(rounded.mul_(scale))
+                kept += [codes.values, codes.scale, codes.inside]
+            sides.append(value)
         ctx.save_for_backward(*kept)
         return torch.matmul(sides[0], sides[1].mT if transposed else sides[1])
 

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kdqat_cli.quantization.activations import masked
+
 THRESHOLD_FACTOR = 0.7
 
 Granularity = Literal["matrix", "row"]
@@ -33,14 +35,26 @@ def ternarize(weight: Tensor, granularity: Granularity) -> Tensor:
     Returns:
         (O, I): each value one of -α, 0, +α of its group.
     """
+    return join(*codes_of(weight, granularity))
+
+
+def codes_of(weight: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
+    """The same as codes q and scales α.
+
+    Args:
+        weight: (O, I), any floating type.
+        granularity: one scale for the whole matrix, or one for each row.
+
+    Returns:
+        codes (O, I), int8 in {-1, 0, 1}; scales (1,) or (O,), of the weight's type.
+    """
     magnitude = weight.abs()
     dims = (0, 1) if granularity == "matrix" else (1,)
-    threshold = THRESHOLD_FACTOR * magnitude.mean(dims, keepdim=True)
-    kept = magnitude > threshold
+    kept = magnitude > THRESHOLD_FACTOR * magnitude.mean(dims, keepdim=True)
     # clamp: a group of zeros has nothing above its threshold, and 0/1 is the 0 that it needs.
-    count = kept.sum(dims, keepdim=True).clamp(min=1)
-    scale = torch.where(kept, magnitude, 0).sum(dims, keepdim=True) / count
-    return torch.where(kept, torch.copysign(scale, weight), torch.zeros((), dtype=weight.dtype, device=weight.device))
+    count = torch.count_nonzero(kept, dims).clamp(min=1)
+    scales = masked(magnitude, kept).sum(dims) / count
+    return weight.sign().to(torch.int8).mul_(kept.view(torch.int8)), scales.reshape(-1)
 
 
 def split(ternary: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.config import WeightsName
-from kdqat_cli.quantization.ternary import Granularity, ternarize
+from kdqat_cli.quantization.ternary import Granularity, codes_of, ternarize
 from kdqat_cli.quantization.uniform import round_uniform
 
 WEIGHTS: dict[WeightsName, Callable[[Tensor, Granularity], Tensor]] = {
@@ -47,7 +47,14 @@ class WeightQuantizer:
 
     def value(self, latent: Tensor, granularity: Granularity) -> Tensor:
         """The quantised weight (O, I) as a plain function of the latent one (O, I)."""
-        return WEIGHTS[self.name](latent if self.clip is None else latent.clamp(-self.clip, self.clip), granularity)
+        return WEIGHTS[self.name](self._clamped(latent), granularity)
+
+    def ternary_codes(self, latent: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
+        """The value of a ternary quantiser as `codes_of` gives it."""
+        return codes_of(self._clamped(latent), granularity)
+
+    def _clamped(self, latent: Tensor) -> Tensor:
+        return latent if self.clip is None else latent.clamp(-self.clip, self.clip)
 
 
 class _StraightThrough(torch.autograd.Function):

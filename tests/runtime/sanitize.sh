@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native library under the address and undefined-behaviour sanitizers: builds it once more, with them, into a folder
-# of its own, and runs the tests of kernels, engine and damaged files on it. `make test-sanitize` is how to call it.
+# of its own, and runs the tests of kernels, engine, damaged files and training steps on it. `make test-sanitize` is how to call it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
@@ -16,4 +16,4 @@ library=$(find "$build" -name '_native*.so')
 # Leaks of the interpreter itself are none of ours. The sanitizer must be loaded before the interpreter.
 export ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 KDQAT_LIBRARY="$library"
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so) $("$compiler" -print-file-name=libstdc++.so.6)"
-exec "$python" -m pytest -p no:cacheprovider tests/runtime "$@"
+exec "$python" -m pytest -p no:cacheprovider tests/runtime tests/quantization/test_fused.py "$@"

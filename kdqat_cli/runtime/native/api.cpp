@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <new>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "guard.h"
 #include "matrix.h"
 #include "model.h"
 #include "plan.h"
@@ -18,21 +16,6 @@ using namespace kdqat;
 namespace {
 
 constexpr int kMostThreads = 256;
-
-thread_local std::string error;
-
-template <class F>
-int guarded(F&& work) {
-    try {
-        work();
-        return 0;
-    } catch (const std::bad_alloc&) {
-        error = "not enough memory";
-    } catch (const std::exception& caught) {
-        error = caught.what();
-    }
-    return -1;
-}
 
 std::vector<const Kernels*> kernels_here() {
     std::vector<const Kernels*> all;
@@ -49,6 +32,12 @@ std::vector<const Kernels*> kernels_here() {
     return here;
 }
 
+}  // namespace
+
+namespace kdqat {
+
+thread_local std::string error;
+
 const Kernels& kernels_named(const char* name) {
     for (const Kernels* kernels : kernels_here()) {
         if (std::strcmp(kernels->name, name) == 0) return *kernels;
@@ -61,7 +50,7 @@ std::unique_ptr<Team> team_of(int threads) {
     return std::make_unique<Team>(threads);
 }
 
-}  // namespace
+}  // namespace kdqat
 
 struct kdqat_model {
     const Kernels& kernels;

@@ -93,6 +93,28 @@ KDQAT_API int kdqat_chain_add(
 KDQAT_API int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, float* out);
 KDQAT_API void kdqat_chain_free(kdqat_chain* chain);
 
+/* Steps of a training, on tensors of FP32; `threads` work together. */
+
+/* Rows of `width` values, the last dimension of (a, b, c, width), whose first three lie `strides` values apart -> int8
+ * codes, and where they are not null their values code * scale and whether |x| < clip, all contiguous. A scale is
+ * max|x| / 127 of a row after the clamp, or with `shared` of all rows. `reached` tells whether anything reaches the
+ * clamp. */
+KDQAT_API int kdqat_round(
+    const char* kernel, int threads, const float* x, const int64_t* sizes, const int64_t* strides, int width,
+    float clip, int shared, int8_t* codes, float* values, uint8_t* inside, float* scales, int32_t* reached);
+/* Sum over the rows of scores (batch, heads, length, length) of weight * KL(teacher || student), the softmax being of
+ * score / temperature over the keys of `mask` (batch, length); and its gradient in the student's scores. `weight` is
+ * (batch, length), a query's, and a query of weight 0 is left out. */
+KDQAT_API int kdqat_divergence(
+    const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
+    const float* weight, int batch, int heads, int length, float temperature, float* slope, double* sum);
+/* x * factor where bits < threshold, else 0; `kept` says where. And the same with `kept` given. */
+KDQAT_API int kdqat_drop(
+    const char* kernel, int threads, const float* x, const int16_t* bits, int64_t count, int threshold, float factor,
+    float* out, uint8_t* kept);
+KDQAT_API int kdqat_keep(
+    const char* kernel, int threads, const float* x, const uint8_t* kept, int64_t count, float factor, float* out);
+
 /* Single steps, for tests. */
 KDQAT_API int kdqat_quantize(
     const char* kernel, const float* x, int rows, int width, float clip, int8_t* out, float* scales, int32_t* sums);

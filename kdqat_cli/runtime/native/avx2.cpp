@@ -20,6 +20,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "training.h"
 
 namespace kdqat {
 namespace {
@@ -171,6 +172,7 @@ bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 const Kernels avx2_kernels = {
     "avx2",          available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
     normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
+    steps_of<Simd>(),
 };
 
 }  // namespace kdqat

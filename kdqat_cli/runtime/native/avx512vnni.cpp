@@ -18,6 +18,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "training.h"
 
 namespace kdqat {
 namespace {
@@ -123,6 +124,7 @@ bool available() {
 const Kernels avx512vnni_kernels = {
     "avx512-vnni",   available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
     normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
+    steps_of<Simd>(),
 };
 
 }  // namespace kdqat

@@ -62,6 +62,19 @@ struct Head {
     size_t context_stride;
 };
 
+// Steps of a training on whole tensors (training.h says what each computes).
+struct Steps {
+    float (*largest)(const float* row, int width);
+    void (*round_row)(
+        const float* row, int width, float clip, float scale, int8_t* codes, float* values, uint8_t* inside);
+    float (*divergence)(
+        const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
+        float factor, float* slope, float* spare);
+    void (*drop)(
+        const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept);
+    void (*keep)(const float* x, const uint8_t* kept, int64_t count, float factor, float* out);
+};
+
 struct Kernels {
     const char* name;
     bool (*available)();
@@ -91,6 +104,8 @@ struct Kernels {
     // out[o] = act(Σ weight[o][i]·x[i] + bias[o]) in FP32, `bias` may be null.
     void (*dense)(
         const float* x, const float* weight, const float* bias, int outputs, int inputs, Activation act, float* out);
+
+    Steps training;
 };
 
 extern const Kernels portable_kernels;

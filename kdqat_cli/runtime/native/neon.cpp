@@ -15,6 +15,7 @@
 #include "attention.h"
 #include "generic.h"
 #include "linear.h"
+#include "training.h"
 
 namespace kdqat {
 namespace {
@@ -149,6 +150,7 @@ bool available() {
 const Kernels neon_kernels = {
     "neon-dot",      available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
     normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
+    steps_of<Simd>(),
 };
 
 }  // namespace kdqat

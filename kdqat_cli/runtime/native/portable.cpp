@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "generic.h"
 #include "linear.h"
+#include "training.h"
 
 namespace kdqat {
 namespace {
@@ -69,6 +70,7 @@ const Kernels portable_kernels = {
     attend<GenericSimd, Scores>,
     attend_bytes<Scores>,
     dense<GenericSimd>,
+    steps_of<GenericSimd>(),
 };
 
 }  // namespace kdqat

@@ -1,0 +1,169 @@
+// The steps of a training, shared out over rows; training.h has what is done to one.
+
+#include <cfloat>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "api.h"
+#include "guard.h"
+#include "plan.h"
+
+using namespace kdqat;
+
+namespace {
+
+constexpr int kPieces = 8;              // a member: so that one that came late leaves little to wait for
+constexpr int64_t kPiece = int64_t{1} << 14;  // values, where there are no rows
+
+// One team serves all calls, which come one at a time: a step makes some hundred, and threads take 50 µs to start.
+class Training {
+public:
+    template <class Work>
+    static void share_out(int threads, int parts, Work&& work) {
+        static std::mutex alone;
+        static std::unique_ptr<Team> team;
+        const std::lock_guard<std::mutex> lock(alone);
+        if (!team || team->members() != threads) team = team_of(threads);
+        team->run(parts, [&](int rank) {
+            Member member = {*team, rank, 0};
+            work(member);
+        });
+    }
+};
+
+int pieces_of(int64_t count, int threads) {
+    return static_cast<int>(std::min<int64_t>(count, static_cast<int64_t>(threads) * kPieces));
+}
+
+struct Rows {
+    int64_t first, last;
+};
+
+Rows rows_of(int64_t count, int piece, int pieces) { return {count * piece / pieces, count * (piece + 1) / pieces}; }
+
+}  // namespace
+
+int kdqat_round(
+    const char* kernel, int threads, const float* x, const int64_t* sizes, const int64_t* strides, int width,
+    float clip, int shared, int8_t* codes, float* values, uint8_t* inside, float* scales, int32_t* reached) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const int64_t count = sizes[0] * sizes[1] * sizes[2];
+        const int pieces = pieces_of(count, threads);
+        std::vector<float> most(static_cast<size_t>(pieces));
+        std::vector<int32_t> beyond(static_cast<size_t>(pieces));
+        auto row = [&](int64_t r) {
+            const int64_t a = r / (sizes[1] * sizes[2]), b = r / sizes[2] % sizes[1], c = r % sizes[2];
+            return x + a * strides[0] + b * strides[1] + c * strides[2];
+        };
+        // The smallest normal number instead of 0: a row of zeros then gives 0, not 0/0. What is no number stays none.
+        auto scale_of = [&](float magnitude) {
+            const float scale = (magnitude > clip ? clip : magnitude) / 127.0f;
+            return scale < FLT_MIN ? FLT_MIN : scale;
+        };
+        Training::share_out(threads, 2, [&](Member& member) {
+            float common = 0.0f;
+            if (shared) {
+                member.share_out(pieces, [&](int piece) {
+                    const Rows mine = rows_of(count, piece, pieces);
+                    float here = 0.0f;
+                    for (int64_t r = mine.first; r < mine.last; ++r) {
+                        const float largest = steps.largest(row(r), width);
+                        here = largest > here || std::isnan(largest) ? largest : here;
+                        if (std::isnan(here)) break;
+                    }
+                    most[static_cast<size_t>(piece)] = here;
+                });
+                for (const float here : most) common = here > common || std::isnan(here) ? here : common;
+            }
+            member.share_out(pieces, [&](int piece) {
+                const Rows mine = rows_of(count, piece, pieces);
+                bool touched = false;
+                for (int64_t r = mine.first; r < mine.last; ++r) {
+                    const float largest = shared ? common : steps.largest(row(r), width);
+                    const float scale = scale_of(largest);
+                    if (!shared) scales[r] = scale;
+                    touched = touched || largest >= clip;
+                    const int64_t at = r * width;
+                    steps.round_row(
+                        row(r), width, clip, scale, codes + at, values ? values + at : nullptr,
+                        inside ? inside + at : nullptr);
+                }
+                beyond[static_cast<size_t>(piece)] = touched;
+            });
+            if (shared && member.rank == 0) scales[0] = scale_of(common);
+        });
+        *reached = 0;
+        for (const int32_t touched : beyond) *reached |= touched;
+    });
+}
+
+int kdqat_divergence(
+    const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
+    const float* weight, int batch, int heads, int length, float temperature, float* slope, double* sum) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const size_t width = static_cast<size_t>(length);
+        std::vector<float> keep(static_cast<size_t>(batch) * width), top(keep.size());
+        for (size_t i = 0; i < keep.size(); ++i) {
+            keep[i] = mask[i] ? 1.0f : 0.0f;
+            top[i] = mask[i] ? std::numeric_limits<float>::infinity() : -FLT_MAX;
+        }
+        const int64_t count = static_cast<int64_t>(batch) * heads;
+        std::vector<double> sums(static_cast<size_t>(count));  // a head each: added up in one order, whoever came first
+        Training::share_out(threads, 1, [&](Member& member) {
+            std::vector<float> spare(2 * width + 64);
+            member.share_out(static_cast<int>(count), [&](int head) {
+                const size_t of_row = static_cast<size_t>(head / heads) * width;
+                double total = 0.0;
+                for (size_t query = 0; query < width; ++query) {
+                    const size_t at = (static_cast<size_t>(head) * width + query) * width;
+                    const float share = weight[of_row + query];
+                    if (share == 0.0f) {
+                        std::fill(slope + at, slope + at + width, 0.0f);
+                        continue;
+                    }
+                    total += static_cast<double>(share) * static_cast<double>(steps.divergence(
+                        student + at, teacher + at, &keep[of_row], &top[of_row], length, 1.0f / temperature,
+                        share / temperature, slope + at, spare.data()));
+                }
+                sums[static_cast<size_t>(head)] = total;
+            });
+        });
+        *sum = 0.0;
+        for (const double part : sums) *sum += part;
+    });
+}
+
+int kdqat_drop(
+    const char* kernel, int threads, const float* x, const int16_t* bits, int64_t count, int threshold, float factor,
+    float* out, uint8_t* kept) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const int pieces = pieces_of(count / kPiece + 1, threads);
+        Training::share_out(threads, 1, [&](Member& member) {
+            member.share_out(pieces, [&](int piece) {
+                const Rows mine = rows_of(count, piece, pieces);
+                const int64_t at = mine.first;
+                steps.drop(x + at, bits + at, mine.last - at, threshold, factor, out + at, kept + at);
+            });
+        });
+    });
+}
+
+int kdqat_keep(
+    const char* kernel, int threads, const float* x, const uint8_t* kept, int64_t count, float factor, float* out) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const int pieces = pieces_of(count / kPiece + 1, threads);
+        Training::share_out(threads, 1, [&](Member& member) {
+            member.share_out(pieces, [&](int piece) {
+                const Rows mine = rows_of(count, piece, pieces);
+                steps.keep(x + mine.first, kept + mine.first, mine.last - mine.first, factor, out + mine.first);
+            });
+        });
+    });
+}

@@ -1,0 +1,124 @@
+// What takes torch several passes over a tensor of a training step, in one pass: written once over a vector type, as
+// floats.h is.
+//
+// A training that diverges must be noticed: a row that holds an infinity, or what is no number, gets a scale or a
+// divergence that is not finite either.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "floats.h"
+
+namespace kdqat {
+namespace {
+
+// The largest |x| of a row; not finite where the row is not.
+template <class S>
+float largest(const float* row, int width) {
+    Floats<S> most = S::broadcast(0.0f), check = S::broadcast(0.0f);
+    for (int i = 0; i < width; i += S::W) {
+        const Floats<S> x = load_some<S>(row + i, width - i);
+        most = S::max(S::max(x, -x), most);
+        check = S::fma(x, S::broadcast(0.0f), check);
+    }
+    return S::largest(most) + S::total(check);
+}
+
+// One row with a given scale; `values` (the products code·scale) and `inside` (|x| < clip) may be null.
+template <class S>
+void round_row(const float* row, int width, float clip, float scale, int8_t* codes, float* values, uint8_t* inside) {
+    const Floats<S> divisor = S::broadcast(scale), top = S::broadcast(127.0f);
+    for (int i = 0; i < width; i += S::W) {
+        const int left = width - i;
+        const Floats<S> x = load_some<S>(row + i, left) / divisor;
+        const Floats<S> rounded = S::round(S::max(S::min(x, top), -top));
+        if (left >= S::W) {
+            S::store_bytes(codes + i, rounded);
+        } else {
+            int8_t last[S::W];
+            S::store_bytes(last, rounded);
+            std::memcpy(codes + i, last, static_cast<size_t>(left));
+        }
+        if (values) store_some<S>(values + i, rounded * divisor, left);
+    }
+    if (inside) {
+        for (int i = 0; i < width; ++i) inside[i] = std::fabs(row[i]) < clip;
+    }
+}
+
+// KL(p_t ‖ p_s) of one query, p = softmax(sharpness·score) over the keys where `keep` is 1 (and `top` infinite; elsewhere
+// 0, and the smallest float), and slope = (p_s - p_t)·factor. `spare` holds two rows.
+template <class S>
+float divergence(
+    const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
+    float factor, float* slope, float* spare) {
+    constexpr float kLowest = -std::numeric_limits<float>::max();
+    const Floats<S> sharp = S::broadcast(sharpness), lowest = S::broadcast(kLowest);
+    auto score = [&](const float* from, int i) {
+        return S::min(load_some<S>(from + i, length - i) * sharp, load_some<S>(top + i, length - i));
+    };
+    Floats<S> most_s = lowest, most_t = lowest;
+    for (int i = 0; i < length; i += S::W) {
+        if (i + S::W > length) {  // the rest of the vector is no key
+            float rest[2] = {kLowest, kLowest};
+            for (int j = i; j < length; ++j) {
+                rest[0] = std::max(rest[0], std::min(student[j] * sharpness, top[j]));
+                rest[1] = std::max(rest[1], std::min(teacher[j] * sharpness, top[j]));
+            }
+            most_s = S::max(most_s, S::broadcast(rest[0]));
+            most_t = S::max(most_t, S::broadcast(rest[1]));
+            break;
+        }
+        most_s = S::max(score(student, i), most_s);
+        most_t = S::max(score(teacher, i), most_t);
+    }
+    const float largest_s = S::largest(most_s), largest_t = S::largest(most_t);
+    Floats<S> total_s = S::broadcast(0.0f), total_t = S::broadcast(0.0f);
+    for (int i = 0; i < length; i += S::W) {
+        const int left = length - i;
+        const Floats<S> kept = load_some<S>(keep + i, left);
+        const Floats<S> s = score(student, i), t = score(teacher, i);
+        const Floats<S> own = exp<S>(s - S::broadcast(largest_s)) * kept;
+        const Floats<S> taught = exp<S>(t - S::broadcast(largest_t)) * kept;
+        store_some<S>(spare + i, t - s, left);
+        store_some<S>(spare + length + i, own, left);
+        store_some<S>(slope + i, taught, left);
+        total_s = total_s + own;
+        total_t = total_t + taught;
+    }
+    const float sum_s = S::total(total_s), sum_t = S::total(total_t);
+    const Floats<S> inverse_s = S::broadcast(1.0f / sum_s), inverse_t = S::broadcast(1.0f / sum_t);
+    Floats<S> total = S::broadcast(0.0f);
+    for (int i = 0; i < length; i += S::W) {
+        const int left = length - i;
+        const Floats<S> taught = load_some<S>(slope + i, left) * inverse_t;
+        total = S::fma(taught, load_some<S>(spare + i, left), total);
+        const Floats<S> own = load_some<S>(spare + length + i, left) * inverse_s;
+        store_some<S>(slope + i, (own - taught) * S::broadcast(factor), left);
+    }
+    const float shift = largest_s - largest_t + std::log(sum_s) - std::log(sum_t);
+    return S::total(total) + shift;
+}
+
+// out = x·factor where bits < threshold, else 0, and `kept` says where.
+inline void drop(
+    const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept) {
+    for (int64_t i = 0; i < count; ++i) kept[i] = bits[i] < threshold;
+    for (int64_t i = 0; i < count; ++i) out[i] = bits[i] < threshold ? x[i] * factor : 0.0f;
+}
+
+// out = x·factor where `kept` is 1, else 0.
+inline void keep(const float* x, const uint8_t* kept, int64_t count, float factor, float* out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = kept[i] ? x[i] * factor : 0.0f;
+}
+
+template <class S>
+constexpr Steps steps_of() {
+    return {largest<S>, round_row<S>, divergence<S>, drop, keep};
+}
+
+}  // namespace
+}  // namespace kdqat
