@@ -5,11 +5,14 @@ at the same shapes, with transformers' sdpa attention. Rounds are interleaved, o
 ratio is the median of the rounds' ratios. Time is the process's own on a CPU, so that a busy machine disturbs little,
 and the clock's on a GPU. Peak memory is that of a process that runs one side alone, Python and torch included.
 
+`straightforward` is the step as one writes it first (straightforward.py).
+
 With --data-dir a second table: examples a second on the real lengths of a task's rows, in batches of like length
-beside batches padded to the task's full length.
+beside batches padded to the task's full length; ratios are to the straightforward step on padded batches.
 """
 
 import argparse
+import itertools
 import platform
 import random
 import resource
@@ -26,6 +29,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from straightforward import step_of
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -50,6 +54,7 @@ SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
     "base-32x128": (BASE, 32, 128),
 }
 PARTS = "parts"
+STRAIGHT = "straightforward"
 
 
 def plain_step(sizes: dict[str, int], device: str) -> Step:
@@ -98,8 +103,10 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str) -> St
 
 
 def side_of(label: str, sizes: dict[str, int], device: str) -> Step:
-    """The step of a label: `parts`, or recipe and loss with a space between."""
-    return plain_step(sizes, device) if label == PARTS else kdqat_step(sizes, device, *label.split())
+    """The step of a label: `parts`, `straightforward`, or recipe and loss with a space between."""
+    if label == PARTS:
+        return plain_step(sizes, device)
+    return step_of(sizes, device) if label == STRAIGHT else kdqat_step(sizes, device, *label.split())
 
 
 def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
@@ -169,7 +176,7 @@ def steps_table(shapes: list[str], labels: list[str], rounds: int, device: str, 
 
 
 def lengths_table(name: str, options: argparse.Namespace) -> Table:
-    """Examples a second on a task's real lengths; random weights, as the time does not depend on them."""
+    """Examples a second on a task's real lengths, in turns; random weights, as the time does not depend on them."""
     task = load_task(name)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, task.max_length).rows["length"])
@@ -180,19 +187,23 @@ def lengths_table(name: str, options: argparse.Namespace) -> Table:
     batches = [grouped[start : start + rows] for start in range(0, len(grouped) - rows + 1, rows)]
     chosen = draw.sample(batches, min(len(batches), options.batches))
     padded = [draw.sample(drawn, rows) for _ in chosen]
-    sides = {
-        f"kdqat, like lengths, {label}": (label, [batch_of(part, max(part), options.device) for part in chosen])
-        for label in options.labels
-    }
     fixed = [batch_of(part, task.max_length, options.device) for part in padded]
-    sides |= {f"kdqat, all padded to {task.max_length}, {label}": (label, fixed) for label in options.labels}
-    sides[f"parts, all padded to {task.max_length}"] = (PARTS, fixed)
-    table = Table("task", "step", "examples a second", "min to max", box=None)
-    for title, (label, work) in sides.items():
-        step = side_of(label, sizes, options.device)
-        step(work[0])
-        rates = [rows * len(work) / seconds(step, work, options.device) for _ in range(options.rounds)]
-        table.add_row(name, title, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}")
+    like = [batch_of(part, max(part), options.device) for part in chosen]
+    works = {f"padded to {task.max_length}": fixed, "like lengths": like}
+    rates: dict[tuple[str, str], list[float]] = {}
+    steps = {label: side_of(label, sizes, options.device) for label in [STRAIGHT, PARTS, *options.labels]}
+    for step in steps.values():
+        step(fixed[0])
+    for _ in range(options.rounds):
+        for (label, step), (kind, work) in itertools.product(steps.items(), works.items()):
+            rates.setdefault((label, kind), []).append(rows * len(work) / seconds(step, work, options.device))
+    base = rates[STRAIGHT, f"padded to {task.max_length}"]
+    table = Table("task", "step", "batches", "examples a second", "ratio", "min to max", box=None)
+    for (label, kind), measured in rates.items():
+        ratios = [here / there for here, there in zip(measured, base, strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        middle = f"{statistics.median(measured):.1f}", f"{statistics.median(ratios):.2f}"
+        table.add_row(name, label, kind, *middle, spread)
     return table
 
 
@@ -221,7 +232,8 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, FP32, {options.rounds} rounds")
     options.labels = [f"{recipe} {loss}" for recipe in options.recipes for loss in options.losses]
-    console.print(steps_table(options.shapes, options.labels, options.rounds, options.device, options.threads))
+    labels = [STRAIGHT, *options.labels]
+    console.print(steps_table(options.shapes, labels, options.rounds, options.device, options.threads))
     if options.data_dir:
         for task in options.tasks:
             console.print(lengths_table(task, options))
