@@ -143,7 +143,9 @@ def _alive(owner: dict[str, Any]) -> bool:
     if owner["host"] != socket.gethostname():
         return True  # another machine's processes cannot be seen from here
     try:
+        process = psutil.Process(owner["pid"])
         # A process id is used again; the start time tells the old process from a new one.
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1)
+        same = abs(process.create_time() - owner["started"]) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE  # which has ended, though nobody has asked how
     except psutil.NoSuchProcess:
         return False

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,17 @@ def test_the_lock_of_a_killed_process_is_taken_over(out: Path, other: subprocess
     other.wait()
     assert (out / ".lock").exists()
     fill(out, "new")
+    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
+
+
+def test_the_lock_of_a_process_that_ended_unnoticed_is_taken_over(out: Path, other: subprocess.Popen[str]) -> None:
+    """Its parent has not asked how it ended, or the system's first process is slow to: it is still listed."""
+    process = psutil.Process(other.pid)
+    other.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    fill(out, "new")
+    assert process.status() == psutil.STATUS_ZOMBIE
     assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
 
 
