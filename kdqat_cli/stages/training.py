@@ -104,6 +104,8 @@ def train(
         save_total_limit=1,
         seed=seed,
         full_determinism=True,
+        logging_first_step=True,  # what EncoderTrainer measures divergence by
+        logging_nan_inf_filter=False,  # it hides what EncoderTrainer stops at
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
