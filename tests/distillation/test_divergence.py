@@ -19,11 +19,10 @@ from tests.recipes import distillation, quantization
 
 def network(first: float = 1.0) -> nn.Sequential:
     """y = w₁ · w₀ · x, with w₁ = 2."""
-    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(first)
-        model[1].weight.fill_(2.0)
-    return model
+    layers = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for layer, weight in zip(layers, (first, 2.0), strict=True):
+        nn.init.constant_(layer.weight, weight)
+    return nn.Sequential(*layers)
 
 
 def test_a_weight_is_named_before_what_it_spoils() -> None:
