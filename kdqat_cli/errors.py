@@ -32,7 +32,7 @@ class MissingInputError(KdqatError):
 
 
 class GateError(KdqatError):
-    """A result below the bar that was set for it."""
+    """A result below the bar that was set for it, or a training that diverged."""
 
     exit_code = 4
 

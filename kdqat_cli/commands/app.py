@@ -30,8 +30,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
+        from kdqat_cli.stages.folder import enough_room
+
         try:
-            function(**options)
+            with enough_room(Path.cwd()):
+                function(**options)
         except KdqatError as error:
             Output().error(error)
             raise typer.Exit(error.exit_code) from error

@@ -237,7 +237,7 @@ class RunningLoss:
         """
         self._loss, self._teacher, self._mask = loss, teacher, mask
         self._layers = {name: len(getattr(teacher, name)) for name in loss.captures}
-        self._terms: dict[str, list[Tensor]] = {name: [] for name in loss.weights}
+        self._values: dict[tuple[str, int], Tensor] = {}  # of each term and layer
 
     def compare(self, capture: str, student: Tensor) -> None:
         """Compares the student's next tensor of a capture with the teacher's."""
@@ -246,9 +246,16 @@ class RunningLoss:
         layer = layers - len(waiting)
         teacher = waiting.pop(0)
         for name, (weight, function) in self._loss.of_layer(capture, layer, layers).items():
-            self._terms[name].append(weight * function([student], [teacher], self._mask))
+            self._values[name, layer] = weight * function([student], [teacher], self._mask)
 
     def terms(self, student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
         """The finished terms by name."""
-        sums = {name: torch.stack(values).sum() for name, values in self._terms.items()}
+        sums = {
+            name: torch.stack([value for (term, _), value in self._values.items() if term == name]).sum()
+            for name in self._loss.weights
+        }
         return {"logits": logits_loss(student_logits, teacher_logits)} | sums
+
+    def by_layer(self) -> dict[str, Tensor]:
+        """What the layer-wise terms consist of, in the order of the forward pass; layers are counted from 0."""
+        return {f"{name} (layer {layer})": value for (name, layer), value in self._values.items()}

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
 from kdqat_cli.distillation.captures import capture
-from kdqat_cli.distillation.losses import DistillationLoss, RunningLoss
+from kdqat_cli.distillation.divergence import diverged, explain, weight_at_fault
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss
+from kdqat_cli.errors import GateError
 
 
 class EncoderTrainer(Trainer):  # type: ignore[misc]
@@ -43,40 +45,77 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._steps = 0
+        self._called = "model" if teacher is None else "student"
 
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Trainer's hook: the loss of one batch."""
-        labels = inputs.pop("labels")
-        if self.teacher is None or self.loss is None:
-            outputs = model(**inputs)
-            terms = {"labels": gold_loss(outputs.logits, labels)}
-        else:
-            with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
-                teacher_logits = self.teacher(**inputs).logits
-            running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
-            with capture(model, self.loss.captures, running.compare):
-                outputs = model(**inputs)
-            terms = running.terms(outputs.logits, teacher_logits)
-            if self.loss.settings.labels:
-                terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
+        terms, _, outputs = self._terms(model, inputs)
         for name, value in terms.items():
             self._sums[name] += value.detach()
         self._steps += 1
         total = torch.stack(list(terms.values())).sum()
+        self._last = inputs, total.detach()
         return (total, outputs) if return_outputs else total
 
+    def _terms(
+        self, model: PreTrainedModel, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
+        """The terms of the loss of one batch, the same with those of each layer apart, and the model's outputs."""
+        labels = inputs["labels"]
+        inputs = {name: values for name, values in inputs.items() if name != "labels"}
+        if self.teacher is None or self.loss is None:
+            outputs = model(**inputs)
+            terms = {"labels": gold_loss(outputs.logits, labels)}
+            return terms, terms, outputs
+        with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
+            teacher_logits = self.teacher(**inputs).logits
+        running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
+        with capture(model, self.loss.captures, running.compare):
+            outputs = model(**inputs)
+        terms = running.terms(outputs.logits, teacher_logits)
+        if self.loss.settings.labels:
+            terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
+        whole = {name: value for name, value in terms.items() if name not in TERMS}
+        return terms, running.by_layer() | whole, outputs
+
+    def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
+        """Trainer's hook: the norm of the gradient, which stands before the optimiser's step."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        inputs, loss = self._last
+        if not torch.isfinite(loss + norm):
+            models = {self._called: self.model} | ({"teacher": self.teacher} if self.teacher is not None else {})
+            raise self._stopped(self.state.global_step + 1, explain(models, lambda: self._terms(self.model, inputs)[1]))
+        return norm
+
+    def _stopped(self, step: int, why: str) -> GateError:
+        return GateError(
+            f"The training stopped at step {step} of {self.state.max_steps}, before anything was overwritten: {why}.",
+            f"the same command with a --learning-rate below {self.args.learning_rate:g}",
+        )
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Trainer's hook: adds the terms to the log of the training loss."""
+        """Trainer's hook: adds the terms to the log of the training loss, which must not have grown out of bounds."""
         if "loss" in logs and self._steps:
             logs |= {f"loss_{name}": (value / self._steps).item() for name, value in self._sums.items()}
             self._sums.clear()
             self._steps = 0
+            first = next((entry for entry in self.state.log_history if "loss" in entry), logs)
+            if diverged(logs["loss"], first["loss"]):
+                term = max((key for key in logs if key.startswith("loss_")), key=lambda key: logs[key] - first[key])
+                raise self._stopped(
+                    self.state.global_step,
+                    f"the loss has grown from {first['loss']:.4g} to {logs['loss']:.4g}, its term "
+                    f"{term.removeprefix('loss_')} from {first[term]:.4g} to {logs[term]:.4g}",
+                )
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Trainer's hook: the dev metrics, by the same code as `kdqat evaluate`."""
+        """Trainer's hook: the dev metrics, by the same code as `kdqat evaluate`. What it sees may be saved."""
+        weight = weight_at_fault({self._called: self.model})
+        if weight:
+            raise self._stopped(self.state.global_step, f"{weight} is not finite")
         metrics = {f"eval_{name}": value for name, value in self.score(self.model).items()}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -7,6 +7,7 @@ other end died, be it by kill -9. So no training is left behind that nobody wait
 Exit code: 0, or that of the first command that failed (128 + signal, as shells have it), or 130 when stopped.
 """
 
+import ctypes
 import json
 import os
 import select
@@ -18,10 +19,13 @@ import time
 STOPPED = 130
 _TICK = 0.1
 _GRACE = 10.0  # seconds between asking and killing
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
     """Runs the job that stands on standard input."""
+    if sys.platform == "linux":  # what a killed shell leaves behind becomes this process's, which can wait for its end
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     job = json.loads(sys.stdin.readline())
     with open(job["log"], "w", encoding="utf-8") as log:
         for shown, command in zip(job["shown"], job["commands"], strict=True):
@@ -39,24 +43,34 @@ def main() -> int:
             )
             while process.poll() is None:
                 if select.select([sys.stdin], [], [], _TICK)[0]:
-                    _stop(process)
+                    _stop(process.pid)
                     return STOPPED
             if process.returncode:
                 return process.returncode if process.returncode > 0 else 128 - process.returncode
     return 0
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    # SIGINT, not SIGTERM: Python's commands then leave in order and release the folders that they have locked.
-    _signal(process.pid, signal.SIGINT)
-    end = time.monotonic() + _GRACE
-    while time.monotonic() < end:
-        process.poll()  # reaps it: a zombie would count as a member of its group
-        if not _signal(process.pid, 0):
-            return
-        time.sleep(_TICK)
-    _signal(process.pid, signal.SIGKILL)
-    process.wait()
+def _stop(group: int) -> None:
+    """Returns when nobody is left in the process group: who starts the commands again must not meet the old ones."""
+    # SIGINT, not SIGTERM: Python's commands then leave in order and release the folders that they have locked. Twice,
+    # for Python loses a KeyboardInterrupt that is raised while it closes a file that was let go of.
+    for number, patience in ((signal.SIGINT, _GRACE / 2), (signal.SIGINT, _GRACE / 2), (signal.SIGKILL, float("inf"))):
+        _signal(group, number)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            _reap(group)
+            if not _signal(group, 0):
+                return
+            time.sleep(_TICK)
+
+
+def _reap(group: int) -> None:
+    """Asks how the ended processes of a group ended: as zombies they would count as its members."""
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
 def _signal(group: int, number: int) -> bool:

@@ -14,7 +14,7 @@ from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
+from kdqat_cli.stages.folder import HISTORY, MODEL, output_folder, resume_folder
 from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
@@ -80,7 +80,6 @@ def distill(
         write_history(scratch / HISTORY, history)
         score = dev.score(student)["score"]
         run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
-    forget_resume(out)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": run["seconds"]}
 
 

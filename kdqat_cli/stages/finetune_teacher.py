@@ -7,7 +7,7 @@ from transformers import set_seed
 
 from kdqat_cli.config import Settings
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, forget_resume, output_folder, resume_folder
+from kdqat_cli.stages.folder import HISTORY, MODEL, output_folder, resume_folder
 from kdqat_cli.stages.models import load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
@@ -59,5 +59,4 @@ def finetune_teacher(
         write_history(scratch / HISTORY, history)
         score = dev.score(model)["score"]
         run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
-    forget_resume(out)
     return {"folder": str(out), "score": score, "seconds": run["seconds"]}

@@ -1,12 +1,15 @@
 """Runs the training loop on a task: arguments, resume state, history."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_model
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -16,24 +19,45 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
+from kdqat_cli.stages.folder import sync_tree
 from kdqat_cli.stages.memory import keep_freed_memory
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
 
+_ORDER = "order.npy"
 _WHOLE = "whole"  # stands in a checkpoint that was written to its end
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, progress: Progress) -> None:
+    """Tells how far the training is, and makes whole checkpoints of what Trainer writes.
+
+    Trainer's own checkpoints lack one thing: the state of torch's generator from which the order of the epoch's rows
+    was drawn. Without it a training that continues within an epoch would go through other rows.
+    """
+
+    def __init__(self, progress: Progress, last: Path | None) -> None:
         self.progress = progress
+        self.resumed = torch.from_numpy(np.load(last / _ORDER)) if last else None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.best_global_step:  # wherever the folder was when the checkpoint was written
+            state.best_model_checkpoint = str(_checkpoint(Path(args.output_dir), state.best_global_step))
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.resumed is not None:
+            torch.set_rng_state(self.resumed)
+            self.resumed = None
+        self.order = torch.get_rng_state()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps, "")
@@ -42,7 +66,16 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             control.should_log = control.should_evaluate = control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _WHOLE).touch()
+        resume = Path(args.output_dir)
+        written = _checkpoint(resume, state.global_step)
+        if state.epoch == int(state.epoch):  # the next rows are those of a new epoch
+            self.order = torch.get_rng_state()
+        np.save(written / _ORDER, self.order.numpy())
+        sync_tree(written)
+        (written / _WHOLE).touch()
+        sync_tree(written)
+        # Only now: Trainer itself would remove the one before while this one still can be lost.
+        _keep(resume, {written, _checkpoint(resume, state.best_global_step)})
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
@@ -84,6 +117,7 @@ def train(
         steps = settings.eval_every
         every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
         every |= {f"{what}_steps": steps for what in ("eval", "save", "logging")}
+    last = _last_whole(resume)
     arguments = TrainingArguments(
         output_dir=str(resume),
         num_train_epochs=settings.epochs,
@@ -101,9 +135,10 @@ def train(
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
         greater_is_better=True,
-        save_total_limit=1,
         seed=seed,
         full_determinism=True,
+        logging_first_step=True,  # what EncoderTrainer measures divergence by
+        logging_nan_inf_filter=False,  # it hides what EncoderTrainer stops at
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
@@ -116,14 +151,19 @@ def train(
         eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
         data_collator=DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length),
         optimizer_cls_and_kwargs=optimizer_of(settings),
-        callbacks=[_Report(progress)],
+        callbacks=[_Report(progress, last)],
         score=score,
         teacher=teacher,
         loss=loss,
     )
     trainer.remove_callback(PrinterCallback)
     keep_freed_memory()
-    trainer.train(resume_from_checkpoint=_last_whole(resume))
+    state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else trainer.state
+    if last and state.global_step >= state.max_steps:  # it ended, but not so the command: Trainer would add a step
+        best = _checkpoint(resume, state.best_global_step or state.global_step)
+        load_model(model, best / SAFE_WEIGHTS_NAME, strict=False)
+        return _history(state.log_history)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _history(trainer.state.log_history)
 
 
@@ -138,10 +178,23 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         writer.writerows(history)
 
 
-def _last_whole(resume: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a kill may have cut short a newer one."""
-    whole = [marker.parent for marker in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_WHOLE}")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+def _checkpoint(resume: Path, step: int) -> Path:
+    return resume / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def _last_whole(resume: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; what a kill or a full disk cut short is removed."""
+    whole = {marker.parent for marker in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_WHOLE}")}
+    _keep(resume, whole)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _keep(resume: Path, wanted: set[Path]) -> None:
+    for path in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if path not in wanted:
+            # Its mark goes first: half removed, it is not whole.
+            (path / _WHOLE).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
 def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:

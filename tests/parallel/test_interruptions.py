@@ -47,7 +47,7 @@ def test_after_an_interruption_the_same_command_continues_and_never_beside_the_o
 ) -> None:
     process = start(counting, "repro", "--jobs", "2", *where)
     for name in "ab":
-        wait_for(counting / f"{name}.pids")
+        wait_for(counting / f"{name}.at")
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), said
@@ -67,7 +67,7 @@ def test_after_an_interruption_the_same_command_continues_and_never_beside_the_o
 def test_a_command_that_outlives_everything_is_not_started_twice(counting: Path) -> None:
     process = start(counting, "repro", "--jobs", "2")
     for name in "ab":
-        wait_for(counting / f"{name}.pids")
+        wait_for(counting / f"{name}.at")
     jobs = jobs_of(process)
     process.kill()
     for job in jobs:
@@ -88,7 +88,7 @@ def test_a_command_that_outlives_everything_is_not_started_twice(counting: Path)
 def test_a_second_coordinator_waits_for_the_first_and_dvc_works_beside_it(counting: Path) -> None:
     one = start(counting, "repro", "--jobs", "2")
     for name in "ab":
-        wait_for(counting / f"{name}.pids")
+        wait_for(counting / f"{name}.at")
     other = start(counting, "repro", "--jobs", "2")
     run(counting, "dvc", "stage", "list")
     assert "is busy" in run(counting, "dvc", "repro", code=255).stderr

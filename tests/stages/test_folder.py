@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.stages.folder import MODEL, forget_resume, output_folder, resume_folder, write_json
+from kdqat_cli.stages.folder import MODEL, output_folder, resume_folder, write_json
 
 HOLD = """
 import sys
@@ -136,6 +137,17 @@ def test_the_lock_of_a_killed_process_is_taken_over(out: Path, other: subprocess
     assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
 
 
+def test_the_lock_of_a_process_that_ended_unnoticed_is_taken_over(out: Path, other: subprocess.Popen[str]) -> None:
+    """Its parent has not asked how it ended, or the system's first process is slow to: it is still listed."""
+    process = psutil.Process(other.pid)
+    other.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    fill(out, "new")
+    assert process.status() == psutil.STATUS_ZOMBIE
+    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
+
+
 def test_a_process_that_was_given_the_number_of_a_dead_one_is_not_its_owner(out: Path) -> None:
     lock_of(out, started=psutil.Process().create_time() - 1000)
     fill(out, "new")
@@ -161,11 +173,44 @@ def test_owners_that_may_live_are_respected(out: Path, changes: dict[str, object
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "null"])
-def test_a_lock_that_cannot_be_read_is_respected(out: Path, text: str) -> None:
-    """It may be just being written."""
-    lock_of(out).write_text(text)
+def test_a_lock_that_cannot_be_read_is_respected_for_a_minute(out: Path, text: str) -> None:
+    """It may be just being written, or have been when the power was cut."""
+    lock = lock_of(out)
+    lock.write_text(text)
     with pytest.raises(MissingInputError, match="in use by process unknown"), output_folder(out):
         pass
+    os.utime(lock, (time.time() - 61, time.time() - 61))
+    fill(out, "new")
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_power_cut_leaves_no_old_result_beside_a_new_one(out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after each renaming in turn: run.json, model and history leave, and model and run.json come."""
+    fill(out, "old")
+    (out / "history.csv").write_text("old")
+    rename, renamed = Path.rename, 0
+
+    def cut(path: Path, target: Path) -> Path:
+        nonlocal renamed
+        renamed += 1
+        if renamed > at:
+            os._exit(9)
+        return rename(path, target)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Path, "rename", cut)
+        fill(out, "new")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (9 if at < 5 else 0)
+    visible = {path.name: path for path in out.iterdir() if not path.name.startswith(".")}
+    texts = {(path / "weights" if path.is_dir() else path).read_text() for path in visible.values()}
+    assert texts == ({"old"} if at < 3 else {"new"} if at > 3 else set())
+    assert ("run.json" in visible) == (at in (0, 5)), "where it is, all of them are"
+    fill(out, "newer")
+    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
+    assert (out / "run.json").read_text() == (out / MODEL / "weights").read_text() == "newer"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -184,9 +229,8 @@ def test_resume_state_is_of_one_digest(out: Path) -> None:
     assert second.is_dir()
     assert not first.exists()
     assert not any(second.iterdir())
-    forget_resume(out)
-    assert entries(out) == []
-    forget_resume(out)
+    fill(out, "new")
+    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"], "forgotten when the results are there"
 
 
 def test_resume_state_outlives_a_run_that_failed(out: Path) -> None:

@@ -1,0 +1,83 @@
+"""Trainings that go wrong, through the commands: one sentence, and nothing overwritten."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.commands import run
+from tests.conftest import VOCABULARY
+
+WORD = "camera"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
+    """A folder with the task `tiny`, of whose rows only one, in train, has the word WORD; and with a teacher of it."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(tiny_task, folder / "tasks")
+    for name in ("train", "dev"):
+        path = folder / "tasks" / f"{name}.tsv"
+        path.write_text(path.read_text(encoding="utf-8").replace(WORD, "music"), encoding="utf-8")
+    with (folder / "tasks/train.tsv").open("a", encoding="utf-8") as file:
+        file.write(f"a bad {WORD}\tsad\n")
+    train(folder, "finetune-teacher", "--encoder", str(tiny_encoder))
+    return folder
+
+
+def train(folder: Path, command: str, *options: str, code: int = 0) -> str:
+    short = ["--epochs", "2", "--batch-size", "8", "--eval-every", "10", "--learning-rate", "4e-3"]
+    done = run(folder, "kdqat", command, "--task", "tiny", *short, *options, code=code)
+    return " ".join(done.stderr.split())
+
+
+def poison(model: Path, copy: Path) -> Path:
+    """A copy of a model in which one word's embedding is undefined."""
+    shutil.copytree(model, copy)
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name][VOCABULARY.index(WORD)] = torch.nan
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a stage's results."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".resume" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def checkpoints(folder: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_file(path) for path in (folder / ".resume").rglob("model.safetensors")]
+
+
+def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tiny_encoder: Path) -> None:
+    folder = project / "runs/tiny/teacher"
+    before = contents(folder)
+    assert before.keys() >= {"model/model.safetensors", "history.csv", "run.json"}
+    sick = poison(tiny_encoder, project / "encoder")
+    said = train(project, "finetune-teacher", "--encoder", str(sick), code=4)
+    assert (
+        "of 52, before anything was overwritten: the loss term labels is not finite, first the model's weight " in said
+    )
+    assert "bert.embeddings.word_embeddings.weight" in said
+    assert "try: the same command with a --learning-rate below 0.004" in said
+    assert contents(folder) == before
+
+
+def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> None:
+    sick = poison(project / "runs/tiny/teacher/model", project / "teacher")
+    said = train(project, "distill", "--loss", "map", "--teacher", str(sick), code=4)
+    assert "the loss term hidden (layer 0) is not finite, first the student's weight bert.embeddings" in said
+    assert not contents(project / "runs/tiny/student/map-42")
+
+
+def test_a_training_whose_loss_grows_out_of_bounds_stops(project: Path) -> None:
+    said = train(project, "distill", "--loss", "score", "--learning-rate", "0.5", code=4)
+    assert "before anything was overwritten: the loss has grown from" in said
+    assert "its term score from" in said
+    folder = project / "runs/tiny/student/score-42"
+    assert not contents(folder)
+    assert all(values.isfinite().all() for weights in checkpoints(folder) for values in weights.values())
