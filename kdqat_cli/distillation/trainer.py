@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
+from kdqat_cli import group
+from kdqat_cli.distillation.batches import STAND_IN, SharedBatches
 from kdqat_cli.distillation.captures import capture
-from kdqat_cli.distillation.losses import DistillationLoss, RunningLoss
+from kdqat_cli.distillation.losses import DistillationLoss, RunningLoss, sentences
 
 
 class EncoderTrainer(Trainer):  # type: ignore[misc]
@@ -23,6 +27,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self,
         *args: Any,
         score: Callable[[PreTrainedModel], dict[str, float]],
+        batches: SharedBatches | None = None,
         teacher: PreTrainedModel | None = None,
         loss: DistillationLoss | None = None,
         **kwargs: Any,
@@ -32,35 +37,48 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         Args:
             *args: Trainer's.
             score: gives the dev metrics of a model.
+            batches: the rows of each step; needed to train.
             teacher: runs kdqat's attention function; None: train on the labels.
             loss: what the student learns from the teacher.
             **kwargs: Trainer's.
         """
         super().__init__(*args, **kwargs)
         self.score = score
+        self.batches = batches
         self.loss = loss
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
         self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._steps = 0
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's hook: the inputs of this process, which `batches` has shared out already."""
+        pin = self.args.dataloader_pin_memory
+        loader = DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pin
+        )
+        prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
+        return prepared
+
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Trainer's hook: the loss of one batch."""
-        labels = inputs.pop("labels")
+        labels, mask = inputs.pop("labels"), inputs["attention_mask"]
+        counted = torch.zeros_like(mask) if inputs.pop(STAND_IN, False) else mask
         if self.teacher is None or self.loss is None:
             outputs = model(**inputs)
-            terms = {"labels": gold_loss(outputs.logits, labels)}
+            terms = _of_all({"labels": gold_loss(outputs.logits, labels)}, {"labels": sentences(counted)})
         else:
             with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
                 teacher_logits = self.teacher(**inputs).logits
-            running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
-            with capture(model, self.loss.captures, running.compare):
+            running = RunningLoss(self.loss, teacher, mask)
+            with capture(self.accelerator.unwrap_model(model), self.loss.captures, running.compare):
                 outputs = model(**inputs)
             terms = running.terms(outputs.logits, teacher_logits)
             if self.loss.settings.labels:
                 terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
+            terms = _of_all(terms, self.loss.counts(counted))
         for name, value in terms.items():
             self._sums[name] += value.detach()
         self._steps += 1
@@ -70,7 +88,8 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's hook: adds the terms to the log of the training loss."""
         if "loss" in logs and self._steps:
-            logs |= {f"loss_{name}": (value / self._steps).item() for name, value in self._sums.items()}
+            means = group.add_up(torch.stack(list(self._sums.values()))) / (self._steps * group.size())
+            logs |= {f"loss_{name}": value for name, value in zip(self._sums, means.tolist(), strict=True)}
             self._sums.clear()
             self._steps = 0
         super().log(logs, *args, **kwargs)
@@ -81,6 +100,15 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _of_all(terms: dict[str, Tensor], counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weighs this process's means such that the mean over processes, which the gradients get, is that of all rows."""
+    if group.size() == 1:
+        return terms
+    mine = torch.stack([counts[name] for name in terms])
+    share = group.size() * mine / group.add_up(mine.clone())
+    return dict(zip(terms, torch.stack(list(terms.values())) * share, strict=True))
 
 
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:

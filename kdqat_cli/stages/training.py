@@ -19,7 +19,9 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
+from kdqat_cli import group
 from kdqat_cli.config import Training
+from kdqat_cli.distillation.batches import Collator, SharedBatches
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
@@ -42,7 +44,9 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             control.should_log = control.should_evaluate = control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _WHOLE).touch()
+        group.meet()  # each process has a file in it: where its dropout stands
+        if group.leads():
+            (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _WHOLE).touch()
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
@@ -91,13 +95,10 @@ def train(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // group.size(),
         weight_decay=settings.weight_decay,
         # 0: the optimiser clips for itself.
         max_grad_norm=settings.gradient_clip if settings.optimizer == "adamw" else 0.0,
-        # Where every row is as long as any other, there is nothing to group.
-        train_sampling_strategy="group_by_length" if settings.padding == "longest" else "random",
-        length_column_name="length",
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
         greater_is_better=True,
@@ -107,22 +108,33 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        use_cpu=group.size() > 1 and not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         **every,
     )
+    # One process uses one GPU: Trainer would split its batches over all that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    # Where every row is as long as any other, there is nothing to group.
+    grouped = settings.padding == "longest"
+    batches = SharedBatches(rows, settings.batch_size, grouped, seed, group.rank(), group.size())
+    rows = rows.remove_columns("length")
+    pad = DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length)
     trainer = EncoderTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
-        data_collator=DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length),
+        data_collator=Collator(pad, rows[0]),
         optimizer_cls_and_kwargs=optimizer_of(settings),
         callbacks=[_Report(progress)],
         score=score,
+        batches=batches,
         teacher=teacher,
         loss=loss,
     )
     trainer.remove_callback(PrinterCallback)
     keep_freed_memory()
+    torch.manual_seed(seed + group.rank())  # each process draws dropout of its own
     trainer.train(resume_from_checkpoint=_last_whole(resume))
     return _history(trainer.state.log_history)
 
