@@ -106,9 +106,10 @@ def _of_all(terms: dict[str, Tensor], counts: dict[str, Tensor]) -> dict[str, Te
     """Weighs this process's means such that the mean over processes, which the gradients get, is that of all rows."""
     if group.size() == 1:
         return terms
-    mine = torch.stack([counts[name] for name in terms])
+    means = torch.stack(list(terms.values()))
+    mine = torch.stack([counts[name] for name in terms]).to(means.dtype)
     share = group.size() * mine / group.add_up(mine.clone())
-    return dict(zip(terms, torch.stack(list(terms.values())) * share, strict=True))
+    return dict(zip(terms, means * share, strict=True))
 
 
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
