@@ -1,10 +1,11 @@
 """The entry point `kdqat`."""
 
+import sys
 from typing import Annotated
 
 import typer
 
-from kdqat_cli import __version__
+from kdqat_cli import __version__, group
 from kdqat_cli.commands.app import app as app
 from kdqat_cli.output import Output
 
@@ -37,9 +38,8 @@ def main() -> None:
     try:
         app()
     except Exception:
+        speaks, code = group.fail(1, sure=False)
+        if not speaks:
+            sys.exit(code)
         Output().remark(f"This is a bug in kdqat {__version__}; please report it with the lines below.")
         raise
-
-
-if __name__ == "__main__":
-    main()

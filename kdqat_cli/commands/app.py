@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from kdqat_cli import group
 from kdqat_cli.config import Params, load_params
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Output
@@ -36,13 +37,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             with enough_room(Path.cwd()):
                 function(**options)
         except KdqatError as error:
-            Output().error(error)
-            raise typer.Exit(error.exit_code) from error
+            speaks, code = group.fail(error.exit_code)
+            if speaks:
+                Output().error(error)
+            raise typer.Exit(code) from error
         except BrokenPipeError as gone:  # whoever read our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from gone
         except KeyboardInterrupt as interrupt:
-            Output().remark("interrupted; the same command continues from the last evaluation")
+            Output(quiet=not group.leads()).remark("interrupted; the same command continues from the last evaluation")
             raise typer.Exit(130) from interrupt
 
     return app.command(name=function.__name__.replace("_", "-"))(guarded)
@@ -58,7 +61,7 @@ def start(as_json: bool, quiet: bool) -> Output:
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    return Output(as_json, quiet)
+    return Output(as_json, quiet or not group.leads())
 
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:

@@ -64,6 +64,14 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change any field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE"),
 ]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="Processes that share every batch, one a GPU; without GPUs they share the processor. [default: 1]",
+    ),
+]
 JobsOption = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Stages that run at once. [default: one a GPU; without GPUs one]"),

@@ -5,12 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
+from kdqat_cli import group
 from kdqat_cli.commands.app import command, inputs, start
+from kdqat_cli.commands.devices import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
     ActivationsOption,
     BatchSizeOption,
     BetaOption,
     DataDirOption,
+    DevicesOption,
     EncoderOption,
     EpochsOption,
     EvalEveryOption,
@@ -67,6 +70,7 @@ def finetune_teacher(
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
+    devices: DevicesOption = None,
     epochs: EpochsOption = None,
     max_steps: MaxStepsOption = None,
     learning_rate: LearningRateOption = None,
@@ -78,16 +82,19 @@ def finetune_teacher(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune an encoder into the FP32 teacher of a task."""
-    output = start(json, quiet)
-    from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
-
+    processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
     settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
+    share_out(settings.teacher, processes)
+    output = start(json, quiet)
+    from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
+
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
         result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
-    output.result(result)
+    if group.leads():
+        output.result(result)
 
 
 @command
@@ -129,6 +136,7 @@ def distill(
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
+    devices: DevicesOption = None,
     epochs: EpochsOption = None,
     max_steps: MaxStepsOption = None,
     learning_rate: LearningRateOption = None,
@@ -140,9 +148,7 @@ def distill(
     quiet: QuietOption = False,
 ) -> None:
     """Train a quantised student to follow its teacher."""
-    output = start(json, quiet)
-    from kdqat_cli.stages.distill import distill as stage
-
+    processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
     distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
@@ -151,9 +157,15 @@ def distill(
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
     settings = resolve(spec.name, params, recipe, changes, set_)
     refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
+    refuse_coupled(settings, processes)
+    share_out(settings.student, processes)
+    output = start(json, quiet)
+    from kdqat_cli.stages.distill import distill as stage
+
     source = teacher or str(teacher_folder(spec.name))
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
         target = out or student_folder(spec.name, name, seed)
         result = stage(spec, source, settings, seed, data, target, progress)
-    output.result(result)
+    if group.leads():
+        output.result(result)

@@ -138,23 +138,35 @@ def _log_sum_exp(scores: Tensor, probabilities: Tensor) -> Tensor:
     return scores.amax(-1) - probabilities.amax(-1).log()
 
 
+def sentences(mask: Tensor) -> Tensor:
+    """Rows of (B, L) that have a real token."""
+    return (mask.sum(-1) > 0).sum()
+
+
 LayerLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand: a layer-wise loss on one field of `Captures`."""
+    """One summand: a layer-wise loss on one field of `Captures`.
+
+    Attributes:
+        capture: the field.
+        function: the loss, a mean.
+        count: what the mean divides by, up to a factor that all batches have: a function of the mask.
+    """
 
     capture: str
     function: LayerLoss
+    count: Callable[[Tensor], Tensor]
 
 
 TERMS: dict[str, Term] = {
-    "hidden": Term("hidden", hidden_loss),
-    "score": Term("scores", score_loss),
-    "map": Term("scores", map_loss),
-    "output": Term("outputs", hidden_loss),
-    "mha": Term("mha", hidden_loss),
+    "hidden": Term("hidden", hidden_loss, Tensor.sum),
+    "score": Term("scores", score_loss, lambda mask: mask.sum(-1).square().sum()),
+    "map": Term("scores", map_loss, sentences),
+    "output": Term("outputs", hidden_loss, Tensor.sum),
+    "mha": Term("mha", hidden_loss, Tensor.sum),
 }
 
 ALWAYS = ("hidden",)
@@ -209,6 +221,15 @@ class DistillationLoss:
             for tensor in getattr(student, name):
                 running.compare(name, tensor)
         return running.terms(student_logits, teacher_logits)
+
+    def counts(self, mask: Tensor) -> dict[str, Tensor]:
+        """What each term's mean over a batch divides by, up to a factor, from its mask (B, L).
+
+        With these a mean over several batches is that of their means. With padding counted they must be equally long.
+        """
+        counted = self.settings.padding == "counted"
+        counts = {name: sentences(mask) if counted else TERMS[name].count(mask) for name in self.weights}
+        return counts | {"logits": sentences(mask), "labels": sentences(mask)}
 
     def of_layer(self, capture: str, layer: int, layers: int) -> dict[str, tuple[float, LayerLoss]]:
         """The terms that read one layer, of so many, of a capture, by name: weight and function."""

@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
+from kdqat_cli import group
+from kdqat_cli.distillation.batches import STAND_IN, SharedBatches
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.divergence import diverged, explain, weight_at_fault
-from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences
 from kdqat_cli.errors import GateError
 
 
@@ -25,6 +29,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self,
         *args: Any,
         score: Callable[[PreTrainedModel], dict[str, float]],
+        batches: SharedBatches | None = None,
         teacher: PreTrainedModel | None = None,
         loss: DistillationLoss | None = None,
         **kwargs: Any,
@@ -34,12 +39,14 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         Args:
             *args: Trainer's.
             score: gives the dev metrics of a model.
+            batches: the rows of each step; needed to train.
             teacher: runs kdqat's attention function; None: train on the labels.
             loss: what the student learns from the teacher.
             **kwargs: Trainer's.
         """
         super().__init__(*args, **kwargs)
         self.score = score
+        self.batches = batches
         self.loss = loss
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
         self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
@@ -47,11 +54,21 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self._steps = 0
         self._called = "model" if teacher is None else "student"
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's hook: the inputs of this process, which `batches` has shared out already."""
+        pin = self.args.dataloader_pin_memory
+        loader = DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pin
+        )
+        prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
+        return prepared
+
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Trainer's hook: the loss of one batch."""
         terms, _, outputs = self._terms(model, inputs)
+        terms = self._of_all(terms, inputs)
         for name, value in terms.items():
             self._sums[name] += value.detach()
         self._steps += 1
@@ -64,7 +81,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
         """The terms of the loss of one batch, the same with those of each layer apart, and the model's outputs."""
         labels = inputs["labels"]
-        inputs = {name: values for name, values in inputs.items() if name != "labels"}
+        inputs = {name: values for name, values in inputs.items() if name not in ("labels", STAND_IN)}
         if self.teacher is None or self.loss is None:
             outputs = model(**inputs)
             terms = {"labels": gold_loss(outputs.logits, labels)}
@@ -72,13 +89,25 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
             teacher_logits = self.teacher(**inputs).logits
         running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
-        with capture(model, self.loss.captures, running.compare):
+        with capture(self.accelerator.unwrap_model(model), self.loss.captures, running.compare):
             outputs = model(**inputs)
         terms = running.terms(outputs.logits, teacher_logits)
         if self.loss.settings.labels:
             terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
         whole = {name: value for name, value in terms.items() if name not in TERMS}
         return terms, running.by_layer() | whole, outputs
+
+    def _of_all(self, terms: dict[str, Tensor], inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Weighs a process's means such that the mean over processes, which the gradients get, is that of all rows."""
+        if group.size() == 1:
+            return terms
+        mask = inputs["attention_mask"]
+        counted = torch.zeros_like(mask) if STAND_IN in inputs else mask
+        counts = {"labels": sentences(counted)} if self.loss is None else self.loss.counts(counted)
+        means = torch.stack(list(terms.values()))
+        mine = torch.stack([counts[name] for name in terms]).to(means.dtype)
+        share = group.size() * mine / group.add_up(mine.clone())
+        return dict(zip(terms, means * share, strict=True))
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
         """Trainer's hook: the norm of the gradient, which stands before the optimiser's step."""
@@ -98,7 +127,8 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's hook: adds the terms to the log of the training loss, which must not have grown out of bounds."""
         if "loss" in logs and self._steps:
-            logs |= {f"loss_{name}": (value / self._steps).item() for name, value in self._sums.items()}
+            means = group.add_up(torch.stack(list(self._sums.values()))) / (self._steps * group.size())
+            logs |= {f"loss_{name}": value for name, value in zip(self._sums, means.tolist(), strict=True)}
             self._sums.clear()
             self._steps = 0
             first = next((entry for entry in self.state.log_history if "loss" in entry), logs)

@@ -50,7 +50,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Processes of this machine; each slot has a GPU, where there are any, and its share of the processor's threads."""
+    """Processes of this machine; each slot has its share of the GPUs, where there are any, and of the threads."""
 
     def __init__(self, slots: int | None, inherited: int) -> None:
         """Finds the GPUs.
@@ -70,7 +70,8 @@ class LocalExecutor:
         slot = self._free.pop(0)
         environment = {"OMP_NUM_THREADS": str(_threads(self.slots)), **job.environment}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+            mine = self._gpus[slot :: self.slots] or [self._gpus[slot % len(self._gpus)]]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         process = start_runner(job, environment, self._inherited)
         self._running[job.name] = (process, slot)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.encoders import layers_of
@@ -14,7 +15,7 @@ from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, output_folder, resume_folder
+from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
 from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
@@ -46,7 +47,7 @@ def distill(
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
-    with output_folder(out) as scratch:
+    with shared_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
         _check_layers(settings, len(layers_of(source.model)))
@@ -70,17 +71,18 @@ def distill(
             settings.student,
             about["max_length"],
             seed,
-            resume_folder(out, digest_of(about)),
+            resume_folder(out, digest_of(about | {"devices": group.size()})),
             progress,
             teacher=source.model,
             loss=DistillationLoss(settings.distillation),
         )
         freeze(student)
-        save_classifier(student, source.tokenizer, scratch / MODEL, about)
-        write_history(scratch / HISTORY, history)
         score = dev.score(student)["score"]
-        run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
-    return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": run["seconds"]}
+        if scratch is not None:
+            save_classifier(student, source.tokenizer, scratch / MODEL, about)
+            write_history(scratch / HISTORY, history)
+            write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+    return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 
 def _check_layers(settings: Settings, layers: int) -> None:

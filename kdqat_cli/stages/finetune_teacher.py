@@ -5,9 +5,10 @@ from typing import Any
 
 from transformers import set_seed
 
+from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, output_folder, resume_folder
+from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
 from kdqat_cli.stages.models import load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
@@ -36,7 +37,7 @@ def finetune_teacher(
         MissingInputError: no encoder or data there, or the folder is in use.
     """
     watch = Stopwatch()
-    with output_folder(out) as scratch:
+    with shared_folder(out) as scratch:
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
@@ -53,10 +54,11 @@ def finetune_teacher(
             "sources": {"train": rows.digest, "dev": dev.digest},
             "versions": versions(),
         }
-        resume = resume_folder(out, digest_of(about))
+        resume = resume_folder(out, digest_of(about | {"devices": group.size()}))
         history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress)
-        save_classifier(model, tokenizer, scratch / MODEL, about)
-        write_history(scratch / HISTORY, history)
         score = dev.score(model)["score"]
-        run = write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
-    return {"folder": str(out), "score": score, "seconds": run["seconds"]}
+        if scratch is not None:
+            save_classifier(model, tokenizer, scratch / MODEL, about)
+            write_history(scratch / HISTORY, history)
+            write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+    return {"folder": str(out), "score": score, "seconds": watch.seconds}

@@ -22,12 +22,13 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from kdqat_cli import group
 from kdqat_cli.errors import KdqatError, MissingInputError
 
 MODEL = "model"
@@ -68,9 +69,29 @@ def output_folder(out: Path) -> Iterator[Path]:
         lock.unlink(missing_ok=True)
 
 
+@contextmanager
+def shared_folder(out: Path) -> Iterator[Path | None]:
+    """`output_folder` for the process that leads its group; None for the others, which leave `out` to it.
+
+    Raises:
+        MissingInputError: as `output_folder`, or a process on another machine does not see the folder.
+    """
+    with output_folder(out) if group.leads() else nullcontext() as scratch:
+        group.meet()
+        if not (out / _LOCK).exists():
+            raise MissingInputError(
+                f"Process {group.rank()} of the group does not see the folder {out.resolve()} of the first one.",
+                "--out with a folder that the machines share",
+            )
+        group.meet()
+        yield scratch
+
+
 def resume_folder(out: Path, digest: str) -> Path:
     """Where the training of `digest` keeps its checkpoints; those of other digests are removed."""
     folder = out / _RESUME / digest[:16]
+    if not group.leads():
+        return folder
     for other in (out / _RESUME).glob("*"):
         if other != folder:
             shutil.rmtree(other)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdqat_cli import group
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,18 @@ def padded_batches(
 def predict_logits(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
 ) -> NDArray[np.float32]:
-    """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile."""
+    """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile.
+
+    The processes of a group take turns at the batches, and each returns all logits.
+    """
+    if not len(rows):
+        raise ValueError("no rows to predict")
     training = model.training
     model.eval()
-    logits: NDArray[np.float32] | None = None
-    for indices, padded in padded_batches(rows, tokenizer, batches):
-        out = model(**padded.to(model.device)).logits.float().cpu().numpy()
-        if logits is None:
-            logits = np.empty((len(rows), out.shape[1]), dtype=np.float32)
-        logits[indices] = out
+    logits = torch.zeros(len(rows), model.config.num_labels, device=model.device)
+    mine = islice(padded_batches(rows, tokenizer, batches), group.rank(), None, group.size())
+    for indices, padded in mine:
+        logits[indices] = model(**padded.to(model.device)).logits.float()
     model.train(training)
-    if logits is None:
-        raise ValueError("no rows to predict")
-    return logits
+    out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
+    return out

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.torch import load_model
@@ -24,7 +23,9 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from kdqat_cli import group
 from kdqat_cli.config import Training
+from kdqat_cli.distillation.batches import Collator, SharedBatches
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
@@ -34,30 +35,18 @@ from kdqat_cli.stages.memory import keep_freed_memory
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
 
-_ORDER = "order.npy"
 _WHOLE = "whole"  # stands in a checkpoint that was written to its end
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
-    """Tells how far the training is, and makes whole checkpoints of what Trainer writes.
+    """Tells how far the training is, and makes whole checkpoints of what Trainer writes."""
 
-    Trainer's own checkpoints lack one thing: the state of torch's generator from which the order of the epoch's rows
-    was drawn. Without it a training that continues within an epoch would go through other rows.
-    """
-
-    def __init__(self, progress: Progress, last: Path | None) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.resumed = torch.from_numpy(np.load(last / _ORDER)) if last else None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.best_global_step:  # wherever the folder was when the checkpoint was written
             state.best_model_checkpoint = str(_checkpoint(Path(args.output_dir), state.best_global_step))
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.resumed is not None:
-            torch.set_rng_state(self.resumed)
-            self.resumed = None
-        self.order = torch.get_rng_state()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps, "")
@@ -66,11 +55,11 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             control.should_log = control.should_evaluate = control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        group.meet()  # each process has a file in it: where its dropout stands
+        if not group.leads():
+            return
         resume = Path(args.output_dir)
         written = _checkpoint(resume, state.global_step)
-        if state.epoch == int(state.epoch):  # the next rows are those of a new epoch
-            self.order = torch.get_rng_state()
-        np.save(written / _ORDER, self.order.numpy())
         sync_tree(written)
         (written / _WHOLE).touch()
         sync_tree(written)
@@ -125,13 +114,10 @@ def train(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // group.size(),
         weight_decay=settings.weight_decay,
         # 0: the optimiser clips for itself.
         max_grad_norm=settings.gradient_clip if settings.optimizer == "adamw" else 0.0,
-        # Where every row is as long as any other, there is nothing to group.
-        train_sampling_strategy="group_by_length" if settings.padding == "longest" else "random",
-        length_column_name="length",
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
         greater_is_better=True,
@@ -142,17 +128,27 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        use_cpu=group.size() > 1 and not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         **every,
     )
+    # One process uses one GPU: Trainer would split its batches over all that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    # Where every row is as long as any other, there is nothing to group.
+    grouped = settings.padding == "longest"
+    batches = SharedBatches(rows, settings.batch_size, grouped, seed, group.rank(), group.size())
+    rows = rows.remove_columns("length")
+    pad = DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length)
     trainer = EncoderTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
-        data_collator=DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length),
+        data_collator=Collator(pad, rows[0]),
         optimizer_cls_and_kwargs=optimizer_of(settings),
-        callbacks=[_Report(progress, last)],
+        callbacks=[_Report(progress)],
         score=score,
+        batches=batches,
         teacher=teacher,
         loss=loss,
     )
@@ -163,6 +159,7 @@ def train(
         best = _checkpoint(resume, state.best_global_step or state.global_step)
         load_model(model, best / SAFE_WEIGHTS_NAME, strict=False)
         return _history(state.log_history)
+    torch.manual_seed(seed + group.rank())  # each process draws dropout of its own
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _history(trainer.state.log_history)
 
@@ -185,7 +182,8 @@ def _checkpoint(resume: Path, step: int) -> Path:
 def _last_whole(resume: Path) -> Path | None:
     """The newest checkpoint that was written to its end; what a kill or a full disk cut short is removed."""
     whole = {marker.parent for marker in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_WHOLE}")}
-    _keep(resume, whole)
+    if group.leads():
+        _keep(resume, whole)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 

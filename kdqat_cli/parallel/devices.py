@@ -1,0 +1,96 @@
+"""Starts a training as several processes of this machine, one a GPU, and ends all of them when one ends.
+
+They run the command that was typed, as torchrun's would. Each holds one end of a pipe, whose other end is held here: so
+not even kill -9 of the command leaves one of them behind.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from kdqat_cli.errors import ConfigError, KdqatError
+from kdqat_cli.group import GRACE, LIFELINE
+from kdqat_cli.parallel.executor import visible_gpus
+from kdqat_cli.parallel.runner import STOPPED as INTERRUPTED
+
+_TICK = 0.1
+
+
+def launch(devices: int) -> int:
+    """Runs this process's own command as a group of so many processes.
+
+    Args:
+        devices: at least 2.
+
+    Returns:
+        The exit code of the group: 0, or that of the first process to fail.
+
+    Raises:
+        ConfigError: there are GPUs, but not as many.
+        KdqatError: one of them was ended by a signal.
+    """
+    gpus = len(visible_gpus())
+    if 0 < gpus < devices:
+        raise ConfigError(f"--devices {devices} is more than the {gpus} visible GPUs.", f"--devices {gpus}")
+    held, lifeline = os.pipe()
+    port = _free_port()
+    group = [_start(rank, devices, port, held) for rank in range(devices)]
+    os.close(held)
+    codes: list[int | None] = [None]
+    try:
+        while None in codes and not any(codes):
+            time.sleep(_TICK)
+            codes = [process.poll() for process in group]
+    except KeyboardInterrupt:
+        group[0].send_signal(signal.SIGINT)  # it leads, and so says what becomes of the training
+        _wait(group[0])
+        return INTERRUPTED
+    finally:
+        os.close(lifeline)
+        for process in group:
+            _wait(process)
+    code = next(filter(None, codes), 0)
+    if code < 0:
+        error = KdqatError(
+            f"Process {codes.index(code) + 1} of {devices} was ended by {signal.Signals(-code).name}, as one is when "
+            "memory runs out.",
+            "the same command, which continues from the last evaluation",
+        )
+        error.exit_code = 128 - code
+        raise error
+    return code
+
+
+def _start(rank: int, devices: int, port: int, lifeline: int) -> "subprocess.Popen[bytes]":
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": devices, "LOCAL_WORLD_SIZE": devices}
+    place |= {"MASTER_PORT": port, LIFELINE: lifeline, "OMP_NUM_THREADS": _threads(devices)}
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, *sys.orig_argv[1:]],
+        env=os.environ | {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()},
+        pass_fds=[lifeline],
+        start_new_session=True,  # Ctrl-C in the terminal is for this process alone
+    )
+
+
+def _threads(devices: int) -> int:
+    """A process's share of the threads that this one may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(given) if given.isdigit() else len(os.sched_getaffinity(0))) // devices)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
