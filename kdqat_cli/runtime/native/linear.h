@@ -37,14 +37,19 @@ template <class S, int P>
 inline void finish_rows(
     const Quantized& rows, int first, int last, const Matrix& matrix, int panel, Activation act, const int32_t* acc,
     float* out, size_t out_stride) {
-    for (int r = first; r < last; ++r, acc += P * kPanel) {
-        float* to = out + static_cast<size_t>(r) * out_stride + panel * kPanel;
-        const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
-        for (int i = 0; i < P * kPanel; i += S::W) {
-            const Floats<S> dot = S::from_ints(acc + i, rows.sums[r]);
-            S::store(to + i, activate<S>(S::fma(dot, scale, S::load(matrix.bias + panel * kPanel + i)), act));
+    const float* bias = matrix.bias + panel * kPanel;
+    out += panel * kPanel;
+    with(act, [&](auto kind) {
+        for (int r = first; r < last; ++r, acc += P * kPanel) {
+            float* to = out + static_cast<size_t>(r) * out_stride;
+            const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
+            const int32_t sum = rows.sums[r];
+            for (int i = 0; i < P * kPanel; i += S::W) {
+                const Floats<S> x = S::fma(S::from_ints(acc + i, sum), scale, S::load(bias + i));
+                S::store(to + i, activate<S, decltype(kind)::value>(x));
+            }
         }
-    }
+    });
 }
 
 template <class S, class Tiles, int P>
