@@ -51,16 +51,24 @@ struct Tiles {
     [[gnu::noinline]] static void dot(
         const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
         static_assert(Packed, "codes are never expanded here");
-        __m512i sums[R][P];
+        // Few sums would wait for their own last product: each is made in two parts then.
+        constexpr int kParts = R * P <= 8 ? 2 : 1;
+        __m512i sums[kParts][R][P];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kParts; ++i)
 #pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) sums[r][p] = _mm512_setzero_si512();
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int p = 0; p < P; ++p) sums[i][r][p] = _mm512_setzero_si512();
         const __m512i mask = _mm512_set1_epi8(3);
         for (int g = 0; g < groups; ++g, x += kGroup) {
             __m512i packed[P];
 #pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) packed[p] = _mm512_loadu_si512(codes + static_cast<size_t>(p) * panel_bytes);
+            for (int p = 0; p < P; ++p) {
+                const uint8_t* line = codes + static_cast<size_t>(p) * panel_bytes;
+                packed[p] = _mm512_loadu_si512(line);
+                if constexpr (R == 1) _mm_prefetch(line + P * panel_bytes, _MM_HINT_T0);  // of the next strip
+            }
             codes += kLine;
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
@@ -73,14 +81,20 @@ struct Tiles {
                 for (int r = 0; r < R; ++r) {
                     const __m512i a = four(x + static_cast<size_t>(r) * stride + 4 * j);
 #pragma GCC unroll 8
-                    for (int p = 0; p < P; ++p) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], w[p], a);
+                    for (int p = 0; p < P; ++p) {
+                        __m512i& sum = sums[j % kParts][r][p];
+                        sum = _mm512_dpbusd_epi32(sum, w[p], a);
+                    }
                 }
             }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) _mm512_storeu_si512(acc + (r * P + p) * kPanel, sums[r][p]);
+            for (int p = 0; p < P; ++p) {
+                const __m512i sum = kParts == 2 ? _mm512_add_epi32(sums[0][r][p], sums[kParts - 1][r][p]) : sums[0][r][p];
+                _mm512_storeu_si512(acc + (r * P + p) * kPanel, sum);
+            }
     }
 };
 

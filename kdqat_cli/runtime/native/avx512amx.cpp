@@ -15,7 +15,7 @@ constexpr int kTile = kTileRows * kLine;  // bytes of a tile: 16 outputs × 64 i
 constexpr int kStrip = 2;                 // panels of outputs, and
 constexpr int kBand = 2 * kTileRows;      // at most so many rows, whose sums are made together
 constexpr int kRing = 4;                  // steps of 64 inputs whose codes are held as bytes
-constexpr int kFewRows = 8;               // up to so many, VNNI is as fast
+constexpr int kFewRows = 2;               // up to so many, VNNI is as fast
 constexpr int kNone = -1;
 
 // What ldtilecfg reads. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 codes.
