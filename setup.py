@@ -14,9 +14,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("kdqat_cli/runtime/native")
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vnni"]
 INSTRUCTION_SETS = {
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512vnni", "-mavx2", "-mfma"],
+    "avx2": AVX2,
+    "avx512vnni": AVX512,
+    "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "neon": ["-march=armv8.2-a+dotprod"],
 }
 # -Wno-*uninitialized: GCC 12 warns of its own header for AVX-512.

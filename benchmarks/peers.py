@@ -16,6 +16,8 @@ from kdqat_cli.stages.machine import has_vnni
 
 Run = Callable[[], object]
 
+_PAUSE = 0.1  # seconds; ONNX Runtime's threads spin for some 25 ms after a run, torch's for 4
+
 
 def fast_kernels() -> list[str]:
     """Our kernels without the portable one, which is there to be right."""
@@ -25,6 +27,8 @@ def fast_kernels() -> list[str]:
 def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[float]]:
     """Seconds of one run of each job, `rounds` times, in turns: what slows the machine down slows all of them.
 
+    A turn begins when the threads of the one before have stopped spinning, so that each has all processors.
+
     Args:
         jobs: name → what is measured; each was run once before.
         rounds: how often each job has its turn.
@@ -33,6 +37,7 @@ def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[fl
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, run in jobs.items():
+            time.sleep(_PAUSE)
             count, start = 0, time.perf_counter()
             while not count or time.perf_counter() - start < least:
                 run()

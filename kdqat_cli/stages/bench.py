@@ -1,8 +1,9 @@
 """bench: latency, throughput, memory and size of a packed model, on kdqat's engine and on its peers.
 
 Every engine lives in a process of its own and works only when it is its turn; turns are interleaved, so that what
-slows the machine down slows all of them, and a ratio is of two turns of the same round. Memory is what the process
-holds beyond its interpreter and imports after its forward passes.
+slows the machine down slows all of them, and a ratio is of two turns of the same round. A turn begins when the threads
+of the engine before have stopped spinning. Memory is what the process holds beyond its interpreter and imports after
+its forward passes.
 
     kdqat            the engine, on the packed file
     torch FP32       transformers on the multiplied-out weights, torch's own attention
@@ -13,6 +14,7 @@ holds beyond its interpreter and imports after its forward passes.
 import datetime
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -29,8 +31,8 @@ from kdqat_cli.stages.predict import packed_file
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
 
-
 _SHAPES: list[Shape] = [(1, 32), (1, 128), (8, 128)]
+_PAUSE = 0.1  # seconds; ONNX Runtime's threads spin for some 25 ms after a pass, torch's for 4
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[dict[str, A
     seconds = {worker.name: [] for worker in workers}  # type: dict[EngineName, list[float]]
     for _ in range(rounds):
         for worker in workers:
+            time.sleep(_PAUSE)
             seconds[worker.name].append(worker.ask(shape))
     rows = []
     for name, own in seconds.items():

@@ -20,7 +20,7 @@ constexpr int kMostThreads = 256;
 std::vector<const Kernels*> kernels_here() {
     std::vector<const Kernels*> all;
 #if defined(__x86_64__)
-    all = {&avx512vnni_kernels, &avx2_kernels};
+    all = {&avx512amx_kernels, &avx512vnni_kernels, &avx2_kernels};
 #elif defined(__aarch64__)
     all = {&neon_kernels};
 #endif
@@ -168,7 +168,7 @@ int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, fl
                         const size_t skip = static_cast<size_t>(mine.first);
                         const Quantized part = {all.values + skip * stride, stride, all.scales + skip, all.sums + skip};
                         kernels.quantize(
-                            read + skip * read_stride, read_stride, mine.count(), matrix.inputs, matrix.groups * kGroup,
+                            read + skip * read_stride, read_stride, mine.count(), matrix.inputs, up_to(matrix.inputs, kLine),
                             clip, part);
                     });
                     scope.each(matrix.panels, [&](Range mine) {

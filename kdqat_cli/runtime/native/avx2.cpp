@@ -28,6 +28,7 @@ namespace {
 struct Simd {
     using Floats = __m256;
     static constexpr int W = 8;
+    static constexpr bool kFused = true;
     static Floats load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, Floats x) { _mm256_storeu_ps(p, x); }
     static Floats broadcast(float x) { return _mm256_set1_ps(x); }

@@ -14,115 +14,13 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#include "attention.h"
-#include "linear.h"
+#include "avx512.h"
 #include "training.h"
 
 namespace kdqat {
-namespace {
-
-struct Simd {
-    using Floats = __m512;
-    static constexpr int W = 16;
-    static Floats load(const float* p) { return _mm512_loadu_ps(p); }
-    static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
-    static Floats broadcast(float x) { return _mm512_set1_ps(x); }
-    static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-    static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-    static Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-    static Floats round(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-    static Floats scale(Floats x, Floats exponent) { return _mm512_scalef_ps(x, exponent); }
-    static float total(Floats x) { return _mm512_reduce_add_ps(x); }
-    static float largest(Floats x) { return _mm512_reduce_max_ps(x); }
-    static Floats from_ints(const int32_t* p, int32_t less) {
-        return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(less)));
-    }
-    static Floats from_bytes(const int8_t* p) {
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-    }
-    static void store_bytes(int8_t* p, Floats x) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
-    }
-};
-
-inline __m512i four(const int8_t* p) {
-    int32_t value;
-    std::memcpy(&value, p, 4);
-    return _mm512_set1_epi32(value);
-}
-
-struct Tiles {
-    static constexpr int kRows = 8, kPanels = 3, kDirect = kAlways;
-
-    template <int R, int P, bool Packed>
-    [[gnu::noinline]] static void dot(
-        const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
-        static_assert(Packed, "codes are never expanded here");
-        __m512i sums[R][P];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) sums[r][p] = _mm512_setzero_si512();
-        const __m512i mask = _mm512_set1_epi8(3);
-        for (int g = 0; g < groups; ++g, x += kGroup) {
-            __m512i packed[P];
-#pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) packed[p] = _mm512_loadu_si512(codes + static_cast<size_t>(p) * panel_bytes);
-            codes += kLine;
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-                __m512i w[P];
-#pragma GCC unroll 8
-                for (int p = 0; p < P; ++p) {
-                    w[p] = _mm512_and_si512(_mm512_srli_epi16(packed[p], static_cast<unsigned>(2 * j)), mask);
-                }
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                    const __m512i a = four(x + static_cast<size_t>(r) * stride + 4 * j);
-#pragma GCC unroll 8
-                    for (int p = 0; p < P; ++p) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], w[p], a);
-                }
-            }
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) _mm512_storeu_si512(acc + (r * P + p) * kPanel, sums[r][p]);
-    }
-};
-
-struct Scores {
-    static constexpr int kQueries = 8;
-    static constexpr uint32_t kKeyBias = 0x80;  // k + 128, in unsigned bytes
-
-    template <int Q>
-    [[gnu::noinline]] static void dot(
-        const int8_t* q, size_t stride, const uint8_t* keys, size_t step_bytes, int steps, int32_t* out) {
-        __m512i sums[Q];
-#pragma GCC unroll 8
-        for (int i = 0; i < Q; ++i) sums[i] = _mm512_setzero_si512();
-        for (int step = 0; step < steps; ++step, keys += step_bytes, q += 4) {
-            const __m512i k = _mm512_loadu_si512(keys);
-#pragma GCC unroll 8
-            for (int i = 0; i < Q; ++i)
-                sums[i] = _mm512_dpbusd_epi32(sums[i], k, four(q + static_cast<size_t>(i) * stride));
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < Q; ++i) _mm512_storeu_si512(out + i * 16, sums[i]);
-    }
-};
-
-bool available() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vnni");
-}
-
-}  // namespace
 
 const Kernels avx512vnni_kernels = {
-    "avx512-vnni",   available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
+    "avx512-vnni",   has_vnni,       quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
     normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
     steps_of<Simd>(),
 };

@@ -64,7 +64,7 @@ struct Model::Pass {
                 block.bytes.sums + first};
             kernels.quantize(
                 from + first * static_cast<size_t>(stride), static_cast<size_t>(stride), mine.count(), width,
-                up_to(width, kGroup), clip, out);
+                up_to(width, kLine), clip, out);
         });
     }
 

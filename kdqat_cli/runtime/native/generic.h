@@ -12,6 +12,7 @@ struct GenericSimd {
     typedef float Floats __attribute__((vector_size(16)));
     typedef int32_t Ints __attribute__((vector_size(16)));
     static constexpr int W = 4;
+    static constexpr bool kFused = false;  // fma rounds twice
     static Floats load(const float* p) {
         Floats x;
         std::memcpy(&x, p, sizeof x);

@@ -33,7 +33,7 @@ struct Matrix {
     const float* bias;
 };
 
-// Rows of int8 with one scale and one sum each; `stride` bytes apart, filled up to whole groups with zeros.
+// Rows of int8 with one scale and one sum each; `stride` bytes apart, filled up with zeros to whole lines.
 struct Quantized {
     int8_t* values;
     size_t stride;
@@ -112,6 +112,7 @@ extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels;
 extern const Kernels avx512vnni_kernels;
+extern const Kernels avx512amx_kernels;
 #elif defined(__aarch64__)
 extern const Kernels neon_kernels;
 #endif

@@ -32,6 +32,26 @@ inline void dot_rows(
     }
 }
 
+// Sums of rows `first` to `last` and P panels, acc[row - first][16·P] → out[row][16·panel ...].
+template <class S, int P>
+inline void finish_rows(
+    const Quantized& rows, int first, int last, const Matrix& matrix, int panel, Activation act, const int32_t* acc,
+    float* out, size_t out_stride) {
+    const float* bias = matrix.bias + panel * kPanel;
+    out += panel * kPanel;
+    with(act, [&](auto kind) {
+        for (int r = first; r < last; ++r, acc += P * kPanel) {
+            float* to = out + static_cast<size_t>(r) * out_stride;
+            const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
+            const int32_t sum = rows.sums[r];
+            for (int i = 0; i < P * kPanel; i += S::W) {
+                const Floats<S> x = S::fma(S::from_ints(acc + i, sum), scale, S::load(bias + i));
+                S::store(to + i, activate<S, decltype(kind)::value>(x));
+            }
+        }
+    });
+}
+
 template <class S, class Tiles, int P>
 void linear_strip(
     const Quantized& rows, int count, const Matrix& matrix, int panel, Activation act, float* out, size_t out_stride,
@@ -62,15 +82,7 @@ void linear_strip(
         } else {
             packed ? dots(std::true_type{}) : dots(std::false_type{});
         }
-        for (int r = first; r < last; ++r) {
-            const int32_t* sums = acc + (r - first) * P * kPanel;
-            float* to = out + static_cast<size_t>(r) * out_stride + panel * kPanel;
-            const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
-            for (int i = 0; i < P * kPanel; i += S::W) {
-                const Floats<S> dot = S::from_ints(sums + i, rows.sums[r]);
-                S::store(to + i, activate<S>(S::fma(dot, scale, S::load(matrix.bias + panel * kPanel + i)), act));
-            }
-        }
+        finish_rows<S, P>(rows, first, last, matrix, panel, act, acc, out, out_stride);
     }
 }
 

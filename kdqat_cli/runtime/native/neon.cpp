@@ -21,6 +21,7 @@ namespace kdqat {
 namespace {
 
 struct Simd : GenericSimd {
+    static constexpr bool kFused = true;
     static Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
     static Floats max(Floats a, Floats b) { return vmaxq_f32(a, b); }
     static Floats min(Floats a, Floats b) { return vminq_f32(a, b); }
