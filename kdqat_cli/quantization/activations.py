@@ -59,11 +59,14 @@ class ActivationQuantizer:
         """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
         last = self._last.get("of", lambda: None)()
         if last is not values or self._last["version"] != values._version:
-            rounded, scale, inside = self.round(values)
             self._last["of"], self._last["version"] = weakref.ref(values), values._version
-            self._last["codes"] = Codes(rounded.to(torch.int8), scale, inside)
+            self._last["codes"] = self._codes(values)
         codes: Codes = self._last["codes"]
         return codes
+
+    def _codes(self, values: Tensor) -> Codes:
+        rounded, scale, inside = self.round(values)
+        return Codes(rounded.to(torch.int8), scale, inside)
 
     def round(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The integers x / s (..., D) in the type of x; s; where |x| lies below the clamp, None meaning everywhere."""
