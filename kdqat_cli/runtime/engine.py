@@ -13,18 +13,17 @@ On a GPU (`device="cuda"`) it is torch and Triton's kernels that serve, from two
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel, kernels
 from kdqat_cli.runtime.native_model import NativeModel, Row
 from kdqat_cli.runtime.torch_model import TorchModel
-
-Device = Literal["cpu", "cuda"]
 
 TORCH = "torch"
 """The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""

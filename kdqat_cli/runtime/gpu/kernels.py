@@ -94,10 +94,7 @@ def _tile_kernel(
         parts = _expand(tl.load(left + start), PTX)
         for part in tl.static_range(4):
             first = start + part * quarter
-            if EVEN:
-                x = tl.load(right + first)
-            else:
-                x = tl.load(right + first, mask=(k + first < columns)[:, None], other=0)
+            x = tl.load(right + first) if EVEN else tl.load(right + first, mask=(k + first < columns)[:, None], other=0)
             sums = tl.dot(parts[part], x, sums, out_dtype=tl.int32)
     y = sums.to(tl.float32) * (tl.load(scales + m, mask=m < rows, other=0.0) * alpha)[None, :]
     if BIAS:
@@ -132,10 +129,7 @@ def _few_kernel(
         parts = _expand(tl.load(left + start), PTX)
         for part in tl.static_range(4):
             first = start + part * quarter
-            if EVEN:
-                x = tl.load(right + first)
-            else:
-                x = tl.load(right + first, mask=k + first < columns, other=0)
+            x = tl.load(right + first) if EVEN else tl.load(right + first, mask=k + first < columns, other=0)
             sums += parts[part].to(tl.int32) * x.to(tl.int32)[None, :]
     y = tl.sum(sums, 1).to(tl.float32) * (tl.load(scales + m) * alpha)
     if BIAS:
@@ -181,7 +175,7 @@ def interpreted() -> bool:
 def product(
     codes: Tensor, scales: Tensor, weight: Tensor, alpha: float, bias: Tensor | None, tile: Tile | None = None
 ) -> Tensor:
-    """y = (s·α)·(c·qᵀ) + b, (M, O) FP32.
+    """The linear's output (s·α)·(c·qᵀ) + b, (M, O) FP32.
 
     Args:
         codes: c (M, I), int8, contiguous.

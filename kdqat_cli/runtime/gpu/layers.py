@@ -25,19 +25,24 @@ def runs_triton(device: torch.device) -> bool:
     """Whether the Triton kernels run on a device."""
     if importlib.util.find_spec("triton") is None:
         return False
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _CAPABILITY
-    from kdqat_cli.runtime.gpu.kernels import interpreted
+    from kdqat_cli.runtime.gpu.kernels import interpreted, round_rows
 
-    return interpreted()
+    if device.type != "cuda":
+        return interpreted()
+    if torch.cuda.get_device_capability(device) < _CAPABILITY:
+        return False
+    try:  # Triton builds what launches a kernel with a C compiler and Python's headers, which a machine may lack
+        round_rows(torch.ones(1, 1, device=device), None, torch.int8)
+    except Exception:
+        return False
+    return True
 
 
 def pack_two_bits(codes: Tensor) -> Tensor:
     """Codes (O, I) in {-1, 0, 1} → bytes (O, Q), int8."""
-    unit = _CODES_PER_BYTE * _ALIGNMENT
-    digits = F.pad(codes.to(torch.int16) + 1, (0, -codes.size(1) % unit), value=1).unflatten(1, (_CODES_PER_BYTE, -1))
-    powers = _CODES_PER_BYTE ** torch.arange(_CODES_PER_BYTE, device=codes.device, dtype=torch.int16)
-    return (digits * powers[:, None]).sum(1).to(torch.uint8).view(torch.int8)
+    digits = F.pad(codes.view(torch.uint8) + 1, (0, -codes.size(1) % (_CODES_PER_BYTE * _ALIGNMENT)), value=1)
+    first, second, third, fourth = digits.chunk(_CODES_PER_BYTE, 1)
+    return (first | second << 2 | third << 4 | fourth << 6).view(torch.int8)
 
 
 def unpack_two_bits(packed: Tensor, columns: int) -> Tensor:
@@ -56,7 +61,7 @@ def integer_sums(codes: Tensor, weight: Tensor) -> Tensor:
 
 
 def ternary_product(codes: Tensor, scales: Tensor, weight: Tensor, alpha: float, bias: Tensor | None) -> Tensor:
-    """y = (s·α)·(c·qᵀ) + b, (M, O) FP32, of c (M, I) int8, s (M,), a packed weight (O, Q), α, and b (O,) or None."""
+    """The output (s·α)·(c·qᵀ) + b, (M, O) FP32, of c (M, I) int8, s (M,), a packed weight (O, Q), α, and b (O,)."""
     if runs_triton(codes.device):
         from kdqat_cli.runtime.gpu.kernels import product
 

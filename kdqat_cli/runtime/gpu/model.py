@@ -5,7 +5,6 @@ its 8-bit Q, K, probabilities and V. The logits are the student's within a round
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,16 @@ def gpu() -> torch.device:
     if not torch.cuda.is_available():
         raise MissingInputError("torch sees no GPU here.", "the same command with --device cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def gpu_name(device: torch.device) -> str:
+    """What a measurement says of a GPU: its name, and the versions of what computes there."""
+    name = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+    if not runs_triton(device):
+        return f"{name}, without Triton"
+    import triton
+
+    return f"{name}, Triton {triton.__version__}"
 
 
 class PackedModel(TorchModel):
@@ -62,18 +71,17 @@ class PackedModel(TorchModel):
             if isinstance(layer, QuantizedEmbedding):
                 model.set_submodule(name, PackedEmbedding(layer, codes, scales))
             elif layer.quantizer is None or layer.quantizer.scale != "token":
-                raise ConfigError("On a GPU the engine computes with 8-bit activations, each token with a scale of its own.")
+                raise ConfigError("On a GPU the engine computes with 8-bit activations, one scale a token.")
             else:
                 model.set_submodule(name, PackedLinear(layer, codes, float(scales)))
         if self.triton:
             _use_kernels(model)
         state = checkpoint.dense()
-        tables = {part: len(state[layout.vectors[part]]) for part in ("positions", "types") if part in layout.vectors}
         super().__init__(fill(model, state, path).to(device))
-        self._words, self._types = model.get_input_embeddings().num_embeddings, tables.get("types")
-        self._longest = tables.get("positions")
-        if self._longest is not None and layout.positions_after_padding:
-            self._longest -= model.config.pad_token_id + 1
+        sizes = {part: len(state[layout.vectors[part]]) for part in ("positions", "types") if part in layout.vectors}
+        skipped = model.config.pad_token_id + 1 if layout.positions_after_padding else 0
+        self._longest = sizes["positions"] - skipped if "positions" in sizes else None
+        self._words, self._types = model.get_input_embeddings().num_embeddings, sizes.get("types", 1)
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits (rows, labels) of sequences of any lengths.
@@ -87,7 +95,7 @@ class PackedModel(TorchModel):
                 raise ValueError(f"a sequence that the model cannot take: it is longer than {self._longest} tokens")
             if any(not 0 <= word < self._words for word in ids):
                 raise ValueError("a sequence that the model cannot take: a token id is out of range")
-            if kinds is not None and any(not 0 <= kind < (self._types or 1) for kind in kinds):
+            if kinds is not None and any(not 0 <= kind < self._types for kind in kinds):
                 raise ValueError("a sequence that the model cannot take: a token type is out of range")
         return super().logits(rows)
 
@@ -95,9 +103,9 @@ class PackedModel(TorchModel):
 def _use_kernels(model: torch.nn.Module) -> None:
     from kdqat_cli.runtime.gpu.kernels import KernelQuantizer
 
-    quantizers: dict[int, KernelQuantizer] = {}
+    ours: dict[ActivationQuantizer, KernelQuantizer] = {}  # one for all, since Q, K and V share their input's codes
     for module in model.modules():
         student = getattr(module, "quantizer", None)
         if isinstance(student, ActivationQuantizer):
-            settings = {field.name: getattr(student, field.name) for field in fields(student) if field.init}
-            module.quantizer = quantizers.setdefault(id(student), KernelQuantizer(**settings))
+            kernel = KernelQuantizer(student.bits, student.clip, student.scale)
+            module.quantizer = ours.setdefault(student, kernel)  # type: ignore[assignment]
