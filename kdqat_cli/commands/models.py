@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Score a folder on its task's dev rows, and tell its size."""
     if device is not None and not engine:
-        raise ConfigError("--device says where the engine computes.", "kdqat evaluate --engine --device DEVICE")
+        raise ConfigError("--device says where the engine computes; give --engine as well.")
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.stages.models import recorded_task

@@ -64,7 +64,7 @@ def _expand(packed, PTX: tl.constexpr):
     return (packed & 3) - 1, ((packed >> 2) & 3) - 1, ((packed >> 4) & 3) - 1, ((packed >> 6) & 3) - 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one compilation for all numbers of rows
 def _tile_kernel(
     codes,
     scales,
@@ -137,7 +137,7 @@ def _few_kernel(
     tl.store(out + m * outputs + n, y, mask=n < outputs)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "size_1", "size_2"])
 def _round_kernel(
     values,
     codes,
@@ -230,13 +230,15 @@ def round_rows(values: Tensor, clip: float | None, dtype: torch.dtype) -> tuple[
     """The quantiser of activations with one scale a token, in one pass.
 
     Args:
-        values: (..., I) FP32, of two to four dimensions, the last of which lies together in memory.
+        values: (..., I) FP32, of two to four dimensions.
         clip: values are clamped to ±clip; None: no clamp.
         dtype: of the integers.
 
     Returns:
         The integers (..., I), contiguous, and the scales (..., 1) FP32.
     """
+    if values.stride(-1) != 1:
+        values = values.contiguous()
     columns = values.size(-1)
     codes = torch.empty(values.shape, dtype=dtype, device=values.device)
     scales = torch.empty((*values.shape[:-1], 1), dtype=torch.float32, device=values.device)
