@@ -37,7 +37,7 @@ def main() -> None:
     output = Output()
     with tempfile.TemporaryDirectory() as folder:
         model = _packed(Path(folder), options.layers)
-        result = bench(str(model), SHAPES, options.threads, options.rounds, list(ENGINES), output.remark)
+        result = bench(str(model), SHAPES, options.threads, options.rounds, list(ENGINES["cpu"]), output.remark)
     kernel = options.kernel or "best kernel"
     output.rows(result["latency"], title=f"{result['machine']}, {kernel}, threads {options.threads}, {result['date']}")
     output.rows(result["footprint"])

@@ -8,6 +8,7 @@ import typer
 from kdqat_cli.commands.app import command, inputs, start
 from kdqat_cli.commands.options import (
     DataDirOption,
+    DeviceOption,
     JsonOption,
     LossOption,
     MaxLengthOption,
@@ -39,10 +40,13 @@ def evaluate(
     engine: Annotated[
         bool, typer.Option("--engine", help="Run a packed model on kdqat's engine, as `predict` does, not in torch.")
     ] = False,
+    device: DeviceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score a folder on its task's dev rows, and tell its size."""
+    if device is not None and not engine:
+        raise ConfigError("--device says where the engine computes; give --engine as well.")
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.stages.models import recorded_task
@@ -51,7 +55,7 @@ def evaluate(
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
-    output.result(stage(spec, model, data, out, max_length, min_score, engine))
+    output.result(stage(spec, model, data, out, max_length, min_score, engine, device or "cpu"))
 
 
 @command
@@ -105,6 +109,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
+    device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Classify texts: one JSON line each, with label and probabilities, as they are read."""
@@ -114,8 +119,8 @@ def predict(
     from kdqat_cli.stages.predict import predict as stage
 
     # A packed model needs none of the libraries that `start` makes quiet, and answers seconds earlier without.
-    output = Output(quiet=quiet) if packed_file(model) else start(False, quiet)
-    runner = open_model(model, threads)
+    output = Output(quiet=quiet) if packed_file(model) and device != "cuda" else start(False, quiet)
+    runner = open_model(model, threads, device)
     if runner.remark:
         output.remark(runner.remark)
     with open_lines(file) as lines:
@@ -137,18 +142,20 @@ def bench(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine.")] = 11,
+    device: DeviceOption = None,
     only: Annotated[bool, typer.Option("--only", help="kdqat's own engine, without its peers.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8: time, memory, size."""
+    """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8, on a GPU torch FP32 and FP16."""
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.stages.bench import bench as stage
     from kdqat_cli.stages.bench_engines import ENGINES, OWN
 
-    engines = [OWN] if only else list(ENGINES)
-    result = stage(model, shapes, threads or processors(), rounds, engines, output.remark)
+    place = device or "cpu"
+    engines = [OWN] if only else list(ENGINES[place])
+    result = stage(model, shapes, threads or processors(), rounds, engines, output.remark, place)
     if json:
         output.result(result)
         return

@@ -18,6 +18,7 @@ from kdqat_cli.config import (
     field_help,
 )
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.runtime.device import Device
 
 TaskOption = Annotated[
     str, typer.Option("--task", help="Task: a name that `kdqat ls tasks` lists, or the path of a task file.")
@@ -83,6 +84,10 @@ RayOption = Annotated[
         help="Run on the Ray cluster at this address, whose machines share this folder. Needs kdqat[ray].",
         metavar="ADDRESS",
     ),
+]
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option("--device", help="Where the packed model is computed; `cuda` is the GPU. [default: cpu]"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]

@@ -85,7 +85,10 @@ class PackedCheckpoint(PackedFile):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state in FP32, ternary weights multiplied out."""
-        state = {
+        return self.dense() | {name: join(codes, scales) for name, (codes, scales) in self.codes_and_scales().items()}
+
+    def dense(self) -> dict[str, Tensor]:
+        """The part of the model's state that is not ternary, in FP32."""
+        return {
             name: tensor.float() for name, tensor in self.tensors.items() if name not in self.shapes and name != SCALES
         }
-        return state | {name: join(codes, scales) for name, (codes, scales) in self.codes_and_scales().items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization, parse
@@ -37,6 +38,35 @@ def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], hal
     (folder / "config.json").write_text(json.dumps(outline, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
+    """The architecture of a packed file with frozen quantised layers; its parameters have no storage yet."""
+    # Here, not above: importing the auto classes registers kdqat's own class with them.
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    values = dict(checkpoint.config)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    # Drawing random weights to throw them away takes most of a load.
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    quantize_model(model, parse(Quantization, checkpoint.about.get("quantization"), FILE_NAME), frozen=True)
+    return model
+
+
+def fill(model: PreTrainedModel, state: dict[str, Tensor], source: str | Path) -> PreTrainedModel:
+    """An empty model with its parameters, in eval mode.
+
+    Raises:
+        MissingInputError: `state`, which comes from `source`, has other tensors than the model.
+    """
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    if missing or unexpected:
+        raise MissingInputError(
+            f"{source} does not fit its own configuration: "
+            f"{len(missing)} tensors are missing, {len(unexpected)} are not known."
+        )
+    return model.eval()
+
+
 class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     """The door through which transformers loads a packed folder; what comes out is the architecture's own class."""
 
@@ -51,20 +81,5 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         Raises:
             MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
         """
-        # Here, not above: importing the auto classes registers this very class with them.
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
         checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
-        values = dict(checkpoint.config)
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
-        # Parameters without storage: drawing random weights to throw them away takes most of a load.
-        with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-        quantize_model(model, parse(Quantization, checkpoint.about.get("quantization"), FILE_NAME), frozen=True)
-        missing, unexpected = model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
-        if missing or unexpected:
-            raise MissingInputError(
-                f"{folder} does not fit its own configuration: "
-                f"{len(missing)} tensors are missing, {len(unexpected)} are not known."
-            )
-        return model.eval()
+        return fill(empty_model(checkpoint), checkpoint.state_dict(), folder)

@@ -62,11 +62,15 @@ class ActivationQuantizer:
         last = self._last.get("of", lambda: None)()
         if last is not values or self._last["version"] != values._version:
             self._last["of"], self._last["version"] = weakref.ref(values), values._version
-            fuses = self._fuses(values)
-            rounded, scale, inside = self._fused(values) if fuses else self.round(values)
-            self._last["codes"] = Codes(rounded.to(torch.int8), scale, inside)
+            self._last["codes"] = self._codes(values)
         codes: Codes = self._last["codes"]
         return codes
+
+    def _codes(self, values: Tensor) -> Codes:
+        if self._fuses(values):
+            return Codes(*self._fused(values))
+        rounded, scale, inside = self.round(values)
+        return Codes(rounded.to(torch.int8), scale, inside)
 
     def quantized(self, values: Tensor) -> tuple[Codes, Tensor]:
         """The codes, and the quantised values (..., D)."""

@@ -6,6 +6,8 @@
 With the native library no torch is imported: numpy, safetensors and a tokenizer are all that serving takes. Memory
 holds the ternary weights at two bits (the word embedding at 1.6), never a multiplied-out copy. Where the library was
 not built, or does not serve the model, torch computes the same logits, and `remark` says so in one sentence.
+
+On a GPU (`device="cuda"`) it is torch and Triton's kernels that serve, from two bits as well (runtime/gpu/).
 """
 
 import os
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel, kernels
 from kdqat_cli.runtime.native_model import NativeModel, Row
 from kdqat_cli.runtime.torch_model import TorchModel
@@ -30,9 +33,9 @@ class Engine:
     """A loaded packed model.
 
     Attributes:
-        kernel: what computes: a kernel of the native library, or `torch`.
+        kernel: what computes: a kernel of the native library, or `torch`; on a GPU `triton` or `int8`.
         threads: that compute together.
-        remark: one sentence where torch took the native library's place; None otherwise.
+        remark: one sentence where something slower took the place of what was meant to compute; None otherwise.
         labels: the number of logits a row.
         config: the model's configuration, as in config.json.
         about: what was recorded when the model was packed: task, labels, quantisation.
@@ -48,16 +51,19 @@ class Engine:
         self.about: dict[str, Any] = file.about
 
     @classmethod
-    def load(cls, source: str | Path, threads: int | None = None) -> "Engine":
+    def load(cls, source: str | Path, threads: int | None = None, device: Device = "cpu") -> "Engine":
         """Loads a packed file, or the folder of one.
 
         Args:
             source: the file or folder.
             threads: that compute together; None: as many as there are processors for this process.
+            device: the processor, or a GPU, which takes torch.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, foreign, or not fitting its own configuration.
-            ConfigError: KDQAT_KERNEL names a kernel that does not run here.
+            MissingInputError: no such file, or truncated, altered, foreign, or not fitting its own configuration; or
+                there is no GPU.
+            ConfigError: KDQAT_KERNEL names a kernel that does not run here, or a GPU is asked for a model that the
+                engine does not serve there.
         """
         path = Path(source)
         if path.is_dir():
@@ -66,18 +72,24 @@ class Engine:
         count = threads or len(
             os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         )
+        if device == "cuda":
+            from kdqat_cli.runtime.gpu.model import PackedModel, gpu
+
+            packed = PackedModel(path, gpu())
+            remark = None if packed.triton else "Triton does not run here: torch multiplies int8 weights, slower."
+            return cls(packed, "triton" if packed.triton else "int8", count, remark, file)
         wanted = os.environ.get(KERNEL_VARIABLE)
         if wanted == TORCH:
-            return cls(TorchModel(path.parent, count), TORCH, count, None, file)
+            return cls(TorchModel.load(path.parent, count), TORCH, count, None, file)
         if not kernels() and not wanted:
             remark = "The native library was not built here (it takes a C++ compiler): torch computes, slower."
-            return cls(TorchModel(path.parent, count), TORCH, count, remark, file)
+            return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
         kernel = chosen_kernel()
         try:
             return cls(NativeModel(file, kernel, count), kernel, count, None, file)
         except ConfigError as refused:
             remark = f"{refused.sentence} Torch computes, slower."
-            return cls(TorchModel(path.parent, count), TORCH, count, remark, file)
+            return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits (rows, labels) of sequences of any lengths; no padding is needed, and none computed.

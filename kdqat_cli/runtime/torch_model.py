@@ -2,20 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdqat_cli.runtime.native_model import Row
 
-_BATCH = 32  # rows; of like length together, since padding is computed and thrown away
-
 
 class TorchModel:
-    """A packed folder through transformers, its ternary weights multiplied out."""
+    """A classifier of transformers, fed as the native model is."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        """Loads the folder of a packed file.
+    batch_size = 32
+    """Rows; of like length together, since padding is computed and thrown away."""
+
+    def __init__(self, model: Any) -> None:
+        """Takes a model in eval mode, on the device that it is to compute on."""
+        self._model = model
+        self.labels: int = model.config.num_labels
+
+    @classmethod
+    def load(cls, folder: Path, threads: int) -> "TorchModel":
+        """Loads the folder of a packed file, ternary weights multiplied out.
 
         Raises:
             MissingInputError: the file is damaged.
@@ -25,8 +33,7 @@ class TorchModel:
         from transformers import AutoModelForSequenceClassification
 
         torch.set_num_threads(threads)
-        self._model = AutoModelForSequenceClassification.from_pretrained(folder)
-        self.labels: int = self._model.config.num_labels
+        return cls(AutoModelForSequenceClassification.from_pretrained(folder))
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits (rows, labels) of sequences of any lengths.
@@ -44,8 +51,8 @@ class TorchModel:
         out = np.empty((len(rows), self.labels), dtype=np.float32)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
         padding = self._model.config.pad_token_id or 0
-        for start in range(0, len(order), _BATCH):
-            indices = order[start : start + _BATCH]
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
             longest = len(rows[indices[-1]][0])
             ids = torch.full((len(indices), longest), padding)
             types, mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -56,9 +63,10 @@ class TorchModel:
                 if kinds is not None:
                     types[place, : len(tokens)] = torch.as_tensor(kinds)
             inputs = {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if with_types else {})
+            inputs = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
             try:
                 with torch.no_grad():
-                    out[indices] = self._model(**inputs).logits.float().numpy()
+                    out[indices] = self._model(**inputs).logits.float().cpu().numpy()
             except (IndexError, RuntimeError) as error:
                 raise ValueError(f"a sequence that the model cannot take: {error}") from error
         return out

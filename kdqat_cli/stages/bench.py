@@ -9,6 +9,9 @@ its forward passes.
     torch FP32       transformers on the multiplied-out weights, torch's own attention
     ORT FP32         ONNX Runtime on the graph that its transformers optimiser makes
     ORT int8         the same graph, dynamic int8
+
+On a GPU (`device="cuda"`) kdqat's engine stands beside torch FP32 and torch FP16; memory
+is then the GPU's.
 """
 
 import datetime
@@ -24,6 +27,7 @@ from typing import Any
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import PackedFile
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.bench_engines import ENGINES, OWN, EngineName, serve
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.predict import packed_file
@@ -68,6 +72,7 @@ def bench(
     rounds: int,
     engines: list[EngineName],
     told: Callable[[str], None],
+    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Measures engines side by side.
 
@@ -78,6 +83,7 @@ def bench(
         rounds: turns of each engine at each shape.
         engines: which to measure; `kdqat` is always among them.
         told: is told what is going on.
+        device: on which all engines compute.
 
     Returns:
         machine, date, threads, rounds; `latency`: one row an engine and shape (ms, its middle half, rows/s, and how
@@ -86,19 +92,24 @@ def bench(
 
     Raises:
         ConfigError: an engine fails, or its package is missing.
-        MissingInputError: no packed model there.
+        MissingInputError: no packed model there, or no GPU.
     """
     packed = packed_file(model)
     if packed is None:
         raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
+    machine = processor()
+    if device == "cuda":
+        from kdqat_cli.runtime.gpu.model import gpu, gpu_name
+
+        machine = gpu_name(gpu())
     longest = PackedFile(packed).about.get("max_length") or max(tokens for _, tokens in _SHAPES)
     shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in _SHAPES))
     names = list(dict.fromkeys([OWN, *engines]))
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             told(f"preparing {name}")
-            ENGINES[name].prepare(packed, Path(scratch))
-        workers = [_start(name, packed, Path(scratch), threads) for name in names]
+            ENGINES[device][name].prepare(packed, Path(scratch))
+        workers = [_start(name, device, packed, Path(scratch), threads) for name in names]
         try:
             footprint = [{"engine": worker.name, **worker.answer()} for worker in workers]
             latency = []
@@ -111,14 +122,14 @@ def bench(
             for worker in workers:
                 worker.pipe.close()  # at which the process ends by itself
                 worker.process.join()
-    about = {"machine": processor(), "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
+    about = {"machine": machine, "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
     return about | {"latency": latency, "footprint": footprint}
 
 
-def _start(name: EngineName, packed: Path, scratch: Path, threads: int) -> _Worker:
+def _start(name: EngineName, device: Device, packed: Path, scratch: Path, threads: int) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(name, packed, scratch, threads, theirs), daemon=True)
+    process = context.Process(target=serve, args=(name, device, packed, scratch, threads, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Worker(name, process, ours)

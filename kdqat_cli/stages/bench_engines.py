@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ import psutil
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import PackedFile
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.machine import has_vnni
 
-EngineName = Literal["kdqat", "torch FP32", "ORT FP32", "ORT int8"]
+EngineName = Literal["kdqat", "torch FP32", "torch FP16", "ORT FP32", "ORT int8"]
 OWN: EngineName = "kdqat"
 
 Run = Callable[[Any], Any]
@@ -45,14 +47,14 @@ class Engine:
     file: Callable[[Path, Path], Path]
 
 
-def serve(name: EngineName, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
+def serve(name: EngineName, device: Device, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
     """The process of one engine: loads, then answers shapes with seconds, and `memory` with MB, until it is ended."""
-    engine = ENGINES[name]
+    engine = ENGINES[device][name]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         for module in engine.imports:
             importlib.import_module(module)
-        empty = _resident()
+        empty = _memory("cpu")
         start = time.perf_counter()
         run = engine.load(packed, scratch, threads)
         seconds = time.perf_counter() - start
@@ -61,7 +63,7 @@ def serve(name: EngineName, packed: Path, scratch: Path, threads: int, pipe: Con
         while True:
             question = pipe.recv()
             if question == "memory":
-                pipe.send((_resident() - empty) / 1e6)
+                pipe.send((_memory(device) - (empty if device == "cpu" else 0)) / 1e6)
             else:
                 pipe.send(_seconds(run, np.random.default_rng(0).integers(words // 2, words, question)))
     except EOFError:
@@ -79,18 +81,23 @@ def _seconds(run: Run, ids: Any) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
+def _memory(device: Device) -> int:
+    """Bytes that the process holds; on a GPU, what its tensors hold there between forward passes."""
+    if device == "cpu":
+        return int(psutil.Process().memory_info().rss)
+    import torch
+
+    return int(torch.cuda.memory_allocated())
 
 
 def _nothing(packed: Path, scratch: Path) -> None:
     pass
 
 
-def _own(packed: Path, scratch: Path, threads: int) -> Run:
+def _own(packed: Path, scratch: Path, threads: int, device: Device = "cpu") -> Run:
     from kdqat_cli.runtime.engine import Engine as Own
 
-    engine = Own.load(packed, threads)
+    engine = Own.load(packed, threads, device)
     return lambda ids: engine.logits([(row, None) for row in ids.tolist()])
 
 
@@ -111,18 +118,20 @@ def _write_dense(packed: Path, scratch: Path) -> None:
         model.save_pretrained(scratch / _DENSE)
 
 
-def _torch(packed: Path, scratch: Path, threads: int) -> Run:
+def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", half: bool = False) -> Run:
     import torch
     import transformers
     from transformers import AutoModelForSequenceClassification
 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(scratch / _DENSE).eval()
+    dtype = torch.float16 if half else torch.float32
+    model = AutoModelForSequenceClassification.from_pretrained(scratch / _DENSE, dtype=dtype).eval().to(device)
 
     @torch.inference_mode()
     def run(ids: Any) -> Any:
-        return model(input_ids=torch.from_numpy(ids), attention_mask=torch.ones(ids.shape, dtype=torch.long)).logits
+        rows = torch.from_numpy(ids).to(device)
+        return model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits.cpu()
 
     return run
 
@@ -186,18 +195,35 @@ def _onnx_runtime(file: str) -> Callable[[Path, Path, int], Run]:
     return load
 
 
-ENGINES: dict[EngineName, Engine] = {
-    "kdqat": Engine(_nothing, _own, ("kdqat_cli.runtime.engine", "tokenizers"), lambda packed, scratch: packed),
-    "torch FP32": Engine(
+def _plain_torch(**options: Any) -> Engine:
+    return Engine(
         _write_dense,
-        _torch,
+        partial(_torch, **options),
         ("torch", "transformers.models.auto.modeling_auto"),
         lambda packed, scratch: scratch / _DENSE / "model.safetensors",
-    ),
-    "ORT FP32": Engine(
-        _write_fp32, _onnx_runtime(_FP32), ("onnxruntime", "tokenizers"), lambda packed, scratch: scratch / _FP32
-    ),
-    "ORT int8": Engine(
-        _write_int8, _onnx_runtime(_INT8), ("onnxruntime", "tokenizers"), lambda packed, scratch: scratch / _INT8
-    ),
+    )
+
+
+def _of_onnx_runtime(prepare: Callable[[Path, Path], None], file: str) -> Engine:
+    imports = ("onnxruntime", "tokenizers")
+    return Engine(prepare, _onnx_runtime(file), imports, lambda packed, scratch: scratch / file)
+
+
+def _kdqat(device: Device) -> Engine:
+    imports = ("kdqat_cli.runtime.engine", "tokenizers")
+    return Engine(_nothing, partial(_own, device=device), imports, lambda packed, scratch: packed)
+
+
+ENGINES: dict[Device, dict[EngineName, Engine]] = {
+    "cpu": {
+        "kdqat": _kdqat("cpu"),
+        "torch FP32": _plain_torch(),
+        "ORT FP32": _of_onnx_runtime(_write_fp32, _FP32),
+        "ORT int8": _of_onnx_runtime(_write_int8, _INT8),
+    },
+    "cuda": {
+        "kdqat": _kdqat("cuda"),
+        "torch FP32": _plain_torch(device="cuda"),
+        "torch FP16": _plain_torch(device="cuda", half=True),
+    },
 }

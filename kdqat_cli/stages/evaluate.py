@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.stages.folder import write_json
 from kdqat_cli.stages.models import Classifier, align_labels, load_classifier, recorded_batches, size_figures
@@ -22,6 +23,7 @@ def evaluate(
     max_length: int | None = None,
     min_score: float | None = None,
     engine: bool = False,
+    device: Device = "cpu",
 ) -> dict[str, float]:
     """Scores a folder or hub model on a task.
 
@@ -33,6 +35,7 @@ def evaluate(
         max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
         min_score: the headline score, in percent, below which the command fails.
         engine: a packed model is run by kdqat's engine instead of torch.
+        device: on which the engine computes.
 
     Returns:
         `score` and the task's metrics in percent (those of further splits under the split's name), `rows`,
@@ -41,7 +44,7 @@ def evaluate(
     Raises:
         ConfigError: the model's labels are not the task's, or the engine is asked for a model that is not packed.
         GateError: the score is below `min_score`; the file is written all the same.
-        MissingInputError: no model or data there.
+        MissingInputError: no model or data there, or no GPU.
     """
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
@@ -49,7 +52,7 @@ def evaluate(
     if max_length:
         batches = replace(batches, pad_to=batches.pad_to and max_length)
     max_length = row_length(task, loaded.tokenizer, max_length or loaded.about.get("max_length"))
-    runner = _engine(model, loaded, task) if engine else None
+    runner = _engine(model, loaded, task, device) if engine else None
     metrics: dict[str, float] = {}
     for split in task.splits:
         rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length, batches)
@@ -65,14 +68,14 @@ def evaluate(
     return metrics
 
 
-def _engine(model: str, loaded: Classifier, task: Task) -> Engine:
+def _engine(model: str, loaded: Classifier, task: Task, device: Device) -> Engine:
     if loaded.kind != "packed" or loaded.weights is None:
         raise ConfigError(f"The engine runs packed models; {model} holds a {loaded.kind} one.", "kdqat export")
     if loaded.about["labels"] != task.labels:
         raise ConfigError(
             f"{model} was packed with other labels than task {task.name} has.", "kdqat evaluate, no --engine"
         )
-    return Engine.load(loaded.weights)
+    return Engine.load(loaded.weights, device=device)
 
 
 def _scored(rows: TaskRows, loaded: Classifier, engine: Engine | None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import FILE_NAME
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL
 from kdqat_cli.stages.layout import TOKENIZER_FILE
@@ -49,18 +50,20 @@ def packed_file(model: str) -> Path | None:
     return next((path for path in (folder, folder / FILE_NAME, folder / MODEL / FILE_NAME) if path.is_file()), None)
 
 
-def open_model(model: str, threads: int | None = None) -> Runner:
+def open_model(model: str, threads: int | None = None, device: Device | None = None) -> Runner:
     """A model to predict with.
 
     Args:
         model: a packed folder or file; or a student, a teacher, or a hub id.
         threads: that compute together; None: as many as there are processors.
+        device: that computes; None: for a packed model the processor, for others the GPU where there is one.
 
     Raises:
-        MissingInputError: nothing to load there, or a damaged file.
+        ConfigError: the GPU is asked for a packed model that is not served there.
+        MissingInputError: nothing to load there, a damaged file, or no GPU.
     """
     packed = packed_file(model)
-    return _TorchRunner(model) if packed is None else _EngineRunner(packed, threads)
+    return _TorchRunner(model, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
 
 
 def predict(runner: Runner, texts: Iterable[Text], batch_size: int) -> Iterator[dict[str, Any]]:
@@ -126,12 +129,12 @@ def read_texts(lines: Iterable[str], where: str) -> Iterator[Text]:
 
 
 class _EngineRunner:
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, device: Device) -> None:
         from tokenizers import Tokenizer
 
         from kdqat_cli.runtime.engine import Engine
 
-        self.engine = Engine.load(path, threads)
+        self.engine = Engine.load(path, threads, device)
         self.labels: list[str] | None = self.engine.about.get("labels")
         self.remark = self.engine.remark
         self.tokenizer = Tokenizer.from_file(str(_own_tokenizer(path, self.engine.about)))
@@ -144,10 +147,16 @@ class _EngineRunner:
 
 
 class _TorchRunner:
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, device: Device | None) -> None:
         from kdqat_cli.stages.models import load_classifier
 
+        if device == "cuda":
+            from kdqat_cli.runtime.gpu.model import gpu
+
+            gpu()  # where there is one, the model is loaded onto it
         self.loaded = load_classifier(model, "kdqat export")
+        if device == "cpu":
+            self.loaded.model.cpu()
         config = self.loaded.model.config
         self.labels: list[str] | None = None
         if config.problem_type != "regression":

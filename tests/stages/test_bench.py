@@ -34,7 +34,7 @@ def test_every_engine_computes_the_same_model(packed: Path, tmp_path: Path) -> N
     """FP32 engines agree closely; kdqat's rounds activations to 8 bits as the student did, ORT int8 in its own way."""
     ids = np.random.default_rng(0).integers(5, 60, (3, 11))
     logits = {}
-    for name, engine in ENGINES.items():
+    for name, engine in ENGINES["cpu"].items():
         engine.prepare(packed / FILE_NAME, tmp_path)
         logits[name] = np.asarray(engine.load(packed / FILE_NAME, tmp_path, 1)(ids)).reshape(3, 3)
     np.testing.assert_allclose(logits["ORT FP32"], logits["torch FP32"], atol=1e-4)
@@ -47,7 +47,7 @@ def test_the_table_has_every_engine_and_shape(packed: Path, tmp_path: Path) -> N
     command = ["kdqat", "bench", str(packed), "--shape", "1x8", "--shape", "3x5", "--rounds", "2", "--threads", "1"]
     result = json.loads(run(tmp_path, *command, "--json").stdout)
     assert [(row["rows × tokens"], row["engine"]) for row in result["latency"]] == [
-        (shape, name) for shape in ("1 × 8", "3 × 5") for name in ENGINES
+        (shape, name) for shape in ("1 × 8", "3 × 5") for name in ENGINES["cpu"]
     ]
     assert all(set(row) == FIGURES and row["ms"] > 0 for row in result["latency"])
     assert result["latency"][0]["times kdqat's"] == "1.00 (1.00 to 1.00)"

@@ -1,0 +1,324 @@
+"""The packed model on a GPU beside torch's FP16, int8, TF32 and FP32: `python benchmarks/gpu.py --help`.
+
+1. One linear, by the number of rows: what the GPU takes for it, without what Python takes to launch it (CUDA graphs).
+   Enough weights take turns that none waits in the cache for its next use. `kdqat` and `int8` round the activations
+   anew, as each linear of a model must; `product` is kdqat's without that.
+2. A model of BERT-base's shape with random weights: as it is called, and the GPU's part alone. `int8` is the packed
+   model with int8 weights that stay in memory, under torch's product.
+
+Runs are interleaved; medians. Weights do not change what is measured. `--tiles` measures the tiles that kdqat's product
+chooses among, for whoever wants to choose better.
+"""
+
+import argparse
+import contextlib
+import datetime
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from kdqat_cli.config import Params, resolve
+from kdqat_cli.errors import KdqatError
+from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.quantization.activations import ActivationQuantizer
+from kdqat_cli.quantization.layers import freeze
+from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.runtime.gpu.layers import (
+    PackedLinear,
+    integer_sums,
+    pack_two_bits,
+    runs_triton,
+    ternary_product,
+    unpack_two_bits,
+)
+from kdqat_cli.runtime.gpu.model import PackedModel, gpu, gpu_name
+
+Run = Callable[[], object]
+_CACHE = 64 * 2**20  # bytes; more than the second-level cache of today's GPUs
+_ALPHA = 0.05
+
+
+def main() -> None:
+    """Measures, and prints the tables."""
+    options = _options()
+    try:
+        device = gpu() if options.device == "cuda" else torch.device("cpu")
+    except KdqatError as error:
+        print(error.sentence, file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    console = Console(width=140)
+    machine = gpu_name(device) if device.type == "cuda" else f"processor, Triton interpreted: {runs_triton(device)}"
+    console.print(f"{machine}; {options.rounds} rounds, {datetime.date.today().isoformat()}")
+    with torch.no_grad():
+        _check(device)
+        console.print("kdqat's sums equal torch's int8 sums, bit for bit")
+        if options.tiles:
+            _tiles(console, device, options)
+            return
+        _linear(console, device, options)
+        _models(console, device, options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try the program out")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
+    parser.add_argument("--size", type=int, default=4096, help="inputs and outputs of the linear")
+    parser.add_argument("--rows", type=int, nargs="+", default=[2**power for power in range(13)], help="of the linear")
+    parser.add_argument("--layers", type=int, default=12, help="of the model")
+    parser.add_argument("--hidden", type=int, default=768, help="width of the model, in heads of 64")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 128], help="rows of the model")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--tiles", action="store_true", help="measure kdqat's tiles instead")
+    return parser.parse_args()
+
+
+def _check(device: torch.device) -> None:
+    """Sums of the product against torch's, over tails of rows, outputs and columns; the first compilation, too."""
+    for rows, outputs, columns in itertools.product((1, 5, 40, 130), (9, 130), (33, 128, 768)):
+        codes = torch.randint(-127, 128, (rows, columns), dtype=torch.int8, device=device)
+        weight = pack_two_bits(torch.randint(-1, 2, (outputs, columns), dtype=torch.int8, device=device))
+        sums = ternary_product(codes, torch.ones(rows, device=device), weight, 1.0, None)
+        if not torch.equal(sums.int(), integer_sums(codes, weight)):
+            raise SystemExit(f"the sums of {rows} × {columns} and {outputs} outputs are wrong")
+
+
+def _linear(console: Console, device: torch.device, options: argparse.Namespace) -> None:
+    size = options.size
+    copies = max(2, -(-_CACHE // (size * size // 4))) if device.type == "cuda" else 2
+    draw = [torch.randint(-1, 2, (size, size), dtype=torch.int8, device=device) for _ in range(copies)]
+    packed = [pack_two_bits(codes) for codes in draw]
+    floats = [codes.float() * _ALPHA for codes in draw[: max(2, -(-_CACHE // (size * size * 4)))]]
+    halves = [weight.half() for weight in floats]
+    bias = torch.randn(size, device=device)
+    quantizer = _quantizer(device)
+    names = ("kdqat", "product", "FP16", "int8", "TF32", "FP32")
+    table = Table("rows", *names, "FP16 / kdqat", "int8 / kdqat", box=None, title=f"linear {size} → {size}, µs")
+    ratios: dict[int, float] = {}
+    for rows in options.rows:
+        x = torch.randn(rows, size, device=device)
+        codes = quantizer.codes(x)
+        values, scales = codes.values, codes.scale.flatten()
+        jobs: dict[str, list[Run]] = {
+            "kdqat": [partial(_packed_linear, quantizer, x, weight, bias) for weight in packed],
+            "product": [partial(ternary_product, values, scales, weight, _ALPHA, bias) for weight in packed],
+            "FP16": [partial(F.linear, x.half(), weight, bias.half()) for weight in halves],
+            "int8": [partial(_int8_linear, quantizer, x, weight, bias) for weight in draw],
+            "TF32": [_tf32(partial(F.linear, x, weight, bias)) for weight in floats],
+            "FP32": [partial(F.linear, x, weight, bias) for weight in floats],
+        }
+        seconds = _measure({name: _graph(runs, device) for name, runs in jobs.items()}, options.rounds, device)
+        ratios[rows] = seconds["FP16"] / seconds["kdqat"]
+        shown = [f"{seconds[name] * 1e6:,.1f}" for name in names]
+        table.add_row(f"{rows:,}", *shown, f"{ratios[rows]:.2f}", f"{seconds['int8'] / seconds['kdqat']:.2f}")
+    console.print(table)
+    won = [rows for rows, ratio in ratios.items() if ratio > 1]
+    lost = [rows for rows, ratio in ratios.items() if ratio <= 1]
+    console.print(f"rows at which kdqat is faster than FP16: {_listed(won)}; at which it is not: {_listed(lost)}")
+
+
+def _listed(rows: list[int]) -> str:
+    return ", ".join(f"{count:,}" for count in rows) or "none"
+
+
+def _quantizer(device: torch.device) -> ActivationQuantizer:
+    if not runs_triton(device):
+        return ActivationQuantizer(8, None)
+    from kdqat_cli.runtime.gpu.kernels import KernelQuantizer
+
+    return KernelQuantizer(8, None)
+
+
+def _packed_linear(quantizer: ActivationQuantizer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    codes = quantizer._codes(x)  # not `codes`, which remembers them
+    return ternary_product(codes.values, codes.scale.flatten(), weight, _ALPHA, bias)
+
+
+def _int8_linear(quantizer: ActivationQuantizer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    codes = quantizer._codes(x)
+    return _int8_product(codes.values, codes.scale, weight, _ALPHA, bias)
+
+
+def _tf32(run: Run) -> Run:
+    def with_tensor_cores() -> object:
+        torch.set_float32_matmul_precision("high")
+        out = run()
+        torch.set_float32_matmul_precision("highest")
+        return out
+
+    return with_tensor_cores
+
+
+def _int8_product(values: Tensor, scales: Tensor, weight: Tensor, alpha: float, bias: Tensor) -> Tensor:
+    padded = F.pad(values, (0, 0, 0, max(0, 32 - len(values))))  # torch's product on a GPU wants more than 16 rows
+    sums = torch._int_mm(padded, weight.t())[: len(values)]
+    return torch.addcmul(bias, sums, scales * alpha)
+
+
+class _Int8Linear(nn.Module):
+    """A packed linear with its weight at 8 bits, under torch's product."""
+
+    def __init__(self, packed: PackedLinear, columns: int) -> None:
+        super().__init__()
+        self.quantizer, self.scale, self.bias = packed.quantizer, packed.scale, packed.bias
+        self.register_buffer("weight", unpack_two_bits(packed.weight, columns).contiguous(), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        codes = self.quantizer.codes(inputs)
+        weight: Any = self.weight
+        out = _int8_product(codes.values.flatten(0, -2), codes.scale.reshape(-1, 1), weight, self.scale, self.bias)
+        return out.view(*inputs.shape[:-1], -1)
+
+
+def _models(console: Console, device: torch.device, options: argparse.Namespace) -> None:
+    models = _built(device, options.layers, options.hidden)
+    table = Table("rows × tokens", "engine", "ms as called", "ms of the GPU", "rows/s", "MB of weights", box=None)
+    jobs: dict[int, dict[str, Run]] = {}
+    for rows in options.batch:
+        ids = torch.randint(1000, 2000, (rows, options.length), device=device)
+        jobs[rows] = {name: partial(model, ids) for name, model in models.items()}
+        jobs[rows]["TF32"] = _tf32(jobs[rows]["FP32"])
+    called = {rows: _measure(runs, options.rounds, device) for rows, runs in jobs.items()}
+    # At the end: a recording that fails may take the process with it.
+    alone = {rows: _measure(_recorded(runs, device), options.rounds, device) for rows, runs in jobs.items()}
+    for rows, times in called.items():
+        for name, seconds in times.items():
+            graph = f"{alone[rows][name] * 1e3:.2f}" if name in alone[rows] else "-"
+            weights = f"{_bytes(models['FP32' if name == 'TF32' else name]) / 1e6:.1f}"
+            shape = f"{rows} × {options.length}"
+            table.add_row(shape, name, f"{seconds * 1e3:.2f}", graph, f"{rows / seconds:,.0f}", weights)
+    console.print(table)
+
+
+def _built(device: torch.device, layers: int, hidden: int) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": hidden // 64}
+    config = BertConfig(**shape, intermediate_size=4 * hidden)
+    plain = BertForSequenceClassification(config).eval()
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    settings = resolve("movie", Params()).quantization
+    quantize_model(plain, settings)
+    freeze(plain)
+    with tempfile.TemporaryDirectory() as folder:
+        save_packed(plain, Path(folder), {"quantization": settings.model_dump()})
+        packed, int8 = (PackedModel(Path(folder) / FILE_NAME, device)._model for _ in range(2))
+    sizes = {name: module.in_features for name, module in plain.named_modules() if hasattr(module, "in_features")}
+    for name, module in list(int8.named_modules()):
+        if isinstance(module, PackedLinear):
+            int8.set_submodule(name, _Int8Linear(module, sizes[name]))
+    models: dict[str, nn.Module] = {"kdqat": packed, "int8": int8}
+    for name, dtype in (("FP16", torch.float16), ("FP32", torch.float32)):
+        dense = BertForSequenceClassification(BertConfig(**shape, intermediate_size=4 * hidden)).eval()
+        dense.load_state_dict(state)
+        models[name] = dense.to(device, dtype)
+    return models
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+
+
+def _tiles(console: Console, device: torch.device, options: argparse.Namespace) -> None:
+    from kdqat_cli.runtime.gpu.kernels import FEW_ROWS, TILES, Tile, product
+
+    larger = [Tile(256, 128, 8), Tile(128, 64, 4), Tile(64, 128, 8), Tile(32, 32, 4), Tile(16, 64, 4), Tile(16, 16, 1)]
+    tiles: list[Tile | None] = [None, *TILES, *larger]
+    names = [f"{tile.rows}×{tile.outputs}" if tile else "chosen" for tile in tiles]
+    table = Table(
+        "inputs → outputs", "rows", *names, box=None, title=f"kdqat's product, µs; up to {FEW_ROWS} rows none"
+    )
+    for columns, outputs in ((768, 768), (768, 3072), (3072, 768), (options.size, options.size)):
+        codes = torch.randint(-1, 2, (outputs, columns), dtype=torch.int8, device=device)
+        weights = [pack_two_bits(codes) for _ in range(4)]
+        for rows in options.rows:
+            x = torch.randint(-127, 128, (rows, columns), dtype=torch.int8, device=device)
+            scales = torch.ones(rows, device=device)
+            jobs: dict[str, Run] = {}
+            for name, tile in zip(names, tiles, strict=True):
+                runs: list[Run] = [partial(product, x, scales, weight, 1.0, None, tile) for weight in weights]
+                with contextlib.suppress(Exception):  # Triton's own: a tile that this GPU has no room for
+                    jobs[name] = _graph(runs, device)
+            seconds = _measure(jobs, options.rounds, device)
+            shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in names]
+            table.add_row(f"{columns} → {outputs}", f"{rows:,}", *shown)
+    console.print(table)
+
+
+def _graph(runs: list[Run], device: torch.device) -> Run:
+    """All runs as one launch of the GPU; `_measure` divides by their number."""
+
+    def one_by_one() -> None:
+        for run in runs:
+            run()
+
+    one_by_one()  # compiles, and allocates
+    if device.type != "cuda":
+        return _Repeated(one_by_one, len(runs))
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        one_by_one()
+    return _Repeated(graph.replay, len(runs))
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    run: Run
+    count: int
+
+    def __call__(self) -> None:
+        self.run()
+
+
+def _recorded(jobs: dict[str, Run], device: torch.device) -> dict[str, Run]:
+    """The jobs as graphs, without those that wait for the GPU in between and cannot be recorded."""
+    graphs: dict[str, Run] = {}
+    for name, run in jobs.items():
+        with contextlib.suppress(RuntimeError):
+            graphs[name] = _graph([run], device)
+    return graphs
+
+
+def _measure(jobs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of one run of each job, the jobs taking turns."""
+    for run in jobs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, run in jobs.items():
+            seconds[name].append(_seconds(run, device) / (run.count if isinstance(run, _Repeated) else 1))
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _seconds(run: Run, device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    event: Any = torch.cuda.Event
+    first, last = event(enable_timing=True), event(enable_timing=True)
+    torch.cuda.synchronize()
+    first.record()
+    run()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1e3
+
+
+if __name__ == "__main__":
+    main()
