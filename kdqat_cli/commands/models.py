@@ -147,7 +147,7 @@ def bench(
     from kdqat_cli.stages.bench import bench as stage
     from kdqat_cli.stages.bench_engines import ENGINES, OWN
 
-    engines = [OWN] if only else list(ENGINES)
+    engines = {OWN: ENGINES[OWN]} if only else ENGINES
     result = stage(model, shapes, threads or processors(), rounds, engines, output.remark)
     if json:
         output.result(result)
