@@ -4,11 +4,10 @@ llama-cpp-python compiles them for the processor at hand. For `--as-avx2` they m
 `CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-deps --target FOLDER llama-cpp-python`, and name them to llama-cpp-python
 by its variable LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib. ik_llama.cpp is on no index:
 
-    cmake -S ik_llama.cpp -B BUILD -DCMAKE_BUILD_TYPE=Release -DGGML_IQK_FLASH_ATTENTION=OFF
+    cmake -S ik_llama.cpp -B BUILD -DCMAKE_BUILD_TYPE=Release
     cmake --build BUILD --target llama
 
-and likewise with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON. (Its flash attention is most of the
-compilation, and its BERT does not use it.)
+and likewise with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON.
 """
 
 import ctypes
@@ -127,30 +126,26 @@ class GgmlChain:
         """
         self._ggml = ggml
         blocks = [_tq2_0(code, scale) if kind == TQ2_0 else _iq2_bn(code, scale) for code in codes]
-        values = len(x) * (x.shape[1] + sum(len(code) for code in codes))
-        size = _RECORDS + sum(block.nbytes for block in blocks) + values * x.itemsize
+        activations = len(x) * (x.shape[1] + sum(len(code) for code in codes)) * x.itemsize
+        size = _RECORDS + sum(block.nbytes for block in blocks) + activations
         self._context = ggml("ggml_init", _Memory(size, None, False))
-        self._shape = len(x), len(codes[-1])
         out = self._tensor(_F32, x)
         for code, block in zip(codes, blocks, strict=True):
             weight = self._tensor(kind, block, code.shape)
             out = ggml("ggml_mul_mat", self._context, weight, out)
-        self._out = ggml("ggml_get_data", out)
+        values = (ctypes.c_float * (len(x) * len(codes[-1]))).from_address(ggml("ggml_get_data", out))
+        self._output = np.frombuffer(values, np.float32).reshape(len(x), -1)
         self._graph = ggml("ggml_new_graph", self._context)
         ggml("ggml_build_forward_expand", self._graph, out)
         self._plan = ggml("ggml_graph_plan", self._graph, threads, None)
         self._work = ctypes.create_string_buffer(max(1, self._plan.work_size))
         self._plan.work = ctypes.addressof(self._work)
 
-    def run(self) -> None:
-        """Computes the chain."""
+    def run(self) -> NDArray[np.float32]:
+        """Computes the chain: (rows, O), in ggml's memory, until `close`."""
         if self._ggml("ggml_graph_compute", self._graph, ctypes.byref(self._plan)):
             raise RuntimeError("ggml does not compute the chain")
-
-    def output(self) -> NDArray[np.float32]:
-        """What the last run computed, (rows, O)."""
-        values = (ctypes.c_float * (self._shape[0] * self._shape[1])).from_address(self._out)
-        return np.array(values, dtype=np.float32).reshape(self._shape)
+        return self._output
 
     def close(self) -> None:
         """Frees the graph."""

@@ -41,7 +41,7 @@ def peers(ik_llama: Path | None) -> dict[str, Engine]:
             f"torch int8 {name}": Engine(
                 partial(_write_int8, backend=name),
                 partial(_torch_int8, backend=name),
-                ("torch.ao.nn.quantized.dynamic", "transformers.models.bert.modeling_bert"),
+                ("torch", "transformers.models.auto.modeling_auto"),
                 partial(in_scratch, file=f"{name}.pt"),
             )
             for name in ("fbgemm", "onednn")
