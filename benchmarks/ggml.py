@@ -1,8 +1,8 @@
 """ggml's libraries: llama.cpp's by llama-cpp-python, and ik_llama.cpp's by its build folder.
 
-llama-cpp-python compiles them for the processor at hand. For `--as-avx2` they must not hold AVX-512: compile others with
-`CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-deps --target FOLDER llama-cpp-python`, and name them to llama-cpp-python
-by its variable LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib. ik_llama.cpp is on no index:
+llama-cpp-python compiles them for the processor at hand. For `--as-avx2` they must not hold AVX-512: others are made by
+`CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-deps --target FOLDER llama-cpp-python`, and named to llama-cpp-python by
+its variable LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib. ik_llama.cpp is on no index:
 
     cmake -S ik_llama.cpp -B BUILD -DCMAKE_BUILD_TYPE=Release
     cmake --build BUILD --target llama
@@ -12,7 +12,7 @@ and likewise with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON.
 
 import ctypes
 import os
-from ctypes import POINTER, c_bool, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_bool, c_float, c_int, c_int64, c_size_t, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ _RECORDS = 1 << 20  # bytes for ggml's own records of tensors and graph
 class _Memory(ctypes.Structure):
     """ggml_init_params."""
 
-    _fields_ = [("size", c_size_t), ("buffer", c_void_p), ("no_alloc", c_bool)]  # noqa: RUF012
+    _fields_ = [("size", c_size_t), ("buffer", c_void_p), ("no_alloc", c_bool)]
 
 
 class _Plan(ctypes.Structure):
     """ggml_cplan: both libraries' begin like this; what follows they fill themselves."""
 
-    _fields_ = [("work_size", c_size_t), ("work", c_void_p), ("threads", c_int), ("rest", c_void_p * 8)]  # noqa: RUF012
+    _fields_ = [("work_size", c_size_t), ("work", c_void_p), ("threads", c_int), ("rest", c_void_p * 8)]
 
 
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -83,7 +83,7 @@ class Ggml:
 
 
 def llama_cpp() -> Ggml:
-    """ggml of llama.cpp.
+    """The ggml of llama.cpp.
 
     Raises:
         ConfigError: see `Ggml`.
@@ -97,7 +97,7 @@ def llama_cpp() -> Ggml:
 
 
 def ik_llama_cpp(build: Path | None) -> Ggml:
-    """ggml of ik_llama.cpp.
+    """The ggml of ik_llama.cpp.
 
     Raises:
         ConfigError: see `Ggml`.
@@ -133,8 +133,8 @@ class GgmlChain:
         for code, block in zip(codes, blocks, strict=True):
             weight = self._tensor(kind, block, code.shape)
             out = ggml("ggml_mul_mat", self._context, weight, out)
-        values = (ctypes.c_float * (len(x) * len(codes[-1]))).from_address(ggml("ggml_get_data", out))
-        self._output = np.frombuffer(values, np.float32).reshape(len(x), -1)
+        values = ctypes.cast(ggml("ggml_get_data", out), POINTER(c_float))
+        self._output: NDArray[np.float32] = np.ctypeslib.as_array(values, (len(x), len(codes[-1])))
         self._graph = ggml("ggml_new_graph", self._context)
         ggml("ggml_build_forward_expand", self._graph, out)
         self._plan = ggml("ggml_graph_plan", self._graph, threads, None)

@@ -1,4 +1,4 @@
-"""Chains of ternary linears against torch, ONNX Runtime, llama.cpp and ik_llama.cpp: `python benchmarks/linears.py --help`.
+"""Chains of ternary linears against torch, ONNX Runtime and ggml: `python benchmarks/linears.py --help`.
 
 Two chains as in BERT-base: 768 → 768 twelve times, and 768 → 3072 → 768 three times. Activations are quantised in each
 layer, and that is part of the time. Runs are interleaved; a ratio is of two runs of the same round. Peers: torch FP32,

@@ -1,12 +1,12 @@
-"""`kdqat bench` with more peers, on a model of BERT-base's shape with random weights: `python benchmarks/model.py --help`.
+"""`kdqat bench` with more peers, on a BERT-base of random weights: `python benchmarks/model.py --help`.
 
 Peers: those of `kdqat bench`, ONNX Runtime's 2-bit MatMulNBits on kdqat's export, OpenVINO, torch's dynamic int8,
 llama.cpp's TQ2_0 and ik_llama.cpp's IQ2_BN. One that is not installed is left out with a remark:
 
     pip install onnx onnxruntime onnxscript sympy openvino gguf llama-cpp-python     (ik_llama.cpp: benchmarks/ggml.py)
 
-Time and memory do not depend on the weights. `--as-avx2` hides AVX-512, VNNI and AMX from all engines; `--kernel` forces
-one of kdqat's kernels, and its peers take the best that they find.
+Time and memory do not depend on the weights. `--as-avx2` hides AVX-512, VNNI and AMX from all engines; `--kernel`
+forces one of kdqat's kernels, and its peers take the best that they find.
 """
 
 import argparse

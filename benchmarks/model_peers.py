@@ -8,6 +8,7 @@ classifier, so pooler and classifier are two products in numpy here. Both llama.
 
 import ctypes
 import subprocess
+from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_void_p
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,20 @@ import numpy as np
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters.packages import require_packages
 from kdqat_cli.packing.packed_file import PackedFile
-from kdqat_cli.stages.bench_engines import DENSE, PLAIN, Engine, Run, fill, in_scratch, load_onnx, write_dense, write_fp32
+from kdqat_cli.stages.bench_engines import (
+    DENSE,
+    PLAIN,
+    Engine,
+    Run,
+    fill,
+    in_scratch,
+    load_onnx,
+    write_dense,
+    write_fp32,
+)
 
 _ONNX, _GGUF = "onnx", "gguf"  # kdqat's formats, and the folders they are written to
+_ONNX_FILE, _GGUF_FILE = f"{_ONNX}/model.onnx", f"{_GGUF}/model.gguf"
 _FLOATS, _IQ2_BN, _SHIM, _HEAD = "floats.gguf", "iq2_bn.gguf", "libik.so", "head.npz"
 
 
@@ -31,10 +43,12 @@ def peers(ik_llama: Path | None) -> dict[str, Engine]:
     Args:
         ik_llama: build folder of ik_llama.cpp, if there is one.
     """
-    onnx, gguf = f"{_ONNX}/model.onnx", f"{_GGUF}/model.gguf"
     return {
         "ORT 2-bit": Engine(
-            partial(_export, form=_ONNX), partial(load_onnx, file=onnx), ("onnxruntime",), partial(in_scratch, file=onnx)
+            partial(_export, form=_ONNX),
+            partial(load_onnx, file=_ONNX_FILE),
+            ("onnxruntime",),
+            partial(in_scratch, file=_ONNX_FILE),
         ),
         "OpenVINO FP32": Engine(_write_plain, _openvino, ("openvino",), partial(in_scratch, file=PLAIN)),
         **{
@@ -47,7 +61,7 @@ def peers(ik_llama: Path | None) -> dict[str, Engine]:
             for name in ("fbgemm", "onednn")
         },
         "llama.cpp TQ2_0": Engine(
-            _write_gguf, _llama, ("kdqat_cli.exporters.gguf_run", "llama_cpp"), partial(in_scratch, file=gguf)
+            _write_gguf, _llama, ("kdqat_cli.exporters.gguf_run", "llama_cpp"), partial(in_scratch, file=_GGUF_FILE)
         ),
         "ik_llama.cpp IQ2_BN": Engine(
             partial(_write_iq2_bn, build=ik_llama),
@@ -59,7 +73,7 @@ def peers(ik_llama: Path | None) -> dict[str, Engine]:
 
 
 def _export(packed: Path, scratch: Path, form: str) -> None:
-    """kdqat's own export, as `kdqat export --format` writes it."""
+    """Writes kdqat's own export, as `kdqat export --format` writes it."""
     from transformers import AutoTokenizer
 
     from kdqat_cli.exporters.catalogue import FORMATS
@@ -98,7 +112,8 @@ def _write_int8(packed: Path, scratch: Path, backend: str) -> None:
     write_dense(packed, scratch)
     torch.backends.quantized.engine = backend
     model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE).eval()
-    torch.save(torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
+    quantize: Callable[..., Any] = torch.ao.quantization.quantize_dynamic
+    torch.save(quantize(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
 
 
 def _torch_int8(packed: Path, scratch: Path, threads: int, backend: str) -> Run:
@@ -124,7 +139,7 @@ def _write_gguf(packed: Path, scratch: Path) -> None:
 def _llama(packed: Path, scratch: Path, threads: int) -> Run:
     from kdqat_cli.exporters.gguf_run import LlamaClassifier
 
-    model = LlamaClassifier(scratch / _GGUF / "model.gguf", _longest(packed), threads)
+    model = LlamaClassifier(scratch / _GGUF_FILE, _longest(packed), threads)
     return lambda ids: np.stack([model.logits(row) for row in ids])
 
 
@@ -145,7 +160,7 @@ def _write_floats(scratch: Path) -> None:
     """The GGUF export in FP32 without its pooler and classifier, and those in a file of their own."""
     import gguf
 
-    reader = gguf.GGUFReader(scratch / _GGUF / "model.gguf")
+    reader = gguf.GGUFReader(scratch / _GGUF_FILE)
     writer = gguf.GGUFWriter(scratch / _FLOATS, "bert")
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:
