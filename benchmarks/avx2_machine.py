@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,15 +38,24 @@ def machine() -> str:
     return processor() + (" (AVX-512, VNNI and AMX hidden)" if hidden() else "")
 
 
-def _again() -> int:
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process to which newer instruction sets are hidden.
+
+    Args:
+        folder: where the library is compiled to; it must be there as long as the process.
+    """
     flags = Path("/proc/cpuinfo")
-    if not flags.exists() or _TRAPS not in flags.read_text(encoding="utf-8"):
+    if not flags.exists() or _TRAPS not in flags.read_text(encoding="utf-8").split():
         sys.exit(f"--as-avx2 takes Linux on a processor that lets CPUID trap (the flag {_TRAPS}); this one does not.")
+    library = folder / _LIBRARY
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE)]
+    if shutil.which("cc") is None or subprocess.run(command, check=False).returncode:  # noqa: S603
+        sys.exit(f"--as-avx2 takes a C compiler, and `cc` does not compile {_SOURCE}.")
+    preload = " ".join(filter(None, [os.environ.get(_PRELOAD), str(library)]))
+    return dict(os.environ, GLIBC_TUNABLES=_TUNABLES, **{_PRELOAD: preload})
+
+
+def _again() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / _LIBRARY
-        compiled = subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, _SOURCE], check=False)  # noqa: S603, S607
-        if compiled.returncode:
-            sys.exit(f"--as-avx2 takes a C compiler, and `cc` does not compile {_SOURCE}.")
-        preload = " ".join(filter(None, [os.environ.get(_PRELOAD), str(library)]))
-        environment = dict(os.environ, GLIBC_TUNABLES=_TUNABLES, **{_PRELOAD: preload})
-        return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode  # noqa: S603
+        command = [sys.executable, *sys.argv]
+        return subprocess.run(command, env=environment(Path(folder)), check=False).returncode  # noqa: S603
