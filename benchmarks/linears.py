@@ -1,15 +1,20 @@
-"""Chains of ternary linears against torch FP32 and ONNX Runtime's dynamic int8: `python benchmarks/linears.py --help`.
+"""Chains of ternary linears against torch, ONNX Runtime and ggml: `python benchmarks/linears.py --help`.
 
 Two chains as in BERT-base: 768 → 768 twelve times, and 768 → 3072 → 768 three times. Activations are quantised in each
-layer, and that is part of the time. Runs are interleaved; a ratio is of two runs of the same round.
+layer, and that is part of the time. Runs are interleaved; a ratio is of two runs of the same round. Peers: torch FP32,
+ONNX Runtime's dynamic int8, ggml's TQ2_0 as llama-cpp-python has it, and ik_llama.cpp's IQ2_BN (benchmarks/ggml.py says
+how to compile them). Each peer's output is compared with torch's first.
 """
 
 import argparse
 import statistics
 import tempfile
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+import avx2_machine
+import ggml
 import numpy as np
 import onnxruntime
 import torch
@@ -18,11 +23,16 @@ from peers import Run, fast_kernels, paired, quantize, ratio, save_chain, sessio
 from rich.console import Console
 from rich.table import Table
 
+from kdqat_cli.errors import KdqatError
 from kdqat_cli.runtime.chain import Chain
 from kdqat_cli.runtime.native import kernels
-from kdqat_cli.stages.machine import processor
 
 CHAINS = {"768→768 ×12": [(768, 768)] * 12, "768→3072→768 ×3": [(3072, 768), (768, 3072)] * 3}
+SCALE = 0.05
+FARTHEST = 0.1  # of torch's output: 8-bit activations of twelve layers are 0.02 to 0.03 off
+
+Libraries = dict[str, tuple[ggml.Ggml, int]]
+"""Name → ggml's functions and the type of its matrices."""
 
 
 def main() -> None:
@@ -32,60 +42,84 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of every engine")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
     parser.add_argument("--kernel", nargs="+", default=fast_kernels(), choices=kernels(), help="kernels of ours")
-    options = parser.parse_args()
-    console = Console(width=150)
-    console.print(
-        f"{processor()}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}; {options.rounds} rounds"
-    )
-    table = Table(
-        "chain", "threads", "rows", "kernel", "µs", "G products/s a thread", "torch FP32", "ORT int8", box=None
-    )
+    parser.add_argument("--ik-llama", metavar="BUILD", type=Path, help="build folder of ik_llama.cpp")
+    options = avx2_machine.parse(parser)
+    console = Console(width=170)
+    libraries = _libraries(options.ik_llama, console)
+    versions = f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}"
+    console.print(f"{avx2_machine.machine()}; {versions}; {options.rounds} rounds")
+    peers = ["torch FP32", "ORT int8", *libraries]
+    table = Table("chain", "threads", "rows", "kernel", "µs", "G products/s a thread", *peers, box=None)
     for name, shapes in CHAINS.items():
         draw = np.random.default_rng(0)
         codes = [draw.integers(-1, 2, shape).astype(np.int8) for shape in shapes]
         for threads in options.threads:
             for rows in options.rows:
-                _measure(table, name, codes, threads, rows, options)
+                with ExitStack() as stack:
+                    jobs = _jobs(codes, threads, rows, options.kernel, libraries, stack)
+                    seconds = paired(jobs, options.rounds, 0.02)
+                products = rows * sum(code.size for code in codes)
+                for kernel in options.kernel:
+                    median = statistics.median(seconds[kernel])
+                    ratios = ["{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds[x], seconds[kernel])) for x in peers]
+                    speed = f"{products / median / threads / 1e9:.0f}"
+                    table.add_row(name, str(threads), str(rows), kernel, f"{median * 1e6:,.0f}", speed, *ratios)
     console.print(table)
-    console.print("torch and ORT: how many times our time they take, median (and the middle half) of the rounds")
+    console.print("peers: how many times our time they take, median (and the middle half) of the rounds")
 
 
-def _measure(
-    table: Table, name: str, codes: list[NDArray[np.int8]], threads: int, rows: int, options: argparse.Namespace
-) -> None:
-    scale = 0.05
+def _libraries(ik_llama: Path | None, console: Console) -> Libraries:
+    found: Libraries = {}
+    for name, load, kind in (
+        ("ggml TQ2_0", ggml.llama_cpp, ggml.TQ2_0),
+        ("ik IQ2_BN", partial(ggml.ik_llama_cpp, ik_llama), ggml.IQ2_BN),
+    ):
+        try:
+            found[name] = load(), kind
+        except KdqatError as error:
+            console.print(f"{name} is left out: {error.sentence}" + (f" ({error.fix})" if error.fix else ""))
+    return found
+
+
+def _jobs(
+    codes: list[NDArray[np.int8]],
+    threads: int,
+    rows: int,
+    ours: list[str],
+    libraries: Libraries,
+    stack: ExitStack,
+) -> dict[str, Run]:
+    """Name → a run of the chain, each run once and compared; `stack` ends what they need."""
     x = np.random.default_rng(1).standard_normal((rows, codes[0].shape[1])).astype(np.float32)
-    weights = [code * np.float32(scale) for code in codes]
+    weights = [code * np.float32(SCALE) for code in codes]
     torch.set_num_threads(threads)
-    chains = {kernel: Chain(threads, kernel) for kernel in options.kernel}
+    chains = {kernel: Chain(threads, kernel) for kernel in ours}
     for chain in chains.values():
         for code in codes:
-            chain.add(code, scale)
+            chain.add(code, SCALE)
     tensors, values = [torch.from_numpy(weight) for weight in weights], torch.from_numpy(x)
 
     @torch.inference_mode()
-    def by_torch() -> None:
+    def by_torch() -> torch.Tensor:
         out = values
         for weight in tensors:
             out = torch.nn.functional.linear(out, weight)
+        return out
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_chain(weights, Path(folder) / "fp32.onnx")
-        quantize(Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx")
-        int8 = session(Path(folder) / "int8.onnx", threads)
-        jobs: dict[str, Run] = {kernel: partial(chain, x) for kernel, chain in chains.items()}
-        jobs |= {"torch": by_torch, "ort": lambda: int8.run(None, {"x": x})}
-        for run in jobs.values():
-            run()
-        seconds = paired(jobs, options.rounds, 0.02)
-    products = rows * sum(code.size for code in codes)
-    for kernel in chains:
-        median = statistics.median(seconds[kernel])
-        ratios = [
-            "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds[peer], seconds[kernel])) for peer in ("torch", "ort")
-        ]
-        speed = products / median / threads / 1e9
-        table.add_row(name, str(threads), str(rows), kernel, f"{median * 1e6:,.0f}", f"{speed:.0f}", *ratios)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    save_chain(weights, folder / "fp32.onnx")
+    quantize(folder / "fp32.onnx", folder / "int8.onnx")
+    int8 = session(folder / "int8.onnx", threads)
+    jobs: dict[str, Run] = {kernel: partial(chain, x) for kernel, chain in chains.items()}
+    jobs |= {"torch FP32": by_torch, "ORT int8": lambda: int8.run(None, {"x": x})[0]}
+    for name, (library, kind) in libraries.items():
+        jobs[name] = stack.enter_context(closing(ggml.GgmlChain(library, kind, codes, SCALE, x, threads))).run
+    exact = by_torch().numpy()
+    for name, run in jobs.items():
+        off = np.linalg.norm(np.asarray(run()) - exact) / np.linalg.norm(exact)
+        if not off <= FARTHEST:
+            raise SystemExit(f"{name} is {off:.2f} of torch's output off it: it computes something else.")
+    return jobs
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""`kdqat bench` on a whole model of BERT-base's shape with random weights: `python benchmarks/model.py --help`.
+"""`kdqat bench` with more peers, on a BERT-base of random weights: `python benchmarks/model.py --help`.
 
-Time and memory do not depend on the weights. `--kernel` forces one of the engine's kernels, `avx2` for what a processor
-without AVX-512 would run; the peers take the best that they find.
+Peers: those of `kdqat bench`, ONNX Runtime's 2-bit MatMulNBits on kdqat's export, OpenVINO, torch's dynamic int8,
+llama.cpp's TQ2_0 and ik_llama.cpp's IQ2_BN. One that is not installed is left out with a remark:
+
+    pip install onnx onnxruntime onnxscript sympy openvino gguf llama-cpp-python     (ik_llama.cpp: benchmarks/ggml.py)
+
+Time and memory do not depend on the weights. `--as-avx2` hides AVX-512, VNNI and AMX from all engines; `--kernel`
+forces one of kdqat's kernels, and its peers take the best that they find.
 """
 
 import argparse
@@ -9,19 +14,16 @@ import os
 import tempfile
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertForSequenceClassification
+import avx2_machine
+import model_peers
 
-from kdqat_cli.config import Params, resolve
 from kdqat_cli.output import Output
-from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.runtime.native import KERNEL_VARIABLE
-from kdqat_cli.stages.bench import bench
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel
+from kdqat_cli.stages.bench import SHAPES, bench
 from kdqat_cli.stages.bench_engines import ENGINES
 
-SHAPES = [(1, 32), (1, 128), (8, 128)]
+# torch and what builds on it are imported by functions: the engines' processes import this file, and their memory and
+# threads are not to be torch's.
 
 
 def main() -> None:
@@ -31,26 +33,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each engine")
     parser.add_argument("--layers", type=int, default=12, help="layers of the model")
     parser.add_argument("--kernel", help="the engine's kernel; default: the best that the processor has")
-    options = parser.parse_args()
+    parser.add_argument("--ik-llama", metavar="BUILD", type=Path, help="build folder of ik_llama.cpp")
+    options = avx2_machine.parse(parser)
     if options.kernel:
         os.environ[KERNEL_VARIABLE] = options.kernel
+    engines = ENGINES["cpu"] | model_peers.peers(options.ik_llama)
     output = Output()
     with tempfile.TemporaryDirectory() as folder:
-        model = _packed(Path(folder), options.layers)
-        result = bench(str(model), SHAPES, options.threads, options.rounds, list(ENGINES["cpu"]), output.remark)
-    kernel = options.kernel or "best kernel"
-    output.rows(result["latency"], title=f"{result['machine']}, {kernel}, threads {options.threads}, {result['date']}")
+        _write_model(Path(folder), options.layers)
+        result = bench(folder, SHAPES, options.threads, options.rounds, engines, output.remark)
+    title = f"{avx2_machine.machine()}, kernel {chosen_kernel()}, threads {options.threads}, {result['date']}"
+    output.rows(result["latency"], title=title)
     output.rows(result["footprint"])
 
 
-def _packed(folder: Path, layers: int) -> Path:
+def _write_model(folder: Path, layers: int) -> None:
+    """A packed student whose weights are drawn, and a tokenizer of made-up words, which exports ask for."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    from kdqat_cli.config import Params, resolve
+    from kdqat_cli.packing.hf_model import save_packed
+    from kdqat_cli.quantization.layers import freeze
+    from kdqat_cli.quantization.model import quantize_model
+
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(num_hidden_layers=layers)).eval()
+    config = BertConfig(num_hidden_layers=layers)
+    model = BertForSequenceClassification(config).eval()
     settings = resolve("movie", Params()).quantization
     quantize_model(model, settings)
     freeze(model)
     save_packed(model, folder, {"quantization": settings.model_dump()})
-    return folder
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = special + [f"word{index}" for index in range(len(special), config.vocab_size)]
+    BertTokenizer({word: index for index, word in enumerate(words)}).save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from kdqat_cli.runtime.native import kernels
+from kdqat_cli.stages.bench_engines import settle
 from kdqat_cli.stages.machine import has_vnni
 
 Run = Callable[[], object]
@@ -37,7 +38,8 @@ def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[fl
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, run in jobs.items():
-            time.sleep(_PAUSE)
+            settle()  # the threads of the one before
+            run()  # wakes its threads
             count, start = 0, time.perf_counter()
             while not count or time.perf_counter() - start < least:
                 run()

@@ -153,9 +153,9 @@ def bench(
     from kdqat_cli.stages.bench import bench as stage
     from kdqat_cli.stages.bench_engines import ENGINES, OWN
 
-    place = device or "cpu"
-    engines = [OWN] if only else list(ENGINES[place])
-    result = stage(model, shapes, threads or processors(), rounds, engines, output.remark, place)
+    engines = ENGINES[device or "cpu"]
+    chosen = {OWN: engines[OWN]} if only else engines
+    result = stage(model, shapes, threads or processors(), rounds, chosen, output.remark)
     if json:
         output.result(result)
         return

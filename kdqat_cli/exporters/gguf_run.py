@@ -1,7 +1,6 @@
 """A GGUF classifier on llama.cpp, through the package llama-cpp-python."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
                 "--format onnx",
             )
     longest = max(batch["input_ids"].shape[1] for batch in batches)
-    with _context(folder / FILE, longest) as (lib, context, labels):
+    with closing(LlamaClassifier(folder / FILE, longest, torch.get_num_threads())) as model:
         return [
             np.stack(
                 [
-                    _row(lib, context, labels, ids[mask == 1])
+                    model.logits(ids[mask == 1])
                     for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
                 ]
             )
@@ -42,24 +41,63 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
         ]
 
 
-@contextmanager
-def _context(path: Path, tokens: int) -> Iterator[tuple[Any, Any, int]]:
-    lib, _ = _library()
-    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-    if not model:
-        raise GateError(f"llama.cpp {lib.__version__} does not load {path}.")
-    options = lib.llama_context_default_params()
-    options.n_ctx = options.n_batch = options.n_ubatch = tokens
-    options.embeddings = True
-    options.n_threads = options.n_threads_batch = torch.get_num_threads()
-    context = lib.llama_init_from_model(model, options)
-    if not context:
-        raise GateError(f"llama.cpp {lib.__version__} cannot run {path}.")
-    try:
-        yield lib, context, lib.llama_model_n_cls_out(model)
-    finally:
-        lib.llama_free(context)
-        lib.llama_model_free(model)
+class LlamaClassifier:
+    """A classifier loaded by llama.cpp.
+
+    Attributes:
+        model: llama.cpp's handle.
+        labels: the number of logits.
+    """
+
+    def __init__(self, path: Path, tokens: int, threads: int) -> None:
+        """Loads a file.
+
+        Args:
+            path: the GGUF file.
+            tokens: the most that a row has.
+            threads: how many compute.
+
+        Raises:
+            GateError: llama.cpp does not load or run the file.
+        """
+        self._lib, _ = _library()
+        self.model = self._lib.llama_model_load_from_file(str(path).encode(), self._lib.llama_model_default_params())
+        if not self.model:
+            raise GateError(f"llama.cpp {self._lib.__version__} does not load {path}.")
+        options = self._lib.llama_context_default_params()
+        options.n_ctx = options.n_batch = options.n_ubatch = tokens
+        options.embeddings = True
+        options.n_threads = options.n_threads_batch = threads
+        self._context = self._lib.llama_init_from_model(self.model, options)
+        if not self._context:
+            raise GateError(f"llama.cpp {self._lib.__version__} cannot run {path}.")
+        self.labels = self._lib.llama_model_n_cls_out(self.model)
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._lib.llama_free(self._context)
+        self._lib.llama_model_free(self.model)
+
+    def logits(self, ids: NDArray[np.int64]) -> Logits:
+        """Logits (labels,) of one row of token ids.
+
+        Raises:
+            GateError: llama.cpp fails.
+        """
+        batch = self._lib.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for place, token in enumerate(ids.tolist()):
+            batch.token[place] = token
+            batch.pos[place] = place
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = 0
+            batch.logits[place] = True
+        code = self._lib.llama_encode(self._context, batch)
+        self._lib.llama_batch_free(batch)
+        if code:
+            raise GateError(f"llama.cpp {self._lib.__version__} fails with code {code} on a row of {len(ids)} tokens.")
+        out = self._lib.llama_get_embeddings_seq(self._context, 0)
+        return np.array(out[: self.labels], dtype=np.float32)
 
 
 @cache
@@ -71,20 +109,3 @@ def _library() -> tuple[Any, Any]:
     lib.llama_log_set(silent, None)
     lib.llama_backend_init()
     return lib, silent
-
-
-def _row(lib: Any, context: Any, labels: int, ids: NDArray[np.int64]) -> Logits:
-    batch = lib.llama_batch_init(len(ids), 0, 1)
-    batch.n_tokens = len(ids)
-    for place, token in enumerate(ids.tolist()):
-        batch.token[place] = token
-        batch.pos[place] = place
-        batch.n_seq_id[place] = 1
-        batch.seq_id[place][0] = 0
-        batch.logits[place] = True
-    code = lib.llama_encode(context, batch)
-    lib.llama_batch_free(batch)
-    if code:
-        raise GateError(f"llama.cpp {lib.__version__} fails with code {code} on a row of {len(ids)} tokens.")
-    out = lib.llama_get_embeddings_seq(context, 0)
-    return np.array(out[:labels], dtype=np.float32)

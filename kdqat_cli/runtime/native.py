@@ -20,6 +20,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_error": (c_char_p, []),
     "kdqat_kernels": (c_int, []),
     "kdqat_kernel": (c_char_p, [c_int]),
+    "kdqat_vnni": (c_int, []),
     "kdqat_model_new": (c_void_p, [c_void_p, c_char_p, c_int]),
     "kdqat_model_words": (c_int, [c_void_p, _U8, c_int64, c_int, c_int, _F32]),
     "kdqat_model_matrix": (c_int, [c_void_p, c_int, c_int, _U8, c_int64, c_int, c_int, c_float, _F32]),

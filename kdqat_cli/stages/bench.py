@@ -1,9 +1,11 @@
 """bench: latency, throughput, memory and size of a packed model, on kdqat's engine and on its peers.
 
 Every engine lives in a process of its own and works only when it is its turn; turns are interleaved, so that what
-slows the machine down slows all of them, and a ratio is of two turns of the same round. A turn begins when the threads
-of the engine before have stopped spinning. Memory is what the process holds beyond its interpreter and imports after
-its forward passes.
+slows the machine down slows all of them, and a ratio is of two turns of the same round. Memory is what the process
+holds beyond its interpreter and imports after its forward passes. A peer that cannot run here is left out with a
+remark, and so is one that computes something else than kdqat does: `off` is the distance of its logits from kdqat's,
+as a share of how far kdqat's spread around their mean over the same rows (its rounding of activations alone is that
+far from FP32).
 
     kdqat            the engine, on the packed file
     torch FP32       transformers on the multiplied-out weights, torch's own attention
@@ -17,33 +19,38 @@ is then the GPU's.
 import datetime
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kdqat_cli.errors import ConfigError, MissingInputError
+import numpy as np
+from numpy.typing import NDArray
+
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.packed_file import PackedFile
-from kdqat_cli.runtime.device import Device
-from kdqat_cli.stages.bench_engines import ENGINES, OWN, EngineName, serve
+from kdqat_cli.stages.bench_engines import OWN, Engine, serve
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.predict import packed_file
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
 
-_SHAPES: list[Shape] = [(1, 32), (1, 128), (8, 128)]
-_PAUSE = 0.1  # seconds; ONNX Runtime's threads spin for some 25 ms after a pass, torch's for 4
+
+SHAPES: list[Shape] = [(1, 32), (1, 128), (8, 128)]
+_COMPARED: Shape = (32, 32)
+_FARTHEST = 0.5  # as far off as this, the logits are another model's
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
-    name: EngineName
+    name: str
     process: Any
     pipe: Connection
+    footprint: dict[str, Any] = field(default_factory=dict)
+    logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def ask(self, question: Any) -> Any:
         """What the engine's process answers.
@@ -64,15 +71,19 @@ class _Worker:
             raise ConfigError(f"{self.name}: {value}") from value
         return value
 
+    def end(self) -> None:
+        """Ends the engine's process."""
+        self.pipe.close()  # at which it ends by itself
+        self.process.join()
+
 
 def bench(
     model: str,
     shapes: list[Shape],
     threads: int,
     rounds: int,
-    engines: list[EngineName],
+    engines: dict[str, Engine],
     told: Callable[[str], None],
-    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Measures engines side by side.
 
@@ -81,67 +92,87 @@ def bench(
         shapes: batches to measure; none: 1 × 32, 1 × 128 and 8 × 128, cut to the length that the model was made for.
         threads: of every engine.
         rounds: turns of each engine at each shape.
-        engines: which to measure; `kdqat` is always among them.
-        told: is told what is going on.
-        device: on which all engines compute.
+        engines: name → what is measured, all on one device; `kdqat` is among them.
+        told: is told what is going on, and which peer is left out.
 
     Returns:
         machine, date, threads, rounds; `latency`: one row an engine and shape (ms, its middle half, rows/s, and how
-        many times kdqat's time it takes, median and middle half); `footprint`: one row an engine (MB on disk, MB in
-        memory, seconds to load).
+        many times kdqat's time it takes, median and middle half); `footprint`: one row an engine (MB on disk, seconds
+        to load, how far off it is, MB in memory).
 
     Raises:
-        ConfigError: an engine fails, or its package is missing.
+        ConfigError: kdqat's engine does not run the model, or a peer fails at one of the shapes.
         MissingInputError: no packed model there, or no GPU.
     """
     packed = packed_file(model)
     if packed is None:
         raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
     machine = processor()
-    if device == "cuda":
+    if engines[OWN].device == "cuda":
         from kdqat_cli.runtime.gpu.model import gpu, gpu_name
 
         machine = gpu_name(gpu())
-    longest = PackedFile(packed).about.get("max_length") or max(tokens for _, tokens in _SHAPES)
-    shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in _SHAPES))
-    names = list(dict.fromkeys([OWN, *engines]))
+    file = PackedFile(packed)
+    words = file.config["vocab_size"]
+    longest = file.about.get("max_length") or max(tokens for _, tokens in SHAPES)
+    shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
+    ids = np.random.default_rng(1).integers(words // 2, words, (_COMPARED[0], min(_COMPARED[1], longest)))
+    workers: list[_Worker] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            told(f"preparing {name}")
-            ENGINES[device][name].prepare(packed, Path(scratch))
-        workers = [_start(name, device, packed, Path(scratch), threads) for name in names]
         try:
-            footprint = [{"engine": worker.name, **worker.answer()} for worker in workers]
+            for name, engine in engines.items():
+                told(f"preparing {name}")
+                try:
+                    engine.prepare(packed, Path(scratch))
+                    workers.append(_start(name, engine, packed, Path(scratch), threads))
+                    _compare(workers, ids)
+                except KdqatError as error:
+                    if name == OWN:
+                        raise
+                    told(f"{name} is left out: {error.sentence}" + (f" ({error.fix})" if error.fix else ""))
             latency = []
             for shape in shapes:
                 told(f"measuring {shape[0]} × {shape[1]}")
                 latency += _rows(shape, workers, rounds)
-            for row, worker in zip(footprint, workers, strict=True):
-                row["MB in memory"] = worker.ask("memory")
+            for worker in workers:
+                worker.footprint["MB in memory"] = worker.ask("memory")
         finally:
             for worker in workers:
-                worker.pipe.close()  # at which the process ends by itself
-                worker.process.join()
-    about = {"machine": machine, "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
-    return about | {"latency": latency, "footprint": footprint}
+                worker.end()
+    footprint = [{"engine": worker.name, **worker.footprint} for worker in workers]
+    made = {"machine": machine, "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
+    return made | {"latency": latency, "footprint": footprint}
 
 
-def _start(name: EngineName, device: Device, packed: Path, scratch: Path, threads: int) -> _Worker:
+def _start(name: str, engine: Engine, packed: Path, scratch: Path, threads: int) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(name, device, packed, scratch, threads, theirs), daemon=True)
+    process = context.Process(target=serve, args=(engine, packed, scratch, threads, theirs), daemon=True)
     process.start()
     theirs.close()
-    return _Worker(name, process, ours)
+    worker = _Worker(name, process, ours)
+    worker.footprint.update(worker.answer())
+    return worker
+
+
+def _compare(workers: list[_Worker], ids: NDArray[np.int64]) -> None:
+    """Compares the last worker with the first, kdqat; one that computes something else is ended, and refused."""
+    last = workers[-1]
+    last.logits = last.ask(ids)
+    own = workers[0].logits
+    off = float(np.linalg.norm(last.logits - own) / np.linalg.norm(own - own.mean(0)))
+    last.footprint["off"] = off
+    if not off <= _FARTHEST:
+        workers.pop().end()
+        raise ConfigError(f"its logits are {100 * off:.0f} % off kdqat's: it computes something else.")
 
 
 def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[dict[str, Any]]:
     for worker in workers:
         worker.ask(shape)  # the first pass of a shape allocates
-    seconds = {worker.name: [] for worker in workers}  # type: dict[EngineName, list[float]]
+    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for _ in range(rounds):
         for worker in workers:
-            time.sleep(_PAUSE)
             seconds[worker.name].append(worker.ask(shape))
     rows = []
     for name, own in seconds.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,36 +20,41 @@ from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.machine import has_vnni
 
-EngineName = Literal["kdqat", "torch FP32", "torch FP16", "ORT FP32", "ORT int8"]
-OWN: EngineName = "kdqat"
+OWN = "kdqat"
 
 Run = Callable[[Any], Any]
-"""Takes token ids (rows, tokens), int64, without padding."""
+"""Token ids (rows, tokens), int64, without padding → logits (rows, labels)."""
 
-_DENSE, _PLAIN, _FP32, _INT8 = "dense", "plain.onnx", "fp32.onnx", "int8.onnx"
+DENSE, PLAIN, FP32 = "dense", "plain.onnx", "fp32.onnx"
+_INT8 = "int8.onnx"
 _SHORTEST = 0.05  # seconds of a turn; a shorter pass is repeated, and the mean counts
+_QUIET = 0.01  # seconds without work after which threads have gone to sleep
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine.
+    """One engine. It is sent to a process of its own: its functions stand in modules.
 
     Attributes:
         prepare: (packed file, scratch folder): writes what `load` reads; what is there already stays.
         load: (packed file, scratch folder, threads) → one forward pass.
         imports: loaded before memory is counted.
         file: (packed file, scratch folder) → the file whose size counts.
+        device: on which it computes.
     """
 
     prepare: Callable[[Path, Path], None]
     load: Callable[[Path, Path, int], Run]
     imports: tuple[str, ...]
     file: Callable[[Path, Path], Path]
+    device: Device = "cpu"
 
 
-def serve(name: EngineName, device: Device, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
-    """The process of one engine: loads, then answers shapes with seconds, and `memory` with MB, until it is ended."""
-    engine = ENGINES[device][name]
+def serve(engine: Engine, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
+    """The process of one engine: loads, then answers until it is ended.
+
+    A shape is answered with seconds, token ids with logits, `memory` with MB.
+    """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         for module in engine.imports:
@@ -62,10 +67,14 @@ def serve(name: EngineName, device: Device, packed: Path, scratch: Path, threads
         words = PackedFile(packed).config["vocab_size"]
         while True:
             question = pipe.recv()
-            if question == "memory":
-                pipe.send((_memory(device) - (empty if device == "cpu" else 0)) / 1e6)
+            if isinstance(question, str):
+                answer: Any = (_memory(engine.device) - (empty if engine.device == "cpu" else 0)) / 1e6
+            elif isinstance(question, tuple):
+                answer = _seconds(run, np.random.default_rng(0).integers(words // 2, words, question))
             else:
-                pipe.send(_seconds(run, np.random.default_rng(0).integers(words // 2, words, question)))
+                answer = np.concatenate([run(row[None]) for row in question])  # in no more memory than shapes take
+            settle()
+            pipe.send(answer)
     except EOFError:
         return
     except Exception as error:
@@ -73,7 +82,21 @@ def serve(name: EngineName, device: Device, packed: Path, scratch: Path, threads
         pipe.send(ConfigError(str(error) if known else f"{type(error).__name__}: {error}"))
 
 
+def settle() -> None:
+    """Waits until this process uses no processor time.
+
+    Threads of some engines spin after a pass, in case that another follows (ONNX Runtime's for 20 ms): that is part of
+    how fast those engines are, but must not take a core from the engine whose turn comes next.
+    """
+    for _ in range(100):  # threads that never sleep must not hold everything up
+        before = time.process_time()
+        time.sleep(_QUIET)
+        if time.process_time() - before < _QUIET / 10:
+            return
+
+
 def _seconds(run: Run, ids: Any) -> float:
+    run(ids)  # wakes its threads
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < _SHORTEST:
         run(ids)
@@ -101,9 +124,9 @@ def _own(packed: Path, scratch: Path, threads: int, device: Device = "cpu") -> R
     return lambda ids: engine.logits([(row, None) for row in ids.tolist()])
 
 
-def _write_dense(packed: Path, scratch: Path) -> None:
-    """The multiplied-out weights as a plain checkpoint of their architecture."""
-    if (scratch / _DENSE).is_dir():
+def write_dense(packed: Path, scratch: Path) -> None:
+    """Writes the multiplied-out weights as a plain checkpoint of their architecture."""
+    if (scratch / DENSE).is_dir():
         return
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -115,7 +138,7 @@ def _write_dense(packed: Path, scratch: Path) -> None:
     with torch.no_grad():
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         model.load_state_dict(checkpoint.state_dict())
-        model.save_pretrained(scratch / _DENSE)
+        model.save_pretrained(scratch / DENSE)
 
 
 def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", half: bool = False) -> Run:
@@ -126,19 +149,19 @@ def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", ha
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     dtype = torch.float16 if half else torch.float32
-    model = AutoModelForSequenceClassification.from_pretrained(scratch / _DENSE, dtype=dtype).eval().to(device)
+    model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE, dtype=dtype).eval().to(device)
 
     @torch.inference_mode()
     def run(ids: Any) -> Any:
-        rows = torch.from_numpy(ids).to(device)
-        return model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits.cpu()
+        given = torch.from_numpy(ids).to(device)
+        return model(input_ids=given, attention_mask=torch.ones_like(given)).logits.float().numpy(force=True)
 
     return run
 
 
-def _write_fp32(packed: Path, scratch: Path) -> None:
-    """The graph of the plain checkpoint, with attention and normalisation fused by ONNX Runtime's optimiser."""
-    if (scratch / _FP32).is_file():
+def write_fp32(packed: Path, scratch: Path) -> None:
+    """Writes the graph of the plain checkpoint, with attention and normalisation fused by ONNX Runtime's optimiser."""
+    if (scratch / FP32).is_file():
         return
     try:
         from onnxruntime.transformers.optimizer import optimize_model
@@ -147,34 +170,34 @@ def _write_fp32(packed: Path, scratch: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    _write_dense(packed, scratch)
+    write_dense(packed, scratch)
     # Eager attention, by the older exporter: what the optimiser knows how to fuse.
-    model = AutoModelForSequenceClassification.from_pretrained(scratch / _DENSE, attn_implementation="eager").eval()
+    model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE, attn_implementation="eager").eval()
     model.config.return_dict = False
     example, axes = torch.full((2, 8), 1, dtype=torch.long), {0: "rows", 1: "tokens"}
     with warnings.catch_warnings(action="ignore"):  # of what tracing keeps fixed: lengths are not
         torch.onnx.export(
             model,
             (example, torch.ones_like(example)),
-            str(scratch / _PLAIN),
+            str(scratch / PLAIN),
             input_names=["input_ids", "attention_mask"],
             output_names=["logits"],
             dynamic_axes={"input_ids": axes, "attention_mask": axes},
             dynamo=False,
         )
     heads, width = model.config.num_attention_heads, model.config.hidden_size
-    optimize_model(str(scratch / _PLAIN), "bert", heads, width).save_model_to_file(str(scratch / _FP32))
+    optimize_model(str(scratch / PLAIN), "bert", heads, width).save_model_to_file(str(scratch / FP32))
 
 
 def _write_int8(packed: Path, scratch: Path) -> None:
     """Dynamic int8; in reduced range where full range would saturate 16-bit sums, since ternary weights are ±127."""
-    _write_fp32(packed, scratch)
+    write_fp32(packed, scratch)
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().setLevel(logging.ERROR)  # it advises a preparation that the optimiser has done
     quantize_dynamic(
-        str(scratch / _FP32),
+        str(scratch / FP32),
         str(scratch / _INT8),
         weight_type=QuantType.QInt8,
         reduce_range=not has_vnni(),
@@ -183,47 +206,58 @@ def _write_int8(packed: Path, scratch: Path) -> None:
     )
 
 
-def _onnx_runtime(file: str) -> Callable[[Path, Path, int], Run]:
-    def load(packed: Path, scratch: Path, threads: int) -> Run:
-        import onnxruntime
+def load_onnx(packed: Path, scratch: Path, threads: int, file: str) -> Run:
+    """ONNX Runtime on a graph of the scratch folder."""
+    import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(str(scratch / file), options, providers=["CPUExecutionProvider"])
-        return lambda ids: session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(scratch / file), options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    return lambda ids: session.run(None, {name: fill(name, ids) for name in names})[0]
 
-    return load
+
+def fill(name: str, ids: Any) -> Any:
+    """What a graph's input of this name is given, for token ids (rows, tokens) without padding."""
+    return ids if name == "input_ids" else np.full_like(ids, name == "attention_mask")
 
 
-def _plain_torch(**options: Any) -> Engine:
-    return Engine(
-        _write_dense,
-        partial(_torch, **options),
-        ("torch", "transformers.models.auto.modeling_auto"),
-        lambda packed, scratch: scratch / _DENSE / "model.safetensors",
-    )
+def packed_itself(packed: Path, scratch: Path) -> Path:
+    """The file whose size counts for an engine that loads the packed file."""
+    return packed
+
+
+def in_scratch(packed: Path, scratch: Path, file: str) -> Path:
+    """The file whose size counts for an engine that loads a file of the scratch folder."""
+    return scratch / file
+
+
+def _plain_torch(device: Device = "cpu", half: bool = False) -> Engine:
+    imports = ("torch", "transformers.models.auto.modeling_auto")
+    load = partial(_torch, device=device, half=half)
+    return Engine(write_dense, load, imports, partial(in_scratch, file=f"{DENSE}/model.safetensors"), device)
 
 
 def _of_onnx_runtime(prepare: Callable[[Path, Path], None], file: str) -> Engine:
     imports = ("onnxruntime", "tokenizers")
-    return Engine(prepare, _onnx_runtime(file), imports, lambda packed, scratch: scratch / file)
+    return Engine(prepare, partial(load_onnx, file=file), imports, partial(in_scratch, file=file))
 
 
 def _kdqat(device: Device) -> Engine:
     imports = ("kdqat_cli.runtime.engine", "tokenizers")
-    return Engine(_nothing, partial(_own, device=device), imports, lambda packed, scratch: packed)
+    return Engine(_nothing, partial(_own, device=device), imports, packed_itself, device)
 
 
-ENGINES: dict[Device, dict[EngineName, Engine]] = {
+ENGINES: dict[Device, dict[str, Engine]] = {
     "cpu": {
-        "kdqat": _kdqat("cpu"),
+        OWN: _kdqat("cpu"),
         "torch FP32": _plain_torch(),
-        "ORT FP32": _of_onnx_runtime(_write_fp32, _FP32),
+        "ORT FP32": _of_onnx_runtime(write_fp32, FP32),
         "ORT int8": _of_onnx_runtime(_write_int8, _INT8),
     },
     "cuda": {
-        "kdqat": _kdqat("cuda"),
-        "torch FP32": _plain_torch(device="cuda"),
-        "torch FP16": _plain_torch(device="cuda", half=True),
+        OWN: _kdqat("cuda"),
+        "torch FP32": _plain_torch("cuda"),
+        "torch FP16": _plain_torch("cuda", half=True),
     },
 }

@@ -1,5 +1,6 @@
 """GGUF files: blocks by hand and by the gguf package here; on llama.cpp in the slow tests."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,9 @@ def test_llama_cpp_computes_the_student(
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
     assert expected.std(0).min() > 0.1, "tokens decide"
 
-    with gguf_run._context(tmp_path / gguf_file.FILE, 64) as (_, context, count):
-        loaded = lib.llama_get_model(context)
-        assert [lib.llama_model_cls_label(loaded, label).decode() for label in range(count)] == [
+    with closing(gguf_run.LlamaClassifier(tmp_path / gguf_file.FILE, 64, 1)) as classifier:
+        loaded = classifier.model
+        assert [lib.llama_model_cls_label(loaded, label).decode() for label in range(classifier.labels)] == [
             "sad",
             "schön",
             "so so",

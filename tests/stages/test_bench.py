@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedModel
 
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.bench_engines import ENGINES
+from kdqat_cli.stages.bench import bench
+from kdqat_cli.stages.bench_engines import ENGINES, OWN, Engine, packed_itself
 from tests.commands import run
 from tests.recipes import quantization
 
@@ -58,6 +61,27 @@ def test_the_table_has_every_engine_and_shape(packed: Path, tmp_path: Path) -> N
     shown = run(tmp_path, "kdqat", "bench", str(packed), "--only", "--shape", "1x8", "--rounds", "1").stdout
     assert "VNNI" in shown
     assert "ORT" not in shown
+
+
+def test_a_peer_that_is_missing_or_another_model_is_left_out(packed: Path) -> None:
+    own = ENGINES["cpu"][OWN]
+    missing = Engine(_not_installed, own.load, (), packed_itself)
+    other = Engine(own.prepare, _negated, (), packed_itself)
+    told: list[str] = []
+    result = bench(str(packed), [(1, 8)], 1, 1, {OWN: own, "missing": missing, "other": other}, told.append)
+    assert [row["engine"] for row in result["latency"]] == [OWN]
+    assert [(row["engine"], row["off"]) for row in result["footprint"]] == [(OWN, 0)]
+    assert "missing is left out: It is not installed. (pip install it)" in told
+    assert any("other is left out" in line and "computes something else" in line for line in told)
+
+
+def _not_installed(packed: Path, scratch: Path) -> None:
+    raise ConfigError("It is not installed.", "pip install it")
+
+
+def _negated(packed: Path, scratch: Path, threads: int) -> Any:
+    run = ENGINES["cpu"][OWN].load(packed, scratch, threads)
+    return lambda ids: -run(ids)
 
 
 def test_mistakes_are_one_sentence(packed: Path, tmp_path: Path) -> None:

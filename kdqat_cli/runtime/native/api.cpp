@@ -6,6 +6,10 @@
 #include <stdexcept>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "guard.h"
 #include "matrix.h"
 #include "model.h"
@@ -74,6 +78,16 @@ const char* kdqat_error(void) { return error.c_str(); }
 int kdqat_kernels(void) { return static_cast<int>(kernels_here().size()); }
 
 const char* kdqat_kernel(int index) { return kernels_here()[static_cast<size_t>(index)]->name; }
+
+int kdqat_vnni(void) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512vnni")) return 1;
+    unsigned a = 0, b = 0, c = 0, d = 0;  // AVX-VNNI is leaf 7, subleaf 1, bit 4 of EAX; compilers do not all name it
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+#else
+    return 0;
+#endif
+}
 
 kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int threads) {
     kdqat_model* made = nullptr;

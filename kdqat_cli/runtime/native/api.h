@@ -67,6 +67,8 @@ KDQAT_API const char* kdqat_error(void);
 /* The kernels that run here, best first: their number, and a name by index. */
 KDQAT_API int kdqat_kernels(void);
 KDQAT_API const char* kdqat_kernel(int index);
+/* 1 where the processor has x86's VNNI, with registers of 512 or of 256 bits. */
+KDQAT_API int kdqat_vnni(void);
 
 /* A model is made empty, filled part by part, completed, and then only read. Sizes are checked against `config`. */
 KDQAT_API kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int threads);

@@ -1,0 +1,61 @@
+"""`--as-avx2`: the same benchmark as on a processor that ends at AVX2 (avx2_machine.c says how)."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kdqat_cli.stages.machine import processor
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_PRELOAD = "LD_PRELOAD"
+_LIBRARY = "libavx2_machine.so"
+_TUNABLES = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW"
+_TRAPS = "cpuid_fault"
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of a benchmark, which has `--as-avx2` too; with it, the benchmark runs anew here and ends."""
+    parser.add_argument(
+        "--as-avx2", action="store_true", help="hide AVX-512, VNNI and AMX from every engine (Linux, x86)"
+    )
+    options = parser.parse_args()
+    if options.as_avx2 and not hidden():
+        sys.exit(_again())
+    return options
+
+
+def hidden() -> bool:
+    """Whether this process runs with newer instruction sets hidden."""
+    return _LIBRARY in os.environ.get(_PRELOAD, "")
+
+
+def machine() -> str:
+    """The processor, and what of it is hidden."""
+    return processor() + (" (AVX-512, VNNI and AMX hidden)" if hidden() else "")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process to which newer instruction sets are hidden.
+
+    Args:
+        folder: where the library is compiled to; it must be there as long as the process.
+    """
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or _TRAPS not in flags.read_text(encoding="utf-8").split():
+        sys.exit(f"--as-avx2 takes Linux on a processor that lets CPUID trap (the flag {_TRAPS}); this one does not.")
+    library = folder / _LIBRARY
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE)]
+    if shutil.which("cc") is None or subprocess.run(command, check=False).returncode:  # noqa: S603
+        sys.exit(f"--as-avx2 takes a C compiler, and `cc` does not compile {_SOURCE}.")
+    preload = " ".join(filter(None, [os.environ.get(_PRELOAD), str(library)]))
+    return dict(os.environ, GLIBC_TUNABLES=_TUNABLES, **{_PRELOAD: preload})
+
+
+def _again() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *sys.argv]
+        return subprocess.run(command, env=environment(Path(folder)), check=False).returncode  # noqa: S603
