@@ -18,6 +18,7 @@ from kdqat_cli.runtime.gpu.layers import integer_sums, pack_two_bits, runs_trito
 from kdqat_cli.runtime.gpu.model import PackedModel
 from kdqat_cli.runtime.native_model import Row
 from kdqat_cli.stages.bench import bench
+from kdqat_cli.stages.bench_engines import ENGINES
 from tests.architectures import WORDS, tiny
 from tests.commands import REPOSITORY, run
 from tests.runtime.test_engine import logits_by_torch, pack, sequences
@@ -178,7 +179,7 @@ def test_without_a_gpu_each_command_says_so(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="no GPU"):
         Engine.load(folder, device="cuda")
     with pytest.raises(MissingInputError, match="no GPU"):
-        bench(str(folder), [(1, 8)], 1, 1, ["kdqat"], print, "cuda")
+        bench(str(folder), [(1, 8)], 1, 1, ENGINES["cuda"], print)
     done = run(tmp_path, "kdqat", "predict", str(folder), "a text", "--device", "cuda", code=3)
     assert "torch sees no GPU here" in done.stderr
     done = run(tmp_path, "kdqat", "evaluate", str(folder), "--device", "cuda", code=2)
