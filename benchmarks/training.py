@@ -47,11 +47,13 @@ Step = Callable[[dict[str, Tensor]], None]
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BASE: dict[str, int] = {}  # BertConfig's own sizes
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
     "minilm-16x128": (MINILM, 16, 128),
     "minilm-32x128": (MINILM, 32, 128),
     "base-16x128": (BASE, 16, 128),
     "base-32x128": (BASE, 32, 128),
+    "large-32x128": (LARGE, 32, 128),  # for a GPU
 }
 PARTS = "parts"
 STRAIGHT = "straightforward"
