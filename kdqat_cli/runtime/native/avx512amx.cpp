@@ -196,7 +196,7 @@ void tile_linear(
     }
 }
 
-// Linux gives a process its tiles when it asks for them, once for all of its threads.
+// Linux gives a process the tiles' registers when it asks for them, once for all of its threads.
 bool available() {
     static const bool granted = [] {
         if (!has_vnni() || !__builtin_cpu_supports("amx-int8")) return false;
@@ -215,9 +215,18 @@ const Kernels avx512amx_kernels = {
 
 }  // namespace kdqat
 
-#else
+#else  // another system, or a compiler that does not know the instructions
 
-const kdqat::Kernels kdqat::avx512amx_kernels = {"amx-int8", [] { return false; }};
+namespace kdqat {
+namespace {
+
+bool available() { return false; }
+
+}  // namespace
+
+const Kernels avx512amx_kernels = {"amx-int8", available};
+
+}  // namespace kdqat
 
 #endif
 
