@@ -7,11 +7,13 @@ engine's place is taken by torch.
 
 import platform
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 NATIVE = Path("kdqat_cli/runtime/native")
 AVX2 = ["-mavx2", "-mfma"]
@@ -19,7 +21,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vnni"]
 INSTRUCTION_SETS = {
     "avx2": AVX2,
     "avx512vnni": AVX512,
-    "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
+    "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],  # without: a kernel that is never available
     "neon": ["-march=armv8.2-a+dotprod"],
 }
 # -Wno-*uninitialized: GCC 12 warns of its own header for AVX-512.
@@ -50,6 +52,8 @@ class BuildNative(build_ext):
         ext.extra_link_args += self.flags.split()
         compile_one = self.compiler._compile
         wanted = {source: flags for source, flags in INSTRUCTION_SETS.items() if _for_this_machine(source)}
+        if "avx512amx" in wanted and not self._takes(wanted["avx512amx"]):
+            wanted["avx512amx"] = AVX512
 
         def with_flags(obj: str, src: str, ext_: str, cc_args: Any, extra_postargs: Any, pp_opts: Any) -> None:
             compile_one(obj, src, ext_, cc_args, [*extra_postargs, *wanted.get(Path(src).stem, [])], pp_opts)
@@ -59,6 +63,16 @@ class BuildNative(build_ext):
             super().build_extension(ext)
         finally:
             self.compiler._compile = compile_one
+
+    def _takes(self, flags: list[str]) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            empty = Path(folder) / "empty.cpp"
+            empty.touch()
+            try:
+                self.compiler.compile([str(empty)], output_dir=folder, extra_postargs=flags)
+            except CompileError:
+                return False
+        return True
 
 
 def _for_this_machine(source: str) -> bool:

@@ -131,6 +131,21 @@ def test_the_quantiser_is_the_student_s(kernel: str, clip: float | None) -> None
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_values_between_two_steps_fall_as_division_says(kernel: str) -> None:
+    """Halves of steps and their neighbours, where a product with the inverse would round some to the other side."""
+    draw = np.random.default_rng(7)
+    for smallest in (1e-38, 1e-20, 1.0, 1e30):
+        largest = (draw.uniform(1, 1000, (500, 1)) * smallest).astype(np.float32)
+        steps = np.maximum(largest / np.float32(127), np.finfo(np.float32).tiny)
+        halves = np.arange(-126.5, 127).astype(np.float32) * steps
+        ups, downs = (np.nextafter(halves, np.float32(end)) for end in (np.inf, -np.inf))
+        rows = np.hstack([largest, halves, ups, downs])
+        values, scales, _ = quantize(kernel, rows)
+        assert np.array_equal(scales, steps[:, 0])
+        assert np.array_equal(values, np.rint(rows / steps))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_activation_functions_against_float64(kernel: str) -> None:
     x = np.concatenate([np.linspace(-12, 12, 100_001), [-1e30, -100, 100, 1e4, 0.0, -0.0, 1e-30]]).astype(np.float32)
     wide = x.astype(np.float64)

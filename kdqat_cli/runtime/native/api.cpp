@@ -182,8 +182,8 @@ int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, fl
                         const size_t skip = static_cast<size_t>(mine.first);
                         const Quantized part = {all.values + skip * stride, stride, all.scales + skip, all.sums + skip};
                         kernels.quantize(
-                            read + skip * read_stride, read_stride, mine.count(), matrix.inputs, up_to(matrix.inputs, kLine),
-                            clip, part);
+                            read + skip * read_stride, read_stride, mine.count(), matrix.inputs,
+                            up_to(matrix.inputs, kLine), clip, part);
                     });
                     scope.each(matrix.panels, [&](Range mine) {
                         kernels.linear(

@@ -1,4 +1,5 @@
-// AVX-512 with VNNI: what its two kernel files have in common.
+// AVX-512 with VNNI: vectors of 16 floats, and integer tiles in registers. avx512vnni.cpp says what they cost;
+// avx512amx.cpp uses them wherever AMX has nothing better.
 
 #pragma once
 
@@ -92,7 +93,8 @@ struct Tiles {
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
             for (int p = 0; p < P; ++p) {
-                const __m512i sum = kParts == 2 ? _mm512_add_epi32(sums[0][r][p], sums[kParts - 1][r][p]) : sums[0][r][p];
+                const __m512i sum =
+                    kParts == 2 ? _mm512_add_epi32(sums[0][r][p], sums[kParts - 1][r][p]) : sums[0][r][p];
                 _mm512_storeu_si512(acc + (r * P + p) * kPanel, sum);
             }
     }
