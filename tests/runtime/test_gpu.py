@@ -63,7 +63,7 @@ def test_the_sums_of_torch_s_int8_product_are_exact(rows: int, columns: int, out
 
 @triton
 @pytest.mark.parametrize("rows", [0, 1, 3, 5, 17, 40, 130])
-@pytest.mark.parametrize(("columns", "outputs"), [(1, 1), (33, 5), (128, 33), (300, 130), (768, 16)])
+@pytest.mark.parametrize(("columns", "outputs"), [(1, 1), (33, 5), (128, 33), (300, 70), (768, 16)])
 def test_the_kernels_sums_are_exact(rows: int, columns: int, outputs: int) -> None:
     """With scales of one the output is the sums themselves: below 2^24, FP32 holds each."""
     from kdqat_cli.runtime.gpu.kernels import TILES, product
@@ -188,6 +188,20 @@ def test_without_a_gpu_each_command_says_so(tmp_path: Path) -> None:
     assert done.stderr.strip() == "torch sees no GPU here."
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_engine_and_bench_serve_the_packed_file(tmp_path: Path) -> None:
+    model = tiny("bert")
+    folder = pack(tmp_path / "packed", model)
+    engine, rows = Engine.load(folder, device="cuda"), sequences(model, LENGTHS)
+    assert engine.kernel in ("triton", "int8")
+    assert (engine.remark is None) == (engine.kernel == "triton")
+    np.testing.assert_allclose(engine.logits(rows), Engine.load(folder).logits(rows), atol=0.05)
+    result = bench(str(folder), [(2, 8)], 1, 2, ["torch FP32", "torch FP16"], print, "cuda")
+    assert result["machine"].startswith(torch.cuda.get_device_name())
+    assert [row["engine"] for row in result["latency"]] == ["kdqat", "torch FP32", "torch FP16"]
+    assert all(row["MB in memory"] > 0 for row in result["footprint"])
+
+
 @triton
 @no_gpu
 def test_the_benchmark_runs_on_small_sizes(tmp_path: Path) -> None:
@@ -217,14 +231,15 @@ def built(kernel, types, architecture, warps, **constants):
     done = compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
     return done.asm["ptx"], done.metadata.shared
 
-for architecture, room in ((80, 163), (89, 99), (90, 227)):
+for architecture, room in ((89, 99), (90, 227)):
     common = {"BYTES": 64, "EVEN": True, "BIAS": True, "PTX": True}
     for tile in kernels.TILES:
         sizes = {"ROWS": tile.rows, "OUTPUTS": tile.outputs} | common | {"BYTES": min(128, 8192 // tile.rows)}
         ptx, shared = built(kernels._tile_kernel, WHOLE, architecture, tile.warps, **sizes)
         assert ".s32.s8.s8" in ptx and shared <= room * 1024, (architecture, tile, shared)
 built(kernels._tile_kernel, WHOLE, 90, 4, ROWS=16, OUTPUTS=32, BYTES=32, EVEN=False, BIAS=False, PTX=True)
-built(kernels._few_kernel, WHOLE, 90, 4, OUTPUTS=4, **common)
+for depth in (32, 128):  # one byte a thread, and four
+    built(kernels._few_kernel, WHOLE, 90, 4, OUTPUTS=4, **common | {"BYTES": depth})
 built(kernels._round_kernel, ROUND, 90, 4, ROWS=2, COLUMNS=1024)
 """
 

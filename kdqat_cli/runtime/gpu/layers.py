@@ -22,20 +22,23 @@ _CAPABILITY = (8, 0)  # of the GPUs on which the kernels are compiled, Ampere an
 
 @cache
 def runs_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels run on a device."""
+    """Whether the Triton kernels run on a device, and compute what they should."""
     if importlib.util.find_spec("triton") is None:
         return False
-    from kdqat_cli.runtime.gpu.kernels import interpreted, round_rows
+    from kdqat_cli.runtime.gpu.kernels import interpreted, product
 
     if device.type != "cuda":
         return interpreted()
     if torch.cuda.get_device_capability(device) < _CAPABILITY:
         return False
-    try:  # Triton builds what launches a kernel with a C compiler and Python's headers, which a machine may lack
-        round_rows(torch.ones(1, 1, device=device), None, torch.int8)
+    codes = (torch.arange(32 * 128) % 255 - 127).to(torch.int8).view(32, 128)
+    weight = (torch.arange(64 * 128) % 3 - 1).to(torch.int8).view(64, 128)
+    try:
+        out = product(codes.to(device), torch.ones(32, device=device), pack_two_bits(weight).to(device), 1.0, None)
+    # Whatever it is: Triton may be too old, or lack the C compiler with which it builds what launches its kernels.
     except Exception:
         return False
-    return True
+    return torch.equal(out.cpu(), codes.float() @ weight.float().t())
 
 
 def pack_two_bits(codes: Tensor) -> Tensor:
