@@ -16,12 +16,13 @@ static void say_nothing(enum ggml_log_level level, const char* text, void* data)
     (void)level, (void)text, (void)data;
 }
 
-/* FP32 file -> IQ2_BN file, the word embedding too: it is ternary with a scale a row. 0, or not. */
+/* FP32 file -> IQ2_BN file; 0, or not. Rows of IQ2_BN cannot be looked up: the word embedding becomes Q8_0, in which
+ * ternary values are exact. */
 int ik_quantize(const char* from, const char* to) {
     llama_log_set(say_nothing, NULL);
     struct llama_model_quantize_params options = llama_model_quantize_default_params();
     options.ftype = LLAMA_FTYPE_MOSTLY_IQ2_BN;
-    options.token_embedding_type = GGML_TYPE_IQ2_BN;
+    options.token_embedding_type = GGML_TYPE_Q8_0;
     return (int)llama_model_quantize(from, to, &options);
 }
 
