@@ -245,3 +245,29 @@ def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
         expected = hidden_loss(own, taught, mask).item()
         assert terms(hidden_layers=list(chosen)) == pytest.approx(plain | {"hidden": expected}), "hidden states alone"
     assert terms(hidden_layers=list(range(-LAYERS - 1, 0))) == pytest.approx(plain), "all of them, from the top"
+
+
+@pytest.mark.parametrize("padding", ["ignored", "counted"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_mean_of_a_batch_is_that_of_its_parts_by_their_counts(name: LossName, padding: str) -> None:
+    """What several devices rely on, each of which has a part of the batch."""
+    loss = DistillationLoss(distillation(name, padding=padding))
+    shapes = {"hidden": (ROWS, LENGTH, SIZE), "scores": (ROWS, HEADS, LENGTH, LENGTH)}
+    shapes |= {"outputs": shapes["hidden"], "mha": shapes["hidden"]}
+    sides = [{field: tensors(layers(seed, shapes[field])) for field in loss.captures} for seed in (8, 9)]
+    logits = [torch.randn(ROWS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    mask = torch.tensor(MASKS["odd lengths"])
+
+    def terms(rows: slice) -> dict[str, float]:
+        student, teacher = (Captures(**{f: [x[rows] for x in xs] for f, xs in side.items()}) for side in sides)
+        values = loss.terms(student, teacher, logits[0][rows], logits[1][rows], mask[rows])
+        return {term: value.item() for term, value in values.items()}
+
+    def counts(rows: slice) -> dict[str, float]:
+        return {term: value.item() for term, value in loss.counts(mask[rows]).items()}
+
+    whole, parts = slice(0, ROWS), (slice(0, 1), slice(1, ROWS))
+    for term, value in terms(whole).items():
+        weighted = sum(terms(part)[term] * counts(part)[term] for part in parts)
+        assert counts(whole)[term] == sum(counts(part)[term] for part in parts)
+        assert value == pytest.approx(weighted / counts(whole)[term], rel=TIGHT)
