@@ -196,7 +196,7 @@ def test_on_a_gpu_engine_and_bench_serve_the_packed_file(tmp_path: Path) -> None
     assert engine.kernel in ("triton", "int8")
     assert (engine.remark is None) == (engine.kernel == "triton")
     np.testing.assert_allclose(engine.logits(rows), Engine.load(folder).logits(rows), atol=0.05)
-    result = bench(str(folder), [(2, 8)], 1, 2, ["torch FP32", "torch FP16"], print, "cuda")
+    result = bench(str(folder), [(2, 8)], 1, 2, ENGINES["cuda"], print)
     assert result["machine"].startswith(torch.cuda.get_device_name())
     assert [row["engine"] for row in result["latency"]] == ["kdqat", "torch FP32", "torch FP16"]
     assert all(row["MB in memory"] > 0 for row in result["footprint"])

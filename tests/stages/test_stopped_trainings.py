@@ -11,6 +11,7 @@ from tests.commands import run
 from tests.conftest import VOCABULARY
 
 WORD = "camera"
+UNSEEN = ("--eval-every", "30")  # an evaluation looks at all weights; the row with WORD comes in the 26 steps before
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
     before = contents(folder)
     assert before.keys() >= {"model/model.safetensors", "history.csv", "run.json"}
     sick = poison(tiny_encoder, project / "encoder")
-    said = train(project, "finetune-teacher", "--encoder", str(sick), code=4)
+    said = train(project, "finetune-teacher", "--encoder", str(sick), *UNSEEN, code=4)
     assert (
         "of 52, before anything was overwritten: the loss term labels is not finite, first the model's weight " in said
     )
@@ -69,7 +70,7 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
 
 def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> None:
     sick = poison(project / "runs/tiny/teacher/model", project / "teacher")
-    said = train(project, "distill", "--loss", "map", "--teacher", str(sick), code=4)
+    said = train(project, "distill", "--loss", "map", "--teacher", str(sick), *UNSEEN, code=4)
     assert "the loss term hidden (layer 0) is not finite, first the student's weight bert.embeddings" in said
     assert not contents(project / "runs/tiny/student/map-42")
 
