@@ -206,11 +206,26 @@ def test_on_a_gpu_engine_and_bench_serve_the_packed_file(tmp_path: Path) -> None
 @no_gpu
 def test_the_benchmark_runs_on_small_sizes(tmp_path: Path) -> None:
     program = [sys.executable, str(REPOSITORY / "benchmarks/gpu.py"), "--device", "cpu", "--rounds", "1"]
-    small = ["--size", "128", "--rows", "8", "--layers", "1", "--hidden", "64", "--batch", "1", "--length", "5"]
+    small = [
+        "--size",
+        "128",
+        "--rows",
+        "8",
+        "--layers",
+        "1",
+        "--hidden",
+        "64",
+        "--batch",
+        "1",
+        "--length",
+        "5",
+        "--tiles",
+    ]
     shown = run(tmp_path, *program, *small, TRITON_INTERPRET="1").stdout
     assert "bit for bit" in shown
     assert all(engine in shown for engine in ("kdqat", "FP16", "int8", "TF32", "FP32"))
     assert "rows at which kdqat is faster than FP16" in shown
+    assert "256×128" in shown
 
 
 COMPILE = """
