@@ -1,5 +1,6 @@
 """The training loop's optimiser, learning rates and batches, watched from outside."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,3 +168,24 @@ def test_otherwise_rows_of_like_length_meet(learner: PreTrainedModel, rows: Task
         assert ids.shape == (BATCH, max(lengths))
     assert len({ids.shape for ids in seen.tokens}) > 3
     assert spread(seen.tokens) < GROUPED
+
+
+def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_have_seen(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    """Nor does dropout draw anything else."""
+
+    def stop(step: int, steps: int, news: str) -> None:
+        if step == STEPS // 2 + 4:
+            raise KeyboardInterrupt
+
+    settings = settings_with(padding="longest", eval_every=3)
+    interrupted, again = copy.deepcopy(learner), copy.deepcopy(learner)
+    history = run(learner, rows, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, tmp_path / "cut", stop)
+    with watch(again) as seen:
+        assert run(again, rows, settings, tmp_path / "cut") == history
+    assert len(seen.tokens) == STEPS - (STEPS // 2 + 2), "from the last evaluation"
+    for name, values in learner.state_dict().items():
+        assert torch.equal(values, again.state_dict()[name]), name
