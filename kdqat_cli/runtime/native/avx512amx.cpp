@@ -1,7 +1,7 @@
 // AMX: tdpbsud multiplies a tile of 16 rows × 64 activations with one of 64 inputs × 16 codes, and adds to 16 × 16 int32
 // sums: 16,384 products in 16 cycles, eight times as many as VNNI's.
 //
-// A tile of codes is 16 lines of kernels.h, shifted and masked, one below the other. Two tiles of rows (a band) times
+// A tile of codes is four lines of kernels.h, shifted by 0, 2, 4 and 6 bits and masked. Two tiles of rows (a band) times
 // two panels (a strip) keep their sums in four tile registers, so that each tile that is loaded is used twice. Tiles are
 // loaded from memory, and codes must first be expanded into it. That is done three steps ahead, in a ring that stays in
 // the first-level cache, and anew for each band: a whole strip as bytes, made once, pushes the activations out of that
@@ -12,9 +12,9 @@
 // loading other shapes, and the last of them may compute some rows again.
 //
 // Measured on a Xeon (Sapphire Rapids) that other work kept busy: processor time, best of many runs, one thread, a
-// 768-wide chain with its quantisation. FIGURES G products a second at 8 rows, F32 at 32, F128 at 128, where VNNI reaches
-// VNNIFIG; a loop of tdpbsud and its loads alone reached 3,200. `python benchmarks/linears.py --threads 1` measures the
-// same chain in elapsed time, which comes near these figures on an idle machine only.
+// 768-wide chain with its quantisation. 517 G products a second at 8 rows, 823 at 32, 827 at 128 (VNNI: 315, 313, 303); a
+// loop of tdpbsud and its loads alone reached 3,200. `python benchmarks/linears.py --threads 1` measures the same chain
+// in elapsed time, which comes near these figures on an idle machine only.
 
 #if defined(__x86_64__)
 
@@ -35,7 +35,7 @@ constexpr int kTile = kTileRows * kLine;  // bytes of a tile: 16 outputs × 64 i
 constexpr int kStrip = 2;                 // panels of outputs, and
 constexpr int kBand = 2 * kTileRows;      // at most so many rows, whose sums are made together
 constexpr int kRing = 4;                  // steps of 64 inputs whose codes are held as bytes
-constexpr int kFewRows = 2;               // up to so many, VNNI is as fast
+constexpr int kFewRows = 2;               // up to so many are left to VNNI
 constexpr int kNone = -1;
 
 // What ldtilecfg reads. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 codes.

@@ -189,41 +189,43 @@ void quantize(const float* rows, size_t stride, int count, int width, int padded
     }
 }
 
+// Σ of the vectors at(i, how many of their values count), in four parts that do not wait for each other.
+template <class S, class At>
+inline float total_of(int width, At&& at) {
+    Floats<S> parts[4];
+    for (int j = 0; j < 4; ++j) parts[j] = S::broadcast(0.0f);
+    int i = 0;
+    for (; i + 4 * S::W <= width; i += 4 * S::W)
+        for (int j = 0; j < 4; ++j) parts[j] = parts[j] + at(i + j * S::W, S::W);
+    for (; i < width; i += S::W) parts[0] = parts[0] + at(i, width - i);
+    return S::total((parts[0] + parts[1]) + (parts[2] + parts[3]));
+}
+
 template <class S>
 void normalize(const float* a, const float* b, float* sum, float* out, size_t stride, int count, int width, Norm norm) {
     const float share = 1.0f / static_cast<float>(width);
     for (int r = 0; r < count; ++r, a += stride, out += stride) {
-        Floats<S> total = S::broadcast(0.0f);
-        Floats<S> squares = S::broadcast(0.0f);
-        for (int i = 0; i < width; i += S::W) {
-            const int left = width - i;
-            Floats<S> x = load_some<S>(a + i, left);
-            if (b) {
-                x = x + load_some<S>(b + i, left);
-                store_some<S>((sum ? sum : out) + i, x, left);
-            }
-            total = total + x;
-            squares = S::fma(x, x, squares);
-        }
         // Without `sum` the values wait in `out`; where nothing was added they are still in `a`.
-        const float* values = !b ? a : sum ? sum : out;
-        float mean = 0.0f;
-        if (norm.bias) {
-            mean = S::total(total) * share;
-            squares = S::broadcast(0.0f);
-            int i = 0;
-            for (; i + S::W <= width; i += S::W) {
-                const Floats<S> x = S::load(values + i) - S::broadcast(mean);
-                squares = S::fma(x, x, squares);
-            }
-            if (i < width) {
+        float* kept = sum ? sum : out;
+        const float* values = b ? kept : a;
+        const float total = total_of<S>(width, [&](int i, int left) {
+            Floats<S> x = load_some<S>(a + i, left);
+            if (!b) return x;
+            x = x + load_some<S>(b + i, left);
+            store_some<S>(kept + i, x, left);
+            return x;
+        });
+        const float mean = norm.bias ? total * share : 0.0f;
+        const float squares = total_of<S>(width, [&](int i, int left) {
+            Floats<S> x = load_some<S>(values + i, left) - S::broadcast(mean);
+            if (left < S::W) {
                 float rest[S::W] = {};
-                for (int j = 0; i + j < width; ++j) rest[j] = values[i + j] - mean;
-                const Floats<S> x = S::load(rest);
-                squares = S::fma(x, x, squares);
+                store_some<S>(rest, x, left);
+                x = S::load(rest);
             }
-        }
-        const float inverse = 1.0f / sqrtf(S::total(squares) * share + norm.epsilon);
+            return x * x;
+        });
+        const float inverse = 1.0f / sqrtf(squares * share + norm.epsilon);
         for (int i = 0; i < width; i += S::W) {
             const int left = width - i;
             const Floats<S> x = (load_some<S>(values + i, left) - S::broadcast(mean)) * S::broadcast(inverse);
