@@ -15,10 +15,10 @@ using namespace kdqat;
 
 namespace {
 
-constexpr int kPieces = 8;              // a member: so that one that came late leaves little to wait for
+constexpr int kPieces = 8;                    // a member: so that one that came late leaves little to wait for
 constexpr int64_t kPiece = int64_t{1} << 14;  // values, where there are no rows
 
-// One team serves all calls, which come one at a time: a step makes some hundred, and threads take 50 µs to start.
+// One team serves all calls, which come one at a time: a step makes some hundred, and starting threads takes long.
 class Training {
 public:
     template <class Work>
@@ -43,6 +43,18 @@ struct Rows {
 };
 
 Rows rows_of(int64_t count, int piece, int pieces) { return {count * piece / pieces, count * (piece + 1) / pieces}; }
+
+// work(first, count) for ranges that make up 0 to `count`.
+template <class Work>
+void share_values(int threads, int64_t count, Work&& work) {
+    const int pieces = pieces_of(count / kPiece + 1, threads);
+    Training::share_out(threads, 1, [&](Member& member) {
+        member.share_out(pieces, [&](int piece) {
+            const Rows mine = rows_of(count, piece, pieces);
+            work(mine.first, mine.last - mine.first);
+        });
+    });
+}
 
 }  // namespace
 
@@ -126,9 +138,10 @@ int kdqat_divergence(
                         std::fill(slope + at, slope + at + width, 0.0f);
                         continue;
                     }
-                    total += static_cast<double>(share) * static_cast<double>(steps.divergence(
-                        student + at, teacher + at, &keep[of_row], &top[of_row], length, 1.0f / temperature,
-                        share / temperature, slope + at, spare.data()));
+                    total += static_cast<double>(share) *
+                             static_cast<double>(steps.divergence(
+                                 student + at, teacher + at, &keep[of_row], &top[of_row], length, 1.0f / temperature,
+                                 share / temperature, slope + at, spare.data()));
                 }
                 sums[static_cast<size_t>(head)] = total;
             });
@@ -143,13 +156,8 @@ int kdqat_drop(
     float* out, uint8_t* kept) {
     return guarded([&] {
         const Steps& steps = kernels_named(kernel).training;
-        const int pieces = pieces_of(count / kPiece + 1, threads);
-        Training::share_out(threads, 1, [&](Member& member) {
-            member.share_out(pieces, [&](int piece) {
-                const Rows mine = rows_of(count, piece, pieces);
-                const int64_t at = mine.first;
-                steps.drop(x + at, bits + at, mine.last - at, threshold, factor, out + at, kept + at);
-            });
+        share_values(threads, count, [&](int64_t at, int64_t size) {
+            steps.drop(x + at, bits + at, size, threshold, factor, out + at, kept + at);
         });
     });
 }
@@ -158,12 +166,7 @@ int kdqat_keep(
     const char* kernel, int threads, const float* x, const uint8_t* kept, int64_t count, float factor, float* out) {
     return guarded([&] {
         const Steps& steps = kernels_named(kernel).training;
-        const int pieces = pieces_of(count / kPiece + 1, threads);
-        Training::share_out(threads, 1, [&](Member& member) {
-            member.share_out(pieces, [&](int piece) {
-                const Rows mine = rows_of(count, piece, pieces);
-                steps.keep(x + mine.first, kept + mine.first, mine.last - mine.first, factor, out + mine.first);
-            });
-        });
+        share_values(
+            threads, count, [&](int64_t at, int64_t size) { steps.keep(x + at, kept + at, size, factor, out + at); });
     });
 }

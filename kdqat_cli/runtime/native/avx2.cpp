@@ -171,8 +171,8 @@ bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 }  // namespace
 
 const Kernels avx2_kernels = {
-    "avx2",          available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
-    normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
+    "avx2",           available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
+    normalize<Simd>,  multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
     steps_of<Simd>(),
 };
 

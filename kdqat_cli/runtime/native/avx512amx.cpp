@@ -229,9 +229,9 @@ bool available() {
 }  // namespace
 
 const Kernels avx512amx_kernels = {
-    "amx-int8",      available,      quantize<Simd>,       tile_linear,          scratch_bytes<Tiles>,
-    normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
-    steps_of<Simd>(),
+    "amx-int8",           available,       quantize<Simd>,   tile_linear,
+    scratch_bytes<Tiles>, normalize<Simd>, multiply<Simd>,   attend<Simd, Scores>,
+    attend_bytes<Scores>, dense<Simd>,     steps_of<Simd>(),
 };
 
 }  // namespace kdqat

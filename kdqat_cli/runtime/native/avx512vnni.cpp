@@ -22,9 +22,9 @@
 namespace kdqat {
 
 const Kernels avx512vnni_kernels = {
-    "avx512-vnni",   has_vnni,       quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
-    normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
-    steps_of<Simd>(),
+    "avx512-vnni",        has_vnni,        quantize<Simd>,   linear<Simd, Tiles>,
+    scratch_bytes<Tiles>, normalize<Simd>, multiply<Simd>,   attend<Simd, Scores>,
+    attend_bytes<Scores>, dense<Simd>,     steps_of<Simd>(),
 };
 
 }  // namespace kdqat

@@ -149,9 +149,9 @@ bool available() {
 }  // namespace
 
 const Kernels neon_kernels = {
-    "neon-dot",      available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
-    normalize<Simd>, multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
-    steps_of<Simd>(),
+    "neon-dot",           available,       quantize<Simd>,   linear<Simd, Tiles>,
+    scratch_bytes<Tiles>, normalize<Simd>, multiply<Simd>,   attend<Simd, Scores>,
+    attend_bytes<Scores>, dense<Simd>,     steps_of<Simd>(),
 };
 
 }  // namespace kdqat
