@@ -1,0 +1,128 @@
+"""Every form of a student, scored and timed on the engine it is for: `python benchmarks/exports.py STUDENT ...`.
+
+Score and differing labels are those that `kdqat export` finds on the dev rows. Time is for dev rows in batches of like
+length, 8 at a time, without loading; the forms take turns, and the ratio is to kdqat's engine in the same round. A form
+that the student cannot have (a package is missing, or llama.cpp does not take sentence pairs) is told and left out.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from kdqat_cli.errors import KdqatError
+from kdqat_cli.exporters.catalogue import FORMATS
+from kdqat_cli.output import Output
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.stages.evaluate import evaluate
+from kdqat_cli.stages.export import export
+from kdqat_cli.stages.inference import Batches, padded_batches
+from kdqat_cli.stages.machine import processor
+from kdqat_cli.stages.models import Classifier, load_classifier
+from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.tasks.registry import Task, load_task
+
+Batch = dict[str, Any]
+Run = Callable[[list[Batch]], object]
+
+
+def by_torch(student: Classifier, batches: list[Batch]) -> None:
+    """The student itself, in torch."""
+    with torch.inference_mode():
+        for batch in batches:
+            student.model(**{name: torch.from_numpy(values) for name, values in batch.items()})
+
+
+def by_engine(engine: Engine, batches: list[Batch]) -> None:
+    """The packed student, in kdqat's engine."""
+    for batch in batches:
+        lengths = batch["attention_mask"].sum(1).tolist()
+        types: Any = batch.get("token_type_ids", batch["attention_mask"])
+        rows = zip(batch["input_ids"], types, lengths, strict=True)
+        engine.logits([(ids[:length].tolist(), kinds[:length].tolist()) for ids, kinds, length in rows])
+
+
+def forms(source: str, task: Task, data_dir: Path | None, scratch: Path, output: Output) -> dict[str, tuple[Any, Run]]:
+    """Name → what is known of a form, and what runs it."""
+    student = load_classifier(source)
+    size = student.weights.stat().st_size / 1e6 if student.weights else None
+    found: dict[str, tuple[Any, Run]] = {
+        "student": (
+            {"MB": size, "score": evaluate(task, source, data_dir, None)["score"], "labels that differ": 0},
+            partial(by_torch, student),
+        )
+    }
+    for name in ("packed", *FORMATS):
+        out = scratch / name
+        output.remark(f"exporting {name}")
+        try:
+            told = export(source, out, format_name=name, task=task, data_dir=data_dir)  # type: ignore[arg-type]
+        except KdqatError as error:
+            output.remark(f"{name} is left out: {error.sentence}")
+            continue
+        row = {"MB": told["bytes"] / 1e6, "score": told.get("score"), "labels that differ": told.get("rows_differing")}
+        if name == "packed":
+            scores = [evaluate(task, str(out), data_dir, None, engine=engine)["score"] for engine in (False, True)]
+            found["packed, torch"] = {**row, "score": scores[0]}, partial(by_torch, load_classifier(out))
+            found["packed, engine"] = {**row, "score": scores[1]}, partial(by_engine, Engine.load(out / "model"))
+        else:
+            found[name] = row, partial(FORMATS[name].logits, out / "model")
+    return found
+
+
+def milliseconds(run: Run, batches: list[Batch]) -> float:
+    """Time a row, without what loading takes: of all batches less that of the first alone."""
+    spent = []
+    for part in (batches[:1], batches):
+        start = time.perf_counter()
+        run(part)
+        spent.append(time.perf_counter() - start)
+    rows = sum(len(batch["input_ids"]) for batch in batches[1:])
+    return 1000 * (spent[1] - spent[0]) / rows
+
+
+def main() -> None:
+    """Measures, and prints a table for each student."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("students", nargs="+", help="folders that `kdqat distill` wrote")
+    parser.add_argument("--data-dir", type=Path, help="folder of local task data")
+    parser.add_argument("--batches", type=int, default=20, help="of 8 rows, of a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each form")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every engine")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
+    output = Output()
+    for source in options.students:
+        about = load_classifier(source)
+        task = load_task(about.about["task"])
+        rows = task_rows(task, "dev", options.data_dir, about.tokenizer, about.about["max_length"])
+        padded = [batch for _, batch in padded_batches(rows.rows, about.tokenizer, Batches(8))]
+        batches = [
+            {name: values.numpy() for name, values in batch.items()}
+            for batch in padded[:: -(-len(padded) // options.batches)]
+        ]
+        with tempfile.TemporaryDirectory() as scratch:
+            found = forms(source, task, options.data_dir, Path(scratch), output)
+            spent: dict[str, list[float]] = {name: [] for name in found}
+            for _ in range(options.rounds):
+                for name, (_, run) in found.items():
+                    spent[name].append(milliseconds(run, batches))
+        table = []
+        for name, (row, _) in found.items():
+            ratios = [mine / own for mine, own in zip(spent[name], spent["packed, engine"], strict=True)]
+            speed = {"ms a row": statistics.median(spent[name]), "of the engine's": statistics.median(ratios)}
+            table.append({"form": name, **row, **speed})
+        output.rows(table, title=f"{source}, {len(rows.rows)} dev rows; {processor()}, threads {options.threads}")
+
+
+if __name__ == "__main__":
+    main()
