@@ -51,12 +51,14 @@ def _write_model(folder: Path, layers: int) -> None:
     """A packed student whose weights are drawn, and a tokenizer of made-up words, which exports ask for."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+    from transformers.utils import logging
 
     from kdqat_cli.config import Params, resolve
     from kdqat_cli.packing.hf_model import save_packed
     from kdqat_cli.quantization.layers import freeze
     from kdqat_cli.quantization.model import quantize_model
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = BertConfig(num_hidden_layers=layers)
     model = BertForSequenceClassification(config).eval()

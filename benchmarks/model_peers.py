@@ -8,16 +8,18 @@ classifier, so pooler and classifier are two products in numpy here. Both llama.
 
 import ctypes
 import subprocess
+import warnings
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_void_p
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import ggml
 import numpy as np
 
-from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters.packages import require_packages
 from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.bench_engines import (
@@ -89,7 +91,8 @@ def _export(packed: Path, scratch: Path, form: str) -> None:
 
 
 def _write_plain(packed: Path, scratch: Path) -> None:
-    require_packages("of OpenVINO", ("openvino",))
+    if find_spec("openvino") is None:
+        raise MissingInputError("OpenVINO is not installed.", "pip install openvino")
     write_fp32(packed, scratch)
 
 
@@ -113,7 +116,8 @@ def _write_int8(packed: Path, scratch: Path, backend: str) -> None:
     torch.backends.quantized.engine = backend
     model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE).eval()
     quantize: Callable[..., Any] = torch.ao.quantization.quantize_dynamic
-    torch.save(quantize(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
+    with warnings.catch_warnings(action="ignore"):  # that torch will give its quantised tensors up
+        torch.save(quantize(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
 
 
 def _torch_int8(packed: Path, scratch: Path, threads: int, backend: str) -> Run:
@@ -189,7 +193,10 @@ def _shim(scratch: Path, build: Path | None) -> ctypes.CDLL:
         folders = [build / "src", build / "ggml/src"]
         command = ["cc", "-O2", "-shared", "-fPIC", f"-I{home}/include", f"-I{home}/ggml/include", str(source)]
         command += [f"-L{folder}" for folder in folders] + [f"-Wl,-rpath,{folder}" for folder in folders]
-        subprocess.run([*command, "-lllama", "-lggml", "-o", str(library)], check=True)  # noqa: S603
+        try:
+            subprocess.run([*command, "-lllama", "-lggml", "-o", str(library)], check=True)  # noqa: S603
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"`cc` does not compile {source} against {home}: {error}") from error
     loaded = ctypes.CDLL(str(library))
     loaded.ik_quantize.argtypes = [c_char_p, c_char_p]
     loaded.ik_open.restype, loaded.ik_open.argtypes = c_void_p, [c_char_p, c_int, c_int]

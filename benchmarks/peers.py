@@ -28,7 +28,7 @@ def fast_kernels() -> list[str]:
 def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[float]]:
     """Seconds of one run of each job, `rounds` times, in turns: what slows the machine down slows all of them.
 
-    A turn begins when the threads of the one before have stopped spinning, so that each has all processors.
+    A turn begins when the threads of the one before have gone to sleep, and with a run that is not timed.
 
     Args:
         jobs: name → what is measured; each was run once before.

@@ -75,7 +75,7 @@ def serve(engine: Engine, packed: Path, scratch: Path, threads: int, pipe: Conne
                 answer = np.concatenate([run(row[None]) for row in question])  # in no more memory than shapes take
             settle()
             pipe.send(answer)
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody asks any more
         return
     except Exception as error:
         known = isinstance(error, ConfigError | ValueError)  # a shape that the model does not take, say
