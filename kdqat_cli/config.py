@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -183,7 +183,7 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
     if detail["type"] == "missing":
         return f"{place} is missing."
-    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {detail['input']!r}."
+    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {shown(detail['input'])}."
 
 
 def _field_names(model: type[BaseModel]) -> list[str]:

@@ -4,6 +4,18 @@ Exit codes: 0 ok, 1 a bug in kdqat, 2 usage or configuration, 3 missing input or
 failed, 5 stages of a pipeline failed, 130 interrupted.
 """
 
+from reprlib import Repr
+from typing import Any
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = _SHORT.maxdict = 20
+
+
+def shown(value: Any) -> str:
+    """A user's value in a sentence: as `repr`, but cut where it is long or deep."""
+    return _SHORT.repr(value)
+
 
 class KdqatError(Exception):
     """A failure that the user can mend.

@@ -1,7 +1,8 @@
 """YAML 1.2 (core schema) through PyYAML.
 
 PyYAML speaks YAML 1.1, where `2e-5` is a string, `on` is true and `010` is eight. DVC reads and writes params.yaml
-as YAML 1.2, so kdqat does too. Duplicate keys are refused: the second would silently win.
+as YAML 1.2, so kdqat does too. Duplicate keys are refused: the second would silently win. So are aliases that unfold
+to more than any honest file holds ("a billion laughs"), or that contain themselves.
 """
 
 import re
@@ -23,9 +24,21 @@ _CORE_SCHEMA = {
     ),
 }
 
+_MOST_NODES = 100_000
+"""Values, keys and lists of a file, with every alias unfolded."""
+_LARGEST_INTEGER = 2**63
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - none of YAML 1.1's; filled below
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _unfolded(node, {}) > _MOST_NODES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases unfold to more than {_MOST_NODES} values", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -45,9 +58,22 @@ class _Loader(yaml.SafeLoader):
 
     def construct_core_int(self, node: yaml.ScalarNode) -> int:
         text = node.value
-        if text.startswith("0o"):
-            return int(text[2:], 8)
-        return int(text, 16) if text.startswith("0x") else int(text, 10)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        number = int(text.removeprefix("0o"), base)
+        if abs(number) >= _LARGEST_INTEGER:
+            raise yaml.constructor.ConstructorError(None, None, "an integer has more than 64 bits", node.start_mark)
+        return number
+
+
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Nodes at and below one; infinite where it contains itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until it is counted: whoever asks meanwhile stands inside of it
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(node)]
 
 
 for _tag, (_pattern, _first) in _CORE_SCHEMA.items():

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.registry import Columns, Hub, Task
 
@@ -131,7 +131,7 @@ def _cell(values: dict[str, Any], column: str) -> Any:
 def _text(row: _Row, column: str) -> str:
     value = _cell(row.values, column)
     if not isinstance(value, str):
-        raise MissingInputError(f"{row.where}: the column {column!r} holds {value!r}, which is not text.")
+        raise MissingInputError(f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
@@ -141,7 +141,7 @@ def _text(row: _Row, column: str) -> str:
 
 def _label(row: _Row, column: str, task: Task) -> int | float:
     value = _cell(row.values, column)
-    place = f"{row.where}: the label {value!r} in the column {column!r}"
+    place = f"{row.where}: the label {shown(value)} in the column {column!r}"
     if task.range is not None:
         lowest, highest = task.range
         try:
@@ -182,7 +182,7 @@ def _read_table(path: Path, task: Task) -> Iterator[_Row]:
             return
         missing = [column for column in task.columns.used() if column not in header]
         if missing:
-            raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {', '.join(header)}.")
+            raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {', '.join(header)[:200]}.")
         line = reader.line_num + 1
         for cells in reader:
             fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
