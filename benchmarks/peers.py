@@ -17,8 +17,6 @@ from kdqat_cli.stages.machine import has_vnni
 
 Run = Callable[[], object]
 
-_PAUSE = 0.1  # seconds; ONNX Runtime's threads spin for some 25 ms after a run, torch's for 4
-
 
 def fast_kernels() -> list[str]:
     """Our kernels without the portable one, which is there to be right."""
