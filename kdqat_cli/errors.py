@@ -7,6 +7,7 @@ failed, 5 stages of a pipeline failed, 130 interrupted.
 from reprlib import Repr
 from typing import Any
 
+_LONGEST = 4000  # characters of a sentence, which may quote what a file holds
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxdict = 20
@@ -27,7 +28,7 @@ class KdqatError(Exception):
 
     def __init__(self, sentence: str, fix: str | None = None) -> None:
         super().__init__(sentence)
-        self.sentence = sentence
+        self.sentence = sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]} …"
         self.fix = fix
 
 

@@ -40,7 +40,9 @@ DataDirOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of first weights, order of rows and dropout.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of first weights, order of rows and dropout.")
+]
 EpochsOption = Annotated[float | None, typer.Option("--epochs", help=field_help(Training, "epochs"))]
 MaxStepsOption = Annotated[int | None, typer.Option("--max-steps", help=field_help(Training, "max_steps"))]
 LearningRateOption = Annotated[

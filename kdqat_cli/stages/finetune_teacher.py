@@ -9,7 +9,7 @@ from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
-from kdqat_cli.stages.models import load_encoder, save_classifier
+from kdqat_cli.stages.models import encoder_digest, load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -51,7 +51,7 @@ def finetune_teacher(
             "seed": seed,
             "max_length": max_length,
             "settings": settings.teacher.model_dump(),
-            "sources": {"train": rows.digest, "dev": dev.digest},
+            "sources": {"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
             "versions": versions(),
         }
         resume = resume_folder(out, digest_of(about | {"devices": group.size()}))

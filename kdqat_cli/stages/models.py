@@ -100,13 +100,21 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     Raises:
         MissingInputError: nothing to load there.
     """
-    location = encoder
-    if encoder == EMBEDDED:
-        location = str(ASSETS / "encoder")
-        if not (ASSETS / "encoder").is_dir():
-            raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
+    location = _encoder_location(encoder)
+    if encoder == EMBEDDED and not Path(location).is_dir():
+        raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
     model = _load(_NewClassifier, location, None, dtype=torch.float32, **label_config(task))
     return model, _load_tokenizer(location)
+
+
+def encoder_digest(encoder: str) -> str | None:
+    """sha256 of an encoder's weights; None where they are not one local safetensors file."""
+    weights = Path(_encoder_location(encoder)) / _WEIGHTS
+    return file_digest(weights) if weights.is_file() else None
+
+
+def _encoder_location(encoder: str) -> str:
+    return str(ASSETS / "encoder") if encoder == EMBEDDED else encoder
 
 
 class _NewClassifier:
@@ -251,7 +259,8 @@ def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrain
     else:
         unreachable = why_unreachable(location, "model")
     try:
-        return auto.from_pretrained(location, local_files_only=bool(unreachable), **options)
+        # Left open, transformers would ask whether to run code that a model brings along.
+        return auto.from_pretrained(location, local_files_only=bool(unreachable), trust_remote_code=False, **options)
     except KdqatError:
         raise
     except Exception as error:  # hub, file system, JSON and safetensors each have their own
@@ -264,7 +273,7 @@ def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrain
 
 def _load_tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(location)
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except Exception as error:
         raise MissingInputError(f"The tokenizer of {location} could not be loaded: {error}") from error
 

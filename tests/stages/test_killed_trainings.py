@@ -31,20 +31,21 @@ def replaces_results(out: Path) -> bool:
     return not (out / "run.json").exists()
 
 
-MOMENTS: dict[str, Callable[[Path], bool] | None] = {
-    "at any time": None,
-    "in a checkpoint": writes_checkpoint,
-    "in the results": writes_results,
-    "between results": replaces_results,
+MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
+    "at any time": (lambda out: True, 0.0),
+    "in a checkpoint": (writes_checkpoint, 0.01),
+    "in the results": (writes_results, 1.0),
+    "between results": (replaces_results, 1.0),
 }
+"""When to kill, and how likely in each millisecond of such a time; 0: at one moment of the whole run."""
 
 
 def killed(process: "subprocess.Popen[str]", out: Path, moment: str, seconds: float, draw: random.Random) -> bool:
     """Kills a process at a moment; False: it had ended before."""
-    condition, end = MOMENTS[moment], time.monotonic() + seconds * draw.random()
+    (condition, chance), end = MOMENTS[moment], time.monotonic() + seconds * draw.random()
     while process.poll() is None:
-        if time.monotonic() > end if condition is None else condition(out):
-            time.sleep(0 if condition is None else draw.choice([0, 0.001, 0.01, 0.05]))
+        if condition(out) and (draw.random() < chance if chance else time.monotonic() > end):
+            time.sleep(draw.choice([0, 0.001, 0.01]))
             process.send_signal(draw.choice([signal.SIGKILL, signal.SIGTERM]))
             return process.wait() != 0
         time.sleep(0.001)
@@ -93,8 +94,8 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
             kills[moment] += 1
             found = contents(out)
             if not all(content == b"old" for content in found.values()):  # nor is any of them
+                assert all(found[name] == whole[name] for name in found.keys() & set(BYTES)), found["history.csv"]
                 assert "run.json" not in found or measured(out) == measured(tmp_path / "whole")
-                assert all(found[name] == whole[name] for name in found.keys() & set(BYTES))
             continue
         ends += 1
         assert {name: contents(out)[name] for name in BYTES} == {name: whole[name] for name in BYTES}

@@ -1,6 +1,7 @@
 """Classifiers from folders: plain, ternary and packed; labels by name; and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +346,18 @@ def test_label_config_of_a_task() -> None:
 def test_a_damaged_record_of_batches_is_one_sentence(batches: Any) -> None:
     with pytest.raises(MissingInputError, match="batches is"):
         recorded_batches({"batches": batches})
+
+
+def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
+    """Nor is it asked about."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = {"AutoConfig": "mine.Config", "AutoModelForSequenceClassification": "mine.Model"}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "mine", "auto_map": names}), encoding="utf-8"
+    )
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    with pytest.raises(MissingInputError, match="contains custom code"):
+        load_encoder(str(folder), load_task(str(tiny_task / "tiny.yaml")))
+    assert not (tmp_path / "ran").exists()
