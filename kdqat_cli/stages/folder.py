@@ -62,7 +62,8 @@ def output_folder(out: Path) -> Iterator[Path]:
                 folder.mkdir()
             yield scratch
             _publish(scratch, old, out)
-        shutil.rmtree(out / _RESUME, ignore_errors=True)
+        if (out / _RESUME).exists():
+            (out / _RESUME).rename(old / _RESUME)  # at once: half removed, a checkpoint could still pass for whole
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -92,9 +93,12 @@ def resume_folder(out: Path, digest: str) -> Path:
     folder = out / _RESUME / digest[:16]
     if not group.leads():
         return folder
+    gone = out / _RESUME / _OLD
+    shutil.rmtree(gone, ignore_errors=True)
     for other in (out / _RESUME).glob("*"):
         if other != folder:
-            shutil.rmtree(other)
+            other.rename(gone)  # at once, as above
+            shutil.rmtree(gone)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
