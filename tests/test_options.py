@@ -50,7 +50,7 @@ def values_of(folder: Path) -> list[int]:
     return [len(set(layer.weight.flatten().tolist())) for layer in layers if isinstance(layer, QuantizedLinear)]
 
 
-def test_eight_bits_lose_next_to_nothing_and_ternary_weights_most(work: Path) -> None:
+def test_eight_bits_lose_next_to_nothing_and_fewer_lose_more(work: Path) -> None:
     teacher = results("evaluate", "runs/rated/teacher", "--json")["score"]
     scores = {}
     for weights, values in (("int8", (16, 255)), ("int4", (8, 15)), ("ternary", (3, 3))):
@@ -62,8 +62,8 @@ def test_eight_bits_lose_next_to_nothing_and_ternary_weights_most(work: Path) ->
         assert all(values[0] <= count <= values[1] for count in values_of(out))
     assert teacher > 90
     assert scores["int8"] == pytest.approx(teacher, abs=0.5)
-    # Of so small a model 4 bits may by chance lose less than 8.
-    assert max(abs(teacher - scores[name]) for name in ("int8", "int4")) < teacher - scores["ternary"]
+    # Not int8 against int4: both lose so little that chance decides.
+    assert max(abs(teacher - scores[name]) for name in ("int8", "int4")) < abs(teacher - scores["ternary"])
 
 
 def test_activations_may_stay_in_full_precision(work: Path) -> None:
