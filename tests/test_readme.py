@@ -9,7 +9,7 @@ import pytest
 from tests.commands import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd", "pip"}
+KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd", "pip", "python"}
 
 
 def blocks(language: str) -> list[str]:
@@ -26,6 +26,7 @@ def test_readme_uses_known_commands_only() -> None:
     assert {line.split()[0] for line in lines} == KNOWN
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {line.split()[1] for line in lines if line.startswith("make ")} <= targets
+    assert all((REPOSITORY / line.split()[1]).is_file() for line in lines if line.startswith("python "))
 
 
 @pytest.mark.pipeline
