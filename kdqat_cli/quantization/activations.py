@@ -118,7 +118,7 @@ def _reaches(largest: Tensor, clip: float) -> bool:
 class _StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-        if values.is_cpu:
+        if quantizer._fuses(values):
             codes, value = quantizer.quantized(values)
             ctx.inside = codes.inside
             return value

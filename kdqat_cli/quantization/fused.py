@@ -14,6 +14,8 @@ from torch import Tensor
 
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, call, chosen_kernel, kernels
 
+_MOST_THREADS = 256  # that the library lets work together; large servers have more
+
 
 def fuses(*tensors: Tensor) -> bool:
     """Whether the library serves tensors like these."""
@@ -94,8 +96,8 @@ def keep(values: Tensor, kept: Tensor, factor: float) -> Tensor:
 
 @cache
 def _kernel() -> bytes | None:
-    named = os.environ.get(KERNEL_VARIABLE) == "torch" or not kernels()
-    return None if named else chosen_kernel().encode()
+    unwanted = os.environ.get(KERNEL_VARIABLE) == "torch" or not kernels()
+    return None if unwanted else chosen_kernel().encode()
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -103,4 +105,4 @@ def _at(tensor: Tensor | None) -> int | None:
 
 
 def _call(name: str, *arguments: object) -> None:
-    call(name, _kernel(), torch.get_num_threads(), *arguments)
+    call(name, _kernel(), min(torch.get_num_threads(), _MOST_THREADS), *arguments)

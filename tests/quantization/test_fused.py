@@ -120,6 +120,16 @@ def test_drops_what_torch_drops(kernel: str, threads: int) -> None:
     assert torch.equal(values.grad[1:], torch.where(out[1:] != 0, torch.tensor(factor), torch.tensor(0.0)))
 
 
+def test_more_threads_than_the_library_takes_are_no_error() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(300)
+    try:
+        rounded, _, _ = fused.rounded(some(9, 17), None, False)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(rounded, fused.rounded(some(9, 17), None, False)[0])
+
+
 def test_the_variable_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused.fuses(torch.zeros(1))
     assert not fused.fuses(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
