@@ -1,7 +1,5 @@
 #include "team.h"
 
-#include <chrono>
-
 namespace kdqat {
 namespace {
 
@@ -22,7 +20,7 @@ void Team::wait_until(const std::function<bool()>& condition) {
         if (condition()) return;
         pause();
     }
-    while (!condition()) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    while (!condition()) std::this_thread::yield();
 }
 
 Team::Team(int members) : members_(members) {

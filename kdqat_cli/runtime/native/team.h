@@ -2,8 +2,10 @@
 //
 // A forward pass of a small batch has a hundred parts of some 50 µs each. Nobody waits for a member to appear, only for
 // pieces that one has taken: where other processes keep a processor busy, the member that it should run takes no
-// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 40 µs) and then sleeps in
-// short naps, so that it does not burn what the others could use. Between two calls the threads sleep.
+// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 40 µs) and then
+// offers its processor to whoever wants it, again and again. It does not sleep: the shortest nap takes some 80 µs, and
+// a member that oversleeps finds that the others did its share of the next part, one piece after the other. Between
+// two calls the threads sleep.
 
 #pragma once
 
