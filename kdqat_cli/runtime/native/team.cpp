@@ -3,7 +3,8 @@
 namespace kdqat {
 namespace {
 
-constexpr int kSpins = 2000;
+constexpr int kSpins = 2000;       // in a job
+constexpr int kIdleSpins = 16000;  // between two
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -63,7 +64,7 @@ void Team::run(int parts, const std::function<void(int)>& job) {
 
 void Team::serve(int rank) {
     for (int seen = 0;;) {
-        for (int i = 0; i < kSpins && calls_.load() == seen; ++i) pause();
+        for (int i = 0; i < kIdleSpins && calls_.load() == seen; ++i) pause();
         if (calls_.load() == seen) {
             std::unique_lock<std::mutex> lock(mutex_);
             called_.wait(lock, [&] { return calls_.load() != seen; });

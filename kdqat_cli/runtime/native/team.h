@@ -2,10 +2,12 @@
 //
 // A forward pass of a small batch has a hundred parts of some 50 µs each. Nobody waits for a member to appear, only for
 // pieces that one has taken: where other processes keep a processor busy, the member that it should run takes no
-// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 40 µs) and then
+// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 25 to 90 µs) and then
 // offers its processor to whoever wants it, again and again. It does not sleep: the shortest nap takes some 80 µs, and
-// a member that oversleeps finds that the others did its share of the next part, one piece after the other. Between
-// two calls the threads sleep.
+// a member that oversleeps finds that the others did its share of the next part, one piece after the other.
+//
+// Between two calls the threads spin for kIdleSpins pauses (some 0.2 to 0.7 ms), then sleep. Waking one takes longer than
+// a small call: where the caller's pauses outlasted the spinning, members came too late for each call anew.
 
 #pragma once
 
