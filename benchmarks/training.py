@@ -5,7 +5,7 @@ at the same shapes, with transformers' sdpa attention. Rounds are interleaved, o
 ratio is the median of the rounds' ratios. Time is the process's own on a CPU, so that a busy machine disturbs little,
 and the clock's on a GPU. Peak memory is that of a process that runs one side alone, Python and torch included.
 
-`straightforward` is the step as one writes it first (straightforward.py).
+`straightforward` is the step as one writes it first (straightforward.py), in FP32.
 
 With --data-dir a second table: examples a second on the real lengths of a task's rows, in batches of like length
 beside batches padded to the task's full length; ratios are to the straightforward step on padded batches.
@@ -59,17 +59,24 @@ PARTS = "parts"
 STRAIGHT = "straightforward"
 
 
-def plain_step(sizes: dict[str, int], device: str) -> Step:
+def products_of(device: str, precision: str) -> torch.autocast:
+    """The context in which a model computes in a recipe's precision."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def plain_step(sizes: dict[str, int], device: str, precision: str) -> Step:
     """Teacher's forward and student's step without any distillation."""
+    products = products_of(device, precision)
     teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
     teacher.set_attn_implementation("sdpa")
     student = deepcopy(teacher).train()
     optimizer = torch.optim.AdamW(student.parameters(), fused=True)
 
     def step(batch: dict[str, Tensor]) -> None:
-        with torch.no_grad():
+        with products, torch.no_grad():
             teacher(**batch)
-        loss: Any = student(**batch).logits.sum()
+        with products:
+            loss: Any = student(**batch).logits.sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -77,7 +84,7 @@ def plain_step(sizes: dict[str, int], device: str) -> Step:
     return step
 
 
-def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str) -> Step:
+def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, precision: str) -> Step:
     """The step of `kdqat distill`."""
     settings = load_recipe(recipe)
     loss = DistillationLoss(settings.distillation.model_copy(update={"loss": name}))
@@ -87,12 +94,13 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str) -> St
     use_kdqat_attention(teacher)
     kind, arguments = optimizer_of(settings.student)
     optimizer: Any = kind(student.parameters(), **arguments)
+    products = products_of(device, precision)
 
     def step(batch: dict[str, Tensor]) -> None:
-        with torch.no_grad(), capture(teacher, loss.captures) as taught:
+        with products, torch.no_grad(), capture(teacher, loss.captures) as taught:
             taught_logits = teacher(**batch).logits
         running = RunningLoss(loss, taught, batch["attention_mask"])
-        with capture(student, loss.captures, running.compare):
+        with products, capture(student, loss.captures, running.compare):
             logits = student(**batch).logits
         total: Any = torch.stack(list(running.terms(logits, taught_logits).values())).sum()
         total.backward()
@@ -105,10 +113,11 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str) -> St
 
 
 def side_of(label: str, sizes: dict[str, int], device: str) -> Step:
-    """The step of a label: `parts`, `straightforward`, or recipe and loss with a space between."""
-    if label == PARTS:
-        return plain_step(sizes, device)
-    return step_of(sizes, device) if label == STRAIGHT else kdqat_step(sizes, device, *label.split())
+    """The step of a label: `straightforward`, or `parts` and precision, or recipe, loss and precision."""
+    words = label.split()
+    if words[0] == PARTS:
+        return plain_step(sizes, device, words[1])
+    return step_of(sizes, device) if label == STRAIGHT else kdqat_step(sizes, device, *words)
 
 
 def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
@@ -149,23 +158,31 @@ def print_peak(label: str, shape: str, device: str) -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
+def parts_of(label: str) -> str:
+    """The label of the parts of a label's step."""
+    return f"{PARTS} {'fp32' if label == STRAIGHT else label.split()[-1]}"
+
+
 def steps_table(shapes: list[str], labels: list[str], rounds: int, device: str, threads: int) -> Table:
     """Every recipe and loss beside the parts."""
-    table = Table("shape", "recipe, loss", "s a step", "s of the parts", "ratio", "min to max", "GB", "of the parts")
+    table = Table(
+        "shape", "recipe, loss, precision", "s a step", "s of the parts", "ratio", "min to max", "GB", "of the parts"
+    )
     table.box = None
     # Before anything else: a process starts with the peak of the one that starts it.
     peaks = {
         (shape, label): peak(label, shape, device, threads)
         for shape in track(shapes, "memory", console=Console(stderr=True), transient=True)
-        for label in [PARTS, *labels]
+        for label in [*map(parts_of, labels), *labels]
     }
     for shape in shapes:
         sizes, rows, length = SHAPES[shape]
         whole = [batch_of([length] * rows, length, device)]
-        parts = side_of(PARTS, sizes, device)
-        seconds(parts, whole, device)
+        sides = {label: side_of(label, sizes, device) for label in set(map(parts_of, labels))}
+        for parts in sides.values():
+            seconds(parts, whole, device)
         for label in track(labels, shape, console=Console(stderr=True), transient=True):
-            step = side_of(label, sizes, device)
+            step, parts = side_of(label, sizes, device), sides[parts_of(label)]
             seconds(step, whole, device)
             pairs = [(seconds(step, whole, device), seconds(parts, whole, device)) for _ in range(rounds)]
             ratios = [here / there for here, there in pairs]
@@ -173,7 +190,7 @@ def steps_table(shapes: list[str], labels: list[str], rounds: int, device: str, 
             memory = peaks[shape, label]
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
             times = [f"{here:.3f}", f"{there:.3f}", f"{statistics.median(ratios):.2f}", spread]
-            table.add_row(shape, label, *times, f"{memory:.2f}", f"{memory / peaks[shape, PARTS]:.2f}")
+            table.add_row(shape, label, *times, f"{memory:.2f}", f"{memory / peaks[shape, parts_of(label)]:.2f}")
     return table
 
 
@@ -193,7 +210,8 @@ def lengths_table(name: str, options: argparse.Namespace) -> Table:
     like = [batch_of(part, max(part), options.device) for part in chosen]
     works = {f"padded to {task.max_length}": fixed, "like lengths": like}
     rates: dict[tuple[str, str], list[float]] = {}
-    steps = {label: side_of(label, sizes, options.device) for label in [STRAIGHT, PARTS, *options.labels]}
+    parts = sorted(set(map(parts_of, options.labels)))
+    steps = {label: side_of(label, sizes, options.device) for label in [STRAIGHT, *parts, *options.labels]}
     for step in steps.values():
         step(fixed[0])
     for _ in range(options.rounds):
@@ -215,6 +233,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES)[:3])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["map+output"])
     parser.add_argument("--recipes", nargs="+", default=["paper", "clean"], help="names or files")
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="of both sides")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -232,8 +251,8 @@ def main() -> None:
         return
     console = Console(width=120)
     machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
-    console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, FP32, {options.rounds} rounds")
-    options.labels = [f"{recipe} {loss}" for recipe in options.recipes for loss in options.losses]
+    console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds")
+    options.labels = list(map(" ".join, itertools.product(options.recipes, options.losses, options.precisions)))
     labels = [STRAIGHT, *options.labels]
     console.print(steps_table(options.shapes, labels, options.rounds, options.device, options.threads))
     if options.data_dir:

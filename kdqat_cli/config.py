@@ -35,6 +35,9 @@ ActivationsName = Literal["int8", "fp32"]
 OptimizerName = Literal["adamw", "bert-adam"]
 """Optimisers; distillation/optimizers.py says what each is."""
 
+PrecisionName = Literal["fp32", "bf16"]
+"""Values of `--precision`."""
+
 
 class Section(BaseModel):
     """A group of settings: immutable, typed, and without unknown keys."""
@@ -67,6 +70,8 @@ class Training(Section):
     """Weight decay, per step and learning rate; not on biases and normalisation."""
     gradient_clip: float = Field(gt=0)
     """Largest norm of the gradient."""
+    precision: PrecisionName
+    """Precision of a training's matrix products; what lies between them, and every evaluation, is FP32."""
     eval_every: int | None = Field(gt=0)
     """Steps between two evaluations on dev, of which the best is kept; null: once an epoch."""
 

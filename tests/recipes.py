@@ -20,5 +20,5 @@ def distillation(loss: str, **changes: Any) -> Distillation:
 def training(**changes: Any) -> Training:
     """Two epochs in batches of 8, padded to the longest row, by AdamW; changed."""
     values: dict[str, Any] = {"epochs": 2, "max_steps": None, "learning_rate": 1e-3, "warmup": 0.1, "batch_size": 8}
-    values |= {"max_length": None, "padding": "longest", "optimizer": "adamw"}
+    values |= {"max_length": None, "padding": "longest", "optimizer": "adamw", "precision": "fp32"}
     return Training.model_validate(values | {"weight_decay": 0.01, "gradient_clip": 1.0, "eval_every": None} | changes)

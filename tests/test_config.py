@@ -124,7 +124,8 @@ def test_null_is_a_value_in_a_file() -> None:
 
 WRONG = """\
 teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_size: 1.5, max_length: null,
-          padding: widest, optimizer: sgd, weight_decay: 0.01, gradient_clip: 1.0, eval_every: null, lerning_rate: 1}
+          padding: widest, optimizer: sgd, weight_decay: 0.01, gradient_clip: 1.0, precision: fp16, eval_every: null,
+          lerning_rate: 1}
 student: 3
 quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null, activation_scale: row}
 distillation: {loss: maps, mix: SM3, temperature: 0.0, labels: -1, hidden_layers: [], padding: some}
@@ -162,6 +163,7 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
         "teacher.lerning_rate",
         "teacher.optimizer",
         "teacher.padding",
+        "teacher.precision",
     ]
     told = dict(zip(places, errors, strict=True))
     assert told["teacher.lerning_rate"] == "teacher.lerning_rate is not a known key; did you mean learning_rate?"

@@ -96,6 +96,19 @@ def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
     assert not (work / "eight-packed/model").exists()
 
 
+def test_a_training_in_bf16_is_scored_in_fp32(work: Path) -> None:
+    scores, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        out = work / precision
+        options = ("--precision", precision, "--eval-every", "8", "--out", str(out))
+        scores[precision] = results("distill", *TASK, *options)["score"]
+        assert recorded(out)["settings"]["student"]["precision"] == precision
+        assert results("evaluate", str(out), "--json")["score"] == scores[precision]
+        losses[precision] = (out / "history.csv").read_text(encoding="utf-8")
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=5)
+    assert losses["bf16"] != losses["fp32"]
+
+
 @pytest.mark.parametrize("text", ["x", "", "1,", "1;2", "-", "1.0", "ALL"])
 def test_hidden_layers_are_numbers_with_commas(work: Path, text: str) -> None:
     done = kdqat("distill", *TASK, "--hidden-layers", text, code=2)

@@ -29,6 +29,7 @@ TEACHER: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
     "gradient_clip": 1.0,
+    "precision": "fp32",
     "eval_every": None,
 }
 CLEAN = {
@@ -60,6 +61,7 @@ PAPER_STUDENT = {
     "optimizer": "bert-adam",
     "weight_decay": 0.01,
     "gradient_clip": 1.0,
+    "precision": "fp32",
 }
 
 

@@ -12,6 +12,7 @@ from kdqat_cli.config import (
     LossName,
     MixName,
     Params,
+    PrecisionName,
     Quantization,
     Training,
     WeightsName,
@@ -51,6 +52,7 @@ LearningRateOption = Annotated[
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_help(Training, "batch_size"))]
 MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
 EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
+PrecisionOption = Annotated[PrecisionName | None, typer.Option("--precision", help=field_help(Training, "precision"))]
 LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
 MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
 TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
@@ -102,6 +104,7 @@ def training_options(
     batch_size: int | None,
     max_length: int | None,
     eval_every: int | None,
+    precision: PrecisionName | None,
 ) -> dict[str, Any]:
     """The options of a training as changes to its section."""
     return {
@@ -111,6 +114,7 @@ def training_options(
         "batch_size": batch_size,
         "max_length": max_length,
         "eval_every": eval_every,
+        "precision": precision,
     }
 
 

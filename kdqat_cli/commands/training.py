@@ -25,6 +25,7 @@ from kdqat_cli.commands.options import (
     MaxStepsOption,
     MixOption,
     OutOption,
+    PrecisionOption,
     QuietOption,
     RecipeOption,
     SeedOption,
@@ -77,6 +78,7 @@ def finetune_teacher(
     batch_size: BatchSizeOption = None,
     max_length: MaxLengthOption = None,
     eval_every: EvalEveryOption = None,
+    precision: PrecisionOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -84,7 +86,7 @@ def finetune_teacher(
     """Fine-tune an encoder into the FP32 teacher of a task."""
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
-    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
     settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
     share_out(settings.teacher, processes)
     output = start(json, quiet)
@@ -143,6 +145,7 @@ def distill(
     batch_size: BatchSizeOption = None,
     max_length: MaxLengthOption = None,
     eval_every: EvalEveryOption = None,
+    precision: PrecisionOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -150,7 +153,7 @@ def distill(
     """Train a quantised student to follow its teacher."""
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
-    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every)
+    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
     distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
     distillation |= {"hidden_layers": layers_option(hidden_layers)}
     quantization = {"weights": weights, "activations": activations}

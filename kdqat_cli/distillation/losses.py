@@ -36,6 +36,11 @@ def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.cross_entropy(student, teacher.softmax(-1))
 
 
+def wide(values: Tensor) -> Tensor:
+    """Half precision as FP32: what is squared, exponentiated or added up; wider values as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def hidden_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
     """Σ over layers of the mean squared error of (B, L, D) at real tokens; also Eq. 7 on attention outputs."""
     tokens = torch.ones_like(mask) if count_padding else mask
@@ -265,9 +270,10 @@ class RunningLoss:
         waiting: Layers = getattr(self._teacher, capture)
         layers = self._layers[capture]
         layer = layers - len(waiting)
-        teacher = waiting.pop(0)
-        for name, (weight, function) in self._loss.of_layer(capture, layer, layers).items():
-            self._values[name, layer] = weight * function([student], [teacher], self._mask)
+        student, teacher = wide(student), wide(waiting.pop(0))
+        with torch.autocast(student.device.type, enabled=False):  # this runs within the student's forward
+            for name, (weight, function) in self._loss.of_layer(capture, layer, layers).items():
+                self._values[name, layer] = weight * function([student], [teacher], self._mask)
 
     def terms(self, student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
         """The finished terms by name."""
@@ -275,7 +281,7 @@ class RunningLoss:
             name: torch.stack([value for (term, _), value in self._values.items() if term == name]).sum()
             for name in self._loss.weights
         }
-        return {"logits": logits_loss(student_logits, teacher_logits)} | sums
+        return {"logits": logits_loss(wide(student_logits), wide(teacher_logits))} | sums
 
     def by_layer(self) -> dict[str, Tensor]:
         """What the layer-wise terms consist of, in the order of the forward pass; layers are counted from 0."""

@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
 from kdqat_cli import group
+from kdqat_cli.config import PrecisionName
 from kdqat_cli.distillation.batches import STAND_IN, SharedBatches
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.divergence import diverged, explain, weight_at_fault
-from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences, wide
 from kdqat_cli.errors import GateError
 
 
@@ -32,6 +33,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         batches: SharedBatches | None = None,
         teacher: PreTrainedModel | None = None,
         loss: DistillationLoss | None = None,
+        precision: PrecisionName = "fp32",
         **kwargs: Any,
     ) -> None:
         """Adds to Trainer.
@@ -42,6 +44,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
             batches: the rows of each step; needed to train.
             teacher: runs kdqat's attention function; None: train on the labels.
             loss: what the student learns from the teacher.
+            precision: of the models' matrix products; bf16 takes them in bfloat16, but for those of integers.
             **kwargs: Trainer's.
         """
         super().__init__(*args, **kwargs)
@@ -50,6 +53,8 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self.loss = loss
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
         self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
+        # Not Trainer's own bf16: that would stay with the model, and evaluate it in another precision than it is saved.
+        self._half = precision == "bf16"
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._steps = 0
         self._called = "model" if teacher is None else "student"
@@ -83,19 +88,24 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         labels = inputs["labels"]
         inputs = {name: values for name, values in inputs.items() if name not in ("labels", STAND_IN)}
         if self.teacher is None or self.loss is None:
-            outputs = model(**inputs)
+            with self._products():
+                outputs = model(**inputs)
             terms = {"labels": gold_loss(outputs.logits, labels)}
             return terms, terms, outputs
-        with torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
+        with self._products(), torch.no_grad(), capture(self.teacher, self.loss.captures) as teacher:
             teacher_logits = self.teacher(**inputs).logits
         running = RunningLoss(self.loss, teacher, inputs["attention_mask"])
-        with capture(self.accelerator.unwrap_model(model), self.loss.captures, running.compare):
+        student = self.accelerator.unwrap_model(model)
+        with self._products(), capture(student, self.loss.captures, running.compare):
             outputs = model(**inputs)
         terms = running.terms(outputs.logits, teacher_logits)
         if self.loss.settings.labels:
             terms["labels"] = self.loss.settings.labels * gold_loss(outputs.logits, labels)
         whole = {name: value for name, value in terms.items() if name not in TERMS}
         return terms, running.by_layer() | whole, outputs
+
+    def _products(self) -> torch.autocast:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._half)
 
     def _of_all(self, terms: dict[str, Tensor], inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Weighs a process's means such that the mean over processes, which the gradients get, is that of all rows."""
@@ -154,6 +164,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
 
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy with the labels (B,); one column of logits: squared error."""
+    logits = wide(logits)
     if logits.size(-1) == 1:
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
     return F.cross_entropy(logits, labels)

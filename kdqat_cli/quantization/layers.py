@@ -66,7 +66,8 @@ class QuantizedLinear(_QuantizedWeight):
             signs, alpha = self._ternary_codes()
             return integer_linear(inputs, quantizer.codes(inputs), self.weight, signs, alpha, weights.clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
-        return F.linear(quantized, self._quantized(self.weight), self.bias)
+        # In the inputs' type under autocast, too: scales and codes of bfloat16 would be others than an evaluation's.
+        return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
     @torch.no_grad()
     def _ternary_codes(self) -> tuple[Tensor, Tensor]:

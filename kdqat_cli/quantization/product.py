@@ -1,6 +1,7 @@
 """x̂·ŷ of two quantised activations, keeping for the gradient their 8-bit codes instead of their values.
 
-The gradient is the straight-through one: products with x̂ and ŷ, zero where a value reached its clamp.
+The gradient is the straight-through one: products with x̂ and ŷ, zero where a value reached its clamp. Under torch's
+autocast the products of both passes are taken in its type; what goes in and comes out keeps its own.
 """
 
 from typing import Any
@@ -27,6 +28,12 @@ def quantized_product(left: Tensor, right: Tensor, quantizer: ActivationQuantize
     return out
 
 
+def product_type(values: Tensor) -> torch.dtype:
+    """What matrix products of such values are taken in: autocast's type where it is on, else their own."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, quantizer: ActivationQuantizer, transposed: bool) -> Tensor:
@@ -38,17 +45,20 @@ class _Product(torch.autograd.Function):
                 kept += [codes.values, codes.scale, codes.inside]
             sides.append(value)
         ctx.save_for_backward(*kept)
-        return torch.matmul(sides[0], sides[1].mT if transposed else sides[1])
+        ctx.kind = product_type(left)
+        left, right = (side.to(ctx.kind) for side in sides)
+        return torch.matmul(left, right.mT if transposed else right).to(sides[0].dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (grad,) = grad_outputs
+        kind = grad_outputs[0].dtype
+        grad = grad_outputs[0].to(ctx.kind)
         codes, scale, inside, other_codes, other_scale, other_inside = ctx.saved_tensors
-        right = other_codes.to(grad.dtype).mul_(other_scale)
-        to_left = torch.matmul(grad, right if ctx.transposed else right.mT)
+        right = other_codes.to(ctx.kind).mul_(other_scale)
+        to_left = torch.matmul(grad, right if ctx.transposed else right.mT).to(kind)
         del right
-        left = codes.to(grad.dtype).mul_(scale)
-        to_right = torch.matmul(grad.mT, left) if ctx.transposed else torch.matmul(left.mT, grad)
+        left = codes.to(ctx.kind).mul_(scale)
+        to_right = (torch.matmul(grad.mT, left) if ctx.transposed else torch.matmul(left.mT, grad)).to(kind)
         if inside is not None:
             to_left = masked(to_left, inside)
         if other_inside is not None:

@@ -151,6 +151,7 @@ def train(
         batches=batches,
         teacher=teacher,
         loss=loss,
+        precision=settings.precision,
     )
     trainer.remove_callback(PrinterCallback)
     keep_freed_memory()

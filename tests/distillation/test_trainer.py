@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
+from kdqat_cli.config import PrecisionName
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.trainer import EncoderTrainer, gold_loss
@@ -20,11 +21,14 @@ QUANTIZATION = quantization()
 LABELS = torch.tensor([0, 1, 2, 2, 1])
 
 
-def trainer(folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, name: str) -> EncoderTrainer:
+def trainer(
+    folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, name: str, precision: PrecisionName = "fp32"
+) -> EncoderTrainer:
     return EncoderTrainer(
         model=student,
         args=TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True),
         score=lambda model: {"score": 0.0},
+        precision=precision,
         teacher=teacher,
         loss=DistillationLoss(distillation(name)),
     )
@@ -110,3 +114,46 @@ def test_labels_have_the_weight_that_the_settings_give_them(
     assert isinstance(value, Tensor)
     assert isinstance(plain, Tensor)
     assert (value - plain).item() == pytest.approx(0.25 * gold.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
+    model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], name: str, tmp_path: Path
+) -> None:
+    quantize_model(model, QUANTIZATION)
+    model.eval()  # no dropout, which would differ more
+    kinds: set[torch.dtype] = set()
+    teacher.bert.encoder.layer[0].attention.self.query.register_forward_hook(
+        lambda _module, _inputs, output: kinds.add(output.dtype)
+    )
+    values = {}
+    precisions: tuple[PrecisionName, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        kinds.clear()
+        distiller = trainer(tmp_path, model, teacher, name, precision)
+        terms, _, _ = distiller._terms(model, {**batch, "labels": LABELS})
+        assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        assert all(term.dtype == torch.float32 for term in terms.values())
+        values[precision] = torch.stack([term.detach() for term in terms.values()])
+    assert not torch.equal(values["bf16"], values["fp32"])
+    torch.testing.assert_close(values["bf16"], values["fp32"], rtol=0.02, atol=0.01)
+
+
+def test_whatever_the_precision_evaluation_is_in_fp32(
+    model: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    seen: list[Tensor] = []
+
+    def score(evaluated: PreTrainedModel) -> dict[str, float]:
+        with torch.no_grad():
+            seen.append(evaluated.eval()(**batch).logits)
+        return {"score": 0.0}
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    half = EncoderTrainer(model=model, args=arguments, score=score, precision="bf16")
+    loss = half.compute_loss(model, {**batch, "labels": LABELS})
+    assert isinstance(loss, Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    half.evaluate()
+    with torch.no_grad():
+        assert torch.equal(seen[0], model(**batch).logits)

@@ -71,3 +71,24 @@ def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
     changed = quantizer.codes(values)
     assert torch.equal(changed.values, -again.values)
     torch.testing.assert_close(changed.scale, 2 * again.scale)
+
+
+def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> None:
+    if not multiplies_integers(torch.zeros(1)):
+        pytest.skip("this processor multiplies no integers")
+    torch.manual_seed(0)
+    layer = QuantizedLinear(nn.Linear(64, 48), WEIGHTS, ActivationQuantizer(8, None), frozen=False)
+    inputs, upstream = torch.randn(9, 64), torch.randn(9, 48)
+    exact = gradients(layer, inputs, upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients(layer, inputs, upstream)
+    assert torch.equal(half[0], exact[0])
+    for name, here, there in zip(("input", "weight"), half[1:3], exact[1:3], strict=True):
+        assert 1e-4 < ((here - there).norm() / there.norm()).item() < 2**-7, name
+
+
+def test_every_quantised_layer_gives_the_next_one_fp32() -> None:
+    """Of bfloat16 the next layer would round other codes than it rounds in an evaluation."""
+    layer = QuantizedLinear(nn.Linear(8, 8), WeightQuantizer("int4", None), ActivationQuantizer(8, None), frozen=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 8)).dtype == torch.float32
