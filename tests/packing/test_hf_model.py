@@ -77,6 +77,12 @@ def test_one_line_loads_it_in_another_process(
     save_file(batch, tmp_path / "inputs")
     programs = {
         "kdqat first": LOAD.format(first="import kdqat_cli", then=""),
+        "a model's own class between": LOAD.format(
+            first="import kdqat_cli\nfrom transformers import BertForSequenceClassification", then=""
+        ),
+        "T5, of which kdqat has a class": LOAD.format(
+            first="import kdqat_cli\nfrom transformers import T5EncoderModel", then=""
+        ),
         "kdqat last": LOAD.format(first="", then=STOCK_REFUSES),
     }
     running = {
