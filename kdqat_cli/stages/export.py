@@ -113,7 +113,7 @@ def _export_foreign(
         parity = compare(expected, found)
         require(parity, f"The {format_name} export of {student}")
         # The student's record, but for `quantization`: kdqat would quantise the folder by it.
-        about = {key: source.about.get(key) for key in ("task", "labels", "max_length")}
+        about = {key: source.about.get(key) for key in ("task", "labels", "pairs", "max_length")}
         about |= {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
         write_json(folder / ABOUT, about)
         figures = {

@@ -47,6 +47,7 @@ def finetune_teacher(
             "kind": "teacher",
             "task": task.name,
             "labels": task.labels,
+            "pairs": task.pairs,
             "encoder": encoder,
             "seed": seed,
             "max_length": max_length,

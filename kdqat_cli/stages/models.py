@@ -198,6 +198,7 @@ def student_record(kind: str, task: Task, teacher: Classifier, settings: Setting
         "kind": kind,
         "task": task.name,
         "labels": task.labels,
+        "pairs": task.pairs,
         "max_length": max_length,
         "batches": asdict(batches),
         "quantization": settings.quantization.model_dump(),

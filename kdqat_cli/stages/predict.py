@@ -37,6 +37,10 @@ class Runner(Protocol):
         """Names of the classes; None: regression."""
 
     @property
+    def pairs(self) -> bool | None:
+        """Whether it was trained on pairs of texts; None: it does not say."""
+
+    @property
     def remark(self) -> str | None:
         """A sentence for the user, or None."""
 
@@ -73,12 +77,26 @@ def predict(runner: Runner, texts: Iterable[Text], batch_size: int) -> Iterator[
         runner: see `open_model`.
         texts: read as the records are taken, so that a pipe streams.
         batch_size: texts that are computed together.
+
+    Raises:
+        ConfigError: a pair for a model of single texts, or the other way round.
     """
-    source = iter(texts)
+    source = _fitting(texts, runner.pairs)
     while batch := list(islice(source, batch_size)):
         for row, logits in zip(batch, runner.logits(batch), strict=True):
             given = {name: value for name, value in row._asdict().items() if value is not None}
             yield given | _answer(runner.labels, logits.astype(np.float64))
+
+
+def _fitting(texts: Iterable[Text], pairs: bool | None) -> Iterator[Text]:
+    for number, text in enumerate(texts, start=1):
+        if pairs is not None and pairs != (text.pair is not None):
+            given, wanted = ("a pair", "single texts") if pairs is False else ("a single text", "pairs of texts")
+            raise ConfigError(
+                f"Text {number} is {given}, but the model was trained on {wanted}.",
+                'kdqat predict MODEL "A text." "Its second text."' if pairs else 'kdqat predict MODEL "A text."',
+            )
+        yield text
 
 
 @contextmanager
@@ -136,6 +154,7 @@ class _EngineRunner:
 
         self.engine = Engine.load(path, threads, device)
         self.labels: list[str] | None = self.engine.about.get("labels")
+        self.pairs: bool | None = self.engine.about.get("pairs")
         self.remark = self.engine.remark
         self.tokenizer = Tokenizer.from_file(str(_own_tokenizer(path, self.engine.about)))
         self.tokenizer.no_padding()
@@ -159,6 +178,7 @@ class _TorchRunner:
             self.loaded.model.cpu()
         config = self.loaded.model.config
         self.labels: list[str] | None = None
+        self.pairs: bool | None = self.loaded.about.get("pairs")
         if config.problem_type != "regression":
             self.labels = [config.id2label[index] for index in range(config.num_labels)]
         self.remark = None

@@ -88,6 +88,11 @@ class Task(Section):
         return self.range is not None
 
     @property
+    def pairs(self) -> bool:
+        """Whether a row has two texts."""
+        return self.columns.pair is not None
+
+    @property
     def num_labels(self) -> int:
         """Outputs of the model: one a class, or 1 for regression."""
         return len(self.labels) if self.labels else 1

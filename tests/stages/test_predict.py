@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError
@@ -28,7 +29,17 @@ def task(tiny_task: Path) -> Task:
 @pytest.fixture(scope="module")
 def folder(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with student/ and packed/ of an untrained model."""
-    folder = tmp_path_factory.mktemp("predict")
+    return made(tmp_path_factory.mktemp("predict"), task, tiny_encoder)
+
+
+@pytest.fixture(scope="module")
+def paired(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a model for pairs of texts."""
+    columns = task.columns.model_copy(update={"pair": "other"})
+    return made(tmp_path_factory.mktemp("paired"), task.model_copy(update={"columns": columns}), tiny_encoder)
+
+
+def made(folder: Path, task: Task, tiny_encoder: Path) -> Path:
     model, tokenizer = load_encoder(str(tiny_encoder), task)
     save_classifier(model, tokenizer, folder / "teacher", {"kind": "teacher"})
     teacher = load_classifier(folder / "teacher")
@@ -58,12 +69,35 @@ def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, t
 
 
 @pytest.mark.parametrize("kind", ["packed", "student"])
-def test_a_pair_is_not_its_two_texts_in_one(kind: str, folder: Path) -> None:
-    runner = open_model(str(folder / kind))
-    pair, joined = predict(runner, [Text("good film", "dull plot"), Text("good film dull plot")], batch_size=2)
-    assert pair["pair"] == "dull plot"
-    assert "pair" not in joined
-    assert pair["probabilities"] != joined["probabilities"]
+def test_a_pair_is_not_its_two_texts_in_one(kind: str, paired: Path) -> None:
+    loaded = load_classifier(paired / "student")
+    texts = Text("good film", "dull plot"), Text("good", "film dull plot")
+    encoded = loaded.tokenizer(*map(list, zip(*texts, strict=True)), return_tensors="pt")
+    with torch.no_grad():
+        expected = loaded.model(**encoded).logits.softmax(-1).numpy()
+    records = list(predict(open_model(str(paired / kind)), texts, batch_size=2))
+    assert [(record["text"], record["pair"]) for record in records] == [tuple(text) for text in texts]
+    found = np.array([list(record["probabilities"].values()) for record in records])
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    assert records[0]["probabilities"] != records[1]["probabilities"]
+
+
+@pytest.mark.parametrize("kind", ["packed", "student"])
+def test_what_the_model_was_not_trained_on_is_refused(kind: str, folder: Path, paired: Path) -> None:
+    texts = Text("good film"), Text("good", "film")
+    answers = predict(open_model(str(folder / kind)), texts, batch_size=1)
+    assert next(answers)["text"] == "good film"
+    with pytest.raises(ConfigError, match="Text 2 is a pair, but the model was trained on single texts"):
+        next(answers)
+    with pytest.raises(ConfigError, match="Text 1 is a single text, but the model was trained on pairs of texts"):
+        next(predict(open_model(str(paired / kind)), texts, batch_size=1))
+    told = run(folder, "kdqat", "predict", kind, "good", "film", code=2).stderr
+    assert 'kdqat predict MODEL "A text."' in told
+
+
+def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
+    texts = Text("good film"), Text("good", "film")
+    assert len(list(predict(open_model(str(folder / "teacher")), texts, batch_size=1))) == 2
 
 
 def test_lines_are_texts_pairs_or_objects() -> None:
