@@ -1,5 +1,12 @@
-"""A GGUF classifier on llama.cpp, through the package llama-cpp-python."""
+"""A GGUF classifier on llama.cpp, through the package llama-cpp-python.
 
+An export runs it in a process of its own: where llama.cpp aborts, the command goes on to say so.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -19,7 +26,7 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
 
     Raises:
         ConfigError: rows with token types: pairs of sentences, for an encoder that tells them apart by type.
-        GateError: llama.cpp does not load or run the file.
+        GateError: llama.cpp does not load or run the file, or crashes.
     """
     for batch in batches:
         if batch.get("token_type_ids", np.zeros(1)).any():
@@ -28,8 +35,29 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
                 "encoders without token types (RoBERTa, XLM-R) can be exported for it.",
                 "--format onnx",
             )
+    found: list[Logits] = apart(_logits, folder / FILE, batches, torch.get_num_threads())
+    return found
+
+
+def apart(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
+    """What a function of a GGUF file returns, in a process of its own.
+
+    Raises:
+        GateError: the process died.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(function, path, *arguments).result()
+        except BrokenProcessPool as error:
+            raise GateError(
+                f"llama.cpp crashed on {path.name}; a build of it for another processor may run it.",
+                "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            ) from error
+
+
+def _logits(path: Path, batches: list[Batch], threads: int) -> list[Logits]:
     longest = max(batch["input_ids"].shape[1] for batch in batches)
-    with closing(LlamaClassifier(folder / FILE, longest, torch.get_num_threads())) as model:
+    with closing(LlamaClassifier(path, longest, threads)) as model:
         return [
             np.stack(
                 [

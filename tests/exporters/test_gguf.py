@@ -1,5 +1,7 @@
 """GGUF files: blocks by hand and by the gguf package here; on llama.cpp in the slow tests."""
 
+import os
+import signal
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaTokenizerFast
 
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import gguf_file, gguf_run
 from kdqat_cli.exporters.gguf_file import encode
 from kdqat_cli.exporters.weights import Ternary
@@ -149,6 +151,22 @@ def sizes(width: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def _killed(_path: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refusing(path: Path) -> None:
+    raise ConfigError(f"{path} is refused.", "another")
+
+
+def test_a_crash_of_llama_cpp_is_a_failed_gate_and_its_errors_come_through(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"llama.cpp crashed on model.gguf"):
+        gguf_run.apart(_killed, tmp_path / "model.gguf")
+    with pytest.raises(ConfigError, match=r"model.gguf is refused") as refused:
+        gguf_run.apart(_refusing, tmp_path / "model.gguf")
+    assert refused.value.fix == "another"
 
 
 @pytest.mark.slow
