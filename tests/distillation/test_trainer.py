@@ -142,6 +142,8 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
 def test_whatever_the_precision_evaluation_is_in_fp32(
     model: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
 ) -> None:
+    with torch.no_grad():  # before any trainer has had the model, and could have left it in another precision
+        expected = model.eval()(**batch).logits
     seen: list[Tensor] = []
 
     def score(evaluated: PreTrainedModel) -> dict[str, float]:
@@ -155,5 +157,4 @@ def test_whatever_the_precision_evaluation_is_in_fp32(
     assert isinstance(loss, Tensor)
     loss.backward()  # type: ignore[no-untyped-call]
     half.evaluate()
-    with torch.no_grad():
-        assert torch.equal(seen[0], model(**batch).logits)
+    assert torch.equal(seen[0], expected)
