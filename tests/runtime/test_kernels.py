@@ -16,10 +16,11 @@ from kdqat_cli.runtime.native import kernels
 pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
 
 KERNELS = kernels()
-# Around the sizes of a group (16), of what AVX2 sums before it widens (256), and of BERT's layers.
+# Around the sizes of a group (16), of what AVX2 sums before it widens (256), and of BERT's layers; rows also around
+# where AVX2 goes from tiles to tables.
 INPUTS = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 255, 256, 257, 272, 511, 768, 1025]
 OUTPUTS = [1, 2, 15, 16, 17, 31, 33, 47, 48, 49, 64, 100]
-ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 17, 33, 64, 65, 127, 130, 513]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 20, 21, 32, 33, 45, 53, 64, 65, 127, 130, 513]
 
 
 def random_codes(draw: np.random.Generator, outputs: int, inputs: int) -> NDArray[np.int8]:
@@ -67,6 +68,15 @@ def test_products_are_exact_for_any_number_of_rows(kernel: str, threads: int) ->
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_products_are_exact_for_many_outputs(kernel: str) -> None:
+    """More than the sums of which AVX2 holds for one pass over the inputs (96 panels of 16)."""
+    draw = np.random.default_rng(9)
+    for inputs, outputs, rows in ((90, 1537, 33), (300, 3072, 16), (600, 1603, 64)):
+        codes, values = random_codes(draw, outputs, inputs), whole_rows(draw, rows, inputs)
+        assert np.array_equal(product(codes, values, kernel, 2), exact(codes, values)), (inputs, outputs, rows)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_sums_do_not_overflow(kernel: str) -> None:
     """Codes of one sign times ±127 are the largest sums that there are."""
     for inputs in (256, 512, 3072, 4100):
@@ -74,8 +84,9 @@ def test_sums_do_not_overflow(kernel: str) -> None:
         values = np.stack([np.full(inputs, sign * 127.0, dtype=np.float32) for sign in (1, -1)])
         alternating = np.where(np.arange(inputs) % 2, 127, -127).astype(np.float32)
         values = np.vstack([values, alternating, np.roll(alternating, 1)])
-        for rows in (values, np.tile(values, (3, 1))):
-            assert np.array_equal(product(codes, rows, kernel, 1), exact(codes, rows))
+        for codes_of in (codes, np.repeat(codes, 25, axis=0)):
+            for rows in (values, np.tile(values, (3, 1)), np.tile(values, (9, 1))):
+                assert np.array_equal(product(codes_of, rows, kernel, 1), exact(codes_of, rows))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -162,7 +162,7 @@ int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, fl
         std::vector<float> values(count * static_cast<size_t>(floats)), scales(count);
         std::vector<int8_t> bytes(count * stride);
         std::vector<int32_t> sums(count);
-        const size_t scratch_bytes = kernels.scratch_bytes(floats / kGroup);
+        const size_t scratch_bytes = kernels.scratch_bytes(width);
         std::vector<Bytes> scratch;
         for (int i = 0; i < team.members(); ++i) scratch.push_back(aligned_bytes(scratch_bytes));
         const int blocks = row_blocks(rows, team.members());

@@ -1,5 +1,5 @@
-// AVX2: products with {0, 1, 2} are summed in 16 bits, which takes two instructions for 32 products; general int8
-// takes three.
+// AVX2. Many rows are multiplied by tables (tables.h), few of them in tiles: products with {0, 1, 2} are summed in 16
+// bits, which takes two instructions for 32 products; general int8 takes three.
 //
 // vpmaddubsw multiplies 32 unsigned codes with 32 signed activations and adds neighbours: 16 sums of two, each at most
 // 2·2·127 = 508 in magnitude. 64 of those still fit: 64·508 = 32,512 < 32,768. So after 64 steps of four inputs (16
@@ -9,8 +9,8 @@
 //
 // Q·K has no such bound: |q|·k with k given q's sign keeps vpmaddubsw below 2·127·127 = 32,258, widened at once.
 //
-// Measured on an AMD EPYC (Zen 4) that other work kept busy: processor time, best of many runs, one thread, a 768-wide
-// chain with its quantisation. 84 G products a second at 1 row, 142 at 4, about 145 at 128; a loop of the two
+// Tiles, measured on an AMD EPYC (Zen 4) that other work kept busy: processor time, best of many runs, one thread, a
+// 768-wide chain with its quantisation. 84 G products a second at 1 row, 142 at 4, about 145 at 128; a loop of the two
 // instructions alone reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in
 // elapsed time, which comes near these figures on an idle machine only.
 
@@ -19,7 +19,7 @@
 #include <immintrin.h>
 
 #include "attention.h"
-#include "linear.h"
+#include "tables.h"
 #include "training.h"
 
 namespace kdqat {
@@ -171,8 +171,8 @@ bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 }  // namespace
 
 const Kernels avx2_kernels = {
-    "avx2",           available,      quantize<Simd>,       linear<Simd, Tiles>,  scratch_bytes<Tiles>,
-    normalize<Simd>,  multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>, dense<Simd>,
+    "avx2",           available,      quantize<Simd>,       linear_by_rows<Simd, Tiles>, table_bytes<Tiles>,
+    normalize<Simd>,  multiply<Simd>, attend<Simd, Scores>, attend_bytes<Scores>,        dense<Simd>,
     steps_of<Simd>(),
 };
 

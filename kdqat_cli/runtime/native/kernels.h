@@ -84,11 +84,11 @@ struct Kernels {
     void (*quantize)(const float* rows, size_t stride, int count, int width, int padded, float clip, Quantized out);
 
     // out[row][o] = act((Σ code·q)·s·scale + bias[o]) for the outputs of panels `first` to `last` (exclusive), the sum
-    // exact. `scratch` holds at least scratch_bytes(groups).
+    // exact. `scratch` holds at least scratch_bytes(the larger of the matrix's inputs and outputs).
     void (*linear)(
         const Quantized& rows, int count, const Matrix& matrix, int first, int last, Activation act, float* out,
         size_t out_stride, uint8_t* scratch);
-    size_t (*scratch_bytes)(int groups);
+    size_t (*scratch_bytes)(int width);
 
     // sum = a + b, out = norm(sum), row by row; `b` may be null (nothing is added) and `sum` too (not kept).
     void (*normalize)(

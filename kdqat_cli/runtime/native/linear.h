@@ -43,7 +43,7 @@ inline void finish_rows(
         for (int r = first; r < last; ++r, acc += P * kPanel) {
             float* to = out + static_cast<size_t>(r) * out_stride;
             const Floats<S> scale = S::broadcast(rows.scales[r] * matrix.scale);
-            const int32_t sum = rows.sums[r];
+            const int32_t sum = rows.sums ? rows.sums[r] : 0;
             for (int i = 0; i < P * kPanel; i += S::W) {
                 const Floats<S> x = S::fma(S::from_ints(acc + i, sum), scale, S::load(bias + i));
                 S::store(to + i, activate<S, decltype(kind)::value>(x));
@@ -100,8 +100,9 @@ void linear(
 }
 
 template <class Tiles>
-size_t scratch_bytes(int groups) {
-    return Tiles::kDirect == kAlways ? 0 : static_cast<size_t>(groups) * 4 * kLine * Tiles::kPanels;
+size_t scratch_bytes(int width) {
+    const size_t groups = static_cast<size_t>(up_to(width, kGroup) / kGroup);
+    return Tiles::kDirect == kAlways ? 0 : groups * 4 * kLine * Tiles::kPanels;
 }
 
 }  // namespace
