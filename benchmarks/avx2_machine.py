@@ -55,6 +55,12 @@ def environment(folder: Path) -> dict[str, str]:
     return dict(os.environ, GLIBC_TUNABLES=_TUNABLES, **{_PRELOAD: preload})
 
 
+def undisguised() -> dict[str, str]:
+    """The environment of a process that sees the whole processor, as a compiler must: it handles SIGSEGV itself."""
+    libraries = [name for name in os.environ.get(_PRELOAD, "").split() if _LIBRARY not in name]
+    return dict(os.environ, **{_PRELOAD: " ".join(libraries)})
+
+
 def _again() -> int:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *sys.argv]

@@ -18,6 +18,7 @@ from typing import Any
 
 import ggml
 import numpy as np
+from avx2_machine import undisguised
 
 from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters.packages import require_packages
@@ -194,7 +195,8 @@ def _shim(scratch: Path, build: Path | None) -> ctypes.CDLL:
         command = ["cc", "-O2", "-shared", "-fPIC", f"-I{home}/include", f"-I{home}/ggml/include", str(source)]
         command += [f"-L{folder}" for folder in folders] + [f"-Wl,-rpath,{folder}" for folder in folders]
         try:
-            subprocess.run([*command, "-lllama", "-lggml", "-o", str(library)], check=True)  # noqa: S603
+            command += ["-lllama", "-lggml", "-o", str(library)]
+            subprocess.run(command, env=undisguised(), check=True)  # noqa: S603
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigError(f"`cc` does not compile {source} against {home}: {error}") from error
     loaded = ctypes.CDLL(str(library))
