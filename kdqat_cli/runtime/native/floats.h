@@ -23,6 +23,16 @@ namespace {
 template <class S>
 using Floats = typename S::Floats;
 
+// As std::min and std::max, whose code a linker may give to other files: this one's instructions must not leave it.
+template <class T>
+constexpr T smaller(T a, T b) {
+    return b < a ? b : a;
+}
+template <class T>
+constexpr T larger(T a, T b) {
+    return a < b ? b : a;
+}
+
 // The first `count` of W floats, the rest 0.
 template <class S>
 inline Floats<S> load_some(const float* from, int count) {

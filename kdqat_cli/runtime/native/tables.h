@@ -228,8 +228,6 @@ void linear_tables(
     }
 }
 
-inline int least(int a, int b) { return a < b ? a : b; }  // std::min would leave this file (CONTRIBUTING.md)
-
 // Many rows by tables, the rest in tiles.
 template <class S, class Tiles>
 void linear_by_rows(
@@ -238,10 +236,10 @@ void linear_by_rows(
     int done = 0;
     while (last - first >= kLeastPanels && count - done >= kOneFrom) {
         const bool two = count - done >= kTwoFrom;
-        const int here = least(count - done, two ? kMostRows : kLanes);
+        const int here = smaller(count - done, two ? kMostRows : kLanes);
         const auto by_tables = two ? linear_tables<S, 2> : linear_tables<S, 1>;
         for (int panel = first; panel < last; panel += kMostPanels) {
-            const int end = least(panel + kMostPanels, last);
+            const int end = smaller(panel + kMostPanels, last);
             by_tables(rows, done, here, matrix, panel, end, act, out, out_stride, scratch);
         }
         done += here;
@@ -254,8 +252,7 @@ void linear_by_rows(
 
 template <class Tiles>
 size_t table_bytes(int width) {
-    const size_t tiles = scratch_bytes<Tiles>(width);
-    return tiles > sizeof(TableMemory) ? tiles : sizeof(TableMemory);
+    return larger(scratch_bytes<Tiles>(width), sizeof(TableMemory));
 }
 
 }  // namespace

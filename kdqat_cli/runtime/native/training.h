@@ -6,8 +6,6 @@
 
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "floats.h"
@@ -45,7 +43,7 @@ void round_row(const float* row, int width, float clip, float scale, int8_t* cod
         if (values) store_some<S>(values + i, rounded * divisor, left);
     }
     if (inside) {
-        for (int i = 0; i < width; ++i) inside[i] = std::fabs(row[i]) < clip;
+        for (int i = 0; i < width; ++i) inside[i] = fabsf(row[i]) < clip;
     }
 }
 
@@ -65,8 +63,8 @@ float divergence(
         if (i + S::W > length) {  // the rest of the vector is no key
             float rest[2] = {kLowest, kLowest};
             for (int j = i; j < length; ++j) {
-                rest[0] = std::max(rest[0], std::min(student[j] * sharpness, top[j]));
-                rest[1] = std::max(rest[1], std::min(teacher[j] * sharpness, top[j]));
+                rest[0] = larger(rest[0], smaller(student[j] * sharpness, top[j]));
+                rest[1] = larger(rest[1], smaller(teacher[j] * sharpness, top[j]));
             }
             most_s = S::max(most_s, S::broadcast(rest[0]));
             most_t = S::max(most_t, S::broadcast(rest[1]));
@@ -99,7 +97,7 @@ float divergence(
         const Floats<S> own = load_some<S>(spare + length + i, left) * inverse_s;
         store_some<S>(slope + i, (own - taught) * S::broadcast(factor), left);
     }
-    const float shift = largest_s - largest_t + std::log(sum_s) - std::log(sum_t);
+    const float shift = largest_s - largest_t + logf(sum_s) - logf(sum_t);
     return S::total(total) + shift;
 }
 
