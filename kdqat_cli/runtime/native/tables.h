@@ -70,8 +70,8 @@ inline void make_tables(const int8_t* x, size_t stride, int count, int16_t* tabl
             __m256i a[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) a[j] = _mm256_cvtepi8_epi16(columns[4 * j + i]);
-            const __m256i both = _mm256_add_epi16(_mm256_add_epi16(a[0], a[1]), _mm256_add_epi16(a[2], a[3]));
-            __m256i sum = _mm256_sub_epi16(_mm256_setzero_si256(), both);
+            const __m256i total = _mm256_add_epi16(_mm256_add_epi16(a[0], a[1]), _mm256_add_epi16(a[2], a[3]));
+            __m256i sum = _mm256_sub_epi16(_mm256_setzero_si256(), total);
             int16_t* to = tables + (i * kSums * H + h) * kLanes;
             auto next = [&](__m256i value) {
                 _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value);
