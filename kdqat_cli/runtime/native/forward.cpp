@@ -125,8 +125,7 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     // Not a multiple of a page: rows that far apart would fall into the same few places of the cache.
     const size_t byte_stride = static_cast<size_t>(up_to(std::max(wide, width_), 64)) + 64;
     const int widest = std::max({c.inner, c.hidden, attention_, c.embedding});
-    const size_t scratch =
-        std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(widest));
+    const size_t scratch = std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(widest));
 
     std::vector<Block> parts(static_cast<size_t>(blocks ? members : 1));
     // Twice: first to count, then to hand out.

@@ -12,7 +12,7 @@
 // better off with tiles.
 //
 // Measured on a Xeon (Sapphire Rapids) with its AVX-512 hidden: `python benchmarks/linears.py --as-avx2 --threads 1`, a
-// 768-wide chain with its quantisation, 189 G products a second at 32 and at 128 rows; in tiles 137 and 142.
+// 768-wide chain with its quantisation, 186 G products a second at 32 rows and 185 at 128; in tiles 137 and 142.
 
 #pragma once
 
@@ -30,7 +30,7 @@ constexpr int kTableGroups = 16;  // until sums must be widened
 constexpr int kMostRows = 2 * kLanes;
 constexpr int kMostPanels = 96;              // 300 KB of sums: they stay in the second-level cache
 constexpr int kOneFrom = 13, kTwoFrom = 21;  // rows for which one register, or two, are faster than tiles
-constexpr int kLeastPanels = 4;              // and panels
+constexpr int kLeastPanels = 4;              // and panels, likewise
 
 // What a member needs for one set of rows: tables, then for each output the sums of some groups, then of all.
 struct TableMemory {
