@@ -181,7 +181,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            _Logits(model, names),
+            _Logits(model, names).eval(),
             tuple(rows[name] for name in names),
             dynamo=True,
             dynamic_shapes=((axes,) * len(names),),

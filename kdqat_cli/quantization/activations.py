@@ -11,7 +11,6 @@ What shares a scale
 Zeros stay zero. |x̂ - x| ≤ s / 2 within the clamp.
 """
 
-import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.quantization import fused
+from kdqat_cli.quantization.remembered import Remembered
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ActivationQuantizer:
     bits: int
     clip: float | None
     scale: Literal["token", "batch"] = "token"
-    _last: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    _last: Remembered[Codes] = field(default_factory=Remembered, compare=False, repr=False)
 
     def __call__(self, values: Tensor) -> Tensor:
         """The quantised values, (..., D) → (..., D); gradient straight-through."""
@@ -59,12 +59,7 @@ class ActivationQuantizer:
     @torch.no_grad()
     def codes(self, values: Tensor) -> Codes:
         """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
-        last = self._last.get("of", lambda: None)()
-        if last is not values or self._last["version"] != values._version:
-            self._last["of"], self._last["version"] = weakref.ref(values), values._version
-            self._last["codes"] = self._codes(values)
-        codes: Codes = self._last["codes"]
-        return codes
+        return self._last(self._codes, values)
 
     def _codes(self, values: Tensor) -> Codes:
         if self._fuses(values):

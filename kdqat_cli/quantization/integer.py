@@ -1,4 +1,4 @@
-"""y = x̂·Ŵᵀ + b of a student in training, multiplied as integers.
+"""y = x̂·Ŵᵀ + b of a student, multiplied as integers.
 
     x̂ = s·c, c of 8 bits;  Ŵ = α·q, q in {-1, 0, 1};  y = (s·α)·(c·qᵀ) + b
 

@@ -4,7 +4,7 @@ Each holds its latent weight under the plain layer's name, so a state dictionary
 `freeze` puts the quantised weight in the latent one's place, for good: what was evaluated is then what is saved.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.integer import integer_linear, multiplies_integers
+from kdqat_cli.quantization.remembered import Remembered
 from kdqat_cli.quantization.ternary import Granularity, split
 from kdqat_cli.quantization.weights import WeightQuantizer
 
@@ -53,6 +54,7 @@ class QuantizedLinear(_QuantizedWeight):
     ) -> None:
         """Takes over the parameters of `linear`; `quantizer` None leaves the input in full precision."""
         super().__init__()
+        self._last: Remembered[tuple[Tensor, Tensor]] = Remembered()
         self.train(linear.training)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.quantizer = quantizer
@@ -62,18 +64,26 @@ class QuantizedLinear(_QuantizedWeight):
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) → (..., O)."""
         quantizer, weights = self.quantizer, self.weight_quantizer
-        if self.training and quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
+        if quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
             signs, alpha = self._ternary_codes()
             return integer_linear(inputs, quantizer.codes(inputs), self.weight, signs, alpha, weights.clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
         # In the inputs' type under autocast, too: scales and codes of bfloat16 would be others than an evaluation's.
         return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
+    def train(self, mode: bool = True) -> Self:
+        """torch's; an evaluation takes the weight's codes once, a training, which changes it, at each step."""
+        self._last.forget()
+        return super().train(mode)
+
     @torch.no_grad()
     def _ternary_codes(self) -> tuple[Tensor, Tensor]:
+        return self._codes_of(self.weight) if self.training else self._last(self._codes_of, self.weight)
+
+    def _codes_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         if self.frozen:
-            return split(self.weight, self.granularity)
-        return self.weight_quantizer.ternary_codes(self.weight, self.granularity)
+            return split(weight, self.granularity)
+        return self.weight_quantizer.ternary_codes(weight, self.granularity)
 
 
 class QuantizedEmbedding(_QuantizedWeight):

@@ -1,5 +1,7 @@
-"""The integer product of a student in training against the same layer in float64, and what it remembers."""
+"""The integer product of a student against the same layer in float64, and what it remembers."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -39,9 +41,11 @@ def test_equals_the_same_layer_in_float64(scale: str, clip: float | None, bias: 
         torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_serves_only_a_student_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not multiplies_integers(torch.zeros(1)):
-        pytest.skip("this processor multiplies no integers")
+needs_integers = pytest.mark.skipif(not multiplies_integers(torch.zeros(1)), reason="no integer products here")
+
+
+@needs_integers
+def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def counted(*args: Any) -> Tensor:
@@ -52,12 +56,91 @@ def test_serves_only_a_student_in_training(monkeypatch: pytest.MonkeyPatch) -> N
     layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False)
     trained = layer(torch.ones(1, 8))
     assert calls == [1]
-    torch.testing.assert_close(layer.eval()(torch.ones(1, 8)), trained)
+    assert torch.equal(layer.eval()(torch.ones(1, 8)), trained)
+    assert calls == [1, 1]
     full = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, None, frozen=False)
     eight_bit = QuantizedLinear(nn.Linear(8, 8), WeightQuantizer("int8", None), ActivationQuantizer(8, None), False)
     for other in (full, eight_bit):
         other(torch.ones(1, 8))
-    assert calls == [1]
+    assert calls == [1, 1]
+
+
+@needs_integers
+def test_an_evaluation_takes_a_weight_s_codes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bool] = []
+    plain = QuantizedLinear._codes_of
+
+    def counted(layer: QuantizedLinear, weight: Tensor) -> tuple[Tensor, Tensor]:
+        taken.append(layer.training)
+        return plain(layer, weight)
+
+    monkeypatch.setattr(QuantizedLinear, "_codes_of", counted)
+    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    for _ in range(3):
+        layer(torch.ones(1, 8))
+    assert taken == [False]
+    layer.train()
+    for _ in range(3):
+        layer(torch.ones(1, 8))
+    assert taken == [False, True, True, True]
+
+
+def changed_by_a_step(layer: QuantizedLinear) -> None:
+    layer.train()
+    layer(torch.ones(1, 8)).sum().backward()
+    torch.optim.AdamW(layer.parameters(), lr=0.5, fused=True).step()
+    layer.eval()
+
+
+def changed_in_place(layer: QuantizedLinear) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(-1)
+
+
+def loaded(layer: QuantizedLinear) -> None:
+    layer.load_state_dict(nn.Linear(8, 8).state_dict())
+
+
+def assigned(layer: QuantizedLinear) -> None:
+    layer.load_state_dict(nn.Linear(8, 8).state_dict(), assign=True)
+
+
+@pytest.mark.parametrize("change", [changed_by_a_step, changed_in_place, loaded, assigned])
+def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
+    """An optimiser's fused step does not tell a tensor's version."""
+    torch.manual_seed(0)
+    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    inputs = torch.randn(3, 8)
+    before = layer(inputs)
+    change(layer)
+    after = layer(inputs)
+    assert not torch.equal(after, before)
+    expected = copy.deepcopy(layer).double()(inputs.double())
+    torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=str)
+def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> None:
+    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    inputs = torch.randn(3, 8)
+    before = layer(inputs)
+    other = copied(layer)
+    assert torch.equal(other(inputs), before)
+    changed_in_place(layer)
+    assert torch.equal(other(inputs), before)
+    assert not torch.equal(layer(inputs), before)
+
+
+def test_serves_in_inference_mode() -> None:
+    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    inputs = torch.randn(3, 8)
+    expected = layer(inputs)
+    with torch.inference_mode():
+        assert torch.equal(layer(inputs * 1), expected)
+        weightless = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=True)
+        weightless.weight.copy_(layer.weight_quantizer.value(layer.weight, "matrix"))
+        weightless.bias.copy_(layer.bias)
+        assert torch.equal(weightless.eval()(inputs * 1), expected)
 
 
 def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
@@ -73,9 +156,8 @@ def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
     torch.testing.assert_close(changed.scale, 2 * again.scale)
 
 
+@needs_integers
 def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> None:
-    if not multiplies_integers(torch.zeros(1)):
-        pytest.skip("this processor multiplies no integers")
     torch.manual_seed(0)
     layer = QuantizedLinear(nn.Linear(64, 48), WEIGHTS, ActivationQuantizer(8, None), frozen=False)
     inputs, upstream = torch.randn(9, 64), torch.randn(9, 48)
