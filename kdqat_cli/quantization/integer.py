@@ -64,7 +64,9 @@ class _IntegerLinear(torch.autograd.Function):
         clip: float | None,
     ) -> Tensor:
         values, scale = codes.values.flatten(0, -2), codes.scale.flatten(0, -2)
-        reaches = clip is not None and bool((weight.amax() >= clip) | (weight.amin() <= -clip))
+        reaches = False
+        if clip is not None and ctx.needs_input_grad[1]:
+            reaches = bool((weight.amax() >= clip) | (weight.amin() <= -clip))
         ctx.save_for_backward(values, scale, codes.inside, signs, alpha, weight if reaches else None)
         ctx.clip, ctx.shape, ctx.kind = clip, inputs.shape, product_type(inputs)
         out = torch._int_mm(values, signs.t()).to(inputs.dtype)
