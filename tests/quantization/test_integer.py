@@ -119,7 +119,9 @@ def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
     torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=str)
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copied", "pickled"]
+)
 def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> None:
     layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
     inputs = torch.randn(3, 8)
