@@ -72,7 +72,10 @@ def test_two_processes_train_as_one_does(
 
 
 def test_the_command_gives_what_one_process_gives(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In single precision the last bits grow with the steps, though no rounding carries them on: to 1e-5 in fifty."""
+    """In single precision the last bits grow with the steps, though no rounding carries them on: to 1e-5 in fifty.
+
+    Spearman sees ranks: two neighbours that change places move it by 1200 / (n·(n + 1)) points at most.
+    """
     monkeypatch.chdir(work)
     shutil.copytree("encoder", "plain")
     dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -93,10 +96,12 @@ def test_the_command_gives_what_one_process_gives(work: Path, tmp_path: Path, mo
     )
     done = run(work, "kdqat", *TEACH, *OPTIONS, *more, OMP_NUM_THREADS="2")
     assert done.stderr == ""
-    assert json.loads(done.stdout)["score"] == pytest.approx(one["score"], rel=1e-4)
+    places = 1200 / (60 * 61)
+    assert json.loads(done.stdout)["score"] == pytest.approx(one["score"], abs=places / 2)
     rows = [np.genfromtxt(tmp_path / name / "history.csv", delimiter=",", names=True) for name in ("one", "two")]
     for column in rows[0].dtype.names or ():
-        np.testing.assert_allclose(rows[1][column], rows[0][column], rtol=1e-4, err_msg=column)
+        moved = {"spearman": places, "score": places / 2}.get(column, 0)
+        np.testing.assert_allclose(rows[1][column], rows[0][column], rtol=1e-4, atol=moved, err_msg=column)
     about = json.loads((tmp_path / "two/run.json").read_text(encoding="utf-8"))
     assert (about["devices"], about["threads"], about["rows"], about["steps"]) == (2, 1, 200, 50)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["history.csv", "model", "run.json"]
