@@ -13,7 +13,7 @@
 // 12 % from sums in two parts, and 15 % from fetching the next strip's codes ahead. `python benchmarks/linears.py --kernel
 // avx512-vnni --threads 1` measures the same chain in elapsed time, which comes near these figures on an idle machine
 // only. Tables (tables.h) with registers of 32 sums are no faster on Zen 4: by that command, 182 at 32 rows and 191 at 128
-// where these tiles reach 210 and 209; their sums and entries pass through the second-level cache.
+// where these tiles reach 210 and 209; by estimate for their sums, which the first-level cache does not hold.
 
 #if defined(__x86_64__)
 
