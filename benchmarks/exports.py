@@ -18,17 +18,21 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from kdqat_cli.errors import KdqatError
+from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.exporters.catalogue import FORMATS
+from kdqat_cli.exporters.parity import Logits, compare
 from kdqat_cli.output import Output
-from kdqat_cli.runtime.engine import Engine
-from kdqat_cli.stages.evaluate import evaluate
+from kdqat_cli.runtime.engine import TORCH, Engine
+from kdqat_cli.runtime.native import KERNEL_VARIABLE
+from kdqat_cli.runtime.native_model import NativeModel
+from kdqat_cli.runtime.student import native_student
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.inference import Batches, padded_batches
+from kdqat_cli.stages.inference import Batches, padded_batches, predict_logits
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.models import Classifier, load_classifier
-from kdqat_cli.stages.rows import task_rows
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.stages.rows import TaskRows, task_rows
+from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.registry import load_task
 
 Batch = dict[str, Any]
 Run = Callable[[list[Batch]], object]
@@ -41,8 +45,8 @@ def by_torch(student: Classifier, batches: list[Batch]) -> None:
             student.model(**{name: torch.from_numpy(values) for name, values in batch.items()})
 
 
-def by_engine(engine: Engine, batches: list[Batch]) -> None:
-    """The packed student, in kdqat's engine."""
+def by_engine(engine: Engine | NativeModel, batches: list[Batch]) -> None:
+    """The student or its packed file, in kdqat's engine."""
     for batch in batches:
         lengths = batch["attention_mask"].sum(1).tolist()
         types: Any = batch.get("token_type_ids", batch["attention_mask"])
@@ -50,15 +54,33 @@ def by_engine(engine: Engine, batches: list[Batch]) -> None:
         engine.logits([(ids[:length].tolist(), kinds[:length].tolist()) for ids, kinds, length in rows])
 
 
-def forms(source: str, task: Task, data_dir: Path | None, scratch: Path, output: Output) -> dict[str, tuple[Any, Run]]:
+def in_torch(loaded: Classifier, rows: TaskRows) -> Logits:
+    """The dev logits (rows, labels) where the engine does not serve."""
+    os.environ[KERNEL_VARIABLE] = TORCH
+    logits = predict_logits(loaded.model, rows.rows, rows.tokenizer, rows.batches)
+    del os.environ[KERNEL_VARIABLE]
+    return logits
+
+
+def forms(
+    source: str, rows: TaskRows, data_dir: Path | None, scratch: Path, output: Output
+) -> dict[str, tuple[Any, Run]]:
     """Name → what is known of a form, and what runs it."""
-    student = load_classifier(source)
+    student, task = load_classifier(source), rows.task
+    served = native_student(student.model)
+    if served is None:
+        raise ConfigError(f"The engine does not serve {source} here: there is nothing to compare with.")
+    evaluated = predict_logits(student.model, rows.rows, rows.tokenizer, rows.batches)
+
+    def scored(logits: Logits) -> dict[str, float]:
+        parity = compare(evaluated, logits)
+        score = compute_metrics(task, logits, rows.labels)["score"]
+        return {"score": score, "labels that differ": parity.differing, "largest difference": parity.largest}
+
     size = student.weights.stat().st_size / 1e6 if student.weights else None
     found: dict[str, tuple[Any, Run]] = {
-        "student": (
-            {"MB": size, "score": evaluate(task, source, data_dir, None)["score"], "labels that differ": 0},
-            partial(by_torch, student),
-        )
+        "student": ({"MB": size, **scored(evaluated)}, partial(by_engine, served)),
+        "student, torch": ({"MB": size, **scored(in_torch(student, rows))}, partial(by_torch, student)),
     }
     for name in ("packed", *FORMATS):
         out = scratch / name
@@ -68,13 +90,18 @@ def forms(source: str, task: Task, data_dir: Path | None, scratch: Path, output:
         except KdqatError as error:
             output.remark(f"{name} is left out: {error.sentence}")
             continue
-        row = {"MB": told["bytes"] / 1e6, "score": told.get("score"), "labels that differ": told.get("rows_differing")}
+        row = {"MB": told["bytes"] / 1e6}
         if name == "packed":
-            scores = [evaluate(task, str(out), data_dir, None, engine=engine)["score"] for engine in (False, True)]
-            found["packed, torch"] = {**row, "score": scores[0]}, partial(by_torch, load_classifier(out))
-            found["packed, engine"] = {**row, "score": scores[1]}, partial(by_engine, Engine.load(out / "model"))
+            packed = load_classifier(out)
+            logits = predict_logits(packed.model, rows.rows, rows.tokenizer, rows.batches)
+            found[name] = {**row, **scored(logits)}, partial(by_engine, Engine.load(out / "model"))
+            found["packed, torch"] = {**row, **scored(in_torch(packed, rows))}, partial(by_torch, packed)
         else:
-            found[name] = row, partial(FORMATS[name].logits, out / "model")
+            row |= {"score": told["score"], "labels that differ": told["rows_differing"]}
+            found[name] = (
+                row | {"largest difference": told["largest_difference"]},
+                partial(FORMATS[name].logits, out / "model"),
+            )
     return found
 
 
@@ -111,14 +138,14 @@ def main() -> None:
             for batch in padded[:: -(-len(padded) // options.batches)]
         ]
         with tempfile.TemporaryDirectory() as scratch:
-            found = forms(source, task, options.data_dir, Path(scratch), output)
+            found = forms(source, rows, options.data_dir, Path(scratch), output)
             spent: dict[str, list[float]] = {name: [] for name in found}
             for _ in range(options.rounds):
                 for name, (_, run) in found.items():
                     spent[name].append(milliseconds(run, batches))
         table = []
         for name, (row, _) in found.items():
-            ratios = [mine / own for mine, own in zip(spent[name], spent["packed, engine"], strict=True)]
+            ratios = [mine / own for mine, own in zip(spent[name], spent["packed"], strict=True)]
             speed = {"ms a row": statistics.median(spent[name]), "of the engine's": statistics.median(ratios)}
             table.append({"form": name, **row, **speed})
         output.rows(table, title=f"{source}, {len(rows.rows)} dev rows; {processor()}, threads {options.threads}")

@@ -22,6 +22,7 @@ from kdqat_cli.config import load_params, resolve
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.output import Output
+from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.layout import export_folder, student_folder
 
 
@@ -37,16 +38,14 @@ def evaluate(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Fail with exit code 4 below this score, in percent.")
     ] = None,
-    engine: Annotated[
-        bool, typer.Option("--engine", help="Run a packed model on kdqat's engine, as `predict` does, not in torch.")
-    ] = False,
-    device: DeviceOption = None,
+    device: Annotated[
+        Device | None,
+        typer.Option("--device", help="Where the model is computed. [default: cuda where there is one, else cpu]"),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score a folder on its task's dev rows, and tell its size."""
-    if device is not None and not engine:
-        raise ConfigError("--device says where the engine computes; give --engine as well.")
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.stages.models import recorded_task
@@ -55,7 +54,7 @@ def evaluate(
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
-    output.result(stage(spec, model, data, out, max_length, min_score, engine, device or "cpu"))
+    output.result(stage(spec, model, data, out, max_length, min_score, device))
 
 
 @command

@@ -15,47 +15,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
-from kdqat_cli.packing.packed_file import FILE_NAME, METADATA_KEY, SCALES, VERSION, PackedFile, digest, to_json
+from kdqat_cli.packing.packed_file import (
+    FILE_NAME,
+    METADATA_KEY,
+    SCALES,
+    VERSION,
+    Arrays,
+    PackedFile,
+    PackedParts,
+    digest,
+    to_json,
+)
 from kdqat_cli.packing.trits import pack, unpack
 from kdqat_cli.quantization.ternary import join
 
-__all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "write_packed"]
+__all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "packed_parts", "write_packed"]
 
 Ternary = dict[str, tuple[Tensor, Tensor]]
 
 
-def write_packed(
-    path: Path,
-    ternary: Ternary,
-    dense: dict[str, Tensor],
-    config: dict[str, Any],
-    about: dict[str, Any],
-    half: bool = False,
-) -> None:
-    """Writes a packed checkpoint.
+def packed_parts(
+    ternary: Ternary, dense: dict[str, Tensor], config: dict[str, Any], about: dict[str, Any], half: bool = False
+) -> PackedParts:
+    """A model as a packed checkpoint holds it.
 
     Args:
-        path: the file.
         ternary: name → codes (O, I) int8 and scales (1,) or (O,).
         dense: name → every other tensor of the model.
         config: the model's configuration, as in config.json.
         about: where the model comes from; anything that JSON holds.
-        half: store scales and dense tensors as FP16 instead of FP32.
+        half: scales and dense tensors as FP16 instead of FP32.
     """
     rest = torch.float16 if half else torch.float32
-    tensors = {name: tensor.to(rest).contiguous() for name, tensor in dense.items()}
+    arrays: Arrays = {name: tensor.to(rest).contiguous().numpy() for name, tensor in dense.items()}
     shapes = {}
     for name, (codes, scales) in ternary.items():
-        tensors[name] = torch.from_numpy(pack(codes.numpy()))
-        shapes[name] = [*codes.shape, scales.numel()]
+        arrays[name] = pack(codes.numpy())
+        shapes[name] = (*codes.shape, scales.numel())
     if ternary:
-        tensors[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest)
-    header = {"version": VERSION, "config": config, "ternary": shapes, "about": about}
-    header["sha256"] = digest({name: tensor.numpy() for name, tensor in tensors.items()}, header)
-    save_file(tensors, path, metadata={METADATA_KEY: to_json(header)})
+        arrays[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest).numpy()
+    return PackedParts(arrays, config, about, shapes)
+
+
+def write_packed(path: Path, parts: PackedParts) -> None:
+    """Writes a packed checkpoint."""
+    header = {"version": VERSION, "config": parts.config, "ternary": parts.shapes, "about": parts.about}
+    header["sha256"] = digest(parts.arrays, header)
+    save_file(parts.arrays, path, metadata={METADATA_KEY: to_json(header)})
 
 
 class PackedCheckpoint(PackedFile):

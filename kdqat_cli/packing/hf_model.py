@@ -10,30 +10,34 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization, parse
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, write_packed
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
+from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.quantization.ternary import split
+
+
+def model_parts(model: PreTrainedModel, about: dict[str, Any], half: bool = False) -> PackedParts:
+    """A student with ternary layers as its packed checkpoint holds it.
+
+    Args:
+        model: the student; layers that are not frozen give the codes that they would be frozen at.
+        about: where the student comes from; its `quantization` is what loads it again.
+        half: what is not ternary as FP16.
+    """
+    ternary = {}
+    for name, layer in quantized_layers(model).items():
+        codes, scales = layer.ternary_codes()
+        ternary[f"{name}.weight"] = codes.cpu(), scales.cpu()
+    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
+    return packed_parts(ternary, dense, model.config.to_dict(), about, half)
 
 
 def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], half: bool = False) -> None:
-    """Writes a frozen student as config.json and the packed file.
-
-    Args:
-        model: a student whose ternary layers are frozen.
-        folder: an existing folder.
-        about: where the student comes from; its `quantization` is what loads it again.
-        half: store what is not ternary as FP16.
-    """
-    layers = quantized_layers(model)
-    ternary = {
-        f"{name}.weight": split(layer.weight.detach().cpu(), layer.granularity) for name, layer in layers.items()
-    }
-    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
-    config = model.config.to_dict()
-    write_packed(folder / FILE_NAME, ternary, dense, config, about, half)
-    labels = {key: config[key] for key in ("id2label", "label2id", "problem_type")}
+    """Writes a student as config.json and the packed file, into an existing folder; arguments as of `model_parts`."""
+    parts = model_parts(model, about, half)
+    write_packed(folder / FILE_NAME, parts)
+    labels = {key: parts.config[key] for key in ("id2label", "label2id", "problem_type")}
     outline = {"model_type": MODEL_TYPE, "architectures": [KdqatForSequenceClassification.__name__], **labels}
     (folder / "config.json").write_text(json.dumps(outline, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -76,7 +80,7 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     def from_pretrained(cls, folder: str | Path, *_: Any, **kwargs: Any) -> PreTrainedModel:
         """The classifier of a packed folder, with ternary weights and quantised activations, in eval mode.
 
-        Its logits equal those of the evaluated student bit for bit on the same machine (FP32 remainder).
+        Its logits equal those of the student in torch bit for bit on the same machine (FP32 remainder).
 
         Raises:
             MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.

@@ -6,6 +6,7 @@ nothing is unpickled.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +25,21 @@ SCALES = "scales"
 Arrays = dict[str, NDArray[Any]]
 
 
-class PackedFile:
-    """A packed checkpoint that was read and found whole.
+@dataclass
+class PackedParts:
+    """What a packed checkpoint holds.
 
     Attributes:
-        arrays: everything in the file, as it is stored.
-        config: the model's configuration.
+        arrays: every tensor, as it is stored.
+        config: the model's configuration, as in config.json.
         about: where the model comes from.
         shapes: ternary weight → (rows, columns, number of scales).
     """
 
-    def __init__(self, path: Path) -> None:
-        """Reads `path`.
-
-        Raises:
-            MissingInputError: no such file, or truncated, altered, or not kdqat's.
-        """
-        self.arrays, header = _read(path)
-        if header.get("version") != VERSION:
-            raise MissingInputError(
-                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
-                "kdqat export",
-            )
-        claimed = header.pop("sha256", None)
-        if digest(self.arrays, header) != claimed:
-            raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
-        if not _is_sound(self.arrays, header):
-            raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
-        self.config: dict[str, Any] = header["config"]
-        self.about: dict[str, Any] = header["about"]
-        self.shapes: dict[str, tuple[int, int, int]] = {
-            name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()
-        }
+    arrays: Arrays
+    config: dict[str, Any]
+    about: dict[str, Any]
+    shapes: dict[str, tuple[int, int, int]]
 
     def scales(self) -> dict[str, NDArray[np.float32]]:
         """Name → FP32 scales (1,) or (O,) of every ternary weight."""
@@ -64,6 +48,30 @@ class PackedFile:
             scales[name] = self.arrays[SCALES][start : start + count].astype(np.float32)
             start += count
         return scales
+
+
+class PackedFile(PackedParts):
+    """A packed checkpoint that was read and found whole."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads `path`.
+
+        Raises:
+            MissingInputError: no such file, or truncated, altered, or not kdqat's.
+        """
+        arrays, header = _read(path)
+        if header.get("version") != VERSION:
+            raise MissingInputError(
+                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
+                "kdqat export",
+            )
+        claimed = header.pop("sha256", None)
+        if digest(arrays, header) != claimed:
+            raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
+        if not _is_sound(arrays, header):
+            raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
+        shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
+        super().__init__(arrays, header["config"], header["about"], shapes)
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:

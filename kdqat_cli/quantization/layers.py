@@ -33,6 +33,19 @@ class _QuantizedWeight(nn.Module):
         return latent if self.frozen else self.weight_quantizer(latent, self.granularity)
 
     @torch.no_grad()
+    def ternary_codes(self) -> tuple[Tensor, Tensor]:
+        """Codes (O, I) int8 and scales (1,) or (O,) of the ternary weight; of a latent one, what it would be frozen at.
+
+        Raises:
+            ValueError: the weight is quantised to more than three values.
+        """
+        if self.weight_quantizer.name != "ternary":
+            raise ValueError(f"{self.weight_quantizer.name} weights are not ternary")
+        if self.frozen:
+            return split(self.weight, self.granularity)
+        return self.weight_quantizer.ternary_codes(self.weight, self.granularity)
+
+    @torch.no_grad()
     def freeze(self) -> None:
         """Replaces the latent weight with its quantised one; the layer computes the same from now on."""
         if not self.frozen:
@@ -65,7 +78,7 @@ class QuantizedLinear(_QuantizedWeight):
         """(..., I) → (..., O)."""
         quantizer, weights = self.quantizer, self.weight_quantizer
         if quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
-            signs, alpha = self._ternary_codes()
+            signs, alpha = self._codes()
             return integer_linear(inputs, quantizer.codes(inputs), self.weight, signs, alpha, weights.clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
         # In the inputs' type under autocast, too: scales and codes of bfloat16 would be others than an evaluation's.
@@ -76,14 +89,8 @@ class QuantizedLinear(_QuantizedWeight):
         self._last.forget()
         return super().train(mode)
 
-    @torch.no_grad()
-    def _ternary_codes(self) -> tuple[Tensor, Tensor]:
-        return self._codes_of(self.weight) if self.training else self._last(self._codes_of, self.weight)
-
-    def _codes_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        if self.frozen:
-            return split(weight, self.granularity)
-        return self.weight_quantizer.ternary_codes(weight, self.granularity)
+    def _codes(self) -> tuple[Tensor, Tensor]:
+        return self.ternary_codes() if self.training else self._last(lambda _: self.ternary_codes(), self.weight)
 
 
 class QuantizedEmbedding(_QuantizedWeight):

@@ -1,4 +1,4 @@
-"""A packed file in the native library: handing its parts over, and calling the forward pass."""
+"""A packed model in the native library: handing its parts over, and calling the forward pass."""
 
 import ctypes
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.packing.packed_file import PackedFile
+from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.runtime.chain import ACTIVATIONS
 from kdqat_cli.runtime.layouts import HEADS, MATRIX_NUMBERS, VECTOR_NUMBERS, Layout, layout_of, native_sizes
 from kdqat_cli.runtime.native import call, library
@@ -41,11 +41,11 @@ class NativeModel:
         MissingInputError: the file's parts do not fit each other.
     """
 
-    def __init__(self, file: PackedFile, kernel: str, threads: int) -> None:
+    def __init__(self, file: PackedParts, kernel: str, threads: int) -> None:
         """Takes the arrays out of `file`, which is empty afterwards.
 
         Args:
-            file: a packed file that was read.
+            file: a packed file that was read, or the parts of one.
             kernel: the name of one that runs here.
             threads: that compute together, the caller's among them.
         """
@@ -71,7 +71,7 @@ class NativeModel:
         except (ValueError, KeyError) as error:
             raise MissingInputError(f"The packed model does not fit its own configuration: {error}.") from error
 
-    def _fill(self, file: PackedFile, layers: int) -> None:
+    def _fill(self, file: PackedParts, layers: int) -> None:
         layout, scales = self._layout, file.scales()
         parts = [(-1, "", layout.matrices, layout.vectors)]
         parts += [(n, layout.layer.format(n), layout.layer_matrices, layout.layer_vectors) for n in range(layers)]
@@ -191,7 +191,7 @@ def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> ND
     return out
 
 
-def _settings(file: PackedFile) -> dict[str, Any]:
+def _settings(file: PackedParts) -> dict[str, Any]:
     settings = file.about.get("quantization")
     if not isinstance(settings, dict):
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
@@ -203,7 +203,7 @@ def _settings(file: PackedFile) -> dict[str, Any]:
     return settings
 
 
-def _native_config(file: PackedFile, layout: Layout, settings: dict[str, Any]) -> _Config:
+def _native_config(file: PackedParts, layout: Layout, settings: dict[str, Any]) -> _Config:
     values = native_sizes(layout, file.config)
     values["head"], values["head_activation"] = HEADS[layout.head], ACTIVATIONS[layout.head_activation]
     if layout.head == "pooled":
@@ -219,7 +219,7 @@ def _native_config(file: PackedFile, layout: Layout, settings: dict[str, Any]) -
     return _Config(**values)
 
 
-def _take(file: PackedFile, name: str) -> NDArray[np.float32]:
+def _take(file: PackedParts, name: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(file.arrays.pop(name), dtype=np.float32)
 
 

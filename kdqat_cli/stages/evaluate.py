@@ -3,15 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.gpu.model import gpu
 from kdqat_cli.stages.folder import write_json
 from kdqat_cli.stages.models import Classifier, align_labels, load_classifier, recorded_batches, size_figures
-from kdqat_cli.stages.rows import TaskRows, row_length, task_rows
-from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.tasks.registry import Task
 
 
@@ -22,8 +20,7 @@ def evaluate(
     out: Path | None,
     max_length: int | None = None,
     min_score: float | None = None,
-    engine: bool = False,
-    device: Device = "cpu",
+    device: Device | None = None,
 ) -> dict[str, float]:
     """Scores a folder or hub model on a task.
 
@@ -34,15 +31,16 @@ def evaluate(
         out: the JSON file to write, or None.
         max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
         min_score: the headline score, in percent, below which the command fails.
-        engine: a packed model is run by kdqat's engine instead of torch.
-        device: on which the engine computes.
+        device: that computes; None: the GPU where there is one, else the processor. A ternary student, packed or not,
+            is computed by the engine on a processor. On a GPU torch computes; a packed model, where `cuda` is asked
+            for, is computed there from its packed weights.
 
     Returns:
         `score` and the task's metrics in percent (those of further splits under the split's name), `rows`,
         and for local files `parameters`, `bytes`, `bits_per_weight` and `ratio_to_fp32`.
 
     Raises:
-        ConfigError: the model's labels are not the task's, or the engine is asked for a model that is not packed.
+        ConfigError: the model's labels are not the task's, or a packed model is not served on the GPU.
         GateError: the score is below `min_score`; the file is written all the same.
         MissingInputError: no model or data there, or no GPU.
     """
@@ -52,12 +50,12 @@ def evaluate(
     if max_length:
         batches = replace(batches, pad_to=batches.pad_to and max_length)
     max_length = row_length(task, loaded.tokenizer, max_length or loaded.about.get("max_length"))
-    runner = _engine(model, loaded, task, device) if engine else None
+    engine = _on(device, loaded, task) if device else None
     metrics: dict[str, float] = {}
     for split in task.splits:
         rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length, batches)
         prefix = "" if split == "dev" else f"{split}_"
-        metrics |= {f"{prefix}{name}": value for name, value in _scored(rows, loaded, runner).items()}
+        metrics |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model, engine).items()}
         metrics[f"{prefix}rows"] = len(rows.rows)
     if loaded.weights is not None:
         metrics |= size_figures(loaded.model, loaded.weights)
@@ -68,23 +66,16 @@ def evaluate(
     return metrics
 
 
-def _engine(model: str, loaded: Classifier, task: Task, device: Device) -> Engine:
+def _on(device: Device, loaded: Classifier, task: Task) -> Engine | None:
+    """Brings the model to a device; a packed one, on a GPU, into an engine."""
+    if device == "cpu":
+        loaded.model.cpu()
+        return None
+    gpu()  # where there is one, the model was loaded onto it
     if loaded.kind != "packed" or loaded.weights is None:
-        raise ConfigError(f"The engine runs packed models; {model} holds a {loaded.kind} one.", "kdqat export")
+        return None
     if loaded.about["labels"] != task.labels:
         raise ConfigError(
-            f"{model} was packed with other labels than task {task.name} has.", "kdqat evaluate, no --engine"
+            f"{loaded.weights} was packed with other labels than task {task.name} has.", "kdqat evaluate, no --device"
         )
     return Engine.load(loaded.weights, device=device)
-
-
-def _scored(rows: TaskRows, loaded: Classifier, engine: Engine | None) -> dict[str, float]:
-    if engine is None:
-        return rows.score(loaded.model)
-    columns = rows.rows.with_format(None)
-    types = columns["token_type_ids"] if "token_type_ids" in columns.column_names else [None] * len(columns)
-    inputs = list(zip(columns["input_ids"], types, strict=True))
-    logits = [
-        engine.logits(inputs[start : start + rows.batches.size]) for start in range(0, len(inputs), rows.batches.size)
-    ]
-    return compute_metrics(rows.task, np.concatenate(logits), rows.labels)

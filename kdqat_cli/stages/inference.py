@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.student import native_student
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,22 +75,63 @@ def padded_batches(
         yield indices, tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt")
 
 
-@torch.no_grad()
+class Predictor:
+    """A classifier that is ready to predict: a ternary student by the engine where that serves it, else by torch."""
+
+    def __init__(self, model: PreTrainedModel, engine: Engine | None = None) -> None:
+        """Takes `model` as it is now; a student that trains on needs another predictor.
+
+        Args:
+            model: the classifier.
+            engine: of the same model's packed file, on a GPU; None: whatever serves the model where it is.
+
+        Raises:
+            ConfigError: KDQAT_KERNEL names a kernel that does not run here.
+        """
+        self._model = model
+        self._engine = engine or native_student(model)
+
+    @torch.no_grad()
+    def logits(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
+    ) -> NDArray[np.float32]:
+        """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile.
+
+        The processes of a group take turns at the batches, and each returns all logits.
+        """
+        if not len(rows):
+            raise ValueError("no rows to predict")
+        model = self._model
+        logits = torch.zeros(len(rows), model.config.num_labels, device=model.device)
+        training = model.training
+        model.eval()
+        results = self._by_torch(rows, tokenizer, batches) if self._engine is None else self._by_engine(rows, batches)
+        for indices, found in results:
+            logits[indices] = found
+        model.train(training)
+        out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
+        return out
+
+    def _by_torch(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        for indices, padded in _turns(padded_batches(rows, tokenizer, batches)):
+            yield indices, self._model(**padded.to(self._model.device)).logits.float()
+
+    def _by_engine(self, rows: Dataset, batches: Batches) -> Iterator[tuple[list[int], Tensor]]:
+        assert self._engine is not None
+        for indices in _turns(batches.of(rows["length"])):
+            columns = rows.select(indices)[:]
+            types = columns.get("token_type_ids", [None] * len(indices))
+            yield indices, torch.from_numpy(self._engine.logits(list(zip(columns["input_ids"], types, strict=True))))
+
+
 def predict_logits(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
 ) -> NDArray[np.float32]:
-    """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile.
+    """Logits (rows, labels) of tokenised rows, in their order, as `Predictor` gives them."""
+    return Predictor(model).logits(rows, tokenizer, batches)
 
-    The processes of a group take turns at the batches, and each returns all logits.
-    """
-    if not len(rows):
-        raise ValueError("no rows to predict")
-    training = model.training
-    model.eval()
-    logits = torch.zeros(len(rows), model.config.num_labels, device=model.device)
-    mine = islice(padded_batches(rows, tokenizer, batches), group.rank(), None, group.size())
-    for indices, padded in mine:
-        logits[indices] = model(**padded.to(model.device)).logits.float()
-    model.train(training)
-    out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
-    return out
+
+def _turns(batches: Iterator[T]) -> Iterator[T]:
+    return islice(batches, group.rank(), None, group.size())

@@ -1,6 +1,6 @@
 """predict: texts → labels and probabilities, a batch at a time.
 
-A packed model runs on the engine, which needs no torch; any other model is run by torch.
+A packed model runs on the engine, which needs no torch. Any other is loaded by torch, as it is to be evaluated.
 """
 
 import json
@@ -67,7 +67,7 @@ def open_model(model: str, threads: int | None = None, device: Device | None = N
         MissingInputError: nothing to load there, a damaged file, or no GPU.
     """
     packed = packed_file(model)
-    return _TorchRunner(model, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
+    return _LoadedRunner(model, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
 
 
 def predict(runner: Runner, texts: Iterable[Text], batch_size: int) -> Iterator[dict[str, Any]]:
@@ -165,8 +165,9 @@ class _EngineRunner:
         return self.engine.logits([(row.ids, row.type_ids) for row in encoded])
 
 
-class _TorchRunner:
+class _LoadedRunner:
     def __init__(self, model: str, device: Device | None) -> None:
+        from kdqat_cli.stages.inference import Predictor
         from kdqat_cli.stages.models import load_classifier
 
         if device == "cuda":
@@ -176,6 +177,7 @@ class _TorchRunner:
         self.loaded = load_classifier(model, "kdqat export")
         if device == "cpu":
             self.loaded.model.cpu()
+        self.predictor = Predictor(self.loaded.model)
         config = self.loaded.model.config
         self.labels: list[str] | None = None
         self.pairs: bool | None = self.loaded.about.get("pairs")
@@ -186,14 +188,14 @@ class _TorchRunner:
     def logits(self, rows: list[Text]) -> NDArray[np.float32]:
         from datasets import Dataset
 
-        from kdqat_cli.stages.inference import predict_logits, tokenize
+        from kdqat_cli.stages.inference import tokenize
 
         tokenizer = self.loaded.tokenizer
         table = {"text": [row.text for row in rows], "label": [0] * len(rows)}
         if any(row.pair is not None for row in rows):
             table["pair"] = [row.pair or "" for row in rows]
         length = self.loaded.about.get("max_length") or min(tokenizer.model_max_length, 512)
-        return predict_logits(self.loaded.model, tokenize(Dataset.from_dict(table), tokenizer, length), tokenizer)
+        return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length), tokenizer)
 
 
 def _own_tokenizer(packed: Path, about: dict[str, Any]) -> Path:

@@ -9,7 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits, tokenize
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.stages.inference import BY_LENGTH, Batches, Predictor, tokenize
 from kdqat_cli.tasks.data import data_digest, load_split
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task
@@ -38,9 +39,10 @@ class TaskRows:
         """The gold labels (rows,)."""
         return np.asarray(self.rows["labels"])
 
-    def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """A model's metrics on these rows, in percent; `score` is the headline."""
-        return compute_metrics(self.task, predict_logits(model, self.rows, self.tokenizer, self.batches), self.labels)
+    def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
+        """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
+        logits = Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)
+        return compute_metrics(self.task, logits, self.labels)
 
 
 def row_length(task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing import checkpoint as module
-from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, write_packed
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, packed_parts, write_packed
 
 CONFIG = {"model_type": "bert", "id2label": {"0": "schön", "1": "bad"}}
 ABOUT = {"task": "tiny", "labels": ["schön", "bad"], "quantization": {"weights": "ternary"}}
@@ -35,7 +35,7 @@ def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
     path = tmp_path / FILE_NAME
-    write_packed(path, *parts(), CONFIG, ABOUT)
+    write_packed(path, packed_parts(*parts(), CONFIG, ABOUT))
     return path
 
 
@@ -61,7 +61,7 @@ def test_round_trip(packed: Path) -> None:
 def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
     ternary, dense = parts()
     path = tmp_path / "half.safetensors"
-    write_packed(path, ternary, dense, CONFIG, ABOUT, half=True)
+    write_packed(path, packed_parts(ternary, dense, CONFIG, ABOUT, half=True))
     read = PackedCheckpoint(path)
     for name, (codes, scales) in ternary.items():
         assert torch.equal(read.codes_and_scales()[name][0], codes)
@@ -107,7 +107,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
     """DVC compares bytes: an export that ran again must not make what depends on it run again."""
     contents = set()
     for number in range(5):
-        write_packed(tmp_path / f"{number}", *parts(), CONFIG, ABOUT)
+        write_packed(tmp_path / f"{number}", packed_parts(*parts(), CONFIG, ABOUT))
         contents.add((tmp_path / f"{number}").read_bytes())
     assert len(contents) == 1
 
@@ -159,7 +159,7 @@ def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
 
 def test_another_format_version_names_both(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VERSION", 2)
-    write_packed(packed, *parts(), CONFIG, ABOUT)
+    write_packed(packed, packed_parts(*parts(), CONFIG, ABOUT))
     monkeypatch.undo()
     with pytest.raises(MissingInputError, match=r"version 2.* version 1") as caught:
         PackedCheckpoint(packed)
@@ -170,7 +170,7 @@ def test_swapped_tensors_are_refused(packed: Path) -> None:
     """Two tensors of one shape that change places leave every byte of data as it was."""
     ternary, dense = parts()
     dense = {"first.bias": dense["bias"], "other.bias": dense["bias"] + 1}
-    write_packed(packed, ternary, dense, CONFIG, ABOUT)
+    write_packed(packed, packed_parts(ternary, dense, CONFIG, ABOUT))
     content = packed.read_bytes()
     swapped = (
         content.replace(b"first.bias", b"TMP").replace(b"other.bias", b"first.bias").replace(b"TMP", b"other.bias")

@@ -129,9 +129,24 @@ def test_half_precision_is_close(student: PreTrainedModel, packed: Path, batch: 
     assert 0 < (halved - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-def test_a_student_that_is_not_frozen_is_not_packed(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_student_in_training_is_packed_as_it_would_be_frozen(model: PreTrainedModel, tmp_path: Path) -> None:
     quantize_model(model, QUANTIZATION)
-    with pytest.raises(ValueError, match="not ternary"):
+    latent = {name: values.clone() for name, values in model.state_dict().items()}
+    (tmp_path / "latent").mkdir()
+    (tmp_path / "frozen").mkdir()
+    save_packed(model, tmp_path / "latent", ABOUT)
+    assert all(torch.equal(values, latent[name]) for name, values in model.state_dict().items()), "it trains on"
+    freeze(model)
+    save_packed(model, tmp_path / "frozen", ABOUT)
+    assert (tmp_path / "latent" / FILE_NAME).read_bytes() == (tmp_path / "frozen" / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_more_than_three_values_are_not_packed(model: PreTrainedModel, tmp_path: Path, frozen: bool) -> None:
+    quantize_model(model, quantization(weights="int4"))
+    if frozen:
+        freeze(model)
+    with pytest.raises(ValueError, match="int4 weights are not ternary"):
         save_packed(model, tmp_path, ABOUT)
     assert not (tmp_path / FILE_NAME).exists()
 

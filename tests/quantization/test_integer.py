@@ -68,13 +68,13 @@ def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.Monke
 @needs_integers
 def test_an_evaluation_takes_a_weight_s_codes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    plain = QuantizedLinear._codes_of
+    plain = QuantizedLinear.ternary_codes
 
-    def counted(layer: QuantizedLinear, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(layer: QuantizedLinear) -> tuple[Tensor, Tensor]:
         taken.append(layer.training)
-        return plain(layer, weight)
+        return plain(layer)
 
-    monkeypatch.setattr(QuantizedLinear, "_codes_of", counted)
+    monkeypatch.setattr(QuantizedLinear, "ternary_codes", counted)
     layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
     for _ in range(3):
         layer(torch.ones(1, 8))

@@ -182,8 +182,6 @@ def test_without_a_gpu_each_command_says_so(tmp_path: Path) -> None:
         bench(str(folder), [(1, 8)], 1, 1, ENGINES["cuda"], print)
     done = run(tmp_path, "kdqat", "predict", str(folder), "a text", "--device", "cuda", code=3)
     assert "torch sees no GPU here" in done.stderr
-    done = run(tmp_path, "kdqat", "evaluate", str(folder), "--device", "cuda", code=2)
-    assert "give --engine" in done.stderr
     done = run(tmp_path, sys.executable, str(REPOSITORY / "benchmarks/gpu.py"), code=3)
     assert done.stderr.strip() == "torch sees no GPU here."
 

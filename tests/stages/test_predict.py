@@ -1,4 +1,4 @@
-"""`kdqat predict`: the answers of the evaluated model, a line at a time, on the engine and on torch."""
+"""`kdqat predict`: the answers of the evaluated model, a line at a time, of a packed file and of a folder."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.runtime.native import kernels
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.inference import predict_logits
 from kdqat_cli.stages.models import load_classifier, load_encoder, save_classifier, student_record
@@ -62,8 +63,9 @@ def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, t
     records = list(predict(open_model(str(folder / kind)), texts, batch_size=7))
     assert [record["text"] for record in records] == [text.text for text in texts]
     found = np.array([list(record["probabilities"].values()) for record in records])
-    # Sums in another order: now and then an activation falls to the other side of a rounding, a step of 1/127.
-    np.testing.assert_allclose(found, expected, atol=5e-3)
+    # The same bits. Torch, without the library, sums a padded batch in another order: now and then an activation falls
+    # to the other side of a rounding, a step of 1/127.
+    np.testing.assert_allclose(found, expected, atol=1e-6 if kernels() else 5e-3)
     assert all(record["label"] == max(record["probabilities"], key=record["probabilities"].get) for record in records)
     assert list(records[0]["probabilities"]) == ["sad", "glad"]
 
