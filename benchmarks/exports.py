@@ -22,8 +22,8 @@ from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.exporters.catalogue import FORMATS
 from kdqat_cli.exporters.parity import Logits, compare
 from kdqat_cli.output import Output
-from kdqat_cli.runtime.engine import TORCH, Engine
-from kdqat_cli.runtime.native import KERNEL_VARIABLE
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH
 from kdqat_cli.runtime.native_model import NativeModel
 from kdqat_cli.runtime.student import native_student
 from kdqat_cli.stages.export import export

@@ -6,20 +6,19 @@ was not built. `fuses` tells whether the library serves instead: for FP32 on a C
 """
 
 import ctypes
-import os
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, call, chosen_kernel, kernels
+from kdqat_cli.runtime.native import TORCH, call, kernel_here
 
 _MOST_THREADS = 256  # that the library lets work together; large servers have more
 
 
 def fuses(*tensors: Tensor) -> bool:
     """Whether the library serves tensors like these."""
-    return all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors) and _kernel() is not None
+    return all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors) and _kernel() != TORCH
 
 
 def rounded(
@@ -95,9 +94,8 @@ def keep(values: Tensor, kept: Tensor, factor: float) -> Tensor:
 
 
 @cache
-def _kernel() -> bytes | None:
-    unwanted = os.environ.get(KERNEL_VARIABLE) == "torch" or not kernels()
-    return None if unwanted else chosen_kernel().encode()
+def _kernel() -> str:
+    return kernel_here()  # once: a training step asks hundreds of times
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -105,4 +103,4 @@ def _at(tensor: Tensor | None) -> int | None:
 
 
 def _call(name: str, *arguments: object) -> None:
-    call(name, _kernel(), min(torch.get_num_threads(), _MOST_THREADS), *arguments)
+    call(name, _kernel().encode(), min(torch.get_num_threads(), _MOST_THREADS), *arguments)

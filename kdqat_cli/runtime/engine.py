@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
 from kdqat_cli.runtime.device import Device
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel, kernels
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH, kernel_here
 from kdqat_cli.runtime.native_model import NativeModel, Row
 from kdqat_cli.runtime.torch_model import TorchModel
-
-TORCH = "torch"
-"""The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
 
 
 class Engine:
@@ -78,13 +75,11 @@ class Engine:
             packed = PackedModel(path, gpu())
             remark = None if packed.triton else "Triton does not run here: torch multiplies int8 weights, slower."
             return cls(packed, "triton" if packed.triton else "int8", count, remark, file)
-        wanted = os.environ.get(KERNEL_VARIABLE)
-        if wanted == TORCH:
-            return cls(TorchModel.load(path.parent, count), TORCH, count, None, file)
-        if not kernels() and not wanted:
-            remark = "The native library was not built here (it takes a C++ compiler): torch computes, slower."
+        kernel = kernel_here()
+        if kernel == TORCH:
+            missing = "The native library was not built here (it takes a C++ compiler): torch computes, slower."
+            remark = None if os.environ.get(KERNEL_VARIABLE) else missing
             return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
-        kernel = chosen_kernel()
         try:
             return cls(NativeModel(file, kernel, count), kernel, count, None, file)
         except ConfigError as refused:

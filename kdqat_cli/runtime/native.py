@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from kdqat_cli.errors import ConfigError
 
 KERNEL_VARIABLE = "KDQAT_KERNEL"
+TORCH = "torch"
+"""The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
 LIBRARY_VARIABLE = "KDQAT_LIBRARY"
 
 _U8, _I8, _I32, _F32 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_int32), POINTER(c_float)
@@ -77,6 +79,16 @@ def chosen_kernel() -> str:
     if named and named not in here:
         raise ConfigError(f"{KERNEL_VARIABLE} is {named!r}, but this processor has {', '.join(here) or 'no kernel'}.")
     return named or here[0]
+
+
+def kernel_here() -> str:
+    """What computes on this processor: the chosen kernel, or `torch` where that is chosen or no library was built.
+
+    Raises:
+        ConfigError: the variable names a kernel that does not run here.
+    """
+    named = os.environ.get(KERNEL_VARIABLE)
+    return TORCH if named == TORCH or not (named or kernels()) else chosen_kernel()
 
 
 def pointer(array: NDArray[Any] | None) -> Any:

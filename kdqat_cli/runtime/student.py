@@ -1,15 +1,12 @@
 """A student in memory on the engine: it is scored by what serves it, without a file between."""
 
-import os
-
 import torch
 from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import model_parts
 from kdqat_cli.quantization.layers import QuantizedLinear, quantized_layers
-from kdqat_cli.runtime.engine import TORCH
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel, kernels
+from kdqat_cli.runtime.native import TORCH, kernel_here
 from kdqat_cli.runtime.native_model import NativeModel
 
 
@@ -32,9 +29,9 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
     settings = _quantization(model)
     if settings is None or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
-    if os.environ.get(KERNEL_VARIABLE) == TORCH or not kernels():
+    kernel = kernel_here()
+    if kernel == TORCH:
         return None
-    kernel = chosen_kernel()
     try:
         return NativeModel(model_parts(model, {"quantization": settings}), kernel, torch.get_num_threads())
     except ConfigError:  # an architecture that it does not serve

@@ -107,7 +107,7 @@ class Predictor:
         model.eval()
         results = self._by_torch(rows, tokenizer, batches) if self._engine is None else self._by_engine(rows, batches)
         for indices, found in results:
-            logits[indices] = found
+            logits[indices] = found.to(logits.device)
         model.train(training)
         out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
         return out

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kdqat_cli import group
+from kdqat_cli.runtime.native import kernel_here
 from kdqat_cli.stages.folder import RUN, write_json
 
 
@@ -31,12 +32,12 @@ class Stopwatch:
 
 
 def write_run(folder: Path, watch: Stopwatch, **figures: Any) -> dict[str, Any]:
-    """Writes run.json: seconds, device, how many of them, threads of each, and whatever else the stage measured.
+    """Writes run.json: seconds, device, how many of them, threads of each, the engine's kernel, and what was measured.
 
     It stands apart from the model, whose bytes depend on its inputs alone.
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     run = {"seconds": watch.seconds, "device": device, "devices": group.size(), "threads": torch.get_num_threads()}
-    run |= figures
+    run |= {"kernel": kernel_here()} | figures
     write_json(folder / RUN, run)
     return run

@@ -14,8 +14,8 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.runtime.engine import TORCH, Engine
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, LIBRARY_VARIABLE, kernels, library
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
 from kdqat_cli.runtime.native_model import Row
 from tests.architectures import LABELS, WORDS, tiny
 from tests.commands import run

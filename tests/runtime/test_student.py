@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.runtime.engine import TORCH, Engine
-from kdqat_cli.runtime.native import KERNEL_VARIABLE
+from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH
 from kdqat_cli.runtime.student import native_student
 from tests.architectures import tiny
 from tests.recipes import quantization
