@@ -67,7 +67,7 @@ def open_model(model: str, threads: int | None = None, device: Device | None = N
         MissingInputError: nothing to load there, a damaged file, or no GPU.
     """
     packed = packed_file(model)
-    return _LoadedRunner(model, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
+    return _LoadedRunner(model, threads, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
 
 
 def predict(runner: Runner, texts: Iterable[Text], batch_size: int) -> Iterator[dict[str, Any]]:
@@ -166,10 +166,14 @@ class _EngineRunner:
 
 
 class _LoadedRunner:
-    def __init__(self, model: str, device: Device | None) -> None:
+    def __init__(self, model: str, threads: int | None, device: Device | None) -> None:
+        import torch
+
         from kdqat_cli.stages.inference import Predictor
         from kdqat_cli.stages.models import load_classifier
 
+        if threads:
+            torch.set_num_threads(threads)
         if device == "cuda":
             from kdqat_cli.runtime.gpu.model import gpu
 

@@ -102,6 +102,16 @@ def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
     assert len(list(predict(open_model(str(folder / "teacher")), texts, batch_size=1))) == 2
 
 
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_threads_are_torch_s_where_torch_loads_the_model(kind: str, folder: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        open_model(str(folder / kind), threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_lines_are_texts_pairs_or_objects() -> None:
     lines = ["a film\n", "a\tb\r\n", '{"text": "c\\td"}', '{"text": "e", "pair": "f"}', ""]
     expected = [Text("a film"), Text("a", "b"), Text("c\td"), Text("e", "f"), Text("")]
