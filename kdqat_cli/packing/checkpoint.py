@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import (
     FILE_NAME,
     METADATA_KEY,
@@ -27,6 +28,7 @@ from kdqat_cli.packing.packed_file import (
     PackedFile,
     PackedParts,
     digest,
+    not_finite,
     to_json,
 )
 from kdqat_cli.packing.trits import pack, unpack
@@ -48,6 +50,9 @@ def packed_parts(
         config: the model's configuration, as in config.json.
         about: where the model comes from; anything that JSON holds.
         half: scales and dense tensors as FP16 instead of FP32.
+
+    Raises:
+        ConfigError: a value is no finite number, or too large for FP16.
     """
     rest = torch.float16 if half else torch.float32
     arrays: Arrays = {name: tensor.to(rest).contiguous().numpy() for name, tensor in dense.items()}
@@ -57,6 +62,9 @@ def packed_parts(
         shapes[name] = (*codes.shape, scales.numel())
     if ternary:
         arrays[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest).numpy()
+    if broken := not_finite(arrays):
+        where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
+        raise ConfigError(f"The student's {broken} holds a value that is no finite number in {where}.", fix)
     return PackedParts(arrays, config, about, shapes)
 
 

@@ -57,7 +57,7 @@ class PackedFile(PackedParts):
         """Reads `path`.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, or not kdqat's.
+            MissingInputError: no such file, or truncated, altered, not kdqat's, or with values that are no numbers.
         """
         arrays, header = _read(path)
         if header.get("version") != VERSION:
@@ -70,6 +70,8 @@ class PackedFile(PackedParts):
             raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
         if not _is_sound(arrays, header):
             raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
+        if name := not_finite(arrays):
+            raise MissingInputError(f"{path}: {name} holds a value that is no finite number.", "kdqat distill")
         shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
         super().__init__(arrays, header["config"], header["about"], shapes)
 
@@ -110,6 +112,12 @@ def _is_sound(arrays: Arrays, header: dict[str, Any]) -> bool:
     if any(array.dtype not in (np.float16, np.float32) for array in rest.values()):
         return False
     return not ternary or (SCALES in rest and rest[SCALES].shape == (scales,))
+
+
+def not_finite(arrays: Arrays) -> str | None:
+    """The first array that holds an infinite or undefined value: rounding to 8 bits makes a sound number of it."""
+    floats = (name for name, array in arrays.items() if array.dtype.kind == "f")
+    return next((name for name in floats if not np.isfinite(arrays[name]).all()), None)
 
 
 def digest(arrays: Arrays, header: dict[str, Any]) -> str:

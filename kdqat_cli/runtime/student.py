@@ -20,8 +20,8 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
 
     Returns:
         None where torch is to compute: the model is no ternary student with 8-bit activations, a batch shares its
-        scales, it is on a GPU or not in FP32, its architecture is not served, the library was not built, or
-        KDQAT_KERNEL is `torch`.
+        scales, it is on a GPU or not in FP32, its architecture is not served, a value in it is no finite number, the
+        library was not built, or KDQAT_KERNEL is `torch`.
 
     Raises:
         ConfigError: KDQAT_KERNEL names a kernel that does not run here.
@@ -34,7 +34,7 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
         return None
     try:
         return NativeModel(model_parts(model, {"quantization": settings}), kernel, torch.get_num_threads())
-    except ConfigError:  # an architecture that it does not serve
+    except ConfigError:  # an architecture that it does not serve; or no finite number, which torch will show
         return None
 
 

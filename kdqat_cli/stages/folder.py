@@ -157,8 +157,8 @@ def enough_room(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        found = re.search(r"os error (\d+)|\[(enforce fail at inline_container)", str(error))
-        if found:  # a C++ writer does not say why, and has no reason but this
+        found = re.search(r"os error (\d+)|\[enforce fail at inline_container|basic_ios::clear", str(error))
+        if found:  # a C++ writer or its stream does not say why, and has no reason but this
             number = int(found[1]) if found[1] else errno.ENOSPC
         if number not in _FULL:
             raise

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing import checkpoint as module
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, packed_parts, write_packed
 
@@ -56,6 +56,23 @@ def test_round_trip(packed: Path) -> None:
         assert torch.equal(state[name], values)
     for name, (codes, scales) in ternary.items():
         assert torch.equal(state[name], codes * scales[:, None])
+
+
+@pytest.mark.parametrize(("value", "half"), [(float("nan"), False), (float("-inf"), False), (7e4, True)])
+def test_what_is_no_finite_number_is_neither_written_nor_read(
+    value: float, half: bool, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for scaled in (False, True):
+        ternary, dense = parts()
+        values = ternary["words.weight"][1] if scaled else next(iter(dense.values()))
+        values.view(-1)[3] = value
+        with pytest.raises(ConfigError, match=f"no finite number in FP{16 if half else 32}"):
+            packed_parts(ternary, dense, CONFIG, ABOUT, half)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "not_finite", lambda _: None)
+            write_packed(packed, packed_parts(ternary, dense, CONFIG, ABOUT, half))
+        with pytest.raises(MissingInputError, match="no finite number"):
+            PackedCheckpoint(packed)
 
 
 def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:

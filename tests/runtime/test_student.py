@@ -77,6 +77,17 @@ def test_other_models_and_types_are_torch_s() -> None:
     assert native_student(unserved) is None
 
 
+@pytest.mark.parametrize(
+    "name", ["bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.0.output.LayerNorm.weight"]
+)
+def test_what_is_no_number_is_torch_s_to_show(name: str) -> None:
+    """Eight bits and a softmax would make sound numbers of it."""
+    model = student()
+    with torch.no_grad():
+        model.get_parameter(name)[0] = torch.nan
+    assert native_student(model) is None
+
+
 @native
 def test_the_variable_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNEL_VARIABLE, TORCH)

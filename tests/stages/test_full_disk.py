@@ -70,6 +70,12 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert len((tmp_path / "metrics.json").read_text()) < 100
 
 
+def test_a_cpp_stream_that_tells_no_reason_is_a_full_disk(tmp_path: Path) -> None:
+    """What torch.save raises where not even the end of its archive finds room; rare on a small disk."""
+    with pytest.raises(MissingInputError, match="no space left"), enough_room(tmp_path):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+
 def test_other_errors_are_left_alone(tmp_path: Path) -> None:
     for error in (ValueError("no space left"), FileNotFoundError(2, "No such file"), RuntimeError("os error 5")):
         with pytest.raises(type(error)) as caught, enough_room(tmp_path):
