@@ -63,7 +63,7 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
         fix: the command that makes the folder, for the error.
 
     Raises:
-        MissingInputError: nothing to load there, or a file is damaged.
+        MissingInputError: nothing to load there, a file is damaged, or a weight is no finite number.
     """
     folder = _model_folder(source)
     if (folder / FILE_NAME).exists():
@@ -79,6 +79,10 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     about = _read_about(folder)
     # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
     model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32)
+    for name, values in model.named_parameters():
+        if not values.isfinite().all():  # every answer would be the first label
+            again = "kdqat distill, or for a teacher kdqat finetune-teacher, to train it again"
+            raise MissingInputError(f"{location}: {name} holds a value that is no finite number.", again)
     kind = about.get("kind", "plain")
     if "quantization" in about:
         quantize_model(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -287,6 +288,15 @@ class TestLoadClassifier:
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}), encoding="utf-8")
         with pytest.raises(MissingInputError):
+            load_classifier(ternary)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_a_weight_that_is_no_finite_number_is_refused(self, ternary: Path, value: float) -> None:
+        path, name = ternary / "model" / "model.safetensors", "bert.encoder.layer.1.output.LayerNorm.weight"
+        state = load_file(path)
+        state[name][0] = value
+        save_file(state, path, {"format": "pt"})
+        with pytest.raises(MissingInputError, match=f"{name} holds a value that is no finite number"):
             load_classifier(ternary)
 
     def test_a_damaged_packed_file_is_refused(self, packed: Path) -> None:
