@@ -64,7 +64,7 @@ def packed_parts(
         arrays[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest).numpy()
     if broken := not_finite(arrays):
         where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
-        raise ConfigError(f"The student's {broken} holds a value that is no finite number in {where}.", fix)
+        raise ConfigError(f"The student's {broken} is not finite in {where}.", fix)
     return PackedParts(arrays, config, about, shapes)
 
 

@@ -71,7 +71,7 @@ class PackedFile(PackedParts):
         if not _is_sound(arrays, header):
             raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
         if name := not_finite(arrays):
-            raise MissingInputError(f"{path}: {name} holds a value that is no finite number.", "kdqat distill")
+            raise MissingInputError(f"{path}: {name} is not finite.", "kdqat distill")
         shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
         super().__init__(arrays, header["config"], header["about"], shapes)
 

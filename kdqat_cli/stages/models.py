@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from kdqat_cli.config import Quantization, Settings, parse
+from kdqat_cli.distillation.divergence import weight_at_fault
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.hub import first_line, why_unreachable
@@ -79,10 +80,10 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     about = _read_about(folder)
     # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
     model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32)
-    for name, values in model.named_parameters():
-        if not values.isfinite().all():  # every answer would be the first label
-            again = "kdqat distill, or for a teacher kdqat finetune-teacher, to train it again"
-            raise MissingInputError(f"{location}: {name} holds a value that is no finite number.", again)
+    weight = weight_at_fault({"model": model})
+    if weight:  # every answer would be the first label
+        again = "kdqat distill, or for a teacher kdqat finetune-teacher, to train it again"
+        raise MissingInputError(f"{location}: {weight} is not finite.", again)
     kind = about.get("kind", "plain")
     if "quantization" in about:
         quantize_model(

@@ -66,12 +66,12 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
         ternary, dense = parts()
         values = ternary["words.weight"][1] if scaled else next(iter(dense.values()))
         values.view(-1)[3] = value
-        with pytest.raises(ConfigError, match=f"no finite number in FP{16 if half else 32}"):
+        with pytest.raises(ConfigError, match=f"is not finite in FP{16 if half else 32}"):
             packed_parts(ternary, dense, CONFIG, ABOUT, half)
         with monkeypatch.context() as patch:
             patch.setattr(module, "not_finite", lambda _: None)
             write_packed(packed, packed_parts(ternary, dense, CONFIG, ABOUT, half))
-        with pytest.raises(MissingInputError, match="no finite number"):
+        with pytest.raises(MissingInputError, match="is not finite"):
             PackedCheckpoint(packed)
 
 

@@ -296,7 +296,7 @@ class TestLoadClassifier:
         state = load_file(path)
         state[name][0] = value
         save_file(state, path, {"format": "pt"})
-        with pytest.raises(MissingInputError, match=f"{name} holds a value that is no finite number"):
+        with pytest.raises(MissingInputError, match=f"the model's weight {name} is not finite"):
             load_classifier(ternary)
 
     def test_a_damaged_packed_file_is_refused(self, packed: Path) -> None:
