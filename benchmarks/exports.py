@@ -22,12 +22,13 @@ from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.exporters.catalogue import FORMATS
 from kdqat_cli.exporters.parity import Logits, compare
 from kdqat_cli.output import Output
+from kdqat_cli.record import Batches
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH
 from kdqat_cli.runtime.native_model import NativeModel
 from kdqat_cli.runtime.student import native_student
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.inference import Batches, padded_batches, predict_logits
+from kdqat_cli.stages.inference import padded_batches, predict_logits
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.models import Classifier, load_classifier
 from kdqat_cli.stages.rows import TaskRows, task_rows
@@ -129,10 +130,10 @@ def main() -> None:
     logging.disable_progress_bar()
     output = Output()
     for source in options.students:
-        about = load_classifier(source)
-        task = load_task(about.about["task"])
-        rows = task_rows(task, "dev", options.data_dir, about.tokenizer, about.about["max_length"])
-        padded = [batch for _, batch in padded_batches(rows.rows, about.tokenizer, Batches(8))]
+        student = load_classifier(source)
+        task = load_task(student.record.task or "")
+        rows = task_rows(task, "dev", options.data_dir, student.tokenizer, student.record.row_length)
+        padded = [batch for _, batch in padded_batches(rows.rows, student.tokenizer, Batches(size=8))]
         batches = [
             {name: values.numpy() for name, values in batch.items()}
             for batch in padded[:: -(-len(padded) // options.batches)]

@@ -38,6 +38,7 @@ from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.gpu.layers import (
     PackedLinear,
     integer_sums,
@@ -216,7 +217,7 @@ def _built(device: torch.device, layers: int, hidden: int) -> dict[str, nn.Modul
     quantize_model(plain, settings)
     freeze(plain)
     with tempfile.TemporaryDirectory() as folder:
-        save_packed(plain, Path(folder), {"quantization": settings.model_dump()})
+        save_packed(plain, Path(folder), Record(quantization=settings))
         packed, int8 = (PackedModel(Path(folder) / FILE_NAME, device)._model for _ in range(2))
     sizes = {name: module.in_features for name, module in plain.named_modules() if hasattr(module, "in_features")}
     for name, module in list(int8.named_modules()):

@@ -57,6 +57,7 @@ def _write_model(folder: Path, layers: int) -> None:
     from kdqat_cli.packing.hf_model import save_packed
     from kdqat_cli.quantization.layers import freeze
     from kdqat_cli.quantization.model import quantize_model
+    from kdqat_cli.record import Record
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
@@ -65,7 +66,7 @@ def _write_model(folder: Path, layers: int) -> None:
     settings = resolve("movie", Params()).quantization
     quantize_model(model, settings)
     freeze(model)
-    save_packed(model, folder, {"quantization": settings.model_dump()})
+    save_packed(model, folder, Record(quantization=settings))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = special + [f"word{index}" for index in range(len(special), config.vocab_size)]
     BertTokenizer({word: index for index, word in enumerate(words)}).save_pretrained(folder)

@@ -21,6 +21,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 
 ROUNDS = 5
 
@@ -37,7 +38,7 @@ def main() -> None:
         folder = Path(name)
         dense = folder / "model.safetensors"
         jobs: dict[str, Callable[[], object]] = {
-            "write packed": lambda: save_packed(model, folder, {"quantization": settings.model_dump()}),
+            "write packed": lambda: save_packed(model, folder, Record(quantization=settings)),
             "write FP32 (safetensors)": lambda: save_file(state, dense),
             "read packed to FP32 tensors": lambda: PackedCheckpoint(folder / FILE_NAME).state_dict(),
             "read FP32 (safetensors)": lambda: {name: tensor.clone() for name, tensor in load_file(dense).items()},

@@ -17,6 +17,7 @@ from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.stages.bench_engines import ENGINES, OWN
 from tests.recipes import quantization
 
@@ -39,7 +40,7 @@ def test_a_peer_computes_the_model_or_is_missed_by_name(
     quantize_model(model, quantization())
     freeze(model)
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
-    save_packed(model, tmp_path, {"quantization": quantization().model_dump()})
+    save_packed(model, tmp_path, Record(quantization=quantization()))
     engine, packed = benchmarks("model_peers").peers(None)[name], tmp_path / FILE_NAME
     scratch = tmp_path / "scratch"
     scratch.mkdir()

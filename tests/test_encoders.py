@@ -13,6 +13,7 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from tests.architectures import HIDDEN, LABELS, LAYERS, tiny, tokens
 from tests.recipes import quantization
 
@@ -180,7 +181,7 @@ def test_packing_and_loading_changes_no_bit(architecture: str, tmp_path: Path) -
     before = logits(model, batch)
     freeze(model)
     assert torch.equal(logits(model, batch), before)
-    save_packed(model, tmp_path, {"quantization": QUANTIZATION.model_dump()})
+    save_packed(model, tmp_path, Record(quantization=QUANTIZATION))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
     assert torch.equal(logits(loaded, batch), before)

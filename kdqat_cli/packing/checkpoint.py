@@ -33,6 +33,7 @@ from kdqat_cli.packing.packed_file import (
 )
 from kdqat_cli.packing.trits import pack, unpack
 from kdqat_cli.quantization.ternary import join
+from kdqat_cli.record import Record
 
 __all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "packed_parts", "write_packed"]
 
@@ -40,7 +41,7 @@ Ternary = dict[str, tuple[Tensor, Tensor]]
 
 
 def packed_parts(
-    ternary: Ternary, dense: dict[str, Tensor], config: dict[str, Any], about: dict[str, Any], half: bool = False
+    ternary: Ternary, dense: dict[str, Tensor], config: dict[str, Any], record: Record, half: bool = False
 ) -> PackedParts:
     """A model as a packed checkpoint holds it.
 
@@ -48,7 +49,7 @@ def packed_parts(
         ternary: name → codes (O, I) int8 and scales (1,) or (O,).
         dense: name → every other tensor of the model.
         config: the model's configuration, as in config.json.
-        about: where the model comes from; anything that JSON holds.
+        record: where the model comes from.
         half: scales and dense tensors as FP16 instead of FP32.
 
     Raises:
@@ -65,12 +66,12 @@ def packed_parts(
     if broken := not_finite(arrays):
         where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
         raise ConfigError(f"The student's {broken} is not finite in {where}.", fix)
-    return PackedParts(arrays, config, about, shapes)
+    return PackedParts(arrays, config, record, shapes)
 
 
 def write_packed(path: Path, parts: PackedParts) -> None:
     """Writes a packed checkpoint."""
-    header = {"version": VERSION, "config": parts.config, "ternary": parts.shapes, "about": parts.about}
+    header = {"version": VERSION, "config": parts.config, "ternary": parts.shapes, "about": parts.record.to_json()}
     header["sha256"] = digest(parts.arrays, header)
     save_file(parts.arrays, path, metadata={METADATA_KEY: to_json(header)})
 

@@ -8,21 +8,21 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import Quantization, parse
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
 from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 
 
-def model_parts(model: PreTrainedModel, about: dict[str, Any], half: bool = False) -> PackedParts:
+def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> PackedParts:
     """A student with ternary layers as its packed checkpoint holds it.
 
     Args:
         model: the student; layers that are not frozen give the codes that they would be frozen at.
-        about: where the student comes from; its `quantization` is what loads it again.
+        record: where the student comes from; its `quantization` is what loads it again.
         half: what is not ternary as FP16.
     """
     ternary = {}
@@ -30,12 +30,12 @@ def model_parts(model: PreTrainedModel, about: dict[str, Any], half: bool = Fals
         codes, scales = layer.ternary_codes()
         ternary[f"{name}.weight"] = codes.cpu(), scales.cpu()
     dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
-    return packed_parts(ternary, dense, model.config.to_dict(), about, half)
+    return packed_parts(ternary, dense, model.config.to_dict(), record, half)
 
 
-def save_packed(model: PreTrainedModel, folder: Path, about: dict[str, Any], half: bool = False) -> None:
+def save_packed(model: PreTrainedModel, folder: Path, record: Record, half: bool = False) -> None:
     """Writes a student as config.json and the packed file, into an existing folder; arguments as of `model_parts`."""
-    parts = model_parts(model, about, half)
+    parts = model_parts(model, record, half)
     write_packed(folder / FILE_NAME, parts)
     labels = {key: parts.config[key] for key in ("id2label", "label2id", "problem_type")}
     outline = {"model_type": MODEL_TYPE, "architectures": [KdqatForSequenceClassification.__name__], **labels}
@@ -52,7 +52,9 @@ def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
     # Drawing random weights to throw them away takes most of a load.
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    quantize_model(model, parse(Quantization, checkpoint.about.get("quantization"), FILE_NAME), frozen=True)
+    if checkpoint.record.quantization is None:
+        raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
+    quantize_model(model, checkpoint.record.quantization, frozen=True)
     return model
 
 

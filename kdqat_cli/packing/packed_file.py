@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.trits import LARGEST_BYTE, packed_size
+from kdqat_cli.record import Record, read_record
 
 FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
 VERSION = 1
@@ -32,13 +33,13 @@ class PackedParts:
     Attributes:
         arrays: every tensor, as it is stored.
         config: the model's configuration, as in config.json.
-        about: where the model comes from.
+        record: what is recorded of the model, under `about` in the file.
         shapes: ternary weight → (rows, columns, number of scales).
     """
 
     arrays: Arrays
     config: dict[str, Any]
-    about: dict[str, Any]
+    record: Record
     shapes: dict[str, tuple[int, int, int]]
 
     def scales(self) -> dict[str, NDArray[np.float32]]:
@@ -73,7 +74,7 @@ class PackedFile(PackedParts):
         if name := not_finite(arrays):
             raise MissingInputError(f"{path}: {name} is not finite.", "kdqat distill")
         shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
-        super().__init__(arrays, header["config"], header["about"], shapes)
+        super().__init__(arrays, header["config"], read_record(header["about"], f"{path}: about"), shapes)
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -35,7 +35,7 @@ class Engine:
         remark: one sentence where something slower took the place of what was meant to compute; None otherwise.
         labels: the number of logits a row.
         config: the model's configuration, as in config.json.
-        about: what was recorded when the model was packed: task, labels, quantisation.
+        record: what was recorded when the model was packed: task, labels, quantisation.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Engine:
         self.kernel, self.threads, self.remark = kernel, threads, remark
         self.labels = model.labels
         self.config: dict[str, Any] = file.config
-        self.about: dict[str, Any] = file.about
+        self.record = file.record
 
     @classmethod
     def load(cls, source: str | Path, threads: int | None = None, device: Device = "cpu") -> "Engine":

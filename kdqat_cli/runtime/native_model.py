@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import PackedParts
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.chain import ACTIVATIONS
 from kdqat_cli.runtime.layouts import HEADS, MATRIX_NUMBERS, VECTOR_NUMBERS, Layout, layout_of, native_sizes
 from kdqat_cli.runtime.native import call, library
@@ -56,10 +57,10 @@ class NativeModel:
         self._process = os.getpid()
         self._config = file.config
         self._layout = layout_of(file.config)
-        settings = _settings(file)
+        clip = _activation_clip(file.record)
         self._relative = file.arrays.pop(self._layout.relative, None) if self._layout.relative else None
         try:
-            config = _native_config(file, self._layout, settings)
+            config = _native_config(file, self._layout, clip)
             self.labels, self.positions, self.types = config.labels, config.positions, config.types
             self._heads = config.heads
             self._handle = self._library.kdqat_model_new(ctypes.byref(config), kernel.encode(), threads)
@@ -191,19 +192,16 @@ def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> ND
     return out
 
 
-def _settings(file: PackedParts) -> dict[str, Any]:
-    settings = file.about.get("quantization")
-    if not isinstance(settings, dict):
+def _activation_clip(record: Record) -> float:
+    if record.quantization is None:
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
-    if settings.get("activations") != "int8":
+    if record.quantization.activations != "int8":
         raise ConfigError("The engine computes with 8-bit activations; this model's are in full precision.")
-    clip = settings.get("activation_clip")
-    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise MissingInputError("The packed model's activation clip is no positive number.", "kdqat export")
-    return settings
+    clip = record.quantization.activation_clip
+    return math.inf if clip is None else clip
 
 
-def _native_config(file: PackedParts, layout: Layout, settings: dict[str, Any]) -> _Config:
+def _native_config(file: PackedParts, layout: Layout, clip: float) -> _Config:
     values = native_sizes(layout, file.config)
     values["head"], values["head_activation"] = HEADS[layout.head], ACTIVATIONS[layout.head_activation]
     if layout.head == "pooled":
@@ -212,8 +210,7 @@ def _native_config(file: PackedParts, layout: Layout, settings: dict[str, Any]) 
     values["words"] = file.shapes[f"{layout.words}.weight"][0]
     for name, tensor in (("labels", "classifier_weight"), ("positions", "positions"), ("types", "types")):
         values[name] = len(file.arrays[layout.vectors[tensor]]) if tensor in layout.vectors else 0
-    clip = settings.get("activation_clip")
-    values["clip"] = math.inf if clip is None else float(clip)
+    values["clip"] = clip
     if any(type(values.get(name, 0)) is not int or values.get(name, 0) > _LARGEST_INTEGER for name in _INTEGERS):
         raise ValueError("a size that is none")
     return _Config(**values)

@@ -3,9 +3,11 @@
 import torch
 from transformers import PreTrainedModel
 
+from kdqat_cli.config import Quantization
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import model_parts
 from kdqat_cli.quantization.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.native import TORCH, kernel_here
 from kdqat_cli.runtime.native_model import NativeModel
 
@@ -26,19 +28,19 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
     Raises:
         ConfigError: KDQAT_KERNEL names a kernel that does not run here.
     """
-    settings = _quantization(model)
-    if settings is None or model.device.type != "cpu" or model.dtype != torch.float32:
+    quantization = _quantization(model)
+    if quantization is None or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
     kernel = kernel_here()
     if kernel == TORCH:
         return None
     try:
-        return NativeModel(model_parts(model, {"quantization": settings}), kernel, torch.get_num_threads())
+        return NativeModel(model_parts(model, Record(quantization=quantization)), kernel, torch.get_num_threads())
     except ConfigError:  # an architecture that it does not serve; or no finite number, which torch will show
         return None
 
 
-def _quantization(model: PreTrainedModel) -> dict[str, object] | None:
+def _quantization(model: PreTrainedModel) -> Quantization | None:
     layers = list(quantized_layers(model).values())
     linears = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
     if not linears or any(layer.weight_quantizer.name != "ternary" for layer in layers):
@@ -47,4 +49,7 @@ def _quantization(model: PreTrainedModel) -> dict[str, object] | None:
     quantizer = quantizers.pop()
     if quantizers or quantizer is None or quantizer.scale != "token":
         return None
-    return {"activations": "int8", "activation_clip": quantizer.clip}
+    clip = quantizer.clip
+    return Quantization(
+        weights="ternary", weight_clip=None, activations="int8", activation_clip=clip, activation_scale="token"
+    )

@@ -114,7 +114,7 @@ def bench(
         machine = gpu_name(gpu())
     file = PackedFile(packed)
     words = file.config["vocab_size"]
-    longest = file.about.get("max_length") or max(tokens for _, tokens in SHAPES)
+    longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
     shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
     ids = np.random.default_rng(1).integers(words // 2, words, (_COMPARED[0], min(_COMPARED[1], longest)))
     workers: list[_Worker] = []

@@ -16,7 +16,7 @@ from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
+from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -51,13 +51,13 @@ def distill(
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
         _check_layers(settings, len(layers_of(source.model)))
-        about = student_record("student", task, source, settings)
-        batches = recorded_batches(about)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"], batches)
+        record = student_record("student", task, source, settings)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         teacher_score = _check_teacher(source.model, dev, teacher)
-        rows = task_rows(task, "train", data_dir, source.tokenizer, about["max_length"])
-        about |= {"seed": seed, "settings": settings.model_dump(exclude={"teacher"})}
-        about["sources"] |= {"train": rows.digest, "dev": dev.digest}
+        rows = task_rows(task, "train", data_dir, source.tokenizer, record.row_length)
+        sources = record.sources | {"train": rows.digest, "dev": dev.digest}
+        made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
+        record = record.model_copy(update=made)
 
         set_seed(seed)
         student = deepcopy(source.model)
@@ -69,9 +69,9 @@ def distill(
             source.tokenizer,
             dev.score,
             settings.student,
-            about["max_length"],
+            record.row_length,
             seed,
-            resume_folder(out, digest_of(about | {"devices": group.size()})),
+            resume_folder(out, digest_of(record.to_json() | {"devices": group.size()})),
             progress,
             teacher=source.model,
             loss=DistillationLoss(settings.distillation),
@@ -79,7 +79,7 @@ def distill(
         freeze(student)
         score = dev.score(student)["score"]
         if scratch is not None:
-            save_classifier(student, source.tokenizer, scratch / MODEL, about)
+            save_classifier(student, source.tokenizer, scratch / MODEL, record)
             write_history(scratch / HISTORY, history)
             write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}

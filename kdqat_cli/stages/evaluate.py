@@ -1,6 +1,5 @@
 """evaluate: any classifier → its metrics and its size, as flat JSON."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from kdqat_cli.errors import ConfigError, GateError
@@ -8,7 +7,7 @@ from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.gpu.model import gpu
 from kdqat_cli.stages.folder import write_json
-from kdqat_cli.stages.models import Classifier, align_labels, load_classifier, recorded_batches, size_figures
+from kdqat_cli.stages.models import Classifier, align_labels, load_classifier, size_figures
 from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.tasks.registry import Task
 
@@ -46,10 +45,10 @@ def evaluate(
     """
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
-    batches = recorded_batches(loaded.about)
+    batches = loaded.record.batches
     if max_length:
-        batches = replace(batches, pad_to=batches.pad_to and max_length)
-    max_length = row_length(task, loaded.tokenizer, max_length or loaded.about.get("max_length"))
+        batches = batches.model_copy(update={"pad_to": batches.pad_to and max_length})
+    max_length = row_length(task, loaded.tokenizer, max_length or loaded.record.max_length)
     engine = _on(device, loaded, task) if device else None
     metrics: dict[str, float] = {}
     for split in task.splits:
@@ -72,9 +71,9 @@ def _on(device: Device, loaded: Classifier, task: Task) -> Engine | None:
         loaded.model.cpu()
         return None
     gpu()  # where there is one, the model was loaded onto it
-    if loaded.kind != "packed" or loaded.weights is None:
+    if loaded.record.kind != "packed" or loaded.weights is None:
         return None
-    if loaded.about["labels"] != task.labels:
+    if loaded.record.labels != task.labels:
         raise ConfigError(
             f"{loaded.weights} was packed with other labels than task {task.name} has.", "kdqat evaluate, no --device"
         )

@@ -9,15 +9,15 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.record import BY_LENGTH, Batches, Record
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, output_folder, write_json
-from kdqat_cli.stages.inference import Batches, padded_batches, predict_logits
+from kdqat_cli.stages.inference import padded_batches, predict_logits
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import (
     ABOUT,
     Classifier,
     load_classifier,
-    recorded_batches,
     size_figures,
 )
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
@@ -75,13 +75,13 @@ def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
         folder = scratch / MODEL
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
-        about = dict(source.about) | {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE)}
-        # What is served must not depend on batch mates, so a scale that a batch shared becomes one a token. `evaluate`
+        made: dict[str, Any] = {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE), "sources": sources}
+        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
         # measures what that changes.
-        about["quantization"] = about["quantization"] | {"activation_scale": "token"}
-        about.pop("batches", None)
-        about["sources"] = sources
-        save_packed(source.model, folder, about, half)
+        assert source.record.quantization is not None
+        made["quantization"] = source.record.quantization.model_copy(update={"activation_scale": "token"})
+        record = source.record.model_copy(update=made | {"batches": BY_LENGTH})
+        save_packed(source.model, folder, record, half)
         figures = size_figures(source.model, folder / FILE_NAME)
         run = write_run(scratch, watch, **figures)
     return {"folder": str(out), **figures, "seconds": run["seconds"]}
@@ -103,8 +103,8 @@ def _export_foreign(
     require_packages(format_name, spec.packages)
     with output_folder(out) as scratch:
         source, sources = _load_student(student)
-        batches = recorded_batches(source.about)
-        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.about["max_length"], batches)
+        batches = source.record.batches
+        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
         folder = scratch / MODEL
         folder.mkdir()
         spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
@@ -113,9 +113,17 @@ def _export_foreign(
         parity = compare(expected, found)
         require(parity, f"The {format_name} export of {student}")
         # The student's record, but for `quantization`: kdqat would quantise the folder by it.
-        about = {key: source.about.get(key) for key in ("task", "labels", "pairs", "max_length")}
-        about |= {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
-        write_json(folder / ABOUT, about)
+        record = Record(
+            kind="export",
+            format=format_name,
+            task=source.record.task,
+            labels=source.record.labels,
+            pairs=source.record.pairs,
+            max_length=source.record.max_length,
+            sources=sources,
+            versions=versions(),
+        )
+        write_json(folder / ABOUT, record.to_json())
         figures = {
             **size_figures(source.model, folder / spec.file),
             "rows": parity.rows,
@@ -132,14 +140,14 @@ def _export_foreign(
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     """The student, and the hashes of what it was made from and of itself."""
     source = load_classifier(student, "kdqat distill")
-    made = source.kind if source.kind in ("student", "ternary") else None
-    weights = source.about["quantization"]["weights"] if made else None
+    made = source.record.quantization if source.record.kind in ("student", "ternary") else None
+    weights = made.weights if made else None
     if weights != "ternary" or source.weights is None:
-        what = f"{weights} weights" if made else f"a {source.kind} model"
+        what = f"{weights} weights" if made else f"a {source.record.kind} model"
         raise ConfigError(
             f"{student} holds {what}; only ternary weights can be exported.", "kdqat distill --weights ternary"
         )
-    return source, dict(source.about["sources"]) | {"student": file_digest(source.weights)}
+    return source, source.record.sources | {"student": file_digest(source.weights)}
 
 
 def _foreign_logits(logits: Any, folder: Path, rows: TaskRows, shape: tuple[int, ...]) -> Any:

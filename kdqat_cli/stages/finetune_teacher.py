@@ -7,6 +7,7 @@ from transformers import set_seed
 
 from kdqat_cli import group
 from kdqat_cli.config import Settings
+from kdqat_cli.record import Record
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
 from kdqat_cli.stages.models import encoder_digest, load_encoder, save_classifier
@@ -43,23 +44,23 @@ def finetune_teacher(
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
         rows = task_rows(task, "train", data_dir, tokenizer, max_length)
         dev = task_rows(task, "dev", data_dir, tokenizer, max_length)
-        about = {
-            "kind": "teacher",
-            "task": task.name,
-            "labels": task.labels,
-            "pairs": task.pairs,
-            "encoder": encoder,
-            "seed": seed,
-            "max_length": max_length,
-            "settings": settings.teacher.model_dump(),
-            "sources": {"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
-            "versions": versions(),
-        }
-        resume = resume_folder(out, digest_of(about | {"devices": group.size()}))
+        record = Record(
+            kind="teacher",
+            task=task.name,
+            labels=task.labels,
+            pairs=task.pairs,
+            encoder=encoder,
+            seed=seed,
+            max_length=max_length,
+            settings=settings.teacher.model_dump(),
+            sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
+            versions=versions(),
+        )
+        resume = resume_folder(out, digest_of(record.to_json() | {"devices": group.size()}))
         history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress)
         score = dev.score(model)["score"]
         if scratch is not None:
-            save_classifier(model, tokenizer, scratch / MODEL, about)
+            save_classifier(model, tokenizer, scratch / MODEL, record)
             write_history(scratch / HISTORY, history)
             write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
     return {"folder": str(out), "score": score, "seconds": watch.seconds}

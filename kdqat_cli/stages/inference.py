@@ -1,7 +1,6 @@
 """Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,32 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
+from kdqat_cli.record import BY_LENGTH, Batches
 from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.native_model import NativeModel
 from kdqat_cli.runtime.student import native_student
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Batches:
-    """How rows are put together for forward passes.
-
-    Attributes:
-        size: rows of a batch; one fixed size, so that a score does not depend on the training's.
-        pad_to: tokens that every row is padded to, the rows being in their own order; None: rows of like length
-            together, padded to the longest. Only a student whose batch shares an activation scale feels the difference.
-    """
-
-    size: int = 64
-    pad_to: int | None = None
-
-    def of(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices of the rows of each batch."""
-        order = list(range(len(lengths)))
-        if self.pad_to is None:  # padding is computed and thrown away
-            order.sort(key=lambda index: lengths[index], reverse=True)
-        for start in range(0, len(order), self.size):
-            yield order[start : start + self.size]
 
 
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -55,10 +34,6 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "labels": batch["label"]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
-
-
-BY_LENGTH = Batches()
-"""What serves every model whose predictions depend on the row alone."""
 
 
 def padded_batches(
@@ -105,25 +80,15 @@ class Predictor:
         logits = torch.zeros(len(rows), model.config.num_labels, device=model.device)
         training = model.training
         model.eval()
-        results = self._by_torch(rows, tokenizer, batches) if self._engine is None else self._by_engine(rows, batches)
+        if self._engine is None:
+            results = _by_torch(model, rows, tokenizer, batches)
+        else:
+            results = _by_engine(self._engine, rows, batches)
         for indices, found in results:
             logits[indices] = found.to(logits.device)
         model.train(training)
         out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
         return out
-
-    def _by_torch(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        for indices, padded in _turns(padded_batches(rows, tokenizer, batches)):
-            yield indices, self._model(**padded.to(self._model.device)).logits.float()
-
-    def _by_engine(self, rows: Dataset, batches: Batches) -> Iterator[tuple[list[int], Tensor]]:
-        assert self._engine is not None
-        for indices in _turns(batches.of(rows["length"])):
-            columns = rows.select(indices)[:]
-            types = columns.get("token_type_ids", [None] * len(indices))
-            yield indices, torch.from_numpy(self._engine.logits(list(zip(columns["input_ids"], types, strict=True))))
 
 
 def predict_logits(
@@ -131,6 +96,20 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Logits (rows, labels) of tokenised rows, in their order, as `Predictor` gives them."""
     return Predictor(model).logits(rows, tokenizer, batches)
+
+
+def _by_torch(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches
+) -> Iterator[tuple[list[int], Tensor]]:
+    for indices, padded in _turns(padded_batches(rows, tokenizer, batches)):
+        yield indices, model(**padded.to(model.device)).logits.float()
+
+
+def _by_engine(engine: Engine | NativeModel, rows: Dataset, batches: Batches) -> Iterator[tuple[list[int], Tensor]]:
+    for indices in _turns(batches.of(rows["length"])):
+        columns = rows.select(indices)[:]
+        types = columns.get("token_type_ids", [None] * len(indices))
+        yield indices, torch.from_numpy(engine.logits(list(zip(columns["input_ids"], types, strict=True))))
 
 
 def _turns(batches: Iterator[T]) -> Iterator[T]:

@@ -1,7 +1,7 @@
 """Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdqat_cli.config import Quantization, Settings, parse
+from kdqat_cli.config import Settings
 from kdqat_cli.distillation.divergence import weight_at_fault
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
-from kdqat_cli.stages.inference import BY_LENGTH, Batches
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
@@ -44,16 +44,14 @@ class Classifier:
     Attributes:
         model: in eval mode, FP32, on the GPU where there is one.
         tokenizer: its tokenizer.
-        kind: `plain` (made elsewhere), `teacher`, `ternary`, `student` or `packed`.
         weights: the file of its weights; None for a hub id.
-        about: what the stage that made it recorded.
+        record: what the stage that made it recorded; of kind `plain` where none of ours made it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    kind: str
     weights: Path | None
-    about: dict[str, Any] = field(default_factory=dict)
+    record: Record
 
 
 def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
@@ -68,31 +66,26 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     """
     folder = _model_folder(source)
     if (folder / FILE_NAME).exists():
-        about = PackedCheckpoint(folder / FILE_NAME).about
+        record = PackedCheckpoint(folder / FILE_NAME).record
         tokenizer_file = folder / TOKENIZER_FILE
-        if not tokenizer_file.exists() or file_digest(tokenizer_file) != about.get("tokenizer"):
+        if not tokenizer_file.exists() or file_digest(tokenizer_file) != record.tokenizer:
             raise MissingInputError(
                 f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
             )
         model = _load(AutoModelForSequenceClassification, str(folder), "kdqat export")
-        return Classifier(_placed(model), _load_tokenizer(folder), "packed", folder / FILE_NAME, about)
+        return Classifier(_placed(model), _load_tokenizer(folder), folder / FILE_NAME, record)
     location = str(folder) if folder.is_dir() else str(source)
-    about = _read_about(folder)
+    record = _read_record(folder)
     # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
     model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32)
     weight = weight_at_fault({"model": model})
     if weight:  # every answer would be the first label
         again = "kdqat distill, or for a teacher kdqat finetune-teacher, to train it again"
         raise MissingInputError(f"{location}: {weight} is not finite.", again)
-    kind = about.get("kind", "plain")
-    if "quantization" in about:
-        quantize_model(
-            model, parse(Quantization, about["quantization"], f"{folder / ABOUT}: quantization"), frozen=True
-        )
+    if record.quantization is not None:
+        quantize_model(model, record.quantization, frozen=True)
     weights = folder / _WEIGHTS
-    return Classifier(
-        _placed(model).eval(), _load_tokenizer(location), kind, weights if weights.exists() else None, about
-    )
+    return Classifier(_placed(model).eval(), _load_tokenizer(location), weights if weights.exists() else None, record)
 
 
 def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -147,11 +140,11 @@ def label_config(task: Task) -> dict[str, Any]:
     }
 
 
-def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, about: Any) -> None:
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, record: Record) -> None:
     """Writes config.json, model.safetensors, the tokenizer and kdqat.json."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / ABOUT, about)
+    write_json(folder / ABOUT, record.to_json())
 
 
 def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
@@ -193,35 +186,23 @@ def _reorder(head: nn.Linear, rows: list[int]) -> None:
         head.bias.copy_(head.bias[rows].clone())
 
 
-def student_record(kind: str, task: Task, teacher: Classifier, settings: Settings) -> dict[str, Any]:
+def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settings) -> Record:
     """What is recorded in kdqat.json of a quantised model."""
     max_length = row_length(task, teacher.tokenizer, settings.student.max_length)
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
-    batches = Batches(settings.student.batch_size, max_length) if fixed else BY_LENGTH
-    return {
-        "kind": kind,
-        "task": task.name,
-        "labels": task.labels,
-        "pairs": task.pairs,
-        "max_length": max_length,
-        "batches": asdict(batches),
-        "quantization": settings.quantization.model_dump(),
-        "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
-        "versions": versions(),
-    }
-
-
-def recorded_batches(about: dict[str, Any]) -> Batches:
-    """How the rows are put together on which a recorded model was scored.
-
-    Raises:
-        MissingInputError: the record is damaged.
-    """
-    try:
-        return Batches(**about.get("batches", {}))
-    except TypeError as error:
-        raise MissingInputError(f"{ABOUT} is damaged: batches is {about['batches']!r}.", "kdqat distill") from error
+    batches = Batches(size=settings.student.batch_size, pad_to=max_length) if fixed else BY_LENGTH
+    return Record(
+        kind=kind,
+        task=task.name,
+        labels=task.labels,
+        pairs=task.pairs,
+        max_length=max_length,
+        batches=batches,
+        quantization=settings.quantization,
+        sources={"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
+        versions=versions(),
+    )
 
 
 def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:
@@ -239,8 +220,8 @@ def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:
 def recorded_task(source: str) -> str | None:
     """The task that a folder of kdqat's was made for; None for any other model."""
     folder = _model_folder(source)
-    about = PackedCheckpoint(folder / FILE_NAME).about if (folder / FILE_NAME).exists() else _read_about(folder)
-    return about.get("task")
+    packed = (folder / FILE_NAME).exists()
+    return (PackedCheckpoint(folder / FILE_NAME).record if packed else _read_record(folder)).task
 
 
 def _model_folder(source: str | Path) -> Path:
@@ -284,14 +265,12 @@ def _load_tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
         raise MissingInputError(f"The tokenizer of {location} could not be loaded: {error}") from error
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> Record:
     path = folder / ABOUT
     if not path.is_file():
-        return {}
+        return Record()
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MissingInputError(f"{path} is not JSON; the folder is damaged.") from error
-    if not isinstance(about, dict):
-        raise MissingInputError(f"{path} does not hold an object; the folder is damaged.")
-    return about
+    return read_record(value, str(path))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import FILE_NAME
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL
@@ -153,12 +154,12 @@ class _EngineRunner:
         from kdqat_cli.runtime.engine import Engine
 
         self.engine = Engine.load(path, threads, device)
-        self.labels: list[str] | None = self.engine.about.get("labels")
-        self.pairs: bool | None = self.engine.about.get("pairs")
+        self.labels: list[str] | None = self.engine.record.labels
+        self.pairs: bool | None = self.engine.record.pairs
         self.remark = self.engine.remark
-        self.tokenizer = Tokenizer.from_file(str(_own_tokenizer(path, self.engine.about)))
+        self.tokenizer = Tokenizer.from_file(str(_own_tokenizer(path, self.engine.record)))
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.engine.about["max_length"])
+        self.tokenizer.enable_truncation(self.engine.record.max_length or 512)
 
     def logits(self, rows: list[Text]) -> NDArray[np.float32]:
         encoded = self.tokenizer.encode_batch([row.text if row.pair is None else (row.text, row.pair) for row in rows])
@@ -184,7 +185,7 @@ class _LoadedRunner:
         self.predictor = Predictor(self.loaded.model)
         config = self.loaded.model.config
         self.labels: list[str] | None = None
-        self.pairs: bool | None = self.loaded.about.get("pairs")
+        self.pairs: bool | None = self.loaded.record.pairs
         if config.problem_type != "regression":
             self.labels = [config.id2label[index] for index in range(config.num_labels)]
         self.remark = None
@@ -198,13 +199,13 @@ class _LoadedRunner:
         table = {"text": [row.text for row in rows], "label": [0] * len(rows)}
         if any(row.pair is not None for row in rows):
             table["pair"] = [row.pair or "" for row in rows]
-        length = self.loaded.about.get("max_length") or min(tokenizer.model_max_length, 512)
+        length = self.loaded.record.max_length or min(tokenizer.model_max_length, 512)
         return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length), tokenizer)
 
 
-def _own_tokenizer(packed: Path, about: dict[str, Any]) -> Path:
+def _own_tokenizer(packed: Path, record: Record) -> Path:
     path = packed.with_name(TOKENIZER_FILE)
-    if not path.is_file() or file_digest(path) != about.get("tokenizer"):
+    if not path.is_file() or file_digest(path) != record.tokenizer:
         raise MissingInputError(f"{path} is not the tokenizer that {packed} was packed with.", "kdqat export")
     return path
 

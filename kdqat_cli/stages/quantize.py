@@ -7,7 +7,7 @@ from kdqat_cli.config import Settings
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.folder import MODEL, output_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, recorded_batches, save_classifier, student_record
+from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
@@ -34,11 +34,11 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
     with output_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
-        about = student_record("ternary", task, source, settings)
+        record = student_record("ternary", task, source, settings)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, about["max_length"], recorded_batches(about))
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         score = dev.score(source.model)["score"]
-        save_classifier(source.model, source.tokenizer, scratch / MODEL, about)
+        save_classifier(source.model, source.tokenizer, scratch / MODEL, record)
         run = write_run(scratch, watch, score=score)
     return {"folder": str(out), "score": score, "seconds": run["seconds"]}

@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.record import BY_LENGTH, Batches
 from kdqat_cli.runtime.engine import Engine
-from kdqat_cli.stages.inference import BY_LENGTH, Batches, Predictor, tokenize
+from kdqat_cli.stages.inference import Predictor, tokenize
 from kdqat_cli.tasks.data import data_digest, load_split
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task

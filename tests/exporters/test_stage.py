@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters import FormatName, catalogue, dense
+from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.models import ABOUT, label_config, load_classifier, save_classifier, student_record
@@ -28,9 +29,9 @@ def student(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFac
     model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, **label_config(task))
     folder.mkdir()
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    save_classifier(model, tokenizer, folder, {"kind": "teacher"})
-    about = student_record("student", task, load_classifier(folder), load_recipe("clean"))
-    save_classifier(frozen(model), tokenizer, folder, about)
+    save_classifier(model, tokenizer, folder, Record(kind="teacher"))
+    record = student_record("student", task, load_classifier(folder), load_recipe("clean"))
+    save_classifier(frozen(model), tokenizer, folder, record)
     return str(folder)
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing import checkpoint as module
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, packed_parts, write_packed
+from kdqat_cli.record import Record
+from tests.recipes import quantization
 
 CONFIG = {"model_type": "bert", "id2label": {"0": "schön", "1": "bad"}}
-ABOUT = {"task": "tiny", "labels": ["schön", "bad"], "quantization": {"weights": "ternary"}}
+RECORD = Record(task="tiny", labels=["schön", "bad"], quantization=quantization())
 
 
 def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
@@ -35,7 +37,7 @@ def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
     path = tmp_path / FILE_NAME
-    write_packed(path, packed_parts(*parts(), CONFIG, ABOUT))
+    write_packed(path, packed_parts(*parts(), CONFIG, RECORD))
     return path
 
 
@@ -43,7 +45,7 @@ def test_round_trip(packed: Path) -> None:
     ternary, dense = parts()
     read = PackedCheckpoint(packed)
     assert read.config == CONFIG
-    assert read.about == ABOUT
+    assert read.record == RECORD
     back = read.codes_and_scales()
     assert list(back) == list(ternary), "the order of the scales"
     for name, (codes, scales) in ternary.items():
@@ -67,10 +69,10 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
         values = ternary["words.weight"][1] if scaled else next(iter(dense.values()))
         values.view(-1)[3] = value
         with pytest.raises(ConfigError, match=f"is not finite in FP{16 if half else 32}"):
-            packed_parts(ternary, dense, CONFIG, ABOUT, half)
+            packed_parts(ternary, dense, CONFIG, RECORD, half)
         with monkeypatch.context() as patch:
             patch.setattr(module, "not_finite", lambda _: None)
-            write_packed(packed, packed_parts(ternary, dense, CONFIG, ABOUT, half))
+            write_packed(packed, packed_parts(ternary, dense, CONFIG, RECORD, half))
         with pytest.raises(MissingInputError, match="is not finite"):
             PackedCheckpoint(packed)
 
@@ -78,7 +80,7 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
 def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
     ternary, dense = parts()
     path = tmp_path / "half.safetensors"
-    write_packed(path, packed_parts(ternary, dense, CONFIG, ABOUT, half=True))
+    write_packed(path, packed_parts(ternary, dense, CONFIG, RECORD, half=True))
     read = PackedCheckpoint(path)
     for name, (codes, scales) in ternary.items():
         assert torch.equal(read.codes_and_scales()[name][0], codes)
@@ -106,7 +108,7 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
         "pooler.weight": [1, 1, 1],
     }
     assert about["config"] == CONFIG
-    assert about["about"] == ABOUT
+    assert about["about"] == RECORD.to_json()
     assert {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()} == {
         "query.weight": ("U8", [19]),
         "words.weight": ("U8", [8]),
@@ -124,7 +126,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
     """DVC compares bytes: an export that ran again must not make what depends on it run again."""
     contents = set()
     for number in range(5):
-        write_packed(tmp_path / f"{number}", packed_parts(*parts(), CONFIG, ABOUT))
+        write_packed(tmp_path / f"{number}", packed_parts(*parts(), CONFIG, RECORD))
         contents.add((tmp_path / f"{number}").read_bytes())
     assert len(contents) == 1
 
@@ -176,7 +178,7 @@ def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
 
 def test_another_format_version_names_both(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VERSION", 2)
-    write_packed(packed, packed_parts(*parts(), CONFIG, ABOUT))
+    write_packed(packed, packed_parts(*parts(), CONFIG, RECORD))
     monkeypatch.undo()
     with pytest.raises(MissingInputError, match=r"version 2.* version 1") as caught:
         PackedCheckpoint(packed)
@@ -187,7 +189,7 @@ def test_swapped_tensors_are_refused(packed: Path) -> None:
     """Two tensors of one shape that change places leave every byte of data as it was."""
     ternary, dense = parts()
     dense = {"first.bias": dense["bias"], "other.bias": dense["bias"] + 1}
-    write_packed(packed, packed_parts(ternary, dense, CONFIG, ABOUT))
+    write_packed(packed, packed_parts(ternary, dense, CONFIG, RECORD))
     content = packed.read_bytes()
     swapped = (
         content.replace(b"first.bias", b"TMP").replace(b"other.bias", b"first.bias").replace(b"TMP", b"other.bias")

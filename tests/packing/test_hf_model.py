@@ -18,10 +18,11 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from tests.recipes import quantization
 
 QUANTIZATION = quantization()
-ABOUT = {"task": "tiny", "quantization": QUANTIZATION.model_dump()}
+RECORD = Record(task="tiny", quantization=QUANTIZATION)
 LABELS = {0: "sad", 1: "schön", 2: "so so"}
 
 LOAD = """
@@ -60,7 +61,7 @@ def student(model: PreTrainedModel) -> PreTrainedModel:
 def packed(student: PreTrainedModel, tmp_path: Path) -> Path:
     folder = tmp_path / "packed"
     folder.mkdir()
-    save_packed(student, folder, ABOUT)
+    save_packed(student, folder, RECORD)
     return folder
 
 
@@ -121,7 +122,7 @@ def test_an_architecture_s_own_class_does_not_start_from_random_weights(student:
 
 def test_half_precision_is_close(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
     full_size = (packed / FILE_NAME).stat().st_size
-    save_packed(student, packed, ABOUT, half=True)
+    save_packed(student, packed, RECORD, half=True)
     assert (packed / FILE_NAME).stat().st_size < full_size
     model = AutoModelForSequenceClassification.from_pretrained(packed)
     expected, halved = logits(student, batch), logits(model, batch)
@@ -134,10 +135,10 @@ def test_a_student_in_training_is_packed_as_it_would_be_frozen(model: PreTrained
     latent = {name: values.clone() for name, values in model.state_dict().items()}
     (tmp_path / "latent").mkdir()
     (tmp_path / "frozen").mkdir()
-    save_packed(model, tmp_path / "latent", ABOUT)
+    save_packed(model, tmp_path / "latent", RECORD)
     assert all(torch.equal(values, latent[name]) for name, values in model.state_dict().items()), "it trains on"
     freeze(model)
-    save_packed(model, tmp_path / "frozen", ABOUT)
+    save_packed(model, tmp_path / "frozen", RECORD)
     assert (tmp_path / "latent" / FILE_NAME).read_bytes() == (tmp_path / "frozen" / FILE_NAME).read_bytes()
 
 
@@ -147,7 +148,7 @@ def test_more_than_three_values_are_not_packed(model: PreTrainedModel, tmp_path:
     if frozen:
         freeze(model)
     with pytest.raises(ValueError, match="int4 weights are not ternary"):
-        save_packed(model, tmp_path, ABOUT)
+        save_packed(model, tmp_path, RECORD)
     assert not (tmp_path / FILE_NAME).exists()
 
 
@@ -183,6 +184,6 @@ def test_a_damaged_file_is_refused(packed: Path, damage: Callable[[Path], None])
 def test_a_file_without_one_of_its_model_s_tensors_is_refused(student: PreTrainedModel, packed: Path) -> None:
     """Never a random number in the place of a missing one."""
     del student.classifier
-    save_packed(student, packed, ABOUT)
+    save_packed(student, packed, RECORD)
     with pytest.raises(MissingInputError, match="2 tensors are missing"):
         AutoModelForSequenceClassification.from_pretrained(packed)

@@ -13,6 +13,7 @@ from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.trits import packed_size
 from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from tests.recipes import quantization
 
 QUANTIZATION = quantization()
@@ -100,7 +101,7 @@ def test_the_file_on_disk(config: BertConfig, full: float, half: float, tmp_path
     fp32 = 4 * sum(parameter.numel() for parameter in model.base_model.parameters())
     sizes = {}
     for as_half in (False, True):
-        save_packed(model, tmp_path, {}, as_half)
+        save_packed(model, tmp_path, Record(), as_half)
         sizes[as_half] = (tmp_path / FILE_NAME).stat().st_size
     assert fp32 / sizes[False] >= full
     assert fp32 / sizes[True] >= half

@@ -54,7 +54,7 @@ def test_mutated_bytes_are_refused(packed: Path, tmp_path: Path) -> None:
         except MissingInputError:
             continue
         # A blank of the header may become another blank: then nothing that the file says has changed.
-        assert (read.config, read.about, read.shapes) == (whole.config, whole.about, whole.shapes)
+        assert (read.config, read.record, read.shapes) == (whole.config, whole.record, whole.shapes)
         assert all(np.array_equal(read.arrays[name], array) for name, array in whole.arrays.items())
         unchanged += 1
     assert unchanged < BYTES / 100
@@ -99,7 +99,7 @@ def mutate(draw: random.Random, arrays: dict[str, Any], header: dict[str, Any]) 
 @native
 def test_a_wrong_file_with_a_right_digest_ends_no_process(packed: Path, tmp_path: Path) -> None:
     whole, draw, path = PackedFile(packed), random.Random(1), tmp_path / FILE_NAME
-    parts = {"version": 1, "config": whole.config, "ternary": whole.shapes, "about": whole.about}
+    parts = {"version": 1, "config": whole.config, "ternary": whole.shapes, "about": whole.record.to_json()}
     for _ in range(PARTS):
         arrays, header = dict(whole.arrays), json.loads(json.dumps(parts))
         for _ in range(draw.randint(1, 2)):

@@ -14,6 +14,7 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
 from kdqat_cli.runtime.native_model import Row
@@ -45,7 +46,7 @@ def pack(folder: Path, model: PreTrainedModel, **changes: Any) -> Path:
     quantize_model(model, settings)
     freeze(model)
     folder.mkdir(parents=True, exist_ok=True)
-    save_packed(model, folder, {"quantization": settings.model_dump()})
+    save_packed(model, folder, Record(quantization=settings))
     return folder
 
 

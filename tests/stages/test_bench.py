@@ -13,6 +13,7 @@ from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.stages.bench import bench
 from kdqat_cli.stages.bench_engines import ENGINES, OWN, Engine, packed_itself
 from tests.commands import run
@@ -29,7 +30,7 @@ def packed(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "packed"
     folder.mkdir()
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
-    save_packed(model, folder, {"quantization": quantization().model_dump()})
+    save_packed(model, folder, Record(quantization=quantization()))
     return folder
 
 

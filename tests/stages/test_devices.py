@@ -136,7 +136,8 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "left"), [(1, [".resume"]), pytest.param(0, [".lock", ".resume", ".scratch"], marks=pytest.mark.slow)]
+    ("place", "left"),
+    [(1, [".resume"]), pytest.param(0, [".lock", ".old", ".resume", ".scratch"], marks=pytest.mark.slow)],
 )
 def test_a_process_that_is_killed_ends_all(work: Path, place: int, left: list[str]) -> None:
     out = f"killed-{place}"

@@ -13,12 +13,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits, tokenize
+from kdqat_cli.record import BY_LENGTH, Batches
+from kdqat_cli.stages.inference import predict_logits, tokenize
 from tests.recipes import quantization
 
 TEXTS = ["bad", "a great film and a good story , brave and warm", "the plot", "", "dull music with weak actor ."] * 3
 PAPER = quantization(activation_clip=2.5, activation_scale="batch")
-WAYS = [BY_LENGTH, Batches(4), Batches(1), Batches(4, pad_to=20), Batches(4, pad_to=30), Batches(64, pad_to=20)]
+WAYS = [
+    BY_LENGTH,
+    *(Batches(size=size) for size in (4, 1)),
+    *(Batches(size=size, pad_to=pad) for size, pad in ((4, 20), (4, 30), (64, 20))),
+]
 
 
 @pytest.fixture
@@ -51,8 +56,8 @@ def one_by_one(model: PreTrainedModel, rows: Dataset) -> np.typing.NDArray[np.fl
 
 def test_batches_by_hand() -> None:
     lengths = [3, 9, 5, 9, 1]
-    assert list(Batches(2).of(lengths)) == [[1, 3], [2, 0], [4]], "the longest first, so that memory fails at once"
-    assert list(Batches(2, pad_to=16).of(lengths)) == [[0, 1], [2, 3], [4]], "in the file's order"
+    assert list(Batches(size=2).of(lengths)) == [[1, 3], [2, 0], [4]], "the longest first, so that memory fails at once"
+    assert list(Batches(size=2, pad_to=16).of(lengths)) == [[0, 1], [2, 3], [4]], "in the file's order"
     assert list(BY_LENGTH.of([])) == []
 
 
@@ -60,7 +65,7 @@ def test_rows_of_like_length_are_padded_to_the_longest(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with seen_by(model) as seen:
-        logits = predict_logits(model, rows, tokenizer, Batches(4))
+        logits = predict_logits(model, rows, tokenizer, Batches(size=4))
     lengths = sorted(rows["length"], reverse=True)
     assert [tuple(ids.shape) for ids in seen] == [(4, lengths[0]), (4, lengths[4]), (4, lengths[8]), (3, lengths[12])]
     np.testing.assert_allclose(logits, one_by_one(model, rows), rtol=1e-4, atol=1e-5)
@@ -70,7 +75,7 @@ def test_static_padding_keeps_the_file_s_order(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with seen_by(model) as seen:
-        logits = predict_logits(model, rows, tokenizer, Batches(4, pad_to=20))
+        logits = predict_logits(model, rows, tokenizer, Batches(size=4, pad_to=20))
     assert [tuple(ids.shape) for ids in seen] == [(4, 20), (4, 20), (4, 20), (3, 20)]
     assert tokenizer.pad_token_id == 0
     expected = [ids + [0] * (20 - len(ids)) for ids in rows["input_ids"]]
@@ -98,7 +103,7 @@ def test_logits_of_a_shared_scale_depend_on_the_batches(
     for number, one in enumerate(logits):
         for other in logits[:number]:
             assert np.abs(one - other).max() > 1e-4
-    assert np.array_equal(predict_logits(model, rows, tokenizer, Batches(4, pad_to=20)), logits[3])
+    assert np.array_equal(predict_logits(model, rows, tokenizer, Batches(size=4, pad_to=20)), logits[3])
 
 
 def test_a_model_in_training_is_scored_without_dropout_and_trains_on(

@@ -23,6 +23,7 @@ from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import (
@@ -32,7 +33,6 @@ from kdqat_cli.stages.models import (
     label_config,
     load_classifier,
     load_encoder,
-    recorded_batches,
     recorded_task,
     save_classifier,
     size_figures,
@@ -69,14 +69,14 @@ def ternary(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
     """A folder as `quantize` writes it."""
     name_labels(model, THREE)
     task = task_with(THREE)
-    save_classifier(model, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "teacher", {"kind": "teacher"})
+    save_classifier(model, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "teacher", Record(kind="teacher"))
     teacher = load_classifier(tmp_path / "teacher")
     quantize_model(teacher.model, QUANTIZATION)
     freeze(teacher.model)
     settings = resolve(task.name, Params())
     assert settings.quantization == QUANTIZATION
-    about = student_record("ternary", task, teacher, settings)
-    save_classifier(teacher.model, teacher.tokenizer, tmp_path / "ternary" / "model", about)
+    record = student_record("ternary", task, teacher, settings)
+    save_classifier(teacher.model, teacher.tokenizer, tmp_path / "ternary" / "model", record)
     return tmp_path / "ternary"
 
 
@@ -187,7 +187,7 @@ class TestLoadEncoder:
         assert type(model) is T5EncoderForSequenceClassification
         assert classifier_of(model).out_features == 3
         assert list(model.config.id2label.values()) == THREE
-        save_classifier(model.eval(), tokenizer, tmp_path / "teacher", {"kind": "teacher"})
+        save_classifier(model.eval(), tokenizer, tmp_path / "teacher", Record(kind="teacher"))
         again = load_classifier(tmp_path / "teacher").model
         assert type(again) is type(model)
         batch = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
@@ -199,7 +199,7 @@ class TestLoadClassifier:
         model.save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
         loaded = load_classifier(tmp_path)
-        assert (loaded.kind, loaded.about, loaded.weights) == ("plain", {}, tmp_path / "model.safetensors")
+        assert (loaded.record, loaded.weights) == (Record(kind="plain"), tmp_path / "model.safetensors")
         assert not loaded.model.training
         assert not quantized_layers(loaded.model)
         assert torch.equal(logits(loaded.model, batch), logits(model, batch))
@@ -210,17 +210,17 @@ class TestLoadClassifier:
         freeze(model)
         for folder in (ternary, str(ternary / "model")):
             loaded = load_classifier(folder)
-            assert loaded.kind == "ternary"
+            assert loaded.record.kind == "ternary"
             assert loaded.model.config.id2label == dict(enumerate(THREE))
             assert torch.equal(logits(loaded.model, batch), logits(model, batch))
         assert recorded_task(str(ternary)) == "tiny"
 
     def test_a_packed_folder_has_the_same_logits(self, ternary: Path, packed: Path, batch: Any) -> None:
         loaded, source = load_classifier(packed), load_classifier(ternary)
-        assert (loaded.kind, loaded.weights) == ("packed", packed / FILE_NAME)
+        assert (loaded.record.kind, loaded.weights) == ("packed", packed / FILE_NAME)
         assert torch.equal(logits(loaded.model, batch), logits(source.model, batch))
         assert loaded.tokenizer("a lovely film")["input_ids"] == source.tokenizer("a lovely film")["input_ids"]
-        assert loaded.about["labels"] == THREE
+        assert loaded.record.labels == THREE
         assert recorded_task(str(packed)) == recorded_task(str(packed.parent)) == "tiny"
 
     def test_another_tokenizer_is_refused(self, packed: Path) -> None:
@@ -350,12 +350,6 @@ def test_label_config_of_a_task() -> None:
         "problem_type": "single_label_classification",
     }
     assert label_config(task_with(None)) == {"num_labels": 1, "problem_type": "regression"}
-
-
-@pytest.mark.parametrize("batches", [None, 3, {"rows": 8}])
-def test_a_damaged_record_of_batches_is_one_sentence(batches: Any) -> None:
-    with pytest.raises(MissingInputError, match="batches is"):
-        recorded_batches({"batches": batches})
 
 
 def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:

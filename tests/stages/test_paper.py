@@ -11,11 +11,12 @@ import torch
 from kdqat_cli.config import Params, Settings, resolve
 from kdqat_cli.distillation.optimizers import BertAdam
 from kdqat_cli.quantization.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.record import BY_LENGTH, Batches, read_record
 from kdqat_cli.stages.distill import distill
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.inference import BY_LENGTH, Batches, predict_logits
-from kdqat_cli.stages.models import Classifier, load_classifier, recorded_batches
+from kdqat_cli.stages.inference import predict_logits
+from kdqat_cli.stages.models import Classifier, load_classifier
 from kdqat_cli.stages.quantize import quantize
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.tasks.registry import Task, load_task
@@ -65,23 +66,22 @@ def packed(student: tuple[Path, dict[str, Any]]) -> Path:
 
 
 def dev_rows(task: Task, loaded: Classifier, batches: Batches) -> TaskRows:
-    return task_rows(task, "dev", None, loaded.tokenizer, loaded.about["max_length"], batches)
+    return task_rows(task, "dev", None, loaded.tokenizer, loaded.record.row_length, batches)
 
 
 def test_it_is_evaluated_as_it_was_scored(task: Task, student: tuple[Path, dict[str, Any]]) -> None:
     """To the last digit; in any other batches it scores otherwise."""
     folder, told = student
     loaded = load_classifier(folder)
-    assert loaded.about["batches"] == {"size": 8, "pad_to": 24}
-    assert recorded_batches(loaded.about) == Batches(8, 24)
+    assert loaded.record.batches == Batches(size=8, pad_to=24)
     metrics = evaluate(task, str(folder), None, None)
     assert metrics["score"] == told["score"]
     assert metrics["score"] == json.loads((folder / "run.json").read_text(encoding="utf-8"))["score"]
     assert told["score"] > 50, "there is something to score"
-    others = [BY_LENGTH, Batches(8), Batches(4, 24), Batches(8, 32)]
+    others = [BY_LENGTH, Batches(size=8), Batches(size=4, pad_to=24), Batches(size=8, pad_to=32)]
     scores = [dev_rows(task, loaded, batches).score(loaded.model)["score"] for batches in others]
     assert told["score"] not in scores
-    shorter = dev_rows(task, loaded, Batches(8, 20)).score(loaded.model)["score"]
+    shorter = dev_rows(task, loaded, Batches(size=8, pad_to=20)).score(loaded.model)["score"]
     assert evaluate(task, str(folder), None, None, max_length=20)["score"] == shorter, "an option's length is padded to"
 
 
@@ -106,19 +106,20 @@ def test_a_plain_student_is_scored_in_batches_by_length(task: Task, rated_teache
     clean = resolve("rated", Params())
     told = quantize(task, str(rated_teacher), clean, None, tmp_path)
     loaded = load_classifier(tmp_path)
-    assert recorded_batches(loaded.about) == BY_LENGTH
+    assert loaded.record.batches == BY_LENGTH
     assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
-    older = {key: value for key, value in loaded.about.items() if key != "batches"}
-    assert recorded_batches(older) == BY_LENGTH, "what was made before batches were recorded"
+    older = {key: value for key, value in loaded.record.to_json().items() if key != "batches"}
+    assert read_record(older, "a record").batches == BY_LENGTH, "what was made before batches were recorded"
 
 
 def test_its_packed_form_has_one_scale_a_token(task: Task, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
     """What is served must not depend on batch mates."""
     source, loaded = load_classifier(student[0]), load_classifier(packed)
-    assert loaded.kind == "packed"
-    assert source.about["quantization"]["activation_scale"] == "batch"
-    assert loaded.about["quantization"] == source.about["quantization"] | {"activation_scale": "token"}
-    assert "batches" not in loaded.about
+    assert loaded.record.kind == "packed"
+    assert source.record.quantization is not None
+    assert source.record.quantization.activation_scale == "batch"
+    assert loaded.record.quantization == source.record.quantization.model_copy(update={"activation_scale": "token"})
+    assert loaded.record.batches == BY_LENGTH
     layers = quantized_layers(loaded.model)
     linears = [layer for layer in layers.values() if isinstance(layer, QuantizedLinear)]
     assert len(linears) == 3 * 6 + 1
@@ -129,7 +130,7 @@ def test_its_packed_form_has_one_scale_a_token(task: Task, student: tuple[Path, 
         assert torch.equal(layers[name].weight, layer.weight)
 
     rows = dev_rows(task, loaded, BY_LENGTH)
-    ways = [BY_LENGTH, Batches(8, 24), Batches(1), Batches(5, 32)]
+    ways = [BY_LENGTH, Batches(size=8, pad_to=24), Batches(size=1), Batches(size=5, pad_to=32)]
     first, *others = (predict_logits(loaded.model.double(), rows.rows, rows.tokenizer, way) for way in ways)
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)

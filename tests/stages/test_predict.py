@@ -12,6 +12,7 @@ from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.record import Record
 from kdqat_cli.runtime.native import kernels
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.inference import predict_logits
@@ -42,7 +43,7 @@ def paired(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFact
 
 def made(folder: Path, task: Task, tiny_encoder: Path) -> Path:
     model, tokenizer = load_encoder(str(tiny_encoder), task)
-    save_classifier(model, tokenizer, folder / "teacher", {"kind": "teacher"})
+    save_classifier(model, tokenizer, folder / "teacher", Record(kind="teacher"))
     teacher = load_classifier(folder / "teacher")
     settings = load_recipe("clean")
     quantize_model(teacher.model, settings.quantization)
