@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.files import is_there
 from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -249,8 +250,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
     Raises:
         ConfigError: with every error of the file at once.
+        MissingInputError: it is there, but cannot be read.
     """
-    return parse(Params, read_yaml(path) or {}, str(path)) if path.exists() else Params()
+    return parse(Params, read_yaml(path) or {}, str(path)) if is_there(path) else Params()
 
 
 def resolve(

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.files import read_bytes, text_of
 
 # YAML 1.2.2, section 10.3.2, "Tag Resolution": the whole core schema.
 _CORE_SCHEMA = {
@@ -24,6 +25,10 @@ _CORE_SCHEMA = {
     ),
 }
 
+LARGEST = 2**18
+"""Bytes of a YAML file: some ten thousand class names. PyYAML takes seconds for more."""
+_DEEPEST = 64
+"""Levels that lists and mappings may nest; PyYAML's time for a token grows with them."""
 _MOST_NODES = 100_000
 """Values, keys and lists of a file, with every alias unfolded."""
 _LARGEST_INTEGER = 2**63
@@ -31,13 +36,24 @@ _LARGEST_INTEGER = 2**63
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - none of YAML 1.1's; filled below
+    depth = 0  # of the node that is being read
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
         if node is not None and _unfolded(node, {}) > _MOST_NODES:
             raise yaml.constructor.ConstructorError(
-                None, None, f"its aliases unfold to more than {_MOST_NODES} values", node.start_mark
+                None, None, f"it holds more than {_MOST_NODES} values, its aliases unfolded", node.start_mark
             )
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            sentence = f"lists and mappings nest more than {_DEEPEST} levels deep"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, sentence, mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -83,25 +99,24 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_core_int)
 
 
 def read_text(path: Path) -> str:
-    """The text of one UTF-8 file.
+    """The text of one small UTF-8 file.
 
     Raises:
-        MissingInputError: no such file.
+        MissingInputError: no such file, not a regular file, not readable, or too large for a file of settings.
         ConfigError: not UTF-8.
     """
+    data = read_bytes(path, LARGEST)
     try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise MissingInputError(f"There is no file {path}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text.") from error
+        return text_of(path, data)
+    except MissingInputError as error:
+        raise ConfigError(error.sentence, error.fix) from error
 
 
 def read_yaml(path: Path) -> Any:
     """The value of one YAML 1.2 file.
 
     Raises:
-        MissingInputError: no such file.
+        MissingInputError: no such file, not a regular file, not readable, or too large for a file of settings.
         ConfigError: not YAML, not UTF-8, or a key that stands twice.
     """
     return parse_yaml(read_text(path), str(path))

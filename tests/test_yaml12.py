@@ -184,7 +184,7 @@ def test_a_tag_that_its_value_does_not_fit_is_refused(tmp_path: Path, value: str
 def test_what_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes("name: schön\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"file\.yaml is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"file\.yaml, line 1 is not UTF-8"):
         read_yaml(path)
 
 
@@ -194,3 +194,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(MissingInputError, match=str(path)) as caught:
             read_text(path)
         assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("text", ["[" * 65 + "]" * 65, "\n".join(" " * level + "a:" for level in range(65))])
+def test_what_nests_deeply_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="nest more than 64 levels deep"):
+        read(tmp_path, text)
+
+
+def test_what_nests_less_deeply_is_read(tmp_path: Path) -> None:
+    assert read(tmp_path, f"- {'[' * 63}{']' * 63}\n" * 3) == read(
+        tmp_path, f"[{', '.join(['[' * 63 + ']' * 63] * 3)}]"
+    )

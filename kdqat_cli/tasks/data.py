@@ -4,18 +4,20 @@ Whatever the source, the result has the columns text, pair (where the task has p
 order of the task's labels, or a number. A wrong row is refused with its file and place, never guessed at.
 """
 
-import csv
 import hashlib
 import json
-import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdqat_cli.errors import MissingInputError, shown
+from kdqat_cli.files import is_there, lines, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
+from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.registry import Columns, Hub, Task
+from kdqat_cli.tasks.tables import LONGEST_CELL, LONGEST_LINE, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 ASSETS = Path("assets")
 """Where `kdqat fetch` puts the embedded encoder and data."""
 DATA_DIR_VARIABLE = "KDQAT_DATA_DIR"
-LONGEST_CELL = 2**24
-"""Characters of one cell; the standard library's own limit, 2**17, is short for documents."""
+LARGEST_JSON = 2**28
+"""Bytes of a .json file, which is read as a whole; a .jsonl file is read row by row, and may have any size."""
+_TWICE = object()  # stands for the value of a JSON key that an object has twice
 
 
 class _Row(NamedTuple):
@@ -35,12 +38,14 @@ class _Row(NamedTuple):
     values: dict[str, Any]
     fault: str = ""
     """What is wrong with the row's shape."""
+    named: bool = False
+    """Whether its label is a class name for sure, and never an index."""
 
 
 def resolve_data_dir(option: str | None, params_value: str | None) -> Path | None:
     """The folder of the user's data: the option, else the variable KDQAT_DATA_DIR, else the value of params.yaml."""
     value = option or os.environ.get(DATA_DIR_VARIABLE) or params_value
-    return Path(value).expanduser() if value else None
+    return Path(os.path.expanduser(value)) if value else None  # pathlib's raises for an unknown user
 
 
 def load_split(task: Task, split: str, data_dir: Path | None = None) -> "Dataset":
@@ -55,14 +60,14 @@ def load_split(task: Task, split: str, data_dir: Path | None = None) -> "Dataset
         data_dir: the user's folder of local data in the published layouts.
 
     Raises:
-        MissingInputError: no such folder, no source has the split, or a row is wrong.
+        MissingInputError: no such folder, no source has the split, a file cannot be read, or a row is wrong.
     """
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not (is_there(data_dir) and data_dir.is_dir()):
         raise MissingInputError(f"There is no data folder {data_dir}.", fix="--data-dir FOLDER")
     folders = [folder for folder in (data_dir, task.folder, ASSETS / "data") if folder is not None]
     file = task.files.get(split)
     for folder in folders:
-        if file and (folder / file).is_file():
+        if file and is_there(folder / file):  # of whatever kind: what cannot be read is told, not passed over
             return _checked(task, task.columns, _read_file(folder / file, task), str(folder / file))
     missing = f"Task {task.name}: there is no {file or f'file of the split {split}'} in "
     missing += ", ".join(str(folder) for folder in folders)
@@ -91,6 +96,7 @@ def data_digest(dataset: "Dataset") -> str:
 def _checked(task: Task, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
     from datasets import Dataset, DatasetInfo
 
+    known = Labels(task.labels, task.range)
     texts, pairs, labels, left_out = [], [], [], 0
     for row in rows:
         fault = row.fault or _incomplete(row, columns)
@@ -102,7 +108,7 @@ def _checked(task: Task, columns: Columns, rows: Iterator[_Row], source: str) ->
         texts.append(_text(row, columns.text))
         if columns.pair:
             pairs.append(_text(row, columns.pair))
-        labels.append(_label(row, columns.label, task))
+        labels.append(_label(row, columns.label, known))
     if not texts:
         raise MissingInputError(f"{source} holds no rows.")
     table = {"text": texts, **({"pair": pairs} if columns.pair else {}), "label": labels}
@@ -112,26 +118,28 @@ def _checked(task: Task, columns: Columns, rows: Iterator[_Row], source: str) ->
 
 def _incomplete(row: _Row, columns: Columns) -> str:
     for column in columns.used():
-        value = _cell(row.values, column)
-        if value is None or not str(value).strip():
+        value = _cell(row, column)
+        if value is None or (isinstance(value, str) and not value.strip()):
             return f"the column {column!r} is empty or missing"
     return ""
 
 
-def _cell(values: dict[str, Any], column: str) -> Any:
+def _cell(row: _Row, column: str) -> Any:
     """A row's value, where a dotted name leads into nested dictionaries."""
-    if column in values:
-        return values[column]
-    value: Any = values
-    for key in column.split("."):
+    value: Any = row.values
+    for key in [column] if column in row.values else column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
+        if value is _TWICE:
+            raise MissingInputError(f"{row.where}: the key {key!r} stands twice.")
     return value
 
 
 def _text(row: _Row, column: str) -> str:
-    value = _cell(row.values, column)
+    value = _cell(row, column)
     if not isinstance(value, str):
         raise MissingInputError(f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.")
+    if len(value) > LONGEST_CELL:
+        raise MissingInputError(f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
@@ -139,24 +147,13 @@ def _text(row: _Row, column: str) -> str:
     return value
 
 
-def _label(row: _Row, column: str, task: Task) -> int | float:
-    value = _cell(row.values, column)
-    place = f"{row.where}: the label {shown(value)} in the column {column!r}"
-    if task.range is not None:
-        lowest, highest = task.range
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if isinstance(value, bool) or not lowest <= number <= highest:
-            raise MissingInputError(f"{place} is not a number from {lowest:g} to {highest:g}.")
-        return number
-    names = task.labels or []
-    known = {str(index): index for index in range(len(names))} | {name: index for index, name in enumerate(names)}
-    index = known.get(str(value).strip())
-    if index is None:
-        raise MissingInputError(f"{place} is unknown; the labels are {', '.join(names)}.")
-    return index
+def _label(row: _Row, column: str, known: Labels) -> int | float:
+    given = _cell(row, column)
+    label = known.value(given, row.named)
+    if label is None:
+        place = f"{row.where}: the label {shown(given)} in the column {column!r}"
+        raise MissingInputError(f"{place} {known.fault()}.")
+    return label
 
 
 def _read_file(path: Path, task: Task) -> Iterator[_Row]:
@@ -168,40 +165,45 @@ def _read_file(path: Path, task: Task) -> Iterator[_Row]:
 
 
 def _read_table(path: Path, task: Task) -> Iterator[_Row]:
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(
-        _lines(path),
-        delimiter="," if path.suffix == ".csv" else "\t",
-        quoting=csv.QUOTE_MINIMAL if task.quoting else csv.QUOTE_NONE,
-        strict=True,
-    )
-    line = 1
-    try:
-        header = task.header or next(reader, None)
-        if header is None:
+    table = records(path, task.quoting)
+    header = task.header
+    if header is None:
+        first = next(table, None)
+        if first is None:
             return
-        missing = [column for column in task.columns.used() if column not in header]
-        if missing:
-            raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {', '.join(header)[:200]}.")
-        line = reader.line_num + 1
-        for cells in reader:
-            fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
-            if cells:
-                yield _Row(f"{path}, line {line}", dict(zip(header, cells, strict=False)), fault)
-            line = reader.line_num + 1  # of the row to come: a quoted cell may span lines
-    except csv.Error as error:
-        raise MissingInputError(f"{path}, line {line}: {error}.") from error
+        header = first.cells
+        if twice := task.columns.twice(header):
+            raise MissingInputError(f"{path}, line {first.line}: the column {twice!r} stands twice.")
+    missing = [column for column in task.columns.used() if column not in header]
+    if missing:
+        raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {', '.join(header)[:200]}.")
+    label, known = header.index(task.columns.label), Labels(task.labels, task.range)
+    for line, cells, parts in table:
+        where = f"{path}, line {line}"
+        # A quoted cell may hold line ends, but hardly ever lines that look like rows, down to their labels.
+        if parts and all(len(part) == len(header) and _unquoted(part[label], known) for part in parts):
+            raise MissingInputError(
+                f"{where}: a double quote opens a cell that takes in the next rows, to line {line + len(parts) - 1}.",
+                "quoting: false in the task file, if double quotes are part of the text",
+            )
+        fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
+        yield _Row(where, dict(zip(header, cells, strict=False)), fault)
+
+
+def _unquoted(cell: str, known: Labels) -> bool:
+    """Whether a cell, without the quotes that may enclose it, is a label."""
+    return known.value(cell.strip().removeprefix('"').removesuffix('"')) is not None
 
 
 def _read_json_lines(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path, LONGEST_LINE), 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield _json_row(where, _parse_json(line, where))
 
 
 def _read_json(path: Path) -> Iterator[_Row]:
-    items = _parse_json("".join(_lines(path)), str(path))
+    items = _parse_json(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
     if not isinstance(items, list):
         raise MissingInputError(f"{path} is not an array of rows.")
     for number, item in enumerate(items, 1):
@@ -210,24 +212,24 @@ def _read_json(path: Path) -> Iterator[_Row]:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_json_object)
     except (ValueError, RecursionError) as error:
         raise MissingInputError(f"{where} is not valid JSON: {error}.") from error
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that stands twice has the value `_TWICE`, which is refused where it is used."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        item |= {key: _TWICE for key, count in counts.items() if count > 1}
+    return item
 
 
 def _json_row(where: str, item: Any) -> _Row:
     if not isinstance(item, dict):
         raise MissingInputError(f"{where} is not an object with columns.")
     return _Row(where, item)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise MissingInputError(f"{path}, line {number} is not UTF-8 text.") from error
 
 
 class _HubError(Exception):
@@ -252,12 +254,21 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]
     for field in fields:
         if field not in table.column_names:
             raise MissingInputError(f"{source} has no column {field!r}; it has {', '.join(table.column_names)}.")
-    names = getattr(table.features[columns.label.split(".")[0]], "names", None)
+    names = _class_names(table, columns.label)
+    telling = names is not None and names != [str(index) for index in range(len(names))]
     for number, values in enumerate(zip(*(table[field][:] for field in fields), strict=True), 1):
-        row = _Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)))
-        label = row.values.get(columns.label)
+        row = _Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)), named=telling)
+        label = _cell(row, columns.label)
         if names and label == -1:
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
         if names and label is not None:
             row.values[columns.label] = names[label]
         yield row
+
+
+def _class_names(table: "Dataset", column: str) -> list[str] | None:
+    """The hub's names of a column's classes; None where it has none."""
+    feature: Any = table.features
+    for key in column.split("."):
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    return getattr(feature, "names", None)

@@ -13,9 +13,12 @@ from pydantic import Field
 
 from kdqat_cli.config import Section, parse
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.files import is_there, names_in
+from kdqat_cli.tasks.labels import plain
 from kdqat_cli.yaml12 import read_yaml
 
 USER_TASKS = Path("tasks")
+_SUFFIXES = (".yaml", ".yml")
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
 CORRELATIONS = {"pearson", "spearman"}
 
@@ -33,6 +36,10 @@ class Columns(Section):
     def used(self) -> list[str]:
         """The columns in the order text, pair, label."""
         return [column for column in (self.text, self.pair, self.label) if column is not None]
+
+    def twice(self, header: list[str]) -> str | None:
+        """The first column that is read and that a header names twice, so that nobody knows which is meant."""
+        return next((column for column in self.used() if header.count(column) > 1), None)
 
 
 class Hub(Section):
@@ -61,14 +68,16 @@ class Task(Section):
     """The task on the model hub; absent: local files only."""
     files: dict[str, str] = Field(default_factory=dict)
     """Per split, a file relative to the data folder or, for a user's task, to the task file's own folder."""
-    quoting: bool = True
-    """Whether double quotes quote a cell in the tab or comma separated files."""
+    quoting: bool | None = None
+    """Whether double quotes enclose a cell in the tab or comma separated files, which may then hold separators and line
+    ends. Absent: they do in a .csv file; a cell of a .tsv or .txt file that begins with one is refused."""
     header: list[str] | None = None
     """Column names of tab or comma separated files that have no header line."""
     columns: Columns
     """Columns of the local files, and of the hub unless it names its own."""
     labels: list[str] | None = Field(default=None, min_length=2)
-    """Class names in the order of the model's outputs; files hold a name or its index, counted from 0."""
+    """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
+    counted from 0."""
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """Smallest and largest label of a regression task."""
     metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
@@ -116,24 +125,34 @@ def task_names() -> list[str]:
 
 
 def user_task_names() -> list[str]:
-    """Names of the tasks in the folder tasks/ of the working folder."""
-    return sorted(path.stem for path in USER_TASKS.glob("*.yaml"))
+    """Names of the tasks in the folder tasks/ of the working folder; hidden files there are no tasks."""
+    paths = [Path(name) for name in names_in(USER_TASKS) if not name.startswith(".")]
+    return sorted({path.stem for path in paths if path.suffix in _SUFFIXES})
 
 
 def load_task(name: str) -> Task:
-    """A task by name (packaged, else tasks/NAME.yaml of the working folder) or by the path of its YAML file.
+    """A task by name (packaged, or tasks/NAME.yaml of the working folder) or by the path of its YAML file.
 
     Raises:
-        ConfigError: an unknown name, or errors in the file, all at once.
-        MissingInputError: no such file.
+        ConfigError: an unknown name, a name of two tasks, or errors in the file, all at once.
+        MissingInputError: no such file, or it cannot be read.
     """
-    if name in task_names():
-        with resources.as_file(resources.files("kdqat_cli") / "tasks" / f"{name}.yaml") as path:
-            return _read_task(path, f"task {name}")
-    is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else USER_TASKS / f"{name}.yaml"
-    if not is_path and not path.exists():
+    if name.endswith(_SUFFIXES):
+        return _read_own(Path(name))
+    own = [path for suffix in _SUFFIXES if is_there(path := USER_TASKS / f"{name}{suffix}")]
+    packaged = name in task_names()
+    if len(own) + packaged > 1:
+        given = " and ".join([*(["a packaged task"] if packaged else []), *map(str, own)])
+        raise ConfigError(f"Two tasks are called {name}: {given}.", f"rename yours (file and name), or --task {own[0]}")
+    if own:
+        return _read_own(own[0])
+    if not packaged:
         raise _unknown(name)
+    with resources.as_file(resources.files("kdqat_cli") / "tasks" / f"{name}.yaml") as path:
+        return _read_task(path, f"task {name}")
+
+
+def _read_own(path: Path) -> Task:
     return _read_task(path, str(path)).model_copy(update={"folder": path.parent})
 
 
@@ -159,8 +178,13 @@ def _faults(task: Task, stem: str) -> list[str]:
         faults.append(f"name is {task.name}, but the file's name is {stem}.")
     if (task.labels is None) == (task.range is None):
         faults.append("exactly one of labels (classification) and range (regression) must be given.")
-    if task.labels and len(set(task.labels)) < len(task.labels):
+    names = [plain(label) for label in task.labels or []]
+    if len(set(names)) < len(names):
         faults.append("labels: a name stands twice.")
+    if "" in names:
+        faults.append("labels: a name is empty.")
+    if twice := task.columns.twice(task.header or []):
+        faults.append(f"header: the column {twice!r} stands twice.")
     if task.range and not task.range[0] < task.range[1]:
         faults.append("range: the smallest label must come first.")
     for metric in task.metrics:

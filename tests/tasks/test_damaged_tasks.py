@@ -133,7 +133,8 @@ def prepared(folder: Path, case: Case) -> Path:
     """The whole file, which loads; and the task of a data file."""
     name, content, read = case
     if read is read_rows:
-        text = PAIRED.replace("train.tsv", name)
+        quoting = "quoting: true\n" if '\t"' in content else ""
+        text = PAIRED.replace("train.tsv", name) + quoting
         (folder / "tiny.yaml").write_text(text, encoding="utf-8")
     (folder / name).write_text(content, encoding="utf-8")
     read(folder / name)

@@ -120,6 +120,7 @@ def mood(**changes: Any) -> Task:
     return Task.model_validate(fields | changes)
 
 
+NESTED = {"columns": Columns(text="sentence", label="at.mood")}
 SCORE = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
 
 
@@ -149,7 +150,7 @@ def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_
     task_file = write(
         tmp_path / "mood.yaml",
         f"name: mood\ntitle: Mood\nfiles: {{train: {file}, dev: {file}}}\nmetric: accuracy\nmax_length: 32\n"
-        "columns: {text: sentence, label: mood}\nlabels: [sad, glad]\n",
+        "columns: {text: sentence, label: mood}\nlabels: [sad, glad]\nquoting: true\n",
     )
     write(tmp_path / file, content)
     rows = load_split(load_task(str(task_file)), "dev")
@@ -204,6 +205,44 @@ def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_
         ({}, "dev.json", '{"sentence": "A"}', "dev.json is not an array of rows."),
         ({}, "dev.json", '[{"sentence": "A", "mood": 0}, null]', "dev.json, item 2 is not an object with columns."),
         ({}, "dev.json", "[]", "dev.json holds no rows."),
+        (
+            {},
+            "dev.jsonl",
+            '{"sentence": "A", "mood": 0}\n{"sentence": "A", "mood": 0, "mood": 1}',
+            "line 2: the key 'mood' stands twice.",
+        ),
+        (
+            {"skip_bad_rows": True},
+            "dev.json",
+            '[{"sentence": "A", "mood": 0}, {"sentence": "A", "sentence": "B", "mood": 1}]',
+            "item 2: the key 'sentence' stands twice.",
+        ),
+        (
+            NESTED,
+            "dev.jsonl",
+            '{"sentence": "A", "at": {"mood": 0, "mood": 1}}',
+            "line 1: the key 'mood' stands twice.",
+        ),
+        (NESTED, "dev.jsonl", '{"sentence": "A", "at": {"mood": 0}, "at": {}}', "line 1: the key 'at' stands twice."),
+        (
+            {},
+            "dev.jsonl",
+            json.dumps({"sentence": "x" * (2**24 + 1), "mood": 0}),
+            "line 1: the column 'sentence' has more than 16,777,216 characters.",
+        ),
+        (
+            {},
+            "dev.json",
+            json.dumps([{"sentence": "x" * (2**24 + 1), "mood": 0}]),
+            "item 1: the column 'sentence' has more than 16,777,216 characters.",
+        ),
+        (
+            {},
+            "dev.tsv",
+            f"sentence\tmood\n{'x' * (2**24 + 1)}\tsad\n",
+            "line 2: the column 'sentence' has more than 16,777,216 characters.",
+        ),
+        ({}, "dev.jsonl", '"' + "x" * 2**26, "line 1 has more than 67,108,864 bytes."),
     ],
 )
 def test_a_wrong_row_is_named(
@@ -231,6 +270,38 @@ def test_incomplete_rows_are_left_out_only_where_the_task_says_so(tmp_path: Path
 def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\t1\nB\t0\n")
     assert load_split(mood(labels=["1", "0"]), "dev", tmp_path)["label"][:] == [0, 1]
+
+
+def test_an_index_is_none_where_a_name_is_a_number(tmp_path: Path) -> None:
+    """Among the stars 1 to 5, a row's 0 must not become the first of them."""
+    stars = ["1", "2", "3", "4", "5"]
+    write(tmp_path / "dev.tsv", "sentence\tmood\nA\t5\nB\t1\n")
+    assert load_split(mood(labels=stars), "dev", tmp_path)["label"][:] == [4, 0]
+    write(tmp_path / "dev.tsv", "sentence\tmood\nA\t5\nB\t0\n")
+    with pytest.raises(MissingInputError, match=r"line 3: the label '0' .* unknown; the labels are 1, 2, 3, 4, 5"):
+        load_split(mood(labels=stars), "dev", tmp_path)
+
+
+def test_a_key_that_stands_twice_and_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "dev.jsonl", '{"sentence": "A", "mood": 1, "id": 1, "id": 2, "more": {"a": 1, "a": 2}}')
+    rows = load_split(mood(files={"train": "dev.jsonl", "dev": "dev.jsonl"}), "dev", tmp_path)
+    assert list(rows) == [{"text": "A", "label": 1}]
+
+
+def test_the_longest_cell(tmp_path: Path) -> None:
+    """One limit, in characters, whatever the format."""
+    text = "가" * 2**24
+    write(tmp_path / "dev.jsonl", json.dumps({"sentence": text, "mood": 0}, ensure_ascii=False))
+    write(tmp_path / "dev.tsv", f"sentence\tmood\n{text}\tsad\n")
+    write(tmp_path / "dev.csv", f"sentence,mood\n{text},sad\n")
+    for file in ("dev.jsonl", "dev.tsv", "dev.csv"):
+        (row,) = load_split(mood(files={"train": file, "dev": file}), "dev", tmp_path)
+        assert row["text"] == text, file
+
+
+def test_the_home_of_an_unknown_user() -> None:
+    with pytest.raises(MissingInputError, match="no data folder ~nobody-at-all"):
+        load_split(mood(), "dev", resolve_data_dir("~nobody-at-all/data", None))
 
 
 def test_the_order_of_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +391,27 @@ def test_hub_classes_are_mapped_by_name(hub: Path) -> None:
 def test_hub_numbers_without_names_are_indices(hub: Path) -> None:
     source = put_on_hub(hub, {"text": TEXT, "label": datasets.Value("int8")}, {"text": ["A", "B"], "label": [0, 1]})
     assert load_split(mood(hub=source), "dev")["label"][:] == [0, 1]
+
+
+def test_hub_classes_that_are_called_by_their_index(hub: Path) -> None:
+    features = {"text": TEXT, "label": datasets.ClassLabel(names=["0", "1"])}
+    source = put_on_hub(hub, features, {"text": ["A", "B"], "label": [0, 1]})
+    assert load_split(mood(hub=source), "dev")["label"][:] == [0, 1]
+
+
+def test_a_hub_class_is_never_taken_for_an_index(hub: Path) -> None:
+    """The hub's class "1" is its first; ours of index 1 is the second."""
+    features = {"text": TEXT, "label": datasets.ClassLabel(names=["1", "2"])}
+    source = put_on_hub(hub, features, {"text": ["A"], "label": [0]})
+    with pytest.raises(MissingInputError, match=r"row 1: the label '1' .* unknown; the labels are sad, glad"):
+        load_split(mood(hub=source), "dev")
+
+
+def test_nested_hub_classes_are_mapped_by_name(hub: Path) -> None:
+    features = {"text": TEXT, "label": {"mood": datasets.ClassLabel(names=["glad", "sad"])}}
+    source = put_on_hub(hub, features, {"text": ["A", "B"], "label": [{"mood": 0}, {"mood": 1}]})
+    source = source.model_copy(update={"columns": Columns(text="text", label="label.mood")})
+    assert load_split(mood(hub=source), "dev")["label"][:] == [1, 0]
 
 
 def test_nested_hub_columns(hub: Path) -> None:

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from kdqat_cli.cli import app
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.tasks.registry import load_task, task_names
+from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
 GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
 MOOD = """\
@@ -57,6 +59,33 @@ def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.M
     assert load_task("mood").model_dump() == load_task(str(path)).model_dump(), "where a task lies is not part of it"
 
 
+def test_a_name_of_two_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the packaged task nor the user's is silently the other; by its path, the user's is read."""
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "tasks" / "rte.yaml", MOOD.replace("name: mood", "name: rte"))
+    sentence = r"^Two tasks are called rte: a packaged task and tasks/rte\.yaml\.$"
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_task("rte")
+    assert caught.value.fix == "rename yours (file and name), or --task tasks/rte.yaml"
+    assert load_task("tasks/rte.yaml").title == load_task(str(path)).title == "Mood of a sentence"
+    for command in (["ls", "tasks"], ["validate"], ["finetune-teacher", "--task", "rte"]):
+        done = CliRunner().invoke(app, command)
+        assert (done.exit_code, "Two tasks are called rte" in done.stderr) == (2, True), command
+    write(tmp_path / "tasks" / "mood.yaml", MOOD)
+    write(tmp_path / "tasks" / "mood.yml", MOOD)
+    with pytest.raises(ConfigError, match=r"called mood: tasks/mood\.yaml and tasks/mood\.yml"):
+        load_task("mood")
+
+
+def test_both_endings_of_yaml_and_no_hidden_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tasks" / "mood.yml", MOOD)
+    for other in ("._mood.yml", ".mood.yaml", "mood.yaml~", "notes.txt"):
+        write(tmp_path / "tasks" / other, "none of ours")
+    assert user_task_names() == ["mood"]
+    assert load_task("mood").folder == Path("tasks")
+
+
 def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "tasks" / "moods.yaml", MOOD)
@@ -75,6 +104,9 @@ def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pyt
         ("labels: [sad, glad]\n", "", "exactly one of labels"),
         ("labels:", "range: [0, 1]\nlabels:", "exactly one of labels"),
         ("[sad, glad]", "[sad, sad]", "labels: a name stands twice."),
+        ("[sad, glad]", "[caf\u00e9, cafe\u0301]", "labels: a name stands twice."),
+        ("[sad, glad]", "[sad, ' ']", "labels: a name is empty."),
+        ("columns:", "header: [mood, sentence, mood]\ncolumns:", "header: the column 'mood' stands twice."),
         (
             "labels: [sad, glad]\nmetric: accuracy",
             "range: [5, 0]\nmetric: pearson",

@@ -1,0 +1,179 @@
+"""Reading the files that a user names: regular files only, and never more bytes than the reader expects.
+
+A named pipe would block for ever, a device may have no end, and a folder, a missing permission or a compressed file is
+an everyday mistake. Each gets one sentence at once. A link to a regular file is read like the file.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+from typing import BinaryIO
+
+from kdqat_cli.errors import MissingInputError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# First bytes → encoding, the longest first: UTF-32's mark begins with that of UTF-16.
+_ENCODINGS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# First bytes → what the file is, and how to get at its text.
+_FORMATS = {
+    b"\x1f\x8b": ("a gzip file", "gunzip -c {} > NEW"),
+    b"\xfd7zXZ": ("an xz file", "xz -dc {} > NEW"),
+    b"BZh": ("a bzip2 file", "bunzip2 -c {} > NEW"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", "zstd -dc {} > NEW"),
+    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "unzip it, or save it as CSV in UTF-8"),
+    b"PAR1": ("a Parquet file", "save it as JSON Lines (.jsonl)"),
+}
+_START = 5  # bytes that tell what a file is
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything bears this name: a file, a folder, a link that leads nowhere.
+
+    Raises:
+        MissingInputError: a folder on the way may not be searched, so that nobody knows.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in a folder, sorted; none where there is no such folder.
+
+    Raises:
+        MissingInputError: the folder may not be read.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, or a link to one, opened to read bytes.
+
+    Raises:
+        MissingInputError: no such file, it is not a regular file, or it may not be read.
+    """
+    try:
+        mode = path.stat().st_mode  # before it is opened: opening a device may already do something
+        if not stat.S_ISREG(mode):
+            raise MissingInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file of text.")
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MissingInputError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The whole of a small file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        MissingInputError: as `open_file`, or the file has more bytes.
+    """
+    with open_file(path) as file:
+        try:
+            data = b"" if os.fstat(file.fileno()).st_size > most else file.read(most + 1)
+            size = max(os.fstat(file.fileno()).st_size, len(data))  # some files of the system say that they have none
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if size > most:
+        raise MissingInputError(f"{path} is too large: it has {size:,} bytes, and {most:,} is the most.")
+    return data
+
+
+def lines(path: Path, longest: int) -> Iterator[str]:
+    r"""The lines of a UTF-8 file, each with its line end, which is \n or \r\n. A byte order mark is left out.
+
+    Args:
+        path: the file.
+        longest: bytes that a line may have.
+
+    Raises:
+        MissingInputError: as `open_file`, a line is longer, or the file is not UTF-8 text.
+    """
+    number, start = 0, b""
+    with open_file(path) as file:
+        try:
+            while line := file.readline(longest + 1):
+                number += 1
+                start = start or line[:_START]
+                if len(line) > longest:
+                    raise MissingInputError(f"{path}, line {number} has more than {longest:,} bytes.")
+                if number == 1 and _encoding(start):
+                    raise MissingInputError(*not_utf8(path, start))
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise MissingInputError(*not_utf8(path, start, number)) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def text_of(path: Path, data: bytes) -> str:
+    """The text of a file's bytes, without a byte order mark.
+
+    Raises:
+        MissingInputError: it is not UTF-8 text.
+    """
+    try:
+        if _encoding(data[:_START]):
+            raise MissingInputError(*not_utf8(path, data[:_START]))
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MissingInputError(*not_utf8(path, data[:_START], line)) from error
+
+
+def not_utf8(path: Path, start: bytes, line: int | None = None) -> tuple[str, str]:
+    """The sentence about a file that is not UTF-8 text, and its fix.
+
+    Args:
+        path: the file.
+        start: its first bytes, which may tell what it is.
+        line: where the first wrong byte is.
+    """
+    name = quote(str(path))
+    if encoding := _encoding(start):
+        return f"{path} is {encoding} text, not UTF-8.", f"iconv -f {encoding} -t UTF-8 {name} > NEW"
+    for signature, (kind, fix) in _FORMATS.items():
+        if start.startswith(signature):
+            return f"{path} is {kind}, not text.", fix.format(name)
+    place = f"{path}, line {line}" if line else str(path)
+    return (
+        f"{place} is not UTF-8 text.",
+        f"iconv -f ENCODING -t UTF-8 {name} > NEW, with its own ENCODING, such as CP949 or ISO-8859-1",
+    )
+
+
+def _encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 where the first bytes tell it, by a byte order mark or by zeros; else empty."""
+    for mark, encoding in _ENCODINGS.items():
+        if start.startswith(mark):
+            return encoding
+    zeros = (start[:1] == b"\0", start[1:2] == b"\0")
+    return {(True, False): "UTF-16BE", (False, True): "UTF-16LE"}.get(zeros, "")
+
+
+def _unreadable(path: Path, error: OSError) -> MissingInputError:
+    denied = isinstance(error, PermissionError)
+    fix = f"ls -ld {quote(str(path))}, then chmod or chown" if denied else None
+    return MissingInputError(f"{path} cannot be read: {error.strerror or error}.", fix)

@@ -1,0 +1,98 @@
+"""Tab and comma separated files: their records, with the line on which each begins.
+
+Files of both kinds come in two dialects. In one a double quote is a character like any other (GLUE, NSMC); in the
+other it encloses a cell, which may then hold separators and line ends (what spreadsheets and pandas write). Read in
+the wrong dialect, a stray quote joins rows in silence. A task file says which it is (`quoting`). Where it does not, a
+.csv has enclosed cells, and a cell of a .tsv or .txt that begins with a double quote is refused.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kdqat_cli.errors import MissingInputError, shown
+from kdqat_cli.files import lines
+
+LONGEST_CELL = 2**24
+"""Characters of one cell; the standard library's own limit, 2**17, is short for documents."""
+LONGEST_LINE = 4 * LONGEST_CELL
+"""Bytes of one line, whatever its format."""
+
+
+class Record(NamedTuple):
+    """One row of a table."""
+
+    line: int
+    """The line on which it begins, counted from 1."""
+    cells: list[str]
+    """Its cells."""
+    parts: list[list[str]]
+    """Of a record of several lines, the cells of each line, were quotes characters like any other; else empty."""
+
+
+def records(path: Path, quoting: bool | None) -> Iterator[Record]:
+    """The records of a .tsv, .txt or .csv file, its header among them; empty lines are left out.
+
+    Args:
+        path: the file.
+        quoting: whether double quotes enclose a cell; None: yes in a .csv, and unknown in other files.
+
+    Raises:
+        MissingInputError: the file cannot be read, or its quotes are wrong or of unknown meaning.
+    """
+    comma = path.suffix == ".csv"
+    separator = "," if comma else "\t"
+    if quoting or (quoting is None and comma):
+        return _enclosed(path, separator)
+    return _literal(path, separator, wary=quoting is None)
+
+
+def _literal(path: Path, separator: str, wary: bool) -> Iterator[Record]:
+    for number, line in enumerate(lines(path, LONGEST_LINE), 1):
+        cells = _split(line, separator)
+        quoted = next((cell for cell in cells if cell.startswith('"')), None) if wary else None
+        if quoted is not None:
+            raise MissingInputError(
+                f"{path}, line {number}: a cell begins with a double quote ({shown(quoted)}), and the task file does "
+                "not say what that means.",
+                "quoting: false in the task file, if quotes are part of the text; quoting: true, if they enclose cells",
+            )
+        if cells != [""]:
+            yield Record(number, cells, [])
+
+
+def _enclosed(path: Path, separator: str) -> Iterator[Record]:
+    csv.field_size_limit(LONGEST_CELL)
+    held: list[str] = []  # the lines of the record that is being read
+
+    def noted() -> Iterator[str]:
+        for line in lines(path, LONGEST_LINE):
+            held.append(line)
+            yield line
+
+    reader = csv.reader(noted(), delimiter=separator, strict=True)
+    begin = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield Record(begin, cells, [_split(line, separator) for line in held] if len(held) > 1 else [])
+            begin = reader.line_num + 1
+            held.clear()
+    except csv.Error as error:
+        if "\r" in _stripped(held[-1]):
+            raise MissingInputError(
+                f"{path}, line {reader.line_num}: a carriage return (CR) stands outside of quotes.",
+                "tr '\\r' '\\n' < FILE > NEW, if CR is the line end of the whole file",
+            ) from error
+        raise MissingInputError(
+            f"{path}, line {begin}: {error}.", "quoting: false in the task file, if double quotes are part of the text"
+        ) from error
+
+
+def _stripped(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _split(line: str, separator: str) -> list[str]:
+    return _stripped(line).split(separator)

@@ -1,0 +1,139 @@
+"""Quotes, line ends and headers of tab and comma separated files: rows are never joined or mixed up in silence."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.tasks.data import load_split
+from kdqat_cli.tasks.registry import Columns
+from tests.tasks.test_data import mood
+
+# Six rows. Read with quotes that enclose cells, the first would take in the next three.
+STRAY = [
+    ('"Great film', "glad"),
+    ("a sad room", "sad"),
+    ("a fine day", "glad"),
+    ('what a film"', "sad"),
+    ('sunny "calm" day', "glad"),
+    ("dark room", "sad"),
+]
+ENCLOSED = [("Sun,\nat last\tfor all", "glad"), ('say "hi"', "sad"), ("", "sad"), ("1", "glad")][:2]
+
+
+def rows(folder: Path, file: str, content: str, **changes: Any) -> list[tuple[str, int]]:
+    (folder / file).write_text(content, encoding="utf-8", newline="")
+    read = load_split(mood(files={"train": file, "dev": file}, **changes), "dev", folder)
+    return list(zip(read["text"][:], read["label"][:], strict=True))
+
+
+def plain(table: list[tuple[str, str]], separator: str = "\t") -> str:
+    return "".join(f"{text}{separator}{label}\n" for text, label in [("sentence", "mood"), *table])
+
+
+def refused(folder: Path, file: str, content: str, **changes: Any) -> MissingInputError:
+    with pytest.raises(MissingInputError) as caught:
+        rows(folder, file, content, **changes)
+    assert str(folder / file) in caught.value.sentence
+    return caught.value
+
+
+@pytest.mark.parametrize("file", ["dev.tsv", "dev.txt"])
+def test_quotes_of_unknown_meaning_are_refused(file: str, tmp_path: Path) -> None:
+    error = refused(tmp_path, file, plain(STRAY))
+    assert f"{file}, line 2: a cell begins with a double quote ('\"Great film')" in error.sentence
+    assert error.fix is not None
+    assert error.fix.startswith("quoting: false in the task file")
+    error = refused(tmp_path, file, 'sentence\tmood\nA\tsad\n"B"\tsad\n')
+    assert f"{file}, line 3: a cell begins with a double quote" in error.sentence
+    assert "line 1: " in refused(tmp_path, file, '"sentence"\t"mood"\nA\tsad\n').sentence
+
+
+@pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
+def test_quotes_that_are_text(file: str, tmp_path: Path) -> None:
+    content = plain(STRAY, "," if file.endswith("csv") else "\t")
+    read = rows(tmp_path, file, content, quoting=False)
+    assert read == [(text, ["sad", "glad"].index(label)) for text, label in STRAY]
+
+
+def test_a_quote_inside_a_cell_means_the_same_to_all(tmp_path: Path) -> None:
+    inner = STRAY[3:]
+    expected = [(text, ["sad", "glad"].index(label)) for text, label in inner]
+    for quoting in (None, True, False):
+        assert rows(tmp_path, "dev.tsv", plain(inner), quoting=quoting) == expected
+
+
+@pytest.mark.parametrize(("file", "quoting"), [("dev.csv", None), ("dev.csv", True), ("dev.tsv", True)])
+def test_cells_that_are_enclosed(file: str, quoting: bool | None, tmp_path: Path) -> None:
+    with (tmp_path / file).open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, delimiter="," if file.endswith("csv") else "\t")
+        writer.writerows([("sentence", "mood"), *ENCLOSED])
+    content = (tmp_path / file).read_bytes().decode()
+    assert rows(tmp_path, file, content, quoting=quoting) == [(ENCLOSED[0][0], 1), (ENCLOSED[1][0], 0)]
+
+
+@pytest.mark.parametrize(
+    ("file", "quoting", "content", "lines"),
+    [
+        ("dev.csv", None, plain(STRAY[:4], ","), (2, 5)),
+        ("dev.tsv", True, plain(STRAY[:4]), (2, 5)),
+        ("dev.tsv", True, 'mood\tsentence\nglad\tfine\nsad\t"a\nglad\tb\nsad\tc"\nsad\td\n', (3, 5)),
+        ("dev.csv", None, 'sentence,mood\n"Great,"glad"\nfilm","sad"\n', (2, 3)),
+    ],
+)
+def test_a_quote_that_takes_in_whole_rows_is_refused(
+    file: str, quoting: bool | None, content: str, lines: tuple[int, int], tmp_path: Path
+) -> None:
+    error = refused(tmp_path, file, content, quoting=quoting)
+    if content.startswith('sentence,mood\n"Great,"'):
+        assert "line 2: ',' expected after '\"'" in error.sentence  # the library's own strictness
+    else:
+        place = f"line {lines[0]}: a double quote opens a cell that takes in the next rows, to line {lines[1]}."
+        assert place in error.sentence
+    assert error.fix == "quoting: false in the task file, if double quotes are part of the text"
+
+
+def test_a_number_on_each_line_of_a_cell_is_no_row(tmp_path: Path) -> None:
+    """Lines that would be rows but for their labels."""
+    scored = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
+    assert rows(tmp_path, "dev.csv", 'sentence,mood\n"9,9\n9,9",3\n', **scored) == [("9,9\n9,9", 3.0)]
+
+
+def test_a_lone_carriage_return_is_text_in_a_plain_cell(tmp_path: Path) -> None:
+    assert rows(tmp_path, "dev.tsv", "sentence\tmood\na fine\rday\tglad\r\nb\tsad") == [("a fine\rday", 1), ("b", 0)]
+    assert rows(tmp_path, "dev.csv", 'sentence,mood\n"a fine\rday",glad\n') == [("a fine\rday", 1)]
+
+
+@pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
+def test_carriage_returns_as_line_ends_are_refused(file: str, tmp_path: Path) -> None:
+    """Of the whole file, or of some lines: rows must not be joined."""
+    content = plain([("a", "sad"), ("b", "glad"), ("c", "sad")], "," if file.endswith("csv") else "\t")
+    refused(tmp_path, file, content.replace("\n", "\r"))
+    some = content.replace("glad\n", "glad\r")
+    wanted = "outside of quotes" if file.endswith("csv") else "line 3: 3 columns instead of 2"
+    assert wanted in refused(tmp_path, file, some).sentence
+
+
+@pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
+@pytest.mark.parametrize("twice", ["mood", "sentence"])
+def test_a_column_that_stands_twice_is_refused(file: str, twice: str, tmp_path: Path) -> None:
+    table = f"sentence\tmood\t{twice}\nA\tsad\tglad\n".replace("\t", "," if file.endswith("csv") else "\t")
+    assert f"line 1: the column '{twice}' stands twice." in refused(tmp_path, file, table).sentence
+
+
+def test_columns_that_nobody_reads_may_share_a_name(tmp_path: Path) -> None:
+    """As the empty ones that a spreadsheet leaves."""
+    assert rows(tmp_path, "dev.csv", "sentence,,mood,,\nA,1,sad,2,\n") == [("A", 0)]
+
+
+def test_empty_lines_before_the_header(tmp_path: Path) -> None:
+    for file, separator in (("dev.tsv", "\t"), ("dev.csv", ",")):
+        content = f"\n\n{plain([('A', 'sad'), ('B', 'happy')], separator)}"
+        assert f"{file}, line 5: the label 'happy'" in refused(tmp_path, file, content).sentence
+
+
+def test_a_header_in_the_task_file(tmp_path: Path) -> None:
+    columns = Columns(text="s", label="m")
+    assert rows(tmp_path, "dev.tsv", "A\tsad\n", header=["s", "m"], columns=columns) == [("A", 0)]
