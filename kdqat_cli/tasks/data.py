@@ -17,7 +17,7 @@ from kdqat_cli.files import is_there, lines, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.registry import Columns, Hub, Task
-from kdqat_cli.tasks.tables import LONGEST_CELL, LONGEST_LINE, records
+from kdqat_cli.tasks.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,7 +176,9 @@ def _read_table(path: Path, task: Task) -> Iterator[_Row]:
             raise MissingInputError(f"{path}, line {first.line}: the column {twice!r} stands twice.")
     missing = [column for column in task.columns.used() if column not in header]
     if missing:
-        raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {', '.join(header)[:200]}.")
+        given = ", ".join(header).replace("\r", "\\r")[:200]
+        fix = CONVERT_LINE_ENDS if "\\r" in given else None
+        raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
     label, known = header.index(task.columns.label), Labels(task.labels, task.range)
     for line, cells, parts in table:
         where = f"{path}, line {line}"

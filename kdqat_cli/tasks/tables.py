@@ -18,6 +18,7 @@ LONGEST_CELL = 2**24
 """Characters of one cell; the standard library's own limit, 2**17, is short for documents."""
 LONGEST_LINE = 4 * LONGEST_CELL
 """Bytes of one line, whatever its format."""
+CONVERT_LINE_ENDS = "tr '\\r' '\\n' < FILE > NEW, if a carriage return (CR) ends each line of the file"
 
 
 class Record(NamedTuple):
@@ -83,7 +84,7 @@ def _enclosed(path: Path, separator: str) -> Iterator[Record]:
         if "\r" in _stripped(held[-1]):
             raise MissingInputError(
                 f"{path}, line {reader.line_num}: a carriage return (CR) stands outside of quotes.",
-                "tr '\\r' '\\n' < FILE > NEW, if CR is the line end of the whole file",
+                CONVERT_LINE_ENDS,
             ) from error
         raise MissingInputError(
             f"{path}, line {begin}: {error}.", "quoting: false in the task file, if double quotes are part of the text"

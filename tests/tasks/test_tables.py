@@ -20,7 +20,7 @@ STRAY = [
     ('sunny "calm" day', "glad"),
     ("dark room", "sad"),
 ]
-ENCLOSED = [("Sun,\nat last\tfor all", "glad"), ('say "hi"', "sad"), ("", "sad"), ("1", "glad")][:2]
+ENCLOSED = [("Sun,\nat last\tfor all", "glad"), ('say "hi"', "sad")]
 
 
 def rows(folder: Path, file: str, content: str, **changes: Any) -> list[tuple[str, int]]:
@@ -80,18 +80,14 @@ def test_cells_that_are_enclosed(file: str, quoting: bool | None, tmp_path: Path
         ("dev.csv", None, plain(STRAY[:4], ","), (2, 5)),
         ("dev.tsv", True, plain(STRAY[:4]), (2, 5)),
         ("dev.tsv", True, 'mood\tsentence\nglad\tfine\nsad\t"a\nglad\tb\nsad\tc"\nsad\td\n', (3, 5)),
-        ("dev.csv", None, 'sentence,mood\n"Great,"glad"\nfilm","sad"\n', (2, 3)),
     ],
 )
 def test_a_quote_that_takes_in_whole_rows_is_refused(
     file: str, quoting: bool | None, content: str, lines: tuple[int, int], tmp_path: Path
 ) -> None:
     error = refused(tmp_path, file, content, quoting=quoting)
-    if content.startswith('sentence,mood\n"Great,"'):
-        assert "line 2: ',' expected after '\"'" in error.sentence  # the library's own strictness
-    else:
-        place = f"line {lines[0]}: a double quote opens a cell that takes in the next rows, to line {lines[1]}."
-        assert place in error.sentence
+    place = f"line {lines[0]}: a double quote opens a cell that takes in the next rows, to line {lines[1]}."
+    assert place in error.sentence
     assert error.fix == "quoting: false in the task file, if double quotes are part of the text"
 
 
@@ -110,7 +106,9 @@ def test_a_lone_carriage_return_is_text_in_a_plain_cell(tmp_path: Path) -> None:
 def test_carriage_returns_as_line_ends_are_refused(file: str, tmp_path: Path) -> None:
     """Of the whole file, or of some lines: rows must not be joined."""
     content = plain([("a", "sad"), ("b", "glad"), ("c", "sad")], "," if file.endswith("csv") else "\t")
-    refused(tmp_path, file, content.replace("\n", "\r"))
+    error = refused(tmp_path, file, content.replace("\n", "\r"))
+    assert error.fix == "tr '\\r' '\\n' < FILE > NEW, if a carriage return (CR) ends each line of the file"
+    assert "\r" not in error.sentence
     some = content.replace("glad\n", "glad\r")
     wanted = "outside of quotes" if file.endswith("csv") else "line 3: 3 columns instead of 2"
     assert wanted in refused(tmp_path, file, some).sentence
