@@ -10,11 +10,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,8 +57,8 @@ class Output:
             self._json(values)
             return
         table = Table(box=None, show_header=False, pad_edge=False)
-        for name, value in values.items():
-            table.add_row(_cell(name.replace("_", " ")), _cell(value))
+        names = [_cell(name.replace("_", " ")) for name in values]
+        _fill(table, {"": names, " ": [_cell(value) for value in values.values()]})
         _print_table(table)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
@@ -68,10 +69,7 @@ class Output:
         table = Table(box=None, pad_edge=False)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         numeric = {key for key in columns if all(isinstance(row.get(key), int | float | None) for row in rows)}
-        for key in columns:
-            table.add_column(_cell(key), justify="right" if key in numeric else "left", no_wrap=key in numeric)
-        for row in rows:
-            table.add_row(*(_cell(row.get(key)) for key in columns))
+        _fill(table, {key: [_cell(row.get(key)) for row in rows] for key in columns}, numeric)
         if title:
             _write(printable(title, sys.stdout) + "\n")
         _print_table(table)
@@ -205,14 +203,25 @@ def _cell(value: Any) -> Text:
     return Text(printable(text, sys.stdout))
 
 
+def _fill(table: Table, columns: Mapping[str, Sequence[Text]], numeric: Collection[str] = ()) -> None:
+    """Gives a table its columns, by their headers; none becomes narrower than its longest word."""
+    for key, cells in columns.items():
+        header = _cell(key)
+        longest = max(cell_len(word) for cell in (header, *cells) for word in cell.plain.split(" "))
+        table.add_column(
+            header, justify="right" if key in numeric else "left", no_wrap=key in numeric, min_width=longest
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+
+
 def _print_table(table: Table) -> None:
     """Prints a table: in a file or pipe one line per row, on a terminal wrapped between words.
 
-    Where a terminal is too narrow even so, its own lines break: no number and no word is ever cut.
+    A terminal that is too narrow even so breaks the lines itself: no number and no word is ever cut.
     """
     needed = _console(sys.stdout, _UNBOUNDED).measure(table)
-    terminal = _console(sys.stdout)
-    width = max(terminal.width, needed.minimum) if sys.stdout.isatty() else needed.maximum
+    width = max(_console(sys.stdout).width, needed.minimum) if sys.stdout.isatty() else needed.maximum
     _console(sys.stdout, width).print(table)
 
 
