@@ -58,7 +58,7 @@ class Output:
             return
         table = Table(box=None, show_header=False, pad_edge=False)
         names = [_cell(name.replace("_", " ")) for name in values]
-        _fill(table, {"": names, " ": [_cell(value) for value in values.values()]})
+        _fill(table, [("", names), ("", [_cell(value) for value in values.values()])])
         _print_table(table)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
@@ -69,7 +69,7 @@ class Output:
         table = Table(box=None, pad_edge=False)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         numeric = {key for key in columns if all(isinstance(row.get(key), int | float | None) for row in rows)}
-        _fill(table, {key: [_cell(row.get(key)) for row in rows] for key in columns}, numeric)
+        _fill(table, [(key, [_cell(row.get(key)) for row in rows]) for key in columns], numeric)
         if title:
             _write(printable(title, sys.stdout) + "\n")
         _print_table(table)
@@ -203,15 +203,15 @@ def _cell(value: Any) -> Text:
     return Text(printable(text, sys.stdout))
 
 
-def _fill(table: Table, columns: Mapping[str, Sequence[Text]], numeric: Collection[str] = ()) -> None:
-    """Gives a table its columns, by their headers; none becomes narrower than its longest word."""
-    for key, cells in columns.items():
+def _fill(table: Table, columns: Sequence[tuple[str, Sequence[Text]]], numeric: Collection[str] = ()) -> None:
+    """Gives a table its columns, each a header and cells; none becomes narrower than its longest word."""
+    for key, cells in columns:
         header = _cell(key)
         longest = max(cell_len(word) for cell in (header, *cells) for word in cell.plain.split(" "))
         table.add_column(
             header, justify="right" if key in numeric else "left", no_wrap=key in numeric, min_width=longest
         )
-    for row in zip(*columns.values(), strict=True):
+    for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*row)
 
 

@@ -125,7 +125,7 @@ def test_the_longest_row_is_known_before_it_is_tried(architecture: str, tmp_path
         assert architecture == "kdqat-t5-encoder"
         return
     assert engine.logits([([7] * most, None)]).shape == (1, engine.labels)
-    with pytest.raises(ValueError, match="long|position"):
+    with pytest.raises(ValueError, match=r"long|position"):
         engine.logits([([7] * (most + 1), None)])
 
 
