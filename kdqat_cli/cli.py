@@ -1,12 +1,14 @@
 """The entry point `kdqat`."""
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
-from kdqat_cli import __version__, group
+from kdqat_cli import __version__, group, streams
 from kdqat_cli.commands.app import app as app
+from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Output
 
 # isort: off
@@ -35,11 +37,16 @@ def _root(
 
 def main() -> None:
     """The entry point."""
+    streams.guard()
+    group.heed_sigterm()
     try:
         app()
+    except KdqatError as error:  # of the help, which no command prints
+        Output().error(error)
+        sys.exit(error.exit_code)
     except Exception:
         speaks, code = group.fail(1, sure=False)
-        if not speaks:
-            sys.exit(code)
-        Output().remark(f"This is a bug in kdqat {__version__}; please report it with the lines below.")
-        raise
+        if speaks:
+            Output().remark(f"This is a bug in kdqat {__version__}; please report it with the lines below.")
+            Output().remark(traceback.format_exc())
+        sys.exit(code)

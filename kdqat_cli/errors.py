@@ -1,7 +1,7 @@
 """Every expected failure of kdqat: one sentence that names the thing, the command that fixes it, an exit code.
 
 Exit codes: 0 ok, 1 a bug in kdqat, 2 usage or configuration, 3 missing input or offline, 4 a quality gate
-failed, 5 stages of a pipeline failed, 130 interrupted.
+failed, 5 stages of a pipeline failed, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from reprlib import Repr

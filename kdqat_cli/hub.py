@@ -1,9 +1,35 @@
 """Whether the model hub answers, asked once: its own clients find out only after half a minute of retries."""
 
+import re
+from pathlib import Path
 from typing import Literal
+
+from kdqat_cli.errors import MissingInputError
 
 TIMEOUT = 10.0
 """Seconds that the hub may take to answer at all."""
+
+
+_PART = r"[\w-][\w.-]*"  # of a hub id, OWNER/NAME
+
+
+def refuse_absent(model: str, fix: str | None) -> None:
+    """Refuses the name of a model that is neither a folder nor of the form of a hub id. It loads nothing.
+
+    Args:
+        model: what the user gave.
+        fix: the command that makes the folder, for the error.
+
+    Raises:
+        MissingInputError: there is no such folder, and the name is no hub id.
+    """
+    if Path(model).is_dir() or re.fullmatch(f"{_PART}/{_PART}", model, re.ASCII):
+        return
+    sentence = f"There is no model folder {model}."
+    if re.fullmatch(_PART, model, re.ASCII):  # as hub ids were before they had owners
+        sentence += " A hub id has the form OWNER/NAME."
+        fix = fix or f"search the model hub for {model}, and give OWNER/{model}"
+    raise MissingInputError(sentence, fix)
 
 
 def why_unreachable(identifier: str, kind: Literal["model", "dataset"], revision: str | None = None) -> str:

@@ -1,26 +1,37 @@
-"""The only place that prints: data to stdout, everything else to stderr."""
+"""The only place that prints: data to stdout, everything else to stderr.
+
+Data (JSON, a recipe) is written as it is: no markup, no colours, no wrapping. Tables and sentences quote what files
+hold, so control characters, which a terminal would obey, are written as escapes (`printable`).
+"""
 
 import json
+import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from kdqat_cli.errors import KdqatError
+from kdqat_cli.streams import encoding_of, reader_gone
 
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+_LIVE_WIDTH = 60  # columns that a terminal must have for a progress bar; a narrower one gets lines
+_UNBOUNDED = 100_000  # columns in which any table fits
+_DUMB = ("", "dumb", "unknown")  # values of TERM for terminals that cannot move their cursor
 
-_PIPED_WIDTH = 250  # columns of a table in a file or pipe, where rich would assume 80 and break rows
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 (but for tab and line feed), delete, C1
+_UNESCAPED_BY_JSON = re.compile(r"[\x7f-\x9f]")
 
 Advance = Callable[[int, int, str], None]
 """Takes the step, the number of steps, and what is new (or nothing)."""
@@ -38,10 +49,7 @@ class Output:
         """
         self.as_json = as_json
         self.quiet = quiet
-        self.stdout = Console(soft_wrap=True)
-        if not self.stdout.is_terminal:
-            self.stdout = Console(soft_wrap=True, width=_PIPED_WIDTH)
-        self.stderr = Console(stderr=True, soft_wrap=True)
+        self.stderr = _console(sys.stderr)
 
     def result(self, values: Mapping[str, Any]) -> None:
         """One result of named values."""
@@ -49,28 +57,32 @@ class Output:
             self._json(values)
             return
         table = Table(box=None, show_header=False, pad_edge=False)
-        for name, value in values.items():
-            table.add_row(name.replace("_", " "), escape(_text(value)))
-        self.stdout.print(table)
+        names = [_cell(name.replace("_", " ")) for name in values]
+        _fill(table, [("", names), ("", [_cell(value) for value in values.values()])])
+        _print_table(table)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
         """A table; its columns are the rows' keys."""
         if self.as_json:
             self._json(rows)
             return
-        table = Table(title=title, box=None, pad_edge=False, title_justify="left")
+        table = Table(box=None, pad_edge=False)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         numeric = {key for key in columns if all(isinstance(row.get(key), int | float | None) for row in rows)}
-        for key in columns:
-            table.add_column(key, justify="right" if key in numeric else "left")
-        for row in rows:
-            table.add_row(*(escape(_text(row.get(key))) for key in columns))
-        self.stdout.print(table)
+        _fill(table, [(key, [_cell(row.get(key)) for row in rows]) for key in columns], numeric)
+        if title:
+            _write(printable(title, sys.stdout) + "\n")
+        _print_table(table)
 
     def line(self, value: Mapping[str, Any]) -> None:
-        """One JSON value on a line of its own, at once: for a pipe."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        """One JSON value on a line of its own, at once: for a pipe.
+
+        Raises:
+            BrokenPipeError: its reader has gone away, so that no further line is wanted.
+        """
+        _write(_json_text(value) + "\n")
+        if reader_gone():
+            raise BrokenPipeError
 
     def changes(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The stages of a pipeline; for people only those that something happened to, and what matters of them."""
@@ -84,40 +96,46 @@ class Output:
         self.remark(f"{len(rows) - len(shown)} of {len(rows)} stages unchanged.")
 
     def text(self, text: str) -> None:
-        """Text as it is, to stdout."""
-        self.stdout.print(text, markup=False, highlight=False)
+        """Text to stdout: in a file or pipe as it is, in UTF-8; on a terminal without control characters."""
+        whole = text if text.endswith("\n") else f"{text}\n"
+        if sys.stdout.isatty():
+            _write(printable(whole, sys.stdout))
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(whole.encode())
+            sys.stdout.buffer.flush()
 
     def remark(self, sentence: str) -> None:
         """A sentence beside the result, to stderr."""
         if not self.quiet:
-            self.stderr.print(sentence, markup=False, highlight=False)
+            self.stderr.print(printable(sentence, sys.stderr))
 
     def error(self, error: KdqatError) -> None:
         """A failure and the command that mends it."""
-        self.stderr.print(f"[bold red]error:[/] {escape(error.sentence)}", highlight=False)
+        self.stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.sentence, sys.stderr)))
         if error.fix:
-            self.stderr.print(f"[bold]try:[/]   {escape(error.fix)}", highlight=False)
+            self.stderr.print(Text.assemble(("try:", "bold"), "   ", printable(error.fix, sys.stderr)))
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
         """A function of (step, steps, news) that shows how far `what` is."""
         if self.quiet:
             yield lambda step, total, news: None
-        elif self.stderr.is_terminal:
+        elif self._moves_cursor():
             with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[news]}"),
+                TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[news]}", markup=False, table_column=Column(overflow="fold")),
                 console=self.stderr,
             ) as bar:
-                task = bar.add_task(what, total=None, news="")
+                task = bar.add_task(printable(what, sys.stderr), total=None, news="")
 
                 def advance(step: int, total: int, news: str) -> None:
                     bar.update(task, completed=step, total=total)
                     if news:
-                        bar.update(task, news=news)
+                        bar.update(task, news=printable(news, sys.stderr))
 
                 yield advance
         else:
@@ -128,16 +146,83 @@ class Output:
         """A function of rows (stage, state, step, steps, news, why, seconds, log) that shows how far each is."""
         if self.quiet:
             yield lambda rows: None
-        elif self.stderr.is_terminal:
+        elif self._moves_cursor():
             with Live(console=self.stderr, refresh_per_second=4) as live:
                 yield lambda rows: live.update(_board(rows))
         else:
             yield _PlainBoard(self.remark)
 
     def _json(self, value: Any) -> None:
-        self.stdout.print(
-            json.dumps(value, ensure_ascii=False, indent=2), markup=False, highlight=False, soft_wrap=True
+        _write(_json_text(value, indent=2) + "\n")
+
+    def _moves_cursor(self) -> bool:
+        """Whether stderr is a terminal that can show a bar in place; colours that are forced make no terminal."""
+        able = os.environ.get("TERM", "").lower() not in _DUMB
+        return sys.stderr.isatty() and able and self.stderr.width >= _LIVE_WIDTH
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """Text that is safe to show.
+
+    Args:
+        text: may quote what a file holds.
+        stream: where it is shown.
+
+    Returns:
+        The text, in which control characters (a terminal would obey them) and characters that the stream's encoding
+        lacks are written as backslash escapes; tabs and line feeds stay.
+    """
+    escaped = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    encoding = encoding_of(stream)
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _console(stream: TextIO, width: int | None = None) -> Console:
+    return Console(file=stream, width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that any terminal shows and that stdout's encoding can take."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = _UNESCAPED_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    try:
+        text.encode(encoding_of(sys.stdout))
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def _cell(value: Any) -> Text:
+    """A value as one line of a table."""
+    text = _text(value).replace("\n", "\\n").replace("\t", "\\t")
+    return Text(printable(text, sys.stdout))
+
+
+def _fill(table: Table, columns: Sequence[tuple[str, Sequence[Text]]], numeric: Collection[str] = ()) -> None:
+    """Gives a table its columns, each a header and cells; none becomes narrower than its longest word."""
+    for key, cells in columns:
+        header = _cell(key)
+        longest = max(cell_len(word) for cell in (header, *cells) for word in cell.plain.split(" "))
+        table.add_column(
+            header, justify="right" if key in numeric else "left", no_wrap=key in numeric, min_width=longest
         )
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*row)
+
+
+def _print_table(table: Table) -> None:
+    """Prints a table: in a file or pipe one line per row, on a terminal wrapped between words.
+
+    A terminal that is too narrow even so breaks the lines itself: no number and no word is ever cut.
+    """
+    needed = _console(sys.stdout, _UNBOUNDED).measure(table)
+    width = max(_console(sys.stdout).width, needed.minimum) if sys.stdout.isatty() else needed.maximum
+    _console(sys.stdout, width).print(table)
 
 
 class _PlainProgress:
@@ -199,8 +284,12 @@ def _board(rows: Sequence[Mapping[str, Any]]) -> Table:
             step = f"{row['step']}/{row['steps']}" if row["steps"] else ""
             elapsed = "" if row["seconds"] is None else str(timedelta(seconds=int(row["seconds"])))
             news = row["news"] if row["state"] == "running" else row["why"]
-            table.add_row(escape(row["stage"]), row["state"], step, elapsed, escape(news or ""))
+            table.add_row(_shown(row["stage"]), row["state"], step, elapsed, _shown(news or ""))
     return table
+
+
+def _shown(text: str) -> RenderableType:
+    return Text(printable(text, sys.stderr))
 
 
 def _text(value: Any) -> str:

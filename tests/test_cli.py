@@ -34,6 +34,47 @@ def test_help_imports_nothing_heavy() -> None:
     assert run(Path(), sys.executable, "-c", code).stdout.strip() == "[]"
 
 
+def test_summaries_fit_eighty_columns(tmp_path: Path) -> None:
+    lines = run(tmp_path, "kdqat", "--help", COLUMNS="80").stdout.splitlines()
+    assert len(lines) > 20
+    assert not [line for line in lines if line.endswith(("...", "…"))]
+
+
+_MISTAKES = {
+    "distill --task rte --beta -1": (2, "--beta"),
+    "distill --task rte --seed x": (2, "--seed"),
+    "distill --task rte --loss foo": (2, "Invalid value for '--loss': 'foo' is not one of 'score', 'map'"),
+    "distill --task rte --teacher absent": (3, "There is no model folder absent."),
+    "quantize --task absent.yaml": (3, "There is no file absent.yaml."),
+    "quantize --task rte": (3, "There is no model folder runs/rte/teacher."),
+    "finetune-teacher --task rte --encoder bert-base-uncased": (3, "A hub id has the form OWNER/NAME."),
+    "evaluate absent --task ret": (2, "There is no task 'ret'"),
+    "evaluate absent": (3, "There is no model folder absent."),
+    "export": (2, "Nothing to export"),
+    "export --student ./absent": (3, "There is no model folder"),
+    "predict absent text": (3, "There is no model folder absent."),
+    "predict absent text --threads 257": (2, "--threads"),
+    "bench absent": (3, "There is no packed model absent."),
+}
+_TRIES = """
+import json, sys
+from typer.testing import CliRunner
+from kdqat_cli.cli import app
+told = [CliRunner().invoke(app, command.split()) for command in json.loads(sys.argv[1])]
+heavy = [name for name in ("torch", "transformers", "datasets") if name in sys.modules]
+print(json.dumps([heavy, [(done.exit_code, done.stderr) for done in told]]))
+"""
+
+
+def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+    done = run(tmp_path, sys.executable, "-c", _TRIES, json.dumps(list(_MISTAKES)))
+    heavy, told = json.loads(done.stdout)
+    assert heavy == []
+    for (command, (code, said)), (found, stderr) in zip(_MISTAKES.items(), told, strict=True):
+        assert (found, said in stderr) == (code, True), f"{command}: {stderr}"
+        assert "Value error" not in stderr
+
+
 def test_every_command_and_option_has_help() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {"fetch", "finetune-teacher", "quantize", "distill", "evaluate", "export", "ls", "validate"} <= set(commands)
@@ -111,8 +152,13 @@ def test_a_teacher_at_chance_is_refused(work: Path, tiny_encoder: Path) -> None:
 
 def test_only_a_ternary_model_is_packed(work: Path) -> None:
     done = run(work, "kdqat", "export", "--student", "runs/tiny/teacher", code=2)
-    assert "runs/tiny/teacher holds a teacher model; only ternary weights can be exported." in done.stderr
+    assert "runs/tiny/teacher holds a teacher; only a student with ternary weights can be exported." in done.stderr
+    assert "kdqat distill --task TASK --teacher runs/tiny/teacher" in done.stderr
     assert not (work / "runs/tiny/teacher-packed/model").exists()
+    run(work, "kdqat", "quantize", "--task", "tiny", "--out", "ternary")
+    run(work, "kdqat", "export", "--student", "ternary", "--out", "packed")
+    done = run(work, "kdqat", "export", "--student", "packed", code=2)
+    assert "packed is already packed; every format is exported from the student itself." in done.stderr
 
 
 def test_a_folder_in_use_is_refused(work: Path) -> None:

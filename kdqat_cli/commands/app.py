@@ -5,17 +5,26 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from kdqat_cli import group
 from kdqat_cli.config import Params, load_params
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Output
+
+_QUIET_LIBRARIES = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="kdqat",
@@ -26,9 +35,29 @@ app = typer.Typer(
 )
 
 
+class _Command(TyperCommand):
+    """A command whose usage errors are kdqat's sentences alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the options."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's
+            raise
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Registers a command whose expected failures become one sentence and an exit code."""
+    return _register(function, "")
 
+
+def training_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command that continues where it was interrupted."""
+    return _register(function, "; the same command continues from the last evaluation")
+
+
+def _register(function: Callable[..., None], continues: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
         from kdqat_cli.stages.folder import enough_room
@@ -42,25 +71,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 Output().error(error)
             raise typer.Exit(code) from error
         except BrokenPipeError as gone:  # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from gone
         except KeyboardInterrupt as interrupt:
-            Output(quiet=not group.leads()).remark("interrupted; the same command continues from the last evaluation")
-            raise typer.Exit(130) from interrupt
+            terminated = isinstance(interrupt, group.Terminated)
+            what = "terminated" if terminated else "interrupted"
+            Output(quiet=not group.leads()).remark(what + continues)
+            raise typer.Exit(group.STOPPED if terminated else _INTERRUPTED) from interrupt
 
-    return app.command(name=function.__name__.replace("_", "-"))(guarded)
+    return app.command(name=function.__name__.replace("_", "-"), cls=_Command)(guarded)
 
 
 def start(as_json: bool, quiet: bool) -> Output:
-    """Output for a command that loads models; the libraries' own remarks are switched off."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
-    import transformers
+    """Output for a command that loads models; the libraries' own remarks are switched off.
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    By their environment variables: importing the libraries takes seconds, and options are checked before.
+    """
+    for name, value in _QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
     return Output(as_json, quiet or not group.leads())
 
 

@@ -26,7 +26,10 @@ def ls(
 def recipe(
     name: Annotated[str, typer.Argument(help="Name of a packaged recipe, or the path of a recipe file.")] = "clean",
 ) -> None:
-    """Print a recipe, to copy and edit: `kdqat recipe clean > mine.yaml`."""
+    """Print a recipe, to copy and edit.
+
+    For example: `kdqat recipe clean > mine.yaml`.
+    """
     Output().text(read_recipe(name))
 
 
@@ -35,7 +38,10 @@ def validate(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check params.yaml, its recipe and its tasks, and tell all errors at once."""
+    """Check params.yaml, its recipe and its tasks.
+
+    All errors are told at once.
+    """
     from kdqat_cli.stages.validate import validate as stage
 
     Output(json).result(stage(recipe or []))

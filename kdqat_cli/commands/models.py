@@ -15,15 +15,18 @@ from kdqat_cli.commands.options import (
     OutOption,
     QuietOption,
     SeedOption,
+    ThreadsOption,
     processors,
     shapes_option,
+    text_argument,
 )
 from kdqat_cli.config import load_params, resolve
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters import FormatName
-from kdqat_cli.output import Output
+from kdqat_cli.hub import refuse_absent
 from kdqat_cli.runtime.device import Device
 from kdqat_cli.stages.layout import export_folder, student_folder
+from kdqat_cli.tasks.registry import load_task
 
 
 @command
@@ -45,7 +48,13 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a folder on its task's dev rows, and tell its size."""
+    """Score a model on its task's dev rows and tell its size."""
+    from kdqat_cli.stages.predict import packed_file
+
+    if task is not None:
+        load_task(task)  # its errors need not wait for torch
+    if packed_file(model) is None:
+        refuse_absent(model, None)
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.stages.models import recorded_task
@@ -76,12 +85,11 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pack a ternary student, five weights a byte; or write it for another engine, checked on the dev rows."""
-    output = start(json, quiet)
-    from kdqat_cli.stages.export import export as stage
-    from kdqat_cli.stages.models import recorded_task
-    from kdqat_cli.tasks.registry import load_task
+    """Pack a ternary student, or write it for another engine.
 
+    A packed file stores five weights per byte. An export for another engine is compared with the student on the dev
+    rows.
+    """
     if student is not None:
         source, target = student, student.with_name(f"{student.name}-{format_}")
     elif task is not None:
@@ -90,6 +98,11 @@ def export(
         source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
+    refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
+    output = start(json, quiet)
+    from kdqat_cli.stages.export import export as stage
+    from kdqat_cli.stages.models import recorded_task
+
     spec, data = None, None
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):
         _, spec, data = inputs(recorded, data_dir)
@@ -100,25 +113,34 @@ def export(
 def predict(
     model: Annotated[str, typer.Argument(help="Packed folder or file; or a student, a teacher, a hub id.")],
     text: Annotated[
-        str | None, typer.Argument(help="A text. [default: lines of standard input, a tab before a pair's second]")
+        str | None,
+        typer.Argument(
+            help="A text, after -- where it begins with a dash. "
+            "[default: lines of standard input, a tab before a pair's second]"
+        ),
     ] = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="File of lines: a text, two with a tab between, or a JSON object.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
+    threads: ThreadsOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Classify texts: one JSON line each, with label and probabilities, as they are read."""
+    """Classify texts, with one JSON line per text.
+
+    A line holds the label and the probabilities, and comes as soon as its text has been read.
+    """
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
+    text, pair = text_argument(text), text_argument(pair)
     from kdqat_cli.stages.predict import Text, open_lines, open_model, packed_file, read_texts
     from kdqat_cli.stages.predict import predict as stage
 
-    # A packed model needs none of the libraries that `start` makes quiet, and answers seconds earlier without.
-    output = Output(quiet=quiet) if packed_file(model) and device != "cuda" else start(False, quiet)
+    if packed_file(model) is None:
+        refuse_absent(model, "kdqat export")
+    output = start(False, quiet)
     runner = open_model(model, threads, device)
     if runner.remark:
         output.remark(runner.remark)
@@ -139,14 +161,17 @@ def bench(
             help="Batch; repeat for more. [default: 1x32, 1x128, 8x128, as far as the model's rows go]",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all processors]")] = None,
+    threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine.")] = 11,
     device: DeviceOption = None,
     only: Annotated[bool, typer.Option("--only", help="kdqat's own engine, without its peers.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a packed model beside torch FP32 and ONNX Runtime FP32 and int8, on a GPU torch FP32 and FP16."""
+    """Measure a packed model beside other engines.
+
+    These are torch FP32 and ONNX Runtime FP32 and int8; on a GPU torch FP32 and FP16.
+    """
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.stages.bench import bench as stage

@@ -18,8 +18,8 @@ from kdqat_cli.config import (
     WeightsName,
     field_help,
 )
-from kdqat_cli.errors import ConfigError
-from kdqat_cli.runtime.device import Device
+from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.runtime.device import MOST_THREADS, Device
 
 TaskOption = Annotated[
     str, typer.Option("--task", help="Task: a name that `kdqat ls tasks` lists, or the path of a task file.")
@@ -93,6 +93,10 @@ DeviceOption = Annotated[
     Device | None,
     typer.Option("--device", help="Where the packed model is computed; `cuda` is the GPU. [default: cpu]"),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=MOST_THREADS, help="Threads that compute. [default: all processors]"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 
@@ -148,9 +152,24 @@ def shapes_option(texts: list[str]) -> list[tuple[int, int]]:
     return shapes
 
 
+def text_argument(text: str | None) -> str | None:
+    """A text of the command line; where the locale could not decode it (LC_ALL=C), it is read as UTF-8.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    if text is None or not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The text {shown(text)} is not UTF-8.") from error
+
+
 def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use, as far as the engine has threads for them."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, MOST_THREADS)
 
 
 def refuse_idle(loss: str, **given: Any) -> None:

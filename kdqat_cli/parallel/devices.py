@@ -12,7 +12,7 @@ import sys
 import time
 
 from kdqat_cli.errors import ConfigError, KdqatError
-from kdqat_cli.group import GRACE, LIFELINE
+from kdqat_cli.group import GRACE, LIFELINE, STOPPED, Terminated
 from kdqat_cli.parallel.executor import visible_gpus
 from kdqat_cli.parallel.runner import STOPPED as INTERRUPTED
 
@@ -44,10 +44,10 @@ def launch(devices: int) -> int:
         while None in codes and not any(codes):
             time.sleep(_TICK)
             codes = [process.poll() for process in group]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         group[0].send_signal(signal.SIGINT)  # it leads, and so says what becomes of the training
         _wait(group[0])
-        return INTERRUPTED
+        return STOPPED if isinstance(interrupt, Terminated) else INTERRUPTED
     finally:
         os.close(lifeline)
         for process in group:

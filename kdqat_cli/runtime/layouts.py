@@ -236,6 +236,23 @@ def layout_of(config: dict[str, Any]) -> Layout:
     return layout
 
 
+def padding_id(config: dict[str, Any]) -> int:
+    """The padding token after whose id positions are counted, where they are (`positions_after_padding`)."""
+    return 1 if config["model_type"] == "mpnet" else int(config.get("pad_token_id", 1))
+
+
+def most_tokens(config: dict[str, Any]) -> int | None:
+    """Tokens of the longest row that a model has positions for; None: it has no such bound, as T5.
+
+    Raises:
+        ConfigError: as `layout_of`.
+    """
+    layout = layout_of(config)
+    if "positions" not in layout.vectors:
+        return None
+    return int(config["max_position_embeddings"]) - (padding_id(config) + 1 if layout.positions_after_padding else 0)
+
+
 def native_sizes(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
     """The native configuration's fields, as far as config.json and the layout tell them.
 

@@ -16,7 +16,15 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.record import Record
 from kdqat_cli.runtime.chain import ACTIVATIONS
-from kdqat_cli.runtime.layouts import HEADS, MATRIX_NUMBERS, VECTOR_NUMBERS, Layout, layout_of, native_sizes
+from kdqat_cli.runtime.layouts import (
+    HEADS,
+    MATRIX_NUMBERS,
+    VECTOR_NUMBERS,
+    Layout,
+    layout_of,
+    native_sizes,
+    padding_id,
+)
 from kdqat_cli.runtime.native import call, library
 
 Row = tuple[Sequence[int], Sequence[int] | None]
@@ -138,7 +146,7 @@ class NativeModel:
         if not self._layout.positions_after_padding:
             return np.arange(len(ids))
         # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
-        padding = 1 if self._config["model_type"] == "mpnet" else int(self._config.get("pad_token_id", 1))
+        padding = padding_id(self._config)
         real = np.asarray(ids) != padding
         positions: NDArray[Any] = np.cumsum(real) * real + padding
         return positions

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.packed_file import PackedFile
+from kdqat_cli.runtime.layouts import most_tokens
 from kdqat_cli.stages.bench_engines import OWN, Engine, serve
 from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.predict import packed_file
@@ -101,7 +102,8 @@ def bench(
         to load, how far off it is, MB in memory).
 
     Raises:
-        ConfigError: kdqat's engine does not run the model, or a peer fails at one of the shapes.
+        ConfigError: kdqat's engine does not run the model, a shape has more tokens than the model has positions for,
+            or a peer fails at one of the shapes.
         MissingInputError: no packed model there, or no GPU.
     """
     packed = packed_file(model)
@@ -115,6 +117,7 @@ def bench(
     file = PackedFile(packed)
     words = file.config["vocab_size"]
     longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
+    _check_lengths(shapes, file)
     shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
     ids = np.random.default_rng(1).integers(words // 2, words, (_COMPARED[0], min(_COMPARED[1], longest)))
     workers: list[_Worker] = []
@@ -142,6 +145,16 @@ def bench(
     footprint = [{"engine": worker.name, **worker.footprint} for worker in workers]
     made = {"machine": machine, "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
     return made | {"latency": latency, "footprint": footprint}
+
+
+def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
+    most = most_tokens(file.config)
+    for rows, tokens in shapes:
+        if most is not None and tokens > most:
+            raise ConfigError(
+                f"A row of {tokens} tokens is longer than the {most} that the model has positions for.",
+                f"--shape {rows}x{most}",
+            )
 
 
 def _start(name: str, engine: Engine, packed: Path, scratch: Path, threads: int) -> _Worker:

@@ -140,12 +140,22 @@ def _export_foreign(
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     """The student, and the hashes of what it was made from and of itself."""
     source = load_classifier(student, "kdqat distill")
-    made = source.record.quantization if source.record.kind in ("student", "ternary") else None
-    weights = made.weights if made else None
-    if weights != "ternary" or source.weights is None:
-        what = f"{weights} weights" if made else f"a {source.record.kind} model"
+    kind, made = source.record.kind, source.record.quantization
+    if kind == "packed":
         raise ConfigError(
-            f"{student} holds {what}; only ternary weights can be exported.", "kdqat distill --weights ternary"
+            f"{student} is already packed; every format is exported from the student itself.",
+            "kdqat export --student with the folder that `kdqat distill` or `kdqat quantize` wrote",
+        )
+    if kind not in ("student", "ternary") or made is None or source.weights is None:
+        what = {"teacher": "a teacher", "export": "an export for another engine"}.get(kind, "a plain model")
+        raise ConfigError(
+            f"{student} holds {what}; only a student with ternary weights can be exported.",
+            f"kdqat distill --task TASK --teacher {student}",
+        )
+    if made.weights != "ternary":
+        raise ConfigError(
+            f"{student} holds {made.weights} weights; only ternary weights can be exported.",
+            "kdqat distill --weights ternary",
         )
     return source, source.record.sources | {"student": file_digest(source.weights)}
 

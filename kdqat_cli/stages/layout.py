@@ -6,6 +6,8 @@ from typing import Literal
 Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published"]
 """What `kdqat ls` lists."""
 
+EMBEDDED = "embedded"
+"""The value of `--encoder` for the one that `kdqat fetch` brings."""
 TOKENIZER_FILE = "tokenizer.json"
 RUNS = Path("runs")
 METRICS = Path("metrics")

@@ -19,20 +19,19 @@ from kdqat_cli.config import Settings
 from kdqat_cli.distillation.divergence import weight_at_fault
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.hub import first_line, why_unreachable
+from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
-from kdqat_cli.stages.layout import TOKENIZER_FILE
+from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
 
-EMBEDDED = "embedded"
 ABOUT = "kdqat.json"
 _WEIGHTS = "model.safetensors"
 
@@ -241,9 +240,8 @@ def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrain
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
-    elif path.is_absolute() or location.startswith(".") or location.count("/") != 1:  # not the form of a hub id
-        raise MissingInputError(f"There is no model folder {location}.", fix)
     else:
+        refuse_absent(location, fix)
         unreachable = why_unreachable(location, "model")
     try:
         # Left open, transformers would ask whether to run code that a model brings along.

@@ -35,6 +35,7 @@ from kdqat_cli.stages.memory import keep_freed_memory
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
 
+_RESUMED = "continues from here"
 _WHOLE = "whole"  # stands in a checkpoint that was written to its end
 
 
@@ -45,6 +46,8 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.progress = progress
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step:
+            self.progress(state.global_step, state.max_steps, _RESUMED)
         if state.best_global_step:  # wherever the folder was when the checkpoint was written
             state.best_model_checkpoint = str(_checkpoint(Path(args.output_dir), state.best_global_step))
 
@@ -157,6 +160,7 @@ def train(
     keep_freed_memory()
     state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else trainer.state
     if last and state.global_step >= state.max_steps:  # it ended, but not so the command: Trainer would add a step
+        progress(state.global_step, state.max_steps, _RESUMED)
         best = _checkpoint(resume, state.best_global_step or state.global_step)
         load_model(model, best / SAFE_WEIGHTS_NAME, strict=False)
         return _history(state.log_history)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+import kdqat_cli.runtime.native
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
+from kdqat_cli.runtime.device import MOST_THREADS
 from kdqat_cli.runtime.engine import Engine
+from kdqat_cli.runtime.layouts import most_tokens
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
 from kdqat_cli.runtime.native_model import Row
 from tests.architectures import LABELS, WORDS, tiny
@@ -111,6 +114,24 @@ def test_logits_do_not_depend_on_batch_mates_order_or_threads(architecture: str,
         assert np.array_equal(engine.logits(rows[::-1]), expected[::-1])
         alone = np.concatenate([engine.logits([row]) for row in rows[:4]])
         assert np.array_equal(alone, expected[:4])
+
+
+@native
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
+def test_the_longest_row_is_known_before_it_is_tried(architecture: str, tmp_path: Path) -> None:
+    engine = Engine.load(pack(tmp_path, tiny(architecture)), 1)
+    most = most_tokens(engine.config)
+    if most is None:
+        assert architecture == "kdqat-t5-encoder"
+        return
+    assert engine.logits([([7] * most, None)]).shape == (1, engine.labels)
+    with pytest.raises(ValueError, match=r"long|position"):
+        engine.logits([([7] * (most + 1), None)])
+
+
+def test_the_library_has_the_same_bound_of_threads() -> None:
+    source = Path(kdqat_cli.runtime.native.__file__).with_name("native") / "api.cpp"
+    assert f"kMostThreads = {MOST_THREADS};" in source.read_text(encoding="utf-8")
 
 
 @native

@@ -1,0 +1,163 @@
+"""Standard streams that are closed, full, left by their reader, or of another encoding; signals that end a command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import environment, run
+
+ODD = "grün β 좋아요 😀 \x1b[31m\x9b1m :smile:"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
+    """A folder with the task `tiny` and an encoder."""
+    folder = tmp_path_factory.mktemp("streams")
+    shutil.copytree(tiny_task, folder / "tasks")
+    shutil.copytree(tiny_encoder, folder / "encoder")
+    return folder
+
+
+def shell(folder: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script of bash, which ends as the first command of a pipe that fails."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["ls tasks", "ls tasks --json", "recipe clean", "--help"])
+def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, command: str) -> None:
+    done = shell(tmp_path, f"kdqat {command} | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_failure_keeps_its_code_where_nobody_reads_it(tmp_path: Path) -> None:
+    assert shell(tmp_path, "kdqat evaluate nothing 2>&1 | true").returncode == 3
+
+
+def test_an_answer_that_nobody_reads_is_the_last(tmp_path: Path) -> None:
+    """Otherwise `kdqat predict … | head -1` would classify a million texts for nobody."""
+    code = "from itertools import count; from kdqat_cli import cli; from kdqat_cli.commands.app import command\n"
+    code += "from kdqat_cli.output import Output\n"
+    code += "@command\ndef endless() -> None:\n    'x'\n    [Output().line({'n': n}) for n in count()]\n"
+    code += "import sys; sys.argv = ['kdqat', 'endless']; cli.main()"
+    done = shell(tmp_path, f'{sys.executable} -c "{code}" | head -2')
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"n": 0}\n{"n": 1}\n', "")
+
+
+def test_a_training_goes_on_without_a_reader(work: Path) -> None:
+    training = "--task tiny --encoder encoder --max-steps 4 --eval-every 1"
+    done = shell(work, f"kdqat finetune-teacher {training} --out left --json 2> >(true)")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["folder"] == "left"
+    assert (work / "left/run.json").is_file()
+
+
+def test_a_closed_stream_is_no_file_of_ours(work: Path) -> None:
+    """Without care the first files that are opened get the numbers 0 to 2, and what is printed goes into them."""
+    training = "--task tiny --encoder encoder --max-steps 2 --eval-every 1"
+    done = shell(work, f"kdqat finetune-teacher {training} --out closed <&- >&- 2>&-")
+    assert done.returncode == 0
+    written = {path.name: path.read_bytes() for path in (work / "closed").rglob("*") if path.is_file()}
+    assert {"run.json", "history.csv", "model.safetensors"} <= set(written)
+    assert not [name for name, content in written.items() if b"dev score" in content or b"seconds  " in content]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_failure(tmp_path: Path, closed: str) -> None:
+    done = shell(tmp_path, f"kdqat ls tasks {closed}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("klue-sts" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", ["ls tasks", "recipe clean", "--help"])
+def test_a_full_disk_under_standard_output_is_told(tmp_path: Path, command: str) -> None:
+    done = shell(tmp_path, f"kdqat {command} > /dev/full")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: The result cannot be written to standard output: No space left on device.")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path) -> None:
+    assert "{-\\u03b1, 0, +\\u03b1}" in run(tmp_path, "kdqat", "--help", PYTHONIOENCODING="cp1252").stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_json_is_valid_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    task = "name: odd\nfiles: {train: a.tsv, dev: b.tsv}\ncolumns: {text: t, label: l}\nlabels: [x, y]\n"
+    task += f"metric: accuracy\nmax_length: 8\ntitle: {json.dumps(ODD)}\n"
+    (folder / "odd.yaml").write_text(task, encoding="utf-8")
+    command = ("kdqat", "ls", "tasks", "--json")
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(PYTHONIOENCODING=encoding), capture_output=True, check=True
+    )
+    assert ODD in [row["title"] for row in json.loads(done.stdout.decode(encoding))]
+    assert not {"\x1b", "\x9b"} & set(done.stdout.decode(encoding))
+    title = "gr\\xfcn \\u03b2" if encoding == "ascii" else "grün β 좋아요 😀 \\x1b[31m\\x9b1m :smile:"
+    assert title in run(tmp_path, "kdqat", "ls", "tasks", PYTHONIOENCODING=encoding).stdout
+
+
+def test_a_recipe_is_printed_as_it_is(tmp_path: Path) -> None:
+    recipe = run(tmp_path, "kdqat", "recipe", "clean").stdout + "# β\tα :smile: [bold]x[/] " + "long " * 80 + "\n"
+    (tmp_path / "mine.yaml").write_text(recipe, encoding="utf-8")
+    for encoding in ("utf-8", "ascii"):
+        assert run(tmp_path, "kdqat", "recipe", "mine.yaml", PYTHONIOENCODING=encoding).stdout == recipe
+
+
+def test_sigterm_says_one_line(work: Path) -> None:
+    command = ["kdqat", "finetune-teacher", "--task", "tiny", "--encoder", "encoder", "--out", "stopped"]
+    options = ["--epochs", "500", "--eval-every", "2"]
+    process = subprocess.Popen([*command, *options], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "dev score" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert said.endswith("terminated; the same command continues from the last evaluation\n")
+    assert not (work / "stopped/.lock").exists()
+
+    process = subprocess.Popen([*command, *options], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.kill()
+    process.wait()
+    assert "of 12500, continues from here" in first
+
+
+def test_sigterm_ends_a_waiting_command(tmp_path: Path) -> None:
+    code = "import time; from kdqat_cli.commands.app import command\n"
+    code += "@command\ndef wait() -> None:\n    'x'\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    code += "import sys; from kdqat_cli.cli import main; sys.argv = ['kdqat', 'wait']; main()"
+    for number, word in ((signal.SIGTERM, "terminated\n"), (signal.SIGINT, "interrupted\n")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        os.kill(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (128 + number, word)
