@@ -76,8 +76,8 @@ def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
         about = dict(source.about) | {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE)}
-        # What is served must not depend on batch mates, so a scale that a batch shared becomes one a token. `evaluate`
-        # measures what that changes.
+        # What is served must not depend on batch mates, so a scale that a batch shared becomes one per token; and pairs
+        # are cut by the tokenizer's own rule. `evaluate` measures what that changes.
         about["quantization"] = about["quantization"] | {"activation_scale": "token"}
         about.pop("batches", None)
         about["sources"] = sources

@@ -1,7 +1,7 @@
 """Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,7 @@ def student_record(kind: str, task: Task, teacher: Classifier, settings: Setting
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
     batches = Batches(settings.student.batch_size, max_length) if fixed else BY_LENGTH
+    batches = replace(batches, keeps_more=settings.student.keeps_more)
     return {
         "kind": kind,
         "task": task.name,

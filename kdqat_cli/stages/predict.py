@@ -193,13 +193,15 @@ class _LoadedRunner:
         from datasets import Dataset
 
         from kdqat_cli.stages.inference import tokenize
+        from kdqat_cli.stages.models import recorded_batches
 
         tokenizer = self.loaded.tokenizer
         table = {"text": [row.text for row in rows], "label": [0] * len(rows)}
         if any(row.pair is not None for row in rows):
             table["pair"] = [row.pair or "" for row in rows]
         length = self.loaded.about.get("max_length") or min(tokenizer.model_max_length, 512)
-        return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length), tokenizer)
+        keeps_more = recorded_batches(self.loaded.about).keeps_more
+        return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length, keeps_more), tokenizer)
 
 
 def _own_tokenizer(packed: Path, about: dict[str, Any]) -> Path:
