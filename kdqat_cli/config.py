@@ -39,6 +39,12 @@ OptimizerName = Literal["adamw", "bert-adam"]
 PrecisionName = Literal["fp32", "bf16"]
 """Values of `--precision`."""
 
+MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
+"""Metrics; tasks/metrics.py says what each is."""
+
+KeepsMoreName = Literal["longer", "first"]
+"""Rules for the odd token of a cut pair; stages/inference.py says what each is."""
+
 
 class Section(BaseModel):
     """A group of settings: immutable, typed, and without unknown keys."""
@@ -58,11 +64,13 @@ class Training(Section):
     learning_rate: float = Field(gt=0, lt=1)
     """Peak learning rate."""
     warmup: float = Field(ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0; then it falls linearly to 0."""
+    """Share of the steps in which the learning rate rises from 0, not in whole steps; then it falls linearly to 0."""
     batch_size: int = Field(gt=0)
     """Rows per optimiser step."""
     max_length: int | None = Field(gt=2)
     """Tokens a row is cut to; null: the task's own length."""
+    keeps_more: KeepsMoreName
+    """Text of a pair that keeps one token more where both are cut: the longer (the tokenizer's rule), or the first."""
     padding: Literal["longest", "max_length"]
     """What rows are padded to: the longest of their batch, where rows of like length meet, or max_length always."""
     optimizer: OptimizerName
@@ -75,6 +83,10 @@ class Training(Section):
     """Precision of a training's matrix products; what lies between them, and every evaluation, is FP32."""
     eval_every: int | None = Field(gt=0)
     """Steps between two evaluations on dev, of which the best is kept; null: once an epoch."""
+    eval_before_end: int = Field(ge=0)
+    """With eval_every: the last evaluation is this many steps before the last step; the public code has 1."""
+    keep_best: Literal["score", MetricName]
+    """Dev metric whose best evaluation is kept: the task's score, or one of its metrics."""
 
 
 class Quantization(Section):
@@ -103,6 +115,10 @@ class Distillation(Section):
     """Weight of the second summand of map+output."""
     temperature: float = Field(gt=0)
     """Divides the scores before softmax in the map loss, on both sides."""
+    map_floor: float | None = Field(gt=0, lt=1)
+    """Smaller probabilities count as this in the map loss, on both sides and with no gradient; null: none do."""
+    score_cutoff: float | None = Field(lt=0)
+    """Scores at or below this count as 0 in the score loss, on both sides and with no gradient; null: none do."""
     labels: float = Field(ge=0)
     """Weight of the task's labels beside the teacher; the paper's runs have 0."""
     hidden_layers: Literal["all"] | Annotated[list[int], Field(min_length=1)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdqat_cli.config import Quantization, Section, parse
+from kdqat_cli.config import KeepsMoreName, Quantization, Section, parse
 from kdqat_cli.errors import ConfigError, MissingInputError
 
 Kind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
@@ -24,13 +24,15 @@ VERSION: Literal[1] = 1
 
 
 class Batches(Section):
-    """How rows are put together for forward passes."""
+    """How rows are cut and put together for forward passes."""
 
     size: int = Field(default=64, ge=1, le=2**20)
     """Rows per batch; fixed, so that a score does not depend on the batch size of the training."""
     pad_to: _Length | None = None
     """Tokens that every row is padded to, in the rows' own order; null: rows of similar length are batched together and
     padded to the longest. Only a student whose batch shares an activation scale feels the difference."""
+    keeps_more: KeepsMoreName = "longer"
+    """Which text of a pair keeps one token more where both are cut."""
 
     def of(self, lengths: list[int]) -> Iterator[list[int]]:
         """Indices of the rows of each batch."""

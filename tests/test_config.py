@@ -59,6 +59,8 @@ def test_the_clean_recipe_s_values_have_their_types() -> None:
         mix="SM1",
         beta=0.5,
         temperature=1.0,
+        map_floor=None,
+        score_cutoff=None,
         labels=0.0,
         hidden_layers="all",
         padding="ignored",
@@ -125,10 +127,11 @@ def test_null_is_a_value_in_a_file() -> None:
 WRONG = """\
 teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_size: 1.5, max_length: null,
           padding: widest, optimizer: sgd, weight_decay: 0.01, gradient_clip: 1.0, precision: fp16, eval_every: null,
-          lerning_rate: 1}
+          keeps_more: first, eval_before_end: 0, keep_best: score, lerning_rate: 1}
 student: 3
 quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null, activation_scale: row}
-distillation: {loss: maps, mix: SM3, temperature: 0.0, labels: -1, hidden_layers: [], padding: some}
+distillation: {loss: maps, mix: SM3, temperature: 0.0, map_floor: null, score_cutoff: null, labels: -1,
+               hidden_layers: [], padding: some}
 tasks: []
 colour: red
 """
@@ -191,6 +194,12 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
         ("student", {"warmup": 1.0}),
         ("student", {"max_length": 2}),
         ("student", {"eval_every": 0}),
+        ("student", {"eval_before_end": -1}),
+        ("student", {"keep_best": "loss"}),
+        ("student", {"keeps_more": "second"}),
+        ("distillation", {"map_floor": 0.0}),
+        ("distillation", {"map_floor": 1.0}),
+        ("distillation", {"score_cutoff": 0.0}),
         ("quantization", {"weights": None}),
         ("student", {"padding": 64}),
         ("student", {"optimizer": "Adam"}),

@@ -3,11 +3,13 @@
 Each compares the layers one by one and returns the sum over layers. `mask` is (B, L), true at real tokens; padding
 takes no part in any mean, so a loss does not depend on how far its batch is padded. A row of padding alone
 contributes nothing. With `count_padding` the squared errors and their means run over padding as well, as in the
-public code. The teacher's tensors get no gradient (the caller runs it without one).
+public code. Further habits of the public code are options too: `cutoff` of the score loss and `floor` of the map loss.
+The teacher's tensors get no gradient (the caller runs it without one).
 
 `LOSSES` is the catalogue: what `--loss` takes, and what `kdqat ls losses` shows.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -49,22 +51,30 @@ def hidden_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: b
     return _squared_errors(student, teacher, chosen) / count
 
 
-def score_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
+def score_loss(
+    student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False, cutoff: float | None = None
+) -> Tensor:
     """Eq. 5: Σ over layers of the mean squared error of the scores (B, H, L, L), query and key both real.
 
-    With `count_padding` the padded queries count, and padded keys count as errors of 0.
+    With `count_padding` the padded queries count, and padded keys count as errors of 0. Scores at or below `cutoff`
+    count as 0 on both sides, and get no gradient.
     """
+    if cutoff is not None:
+        student, teacher = ([_cut_off(x, cutoff) for x in side] for side in (student, teacher))
     pairs = mask.bool()[:, None, None, :] if count_padding else _pairs(mask)
     count = student[0].numel() if count_padding else (pairs.sum() * student[0].size(1)).clamp(min=1)
     return _squared_errors(student, teacher, pairs) / count
 
 
-def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def map_loss(
+    student: Layers, teacher: Layers, mask: Tensor, temperature: float = 1.0, floor: float | None = None
+) -> Tensor:
     """Eq. 6: Σ over layers of KL(AM_teacher ‖ AM_student), mean over real queries, heads and batch.
 
     The maps are softmax(score / temperature) over the real keys of the scores (B, H, L, L), without the factor
     temperature² (Table 1). As the public code, and unlike the printed equation, it divides by the sentence's length:
-    the loss of a sentence is the mean over its queries.
+    the loss of a sentence is the mean over its queries. Probabilities below `floor` count as `floor` on both sides, in
+    the maps and in their logarithms, and get no gradient.
     """
     lengths = mask.sum(-1)
     sentences = (lengths > 0).sum().clamp(min=1)
@@ -72,7 +82,14 @@ def map_loss(student: Layers, teacher: Layers, mask: Tensor, temperature: float 
     share = mask.to(student[0].dtype) / lengths.clamp(min=1)[:, None]
     weight = share / (sentences * student[0].size(1))
     apply: Any = _Divergence.apply
-    return _sum(apply(s, t, mask, weight, temperature) for s, t in zip(student, teacher, strict=True))
+    return _sum(apply(s, t, mask, weight, temperature, floor) for s, t in zip(student, teacher, strict=True))
+
+
+def _cut_off(scores: Tensor, cutoff: float) -> Tensor:
+    """0 where scores are at or below the cutoff. On a CPU the lowest score is looked up first, which is faster."""
+    if scores.is_cpu and scores.detach().amin() > cutoff:
+        return scores
+    return F.threshold(scores, cutoff, 0.0)
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -113,12 +130,23 @@ class _Divergence(torch.autograd.Function):
 
     KL = Σ p_t (t - s) - lse(t) + lse(s), and its gradient in s is p_s - p_t, both over τ: two softmaxes and neither
     logarithm nor exponential of a whole map. lse is read off the likeliest key: lse(x) = max x - log max softmax(x).
+
+    With a floor ε the sum is KL = Σ a · (log a - log b) with a = max(p_t, ε), b = max(p_s, ε), whose logarithms are
+    max(score - lse, log ε). Its gradient in s is p_s · Σ c - c, over τ, with c = a where p_s >= ε, else 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        temperature: float,
+        floor: float | None,
+    ) -> Tensor:
         if fused.fuses(student, teacher, weight):
-            total, slope = fused.divergence(student, teacher, mask, weight, temperature)
+            total, slope = fused.divergence(student, teacher, mask, weight, temperature, floor)
             ctx.save_for_backward(slope)
             return student.new_tensor(total)
         pairs, weight = _pairs(mask), weight[:, None]
@@ -128,15 +156,27 @@ class _Divergence(torch.autograd.Function):
             student, teacher = student / temperature, teacher / temperature
         student, teacher = torch.where(pairs, student, lowest), torch.where(pairs, teacher, lowest)
         own, taught = student.softmax(-1), teacher.softmax(-1)
-        shift = _log_sum_exp(student, own) - _log_sum_exp(teacher, taught)
-        divergence = teacher.sub_(student).mul_(taught).sum(-1) + shift  # (B, H, L)
-        ctx.save_for_backward(own.sub_(taught).mul_((weight / temperature)[..., None]))
+        own_lse, taught_lse = _log_sum_exp(student, own), _log_sum_exp(teacher, taught)
+        if floor is None:
+            divergence = teacher.sub_(student).mul_(taught).sum(-1) + own_lse - taught_lse  # (B, H, L)
+            slope = own.sub_(taught)
+        else:
+            unseen = 0 * student.amin(-1) + 0 * teacher.amin(-1)  # NaN for a score of -inf, which the floor would hide
+            own_log = student.sub_(own_lse[..., None]).clamp_(min=math.log(floor))
+            taught_log = teacher.sub_(taught_lse[..., None]).clamp_(min=math.log(floor))
+            taught = taught.clamp_(min=floor)
+            divergence = (
+                taught_log.sub_(own_log).mul_(taught).sum(-1) + unseen
+            )  # padded keys have the floor on both sides
+            followed = taught.masked_fill_(~pairs | (own < floor), 0)
+            slope = own.mul_(followed.sum(-1, keepdim=True)).sub_(followed)
+        ctx.save_for_backward(slope.mul_((weight / temperature)[..., None]))
         return (divergence * weight).sum()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * grad_outputs[0], None, None, None, None
+        return slope * grad_outputs[0], None, None, None, None, None
 
 
 def _log_sum_exp(scores: Tensor, probabilities: Tensor) -> Tensor:
@@ -246,7 +286,9 @@ class DistillationLoss:
     def _function(self, name: str) -> LayerLoss:
         function = TERMS[name].function
         if name == "map":  # of padded queries the public code keeps nothing either
-            return partial(function, temperature=self.settings.temperature)
+            return partial(function, temperature=self.settings.temperature, floor=self.settings.map_floor)
+        if name == "score":
+            function = partial(function, cutoff=self.settings.score_cutoff)
         return partial(function, count_padding=self.settings.padding == "counted")
 
 

@@ -2,12 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerControl
 
@@ -17,6 +20,7 @@ from kdqat_cli.distillation.batches import STAND_IN, SharedBatches
 from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.divergence import diverged, explain, weight_at_fault
 from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences, wide
+from kdqat_cli.distillation.optimizers import share_of_rate
 from kdqat_cli.errors import GateError
 
 
@@ -34,6 +38,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         teacher: PreTrainedModel | None = None,
         loss: DistillationLoss | None = None,
         precision: PrecisionName = "fp32",
+        warmup: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Adds to Trainer.
@@ -45,6 +50,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
             teacher: runs kdqat's attention function; None: train on the labels.
             loss: what the student learns from the teacher.
             precision: of the models' matrix products; bf16 takes them in bfloat16, but for those of integers.
+            warmup: share of the steps in which the learning rate rises.
             **kwargs: Trainer's.
         """
         super().__init__(*args, **kwargs)
@@ -55,6 +61,7 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False  # the losses below are means over the batch
         # Not Trainer's own bf16: that would stay with the model, and evaluate it in another precision than it is saved.
         self._half = precision == "bf16"
+        self._warmup = warmup
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._steps = 0
         self._called = "model" if teacher is None else "student"
@@ -67,6 +74,13 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         )
         prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
         return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Trainer's hook: the schedule. Trainer's own would round the warm-up to whole steps."""
+        share = partial(share_of_rate, steps=num_training_steps, warmup=self._warmup)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any

@@ -53,7 +53,7 @@ def rounded(
 
 
 def divergence(
-    student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, temperature: float
+    student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, temperature: float, floor: float | None = None
 ) -> tuple[float, Tensor]:
     """Σ weight · KL(p_teacher ‖ p_student) over queries, p = softmax(score / temperature) over the real keys.
 
@@ -63,6 +63,7 @@ def divergence(
         mask: (B, L), true at real tokens.
         weight: (B, L), of each query; 0 leaves it out.
         temperature: of both.
+        floor: probabilities below it count as it, with no gradient; None: none do.
 
     Returns:
         The sum, and its gradient in `student`.
@@ -73,7 +74,7 @@ def divergence(
     slope, total = torch.empty_like(student), ctypes.c_double()
     tensors = [_at(tensor) for tensor in (student, teacher, real, weight)]
     sizes = (batch, heads, length)
-    _call("kdqat_divergence", *tensors, *sizes, temperature, _at(slope), ctypes.byref(total))
+    _call("kdqat_divergence", *tensors, *sizes, temperature, floor or 0.0, _at(slope), ctypes.byref(total))
     return total.value, slope
 
 

@@ -21,13 +21,13 @@ from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
 from kdqat_cli.tasks.metrics import chance_score
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.registry import Task, check_keep_best
 
 
 def distill(
     task: Task, teacher: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Trains a ternary copy of the teacher to follow it, and keeps the best dev score.
+    """Trains a ternary copy of the teacher to follow it, and keeps the best evaluation on dev.
 
     Args:
         task: the task.
@@ -42,11 +42,12 @@ def distill(
         The folder, the student's and the teacher's dev scores, and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's.
+        ConfigError: the teacher's labels are not the task's, or the task does not report the metric of `keep_best`.
         GateError: the teacher does no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
+    check_keep_best(task, "student", settings.student)
     with shared_folder(out) as scratch:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
@@ -54,7 +55,7 @@ def distill(
         record = student_record("student", task, source, settings)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         teacher_score = _check_teacher(source.model, dev, teacher)
-        rows = task_rows(task, "train", data_dir, source.tokenizer, record.row_length)
+        rows = task_rows(task, "train", data_dir, source.tokenizer, record.row_length, record.batches)
         sources = record.sources | {"train": rows.digest, "dev": dev.digest}
         made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
         record = record.model_copy(update=made)
@@ -63,7 +64,7 @@ def distill(
         student = deepcopy(source.model)
         quantize_model(student, settings.quantization)
         use_kdqat_attention(source.model)
-        history = train(
+        steps, history = train(
             student,
             rows.rows,
             source.tokenizer,
@@ -81,7 +82,7 @@ def distill(
         if scratch is not None:
             save_classifier(student, source.tokenizer, scratch / MODEL, record)
             write_history(scratch / HISTORY, history)
-            write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+            write_run(scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 

@@ -76,8 +76,8 @@ def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
         made: dict[str, Any] = {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE), "sources": sources}
-        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
-        # measures what that changes.
+        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token; and
+        # pairs are cut by the tokenizer's own rule. `evaluate` measures what that changes.
         assert source.record.quantization is not None
         made["quantization"] = source.record.quantization.model_copy(update={"activation_scale": "token"})
         record = source.record.model_copy(update=made | {"batches": BY_LENGTH})

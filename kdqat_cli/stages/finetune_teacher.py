@@ -7,20 +7,20 @@ from transformers import set_seed
 
 from kdqat_cli import group
 from kdqat_cli.config import Settings
-from kdqat_cli.record import Record
+from kdqat_cli.record import Batches, Record
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
 from kdqat_cli.stages.models import encoder_digest, load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.registry import Task, check_keep_best
 
 
 def finetune_teacher(
     task: Task, encoder: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Fine-tunes an encoder on the task's labels and keeps the best dev score.
+    """Fine-tunes an encoder on the task's labels and keeps the best evaluation on dev.
 
     Args:
         task: the task.
@@ -35,15 +35,18 @@ def finetune_teacher(
         The folder, the dev score and the seconds.
 
     Raises:
+        ConfigError: the task does not report the metric of `keep_best`.
         MissingInputError: no encoder or data there, or the folder is in use.
     """
     watch = Stopwatch()
+    check_keep_best(task, "teacher", settings.teacher)
     with shared_folder(out) as scratch:
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
-        rows = task_rows(task, "train", data_dir, tokenizer, max_length)
-        dev = task_rows(task, "dev", data_dir, tokenizer, max_length)
+        batches = Batches(keeps_more=settings.teacher.keeps_more)
+        rows = task_rows(task, "train", data_dir, tokenizer, max_length, batches)
+        dev = task_rows(task, "dev", data_dir, tokenizer, max_length, batches)
         record = Record(
             kind="teacher",
             task=task.name,
@@ -52,15 +55,18 @@ def finetune_teacher(
             encoder=encoder,
             seed=seed,
             max_length=max_length,
+            batches=batches,
             settings=settings.teacher.model_dump(),
             sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
             versions=versions(),
         )
         resume = resume_folder(out, digest_of(record.to_json() | {"devices": group.size()}))
-        history = train(model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress)
+        steps, history = train(
+            model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress
+        )
         score = dev.score(model)["score"]
         if scratch is not None:
             save_classifier(model, tokenizer, scratch / MODEL, record)
             write_history(scratch / HISTORY, history)
-            write_run(scratch, watch, rows=len(rows.rows), steps=history[-1]["step"], score=score)
+            write_run(scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "seconds": watch.seconds}

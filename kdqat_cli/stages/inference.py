@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
+from kdqat_cli.config import KeepsMoreName
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, Batches
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.native_model import NativeModel
@@ -20,20 +22,52 @@ from kdqat_cli.runtime.student import native_student
 T = TypeVar("T")
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+def tokenize(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: KeepsMoreName = "longer"
+) -> Dataset:
     """Columns text, pair, label → input_ids, attention_mask, token_type_ids, labels, length.
 
     Args:
         rows: a split of a task.
         tokenizer: the model's.
-        max_length: tokens a row is cut to, the longer sentence of a pair first.
+        max_length: tokens a row is cut to, the longer text of a pair first.
+        keeps_more: where both texts of a pair are cut and an odd number of tokens is left: `longer` lets the longer one
+            keep one token more, of equally long ones the second, as tokenizers do; `first` the first one, as the
+            public code does.
+
+    Raises:
+        ConfigError: `first`, with a tokenizer that is not a fast one.
     """
+    if keeps_more == "first" and not tokenizer.is_fast:
+        raise ConfigError("keeps_more is first, which takes a fast tokenizer.", "--set student.keeps_more=longer")
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_length)
+        if "pair" in batch and keeps_more == "first":
+            encoded = _cut_pairs(tokenizer, batch["text"], batch["pair"], max_length)
+        else:
+            encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_length)
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "labels": batch["label"]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
+
+
+def _cut_pairs(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str], max_length: int
+) -> dict[str, list[list[int]]]:
+    """Pairs cut as the public code does: until they fit, the longer text loses a token, of equals the second.
+
+    Two long texts keep ⌈room / 2⌉ and ⌊room / 2⌋ tokens.
+    """
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    firsts, seconds = (tokenizer(side, add_special_tokens=False, verbose=False).encodings for side in (texts, pairs))
+    joined = []
+    for first, second in zip(firsts, seconds, strict=True):
+        kept = min(len(second), max(room // 2, room - len(first)))
+        second.truncate(kept, direction=tokenizer.truncation_side)
+        first.truncate(min(len(first), room - kept), direction=tokenizer.truncation_side)
+        joined.append(tokenizer.backend_tokenizer.post_process(first, second))
+    values = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+    return {name: [getattr(row, values[name]) for row in joined] for name in tokenizer.model_input_names}
 
 
 def padded_batches(

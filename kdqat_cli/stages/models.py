@@ -191,6 +191,7 @@ def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settin
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
     batches = Batches(size=settings.student.batch_size, pad_to=max_length) if fixed else BY_LENGTH
+    batches = batches.model_copy(update={"keeps_more": settings.student.keeps_more})
     return Record(
         kind=kind,
         task=task.name,

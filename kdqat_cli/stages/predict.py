@@ -200,7 +200,8 @@ class _LoadedRunner:
         if any(row.pair is not None for row in rows):
             table["pair"] = [row.pair or "" for row in rows]
         length = self.loaded.record.max_length or min(tokenizer.model_max_length, 512)
-        return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length), tokenizer)
+        keeps_more = self.loaded.record.batches.keeps_more
+        return self.predictor.logits(tokenize(Dataset.from_dict(table), tokenizer, length, keeps_more), tokenizer)
 
 
 def _own_tokenizer(packed: Path, record: Record) -> Path:

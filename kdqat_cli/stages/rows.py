@@ -76,7 +76,8 @@ def task_rows(
         data_dir: folder of local task data, or None.
         tokenizer: the model's.
         max_length: tokens a row is cut to.
-        batches: how the rows are put together to be scored.
+        batches: how the rows are cut, and put together to be scored.
     """
     rows = load_split(task, split, data_dir)
-    return TaskRows(task, tokenize(rows, tokenizer, max_length), tokenizer, data_digest(rows), batches)
+    tokenized = tokenize(rows, tokenizer, max_length, batches.keeps_more)
+    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches)

@@ -4,7 +4,7 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -40,10 +40,11 @@ _WHOLE = "whole"  # stands in a checkpoint that was written to its end
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
-    """Tells how far the training is, and makes whole checkpoints of what Trainer writes."""
+    """Tells how far the training is, sets its last evaluation, and makes whole checkpoints of what Trainer writes."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, eval_before_end: int) -> None:
         self.progress = progress
+        self.eval_before_end = eval_before_end
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step:
@@ -53,9 +54,11 @@ class _Report(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps, "")
-        at_end = state.global_step == state.max_steps
-        if at_end and args.eval_strategy == IntervalStrategy.STEPS:  # wherever the interval falls
-            control.should_log = control.should_evaluate = control.should_save = True
+        if args.eval_strategy == IntervalStrategy.STEPS:
+            if state.global_step == max(state.max_steps - self.eval_before_end, 1):  # wherever the interval falls
+                control.should_log = control.should_evaluate = control.should_save = True
+            elif state.global_step == state.max_steps:  # where Trainer evaluates in any case
+                control.should_evaluate = state.global_step % state.eval_steps == 0
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         group.meet()  # each process has a file in it: where its dropout stands
@@ -73,6 +76,15 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
 
 
+class Trained(NamedTuple):
+    """What a training did."""
+
+    steps: int
+    """Optimiser steps."""
+    history: list[dict[str, float]]
+    """One row per evaluation: step, epoch, loss, its terms, and the dev metrics."""
+
+
 def train(
     model: PreTrainedModel,
     rows: Dataset,
@@ -85,14 +97,14 @@ def train(
     progress: Progress,
     teacher: PreTrainedModel | None = None,
     loss: DistillationLoss | None = None,
-) -> list[dict[str, float]]:
-    """Trains a model in place and leaves it at its best dev score.
+) -> Trained:
+    """Trains a model in place and leaves it at its best evaluation on dev.
 
     Args:
         model: the teacher to fine-tune, or the student.
         rows: what to train on, tokenised.
         tokenizer: pads the batches.
-        score: gives the dev metrics of a model; `score` is the one that is maximised.
+        score: gives the dev metrics of a model; `settings.keep_best` names the one that is maximised.
         settings: how to train.
         max_length: tokens that the rows were cut to.
         seed: of the order of rows and of dropout.
@@ -102,7 +114,7 @@ def train(
         loss: what the student learns from the teacher.
 
     Returns:
-        The history: a row an evaluation, with step, epoch, loss, its terms, and the dev metrics.
+        The steps and the history.
     """
     every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
     if settings.eval_every is not None:
@@ -115,14 +127,12 @@ def train(
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup,
-        lr_scheduler_type="linear",
         per_device_train_batch_size=settings.batch_size // group.size(),
         weight_decay=settings.weight_decay,
         # 0: the optimiser clips for itself.
         max_grad_norm=settings.gradient_clip if settings.optimizer == "adamw" else 0.0,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_score",
+        metric_for_best_model=f"eval_{settings.keep_best}",
         greater_is_better=True,
         seed=seed,
         full_determinism=True,
@@ -149,12 +159,13 @@ def train(
         eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
         data_collator=Collator(pad, rows[0]),
         optimizer_cls_and_kwargs=optimizer_of(settings),
-        callbacks=[_Report(progress)],
+        callbacks=[_Report(progress, settings.eval_before_end)],
         score=score,
         batches=batches,
         teacher=teacher,
         loss=loss,
         precision=settings.precision,
+        warmup=settings.warmup,
     )
     trainer.remove_callback(PrinterCallback)
     keep_freed_memory()
@@ -163,10 +174,10 @@ def train(
         progress(state.global_step, state.max_steps, _RESUMED)
         best = _checkpoint(resume, state.best_global_step or state.global_step)
         load_model(model, best / SAFE_WEIGHTS_NAME, strict=False)
-        return _history(state.log_history)
+        return Trained(state.global_step, _history(state.log_history))
     torch.manual_seed(seed + group.rank())  # each process draws dropout of its own
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return _history(trainer.state.log_history)
+    return Trained(trainer.state.global_step, _history(trainer.state.log_history))
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:

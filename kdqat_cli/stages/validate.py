@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from kdqat_cli.config import PARAMS_FILE, Settings, load_params, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError
-from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
 
 Read = TypeVar("Read")
 
@@ -34,7 +34,10 @@ def validate(recipes: list[str]) -> dict[str, Any]:
         _checked(partial(load_task, task), faults)
     if params and not faults:
         for task in wanted:
-            _checked(partial(resolve, task, params), faults)
+            settings = _checked(partial(resolve, task, params), faults)
+            if settings:
+                for section in ("teacher", "student"):
+                    _checked(partial(check_keep_best, load_task(task), section, getattr(settings, section)), faults)
             lacking = [name for name in Settings.model_fields if name not in params.settings.get(task, {})]
             if lacking:  # DVC stops at a parameter that is not there
                 faults.append(

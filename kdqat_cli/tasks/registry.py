@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kdqat_cli.config import Section, parse
+from kdqat_cli.config import MetricName, Section, Training, parse
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.files import is_there, names_in
 from kdqat_cli.tasks.labels import plain
@@ -82,7 +82,7 @@ class Task(Section):
     """Smallest and largest label of a regression task."""
     metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
     """The headline score; with a plus, the mean of the two."""
-    also: list[Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]] = Field(default_factory=list)
+    also: list[MetricName] = Field(default_factory=list)
     """Metrics that are reported beside the headline."""
     max_length: int = Field(gt=2)
     """Length in tokens that a row is cut to."""
@@ -154,6 +154,25 @@ def load_task(name: str) -> Task:
 
 def _read_own(path: Path) -> Task:
     return _read_task(path, str(path)).model_copy(update={"folder": path.parent})
+
+
+def check_keep_best(task: Task, section: str, training: Training) -> None:
+    """Refuses a training that keeps its best model by a metric that the task does not report.
+
+    Args:
+        task: the task.
+        section: of the settings, `teacher` or `student`; for the message.
+        training: that section.
+
+    Raises:
+        ConfigError: the task does not report the metric.
+    """
+    reported = ["score", *task.metrics]
+    if training.keep_best not in reported:
+        raise ConfigError(
+            f"{section}.keep_best is {training.keep_best}, but task {task.name} reports {', '.join(reported)}.",
+            f"--set {section}.keep_best=score",
+        )
 
 
 def _unknown(name: str) -> ConfigError:

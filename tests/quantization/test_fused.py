@@ -36,12 +36,14 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(1)
 
 
-def divergence_of_whole_sentences(student: Tensor, teacher: Tensor, lengths: list[int], temperature: float) -> Tensor:
-    """Eq. 6 as map_loss reads it, of sentences cut out of their padding."""
+def divergence_of_whole_sentences(
+    student: Tensor, teacher: Tensor, lengths: list[int], temperature: float, floor: float | None
+) -> Tensor:
+    """Eq. 6 as map_loss reads it, of sentences cut out of their padding; torch's clamp has no gradient below."""
     sentences = []
     for own, taught, length in zip(student, teacher, lengths, strict=True):
-        q, p = ((x[:, :length, :length] / temperature).log_softmax(-1) for x in (own, taught))
-        sentences += [(p.exp() * (p - q)).sum(-1).mean()] if length else []
+        q, p = ((x[:, :length, :length] / temperature).softmax(-1).clamp(min=floor or 0) for x in (own, taught))
+        sentences += [(p * (p.log() - q.log())).sum(-1).mean()] if length else []
     return torch.stack(sentences).mean()
 
 
@@ -76,20 +78,23 @@ def test_what_is_no_number_is_not_hidden(kernel: str, scale: str, bad: float) ->
     assert not quantizer.quantized(values)[1][3].isfinite().all()
 
 
+@pytest.mark.parametrize("floor", [None, 1e-8, 0.01])
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
 @pytest.mark.parametrize("length", [1, 5, 16, 33, 64])
-def test_the_divergence_equals_float64_loops(kernel: str, threads: int, temperature: float, length: int) -> None:
+def test_the_divergence_equals_float64_loops(
+    kernel: str, threads: int, temperature: float, length: int, floor: float | None
+) -> None:
     draw = torch.Generator().manual_seed(length)
     student, teacher = (4 * torch.randn(4, 2, length, length, generator=draw) for _ in range(2))
     lengths = [length, 0, 1, length // 2]
     mask = torch.arange(length) < torch.tensor(lengths)[:, None]
     wanted = student.double().requires_grad_()
-    expected = divergence_of_whole_sentences(wanted, teacher.double(), lengths, temperature)
+    expected = divergence_of_whole_sentences(wanted, teacher.double(), lengths, temperature, floor)
     expected.backward()  # type: ignore[no-untyped-call]
     padding = ~mask[:, None, None, :].expand_as(student)
     student[padding], teacher[padding] = 1e30, math.nan  # it may hold anything
     student.requires_grad_()
-    loss = map_loss([student], [teacher], mask.long(), temperature)
+    loss = map_loss([student], [teacher], mask.long(), temperature, floor)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)
     assert student.grad is not None
@@ -97,13 +102,14 @@ def test_the_divergence_equals_float64_loops(kernel: str, threads: int, temperat
     torch.testing.assert_close(student.grad.double(), wanted.grad, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_divergence_of_what_is_no_number_is_none(kernel: str, bad: float) -> None:
+@pytest.mark.parametrize("floor", [None, 1e-8])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_divergence_of_what_is_no_number_is_none(kernel: str, bad: float, floor: float | None) -> None:
     scores, mask = torch.randn(2, 2, 2, 20, 20), torch.ones(2, 20).long()
     for side in range(2):
         pair = scores.clone()
         pair[side, 1, 0, 7, 19] = bad
-        assert not map_loss([pair[0]], [pair[1]], mask).isfinite()
+        assert not map_loss([pair[0]], [pair[1]], mask, floor=floor).isfinite()
 
 
 def test_drops_what_torch_drops(kernel: str, threads: int) -> None:

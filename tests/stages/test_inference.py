@@ -122,6 +122,46 @@ def test_without_rows_there_is_nothing_to_predict(
         predict_logits(model, rows.select([]), tokenizer)
 
 
+def by_pops(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
+    """BERT's first code, which the public code has: one token at a time, of the second unless the first is longer."""
+    first, second = first[:], second[:]
+    while len(first) + len(second) > room:
+        (first if len(first) > len(second) else second).pop()
+    return first, second
+
+
+@pytest.mark.parametrize("max_length", [9, 10, 11, 12])
+def test_the_keeps_more_may_go_to_the_first_text(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    words = ["good", "great", "fine", "bad", "sad", "dull", "a", "the", "film", "plot"]
+    extents = [(a, b) for a in range(1, 11) for b in range(1, 11)]
+    texts, pairs = ([" ".join(words[: pair[side]]) for pair in extents] for side in (0, 1))
+    rows = Dataset.from_dict({"text": texts, "pair": pairs, "label": [0] * len(extents)})
+    plain, first = (tokenize(rows, tokenizer, max_length, keeps_more) for keeps_more in ("longer", "first"))  # type: ignore[arg-type]
+    assert plain.column_names == first.column_names
+    others = 0
+    for text, pair, own, cut in zip(texts, pairs, plain, first, strict=True):
+        kept = by_pops(
+            *(tokenizer(side, add_special_tokens=False)["input_ids"] for side in (text, pair)), max_length - 3
+        )
+        ids = [tokenizer.cls_token_id, *kept[0], tokenizer.sep_token_id, *kept[1], tokenizer.sep_token_id]
+        assert cut["input_ids"] == ids
+        assert cut["token_type_ids"] == [0] * (len(kept[0]) + 2) + [1] * (len(kept[1]) + 1)
+        assert (cut["attention_mask"], cut["length"]) == ([1] * len(ids), len(ids))
+        others += own["input_ids"] != ids
+    odd = max_length % 2 == 0
+    assert (others > 0) == odd, "only where the tokens left are odd do the rules differ"
+
+
+def test_two_long_texts_keep_63_and_62_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = "good " * 100
+    rows = Dataset.from_dict({"text": [long], "pair": [long], "label": [0]})
+    sizes = {}
+    for keeps_more in ("longer", "first"):
+        types = tokenize(rows, tokenizer, 128, keeps_more)[0]["token_type_ids"]  # type: ignore[arg-type]
+        sizes[keeps_more] = (types.count(0) - 2, types.count(1) - 1)
+    assert sizes == {"longer": (62, 63), "first": (63, 62)}
+
+
 def test_rows_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": [TEXTS[1]], "pair": ["the plot"], "label": [1]})
     whole, cut = (tokenize(rows, tokenizer, length)[0] for length in (64, 8))

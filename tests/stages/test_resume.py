@@ -43,7 +43,9 @@ def start(tiny_encoder: Path, rows: TaskRows, tmp_path: Path) -> Start:
         set_seed(0)
         model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
         settings = training(**{"epochs": 3} | changes)
-        history = train(model, rows.rows, rows.tokenizer, rows.score, settings, 24, 1, tmp_path / folder, progress)
+        history = train(
+            model, rows.rows, rows.tokenizer, rows.score, settings, 24, 1, tmp_path / folder, progress
+        ).history
         return history, model.state_dict()
 
     return run

@@ -76,7 +76,9 @@ def learner(tiny_encoder: Path) -> PreTrainedModel:
 
 
 def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
-    return train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
+    trained = train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
+    assert trained.steps == (settings.max_steps or STEPS)
+    return trained.history
 
 
 def settings_with(**changes: Any) -> Training:
@@ -128,6 +130,58 @@ def test_the_rate_rises_from_0_and_falls_linearly_to_0(
     assert all(len(rates) == 1 for rates in seen.rates), "decayed or not"
     assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
     assert [row["step"] for row in history] == [7, 14, STEPS], "and at the end, wherever the interval falls"
+
+
+def test_a_warm_up_ends_at_a_fraction_of_a_step(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    """0.17 · 20 = 3.4 steps, not 4: step 3 has 3/3.4 of the peak rate, and step 4 is on the way down."""
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(warmup=0.17, learning_rate=2e-4), tmp_path)
+    rises = [2e-4 * step / 3.4 for step in range(4)]
+    falls = [2e-4 * (STEPS - step) / (STEPS - 3.4) for step in range(4, STEPS)]
+    assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"eval_every": 7, "eval_before_end": 1}, [7, 14, STEPS - 1]),
+        ({"eval_every": 5, "eval_before_end": 1}, [5, 10, 15, STEPS - 1, STEPS]),  # as the public code
+        ({"eval_every": 7, "eval_before_end": 6}, [7, 14]),
+        ({"eval_every": 7, "eval_before_end": 0}, [7, 14, STEPS]),
+        ({"eval_every": 7, "eval_before_end": 99, "max_steps": 3}, [1]),
+        ({"eval_every": None, "eval_before_end": 1}, [STEPS // 2, STEPS]),  # after each epoch
+    ],
+)
+def test_the_last_evaluation_may_come_before_the_last_step(
+    learner: PreTrainedModel, rows: TaskRows, changes: dict[str, Any], steps: list[int], tmp_path: Path
+) -> None:
+    settings = settings_with(**changes)
+    history = run(learner, rows, settings, tmp_path)
+    assert [row["step"] for row in history] == steps
+    kept = {name: values.clone() for name, values in learner.state_dict().items()}
+    assert run(learner, rows, settings, tmp_path) == history, "a training that has ended is not continued"
+    assert all(torch.equal(values, kept[name]) for name, values in learner.state_dict().items())
+
+
+@pytest.mark.parametrize(("keep_best", "best"), [("score", 1), ("accuracy", 0)])
+def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
+    learner: PreTrainedModel, rows: TaskRows, keep_best: str, best: int, tmp_path: Path
+) -> None:
+    """The second has the better mean of accuracy and F1, the first the better accuracy; a tie keeps the earlier one."""
+    metrics = [(70.0, 60.0), (69.0, 90.0), (70.0, 50.0)]
+    weights: list[dict[str, Tensor]] = []
+
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        accuracy, f1 = metrics[len(weights)]
+        weights.append({name: values.clone() for name, values in model.state_dict().items()})
+        return {"score": (accuracy + f1) / 2, "f1": f1, "accuracy": accuracy}
+
+    settings = settings_with(eval_every=7, keep_best=keep_best)
+    train(learner, rows.rows, rows.tokenizer, score, settings, LENGTH, 1, tmp_path, lambda *_: None)
+    assert len(weights) == 3
+    for name, values in learner.state_dict().items():
+        assert torch.equal(values, weights[best][name]), name
+    assert not torch.equal(weights[0][name], weights[1][name])
 
 
 def test_the_first_step_moves_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
         settings, chosen = DISTILLATIONS[name]
         more = {"teacher": teacher, "loss": DistillationLoss(chosen)}
     score = task_rows(task, "dev", None, tokenizer, LENGTH).score
-    history = train(model, rows.rows, tokenizer, score, settings, LENGTH, 1, folder / name, lambda *_: None, **more)
+    where = folder / name
+    history = train(model, rows.rows, tokenizer, score, settings, LENGTH, 1, where, lambda *_: None, **more).history
     draws = torch.zeros(group.size())
     draws[group.rank()] = torch.rand(())
     weights = {key: values.tolist() for key, values in model.state_dict().items() if values.is_floating_point()}

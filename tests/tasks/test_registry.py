@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kdqat_cli.cli import app
+from kdqat_cli.config import Params, recipe_names, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
+from tests.recipes import training
 
 GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
 MOOD = """\
@@ -49,6 +51,24 @@ def test_what_the_paper_measures() -> None:
     assert load_task("klue-sts").metrics == ["pearson", "spearman"]
     assert load_task("klue-tc").metrics == ["accuracy", "macro_f1"]
     assert {name for name in task_names() if load_task(name).max_length == 64} == {"cola", "sst2", "movie"}
+
+
+def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
+    for name in ("score", "accuracy", "f1"):
+        check_keep_best(load_task("mrpc"), "student", training(keep_best=name))
+    with pytest.raises(
+        ConfigError, match=r"student\.keep_best is accuracy, but task cola reports score, matthews"
+    ) as told:
+        check_keep_best(load_task("cola"), "student", training(keep_best="accuracy"))
+    assert told.value.fix == "--set student.keep_best=score"
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_recipes_keep_the_best_by_metrics_of_their_tasks(recipe: str) -> None:
+    for name in task_names():
+        settings = resolve(name, Params(), recipe)
+        check_keep_best(load_task(name), "teacher", settings.teacher)
+        check_keep_best(load_task(name), "student", settings.student)
 
 
 def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

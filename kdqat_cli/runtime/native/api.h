@@ -106,10 +106,12 @@ KDQAT_API int kdqat_round(
     float clip, int shared, int8_t* codes, float* values, uint8_t* inside, float* scales, int32_t* reached);
 /* Sum over the rows of scores (batch, heads, length, length) of weight * KL(teacher || student), the softmax being of
  * score / temperature over the keys of `mask` (batch, length); and its gradient in the student's scores. `weight` is
- * (batch, length), a query's, and a query of weight 0 is left out. */
+ * (batch, length), a query's, and a query of weight 0 is left out. Probabilities below `floor` count as `floor`, and get
+ * no gradient; 0: none do. */
 KDQAT_API int kdqat_divergence(
     const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
-    const float* weight, int batch, int heads, int length, float temperature, float* slope, double* sum);
+    const float* weight, int batch, int heads, int length, float temperature, float floor, float* slope,
+    double* sum);
 /* x * factor where bits < threshold, else 0; `kept` says where. And the same with `kept` given. */
 KDQAT_API int kdqat_drop(
     const char* kernel, int threads, const float* x, const int16_t* bits, int64_t count, int threshold, float factor,

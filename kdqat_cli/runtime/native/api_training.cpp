@@ -115,7 +115,8 @@ int kdqat_round(
 
 int kdqat_divergence(
     const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
-    const float* weight, int batch, int heads, int length, float temperature, float* slope, double* sum) {
+    const float* weight, int batch, int heads, int length, float temperature, float floor, float* slope,
+    double* sum) {
     return guarded([&] {
         const Steps& steps = kernels_named(kernel).training;
         const size_t width = static_cast<size_t>(length);
@@ -141,7 +142,7 @@ int kdqat_divergence(
                     total += static_cast<double>(share) *
                              static_cast<double>(steps.divergence(
                                  student + at, teacher + at, &keep[of_row], &top[of_row], length, 1.0f / temperature,
-                                 share / temperature, slope + at, spare.data()));
+                                 share / temperature, floor, slope + at, spare.data()));
                 }
                 sums[static_cast<size_t>(head)] = total;
             });

@@ -69,7 +69,7 @@ struct Steps {
         const float* row, int width, float clip, float scale, int8_t* codes, float* values, uint8_t* inside);
     float (*divergence)(
         const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
-        float factor, float* slope, float* spare);
+        float factor, float floor, float* slope, float* spare);
     void (*drop)(
         const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept);
     void (*keep)(const float* x, const uint8_t* kept, int64_t count, float factor, float* out);

@@ -47,12 +47,45 @@ void round_row(const float* row, int width, float clip, float scale, int8_t* cod
     }
 }
 
+// The end of `divergence` where probabilities below the floor ε count as ε: Σ a·(log a - log b) with a = max(p_t, ε) and
+// b = max(p_s, ε), and slope = (p_s·Σc - c)·factor with c = a where p_s >= ε, else 0. log_own(i) and log_taught(i) give
+// vectors of log p; `own` and `slope` hold exponentials, whose products with `inverse_s` and `inverse_t` are p_s and p_t.
+template <class S, class LogOwn, class LogTaught>
+float floored(
+    LogOwn&& log_own, LogTaught&& log_taught, const float* keep, int length, float inverse_s, float inverse_t,
+    float factor, float floor, float* slope, float* own) {
+    const Floats<S> least = S::broadcast(floor), log_least = S::broadcast(logf(floor));
+    Floats<S> total = S::broadcast(0.0f), check = S::broadcast(0.0f);  // the floor would hide what is not finite
+    for (int i = 0; i < length; i += S::W) {
+        const int left = length - i;
+        const Floats<S> p_s = load_some<S>(own + i, left) * S::broadcast(inverse_s);
+        const Floats<S> p_t = load_some<S>(slope + i, left) * S::broadcast(inverse_t);
+        const Floats<S> a = S::max(p_t, least) * load_some<S>(keep + i, left);
+        const Floats<S> t = log_taught(i), s = log_own(i);
+        total = S::fma(a, S::max(t, log_least) - S::max(s, log_least), total);
+        check = S::fma(t, S::broadcast(0.0f), S::fma(s, S::broadcast(0.0f), check));
+        store_some<S>(own + i, p_s, left);
+        store_some<S>(slope + i, a, left);
+    }
+    for (int i = 0; i < length; ++i) slope[i] = own[i] < floor ? 0.0f : slope[i];
+    Floats<S> followed = S::broadcast(0.0f);
+    for (int i = 0; i < length; i += S::W) followed = followed + load_some<S>(slope + i, length - i);
+    const Floats<S> share = S::broadcast(S::total(followed));
+    for (int i = 0; i < length; i += S::W) {
+        const int left = length - i;
+        const Floats<S> c = load_some<S>(slope + i, left);
+        store_some<S>(slope + i, (load_some<S>(own + i, left) * share - c) * S::broadcast(factor), left);
+    }
+    return S::total(total + check);
+}
+
 // KL(p_t ‖ p_s) of one query, p = softmax(sharpness·score) over the keys where `keep` is 1 (and `top` infinite; elsewhere
-// 0, and the smallest float), and slope = (p_s - p_t)·factor. `spare` holds two rows.
+// 0, and the smallest float), and slope = (p_s - p_t)·factor; with a floor that is not 0 see `floored`. `spare` holds two
+// rows.
 template <class S>
 float divergence(
     const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
-    float factor, float* slope, float* spare) {
+    float factor, float floor, float* slope, float* spare) {
     constexpr float kLowest = -std::numeric_limits<float>::max();
     const Floats<S> sharp = S::broadcast(sharpness), lowest = S::broadcast(kLowest);
     auto score = [&](const float* from, int i) {
@@ -88,6 +121,13 @@ float divergence(
         total_t = total_t + taught;
     }
     const float sum_s = S::total(total_s), sum_t = S::total(total_t);
+    if (floor > 0.0f) {
+        const float log_s = largest_s + logf(sum_s), log_t = largest_t + logf(sum_t);
+        auto log_own = [&](int i) { return score(student, i) - S::broadcast(log_s); };
+        auto log_taught = [&](int i) { return score(teacher, i) - S::broadcast(log_t); };
+        return floored<S>(
+            log_own, log_taught, keep, length, 1.0f / sum_s, 1.0f / sum_t, factor, floor, slope, spare + length);
+    }
     const Floats<S> inverse_s = S::broadcast(1.0f / sum_s), inverse_t = S::broadcast(1.0f / sum_t);
     Floats<S> total = S::broadcast(0.0f);
     for (int i = 0; i < length; i += S::W) {
