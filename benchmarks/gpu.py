@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import datetime
 import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -70,8 +71,14 @@ def main() -> None:
         console.print("kdqat's sums equal torch's int8 sums, bit for bit")
         if options.tiles:
             _tiles(console, device, options)
-        _linear(console, device, options)
-        _models(console, device, options)
+        result = {"machine": machine, "rounds": options.rounds, "linear": _linear(console, device, options)}
+        _save(options.json, result)
+        _save(options.json, result | {"model": _models(console, device, options)})
+
+
+def _save(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -84,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=768, help="width of the model, in heads of 64")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128], help="rows of the model")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--json", type=Path, help="file for the numbers of the linear and of the model")
     parser.add_argument("--tiles", action="store_true", help="measure kdqat's tiles as well")
     return parser.parse_args()
 
@@ -98,11 +106,15 @@ def _check(device: torch.device) -> None:
             raise SystemExit(f"the sums of {rows} × {columns} and {outputs} outputs are wrong")
 
 
-def _linear(console: Console, device: torch.device, options: argparse.Namespace) -> None:
+def _linear(console: Console, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """Prints the table of the linear.
+
+    Returns:
+        size; rows, each with its number and the microseconds of every engine; crossover, for FP16 and int8.
+    """
     size = options.size
-    copies, float_copies = (-(-8 * _CACHE // (size * size * bits)) for bits in (2, 16))
-    if device.type == "cpu":
-        copies = float_copies = 2
+    on_cpu = device.type == "cpu"
+    copies, float_copies = (2 if on_cpu else -(-8 * _CACHE // (size * size * bits)) for bits in (2, 16))
     draw = [torch.randint(-1, 2, (size, size), dtype=torch.int8, device=device) for _ in range(copies)]
     packed = [pack_two_bits(codes) for codes in draw]
     floats = [codes.float() * _ALPHA for codes in draw[:float_copies]]
@@ -111,7 +123,7 @@ def _linear(console: Console, device: torch.device, options: argparse.Namespace)
     quantizer = _quantizer(device)
     names = ("kdqat", "product", "FP16", "int8", "TF32", "FP32")
     table = Table("rows", *names, "FP16 / kdqat", "int8 / kdqat", box=None, title=f"linear {size} → {size}, µs")
-    ratios: dict[int, float] = {}
+    times: list[dict[str, Any]] = []
     for rows in options.rows:
         x = torch.randn(rows, size, device=device)
         codes = quantizer.codes(x)
@@ -125,17 +137,22 @@ def _linear(console: Console, device: torch.device, options: argparse.Namespace)
             "FP32": [partial(F.linear, x, weight, bias) for weight in floats],
         }
         seconds = _measure({name: _graph(runs, device) for name, runs in jobs.items()}, options.rounds, device)
-        ratios[rows] = seconds["FP16"] / seconds["kdqat"]
-        shown = [f"{seconds[name] * 1e6:,.1f}" for name in names]
-        table.add_row(f"{rows:,}", *shown, f"{ratios[rows]:.2f}", f"{seconds['int8'] / seconds['kdqat']:.2f}")
+        times.append({"rows": rows} | {name: seconds[name] * 1e6 for name in names})
+        shown = [f"{times[-1][name]:,.1f}" for name in names]
+        ratios = [f"{seconds[other] / seconds['kdqat']:.2f}" for other in ("FP16", "int8")]
+        table.add_row(f"{rows:,}", *shown, *ratios)
     console.print(table)
-    won = [rows for rows, ratio in ratios.items() if ratio > 1]
-    lost = [rows for rows, ratio in ratios.items() if ratio <= 1]
-    console.print(f"rows at which kdqat is faster than FP16: {_listed(won)}; at which it is not: {_listed(lost)}")
+    crossovers = {other: crossover(times, other) for other in ("FP16", "int8")}
+    for other, rows_there in crossovers.items():
+        console.print(f"{other} is at least as fast as kdqat from {rows_there or 'no measured number of'} rows on")
+    return {"size": size, "rows": times, "crossover": crossovers}
 
 
-def _listed(rows: list[int]) -> str:
-    return ", ".join(f"{count:,}" for count in rows) or "none"
+def crossover(times: list[dict[str, Any]], other: str) -> int | None:
+    """The fewest measured rows from which on `other` is never slower than kdqat; None: it is slower at the most."""
+    descending = sorted(times, key=lambda row: -row["rows"])
+    faster = itertools.takewhile(lambda row: row[other] <= row["kdqat"], descending)
+    return min((row["rows"] for row in faster), default=None)
 
 
 def _quantizer(device: torch.device) -> ActivationQuantizer:
@@ -187,24 +204,49 @@ class _Int8Linear(nn.Module):
         return out.view(*inputs.shape[:-1], -1)
 
 
-def _models(console: Console, device: torch.device, options: argparse.Namespace) -> None:
+def _models(console: Console, device: torch.device, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Prints the table of the model, and returns its rows: MB are 10^6 bytes, null where they are not known."""
     models = _built(device, options.layers, options.hidden)
-    table = Table("rows × tokens", "engine", "ms as called", "ms of the GPU", "rows/s", "MB of weights", box=None)
     jobs: dict[int, dict[str, Run]] = {}
     for rows in options.batch:
         ids = torch.randint(1000, 2000, (rows, options.length), device=device)
         jobs[rows] = {name: partial(model, ids) for name, model in models.items()}
         jobs[rows]["TF32"] = _tf32(jobs[rows]["FP32"])
     called = {rows: _measure(runs, options.rounds, device) for rows, runs in jobs.items()}
+    peaks = {(rows, name): _peak(run, device) for rows, runs in jobs.items() for name, run in runs.items()}
     # At the end: a recording that fails may take the process with it.
     alone = {rows: _measure(_recorded(runs, device), options.rounds, device) for rows, runs in jobs.items()}
+    found = []
     for rows, times in called.items():
         for name, seconds in times.items():
-            graph = f"{alone[rows][name] * 1e3:.2f}" if name in alone[rows] else "-"
-            weights = f"{_bytes(models['FP32' if name == 'TF32' else name]) / 1e6:.1f}"
-            shape = f"{rows} × {options.length}"
-            table.add_row(shape, name, f"{seconds * 1e3:.2f}", graph, f"{rows / seconds:,.0f}", weights)
+            weights, peak = _bytes(models["FP32" if name == "TF32" else name]), peaks[rows, name]
+            row = {"rows": rows, "tokens": options.length, "engine": name, "ms": seconds * 1e3}
+            row["gpu_ms"] = alone[rows][name] * 1e3 if name in alone[rows] else None
+            row |= {"weights_mb": weights / 1e6, "peak_mb": None if peak is None else (weights + peak) / 1e6}
+            found.append(row)
+    columns = ("engine", "ms as called", "ms of the GPU", "rows/s", "MB of weights", "MB at most")
+    table = Table("rows × tokens", *columns, box=None)
+    for row in found:
+        times_of = [_shown(row["ms"], 2), _shown(row["gpu_ms"], 2), f"{row['rows'] / row['ms'] * 1e3:,.0f}"]
+        memory = [_shown(row["weights_mb"], 1), _shown(row["peak_mb"], 1)]
+        table.add_row(f"{row['rows']} × {row['tokens']}", row["engine"], *times_of, *memory)
     console.print(table)
+    return found
+
+
+def _shown(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
+
+
+def _peak(run: Run, device: torch.device) -> int | None:
+    """Bytes that a run allocates on a GPU at most, on top of what is there."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _built(device: torch.device, layers: int, hidden: int) -> dict[str, nn.Module]:

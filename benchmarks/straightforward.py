@@ -65,7 +65,8 @@ def models(sizes: dict[str, int], device: str) -> tuple[Any, Any]:
     """Teacher and student."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, eager_mask)
-    teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
+    with torch.device(device):
+        teacher = BertForSequenceClassification(BertConfig(**sizes)).eval()
     student = deepcopy(teacher).train()
     for module in student.base_model.modules():
         if isinstance(module, nn.Linear):

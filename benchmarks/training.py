@@ -3,7 +3,8 @@
 The parts are a plain teacher's forward, and a plain student's forward, backward and AdamW step, in one precision and
 at the same shapes, with transformers' sdpa attention. Rounds are interleaved, one of each side at a time, and the
 ratio is the median of the rounds' ratios. Time is the process's own on a CPU, so that a busy machine disturbs little,
-and the clock's on a GPU. Peak memory is that of a process that runs one side alone, Python and torch included.
+and the clock's on a GPU. Peak memory is that of one side alone: on a CPU of a process that runs it, Python and torch
+included; on a GPU what torch allocates there. TF32 is FP32 whose matrix products a GPU's tensor cores round.
 
 `straightforward` is the step as one writes it first (straightforward.py), in FP32.
 
@@ -12,7 +13,9 @@ beside batches padded to the task's full length; ratios are to the straightforwa
 """
 
 import argparse
+import gc
 import itertools
+import json
 import platform
 import random
 import resource
@@ -45,6 +48,7 @@ from kdqat_cli.tasks.registry import load_task
 
 Step = Callable[[dict[str, Tensor]], None]
 
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BASE: dict[str, int] = {}  # BertConfig's own sizes
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -54,6 +58,7 @@ SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
     "base-16x128": (BASE, 16, 128),
     "base-32x128": (BASE, 32, 128),
     "large-32x128": (LARGE, 32, 128),  # for a GPU
+    "tiny-2x8": (TINY, 2, 8),  # to try the program out
 }
 PARTS = "parts"
 STRAIGHT = "straightforward"
@@ -64,10 +69,27 @@ def products_of(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
+def model_of(sizes: dict[str, int], device: str) -> BertForSequenceClassification:
+    """A classifier in eval mode with random weights, drawn on its device: a processor takes seconds for BERT-large."""
+    with torch.device(device):
+        return BertForSequenceClassification(BertConfig(**sizes)).eval()
+
+
+def in_tf32(step: Step) -> Step:
+    """The step with TF32 products, forward and backward."""
+
+    def with_tensor_cores(batch: dict[str, Tensor]) -> None:
+        torch.set_float32_matmul_precision("high")
+        step(batch)
+        torch.set_float32_matmul_precision("highest")
+
+    return with_tensor_cores
+
+
 def plain_step(sizes: dict[str, int], device: str, precision: str) -> Step:
     """Teacher's forward and student's step without any distillation."""
     products = products_of(device, precision)
-    teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
+    teacher = model_of(sizes, device)
     teacher.set_attn_implementation("sdpa")
     student = deepcopy(teacher).train()
     optimizer = torch.optim.AdamW(student.parameters(), fused=True)
@@ -88,7 +110,7 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
     """The step of `kdqat distill`."""
     settings = load_recipe(recipe)
     loss = DistillationLoss(settings.distillation.model_copy(update={"loss": name}))
-    teacher = BertForSequenceClassification(BertConfig(**sizes)).eval().to(device)
+    teacher = model_of(sizes, device)
     student = deepcopy(teacher).train()
     quantize_model(student, settings.quantization)
     use_kdqat_attention(teacher)
@@ -114,10 +136,11 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
 
 def side_of(label: str, sizes: dict[str, int], device: str) -> Step:
     """The step of a label: `straightforward`, or `parts` and precision, or recipe, loss and precision."""
+    if label == STRAIGHT:
+        return step_of(sizes, device)
     words = label.split()
-    if words[0] == PARTS:
-        return plain_step(sizes, device, words[1])
-    return step_of(sizes, device) if label == STRAIGHT else kdqat_step(sizes, device, *words)
+    step = plain_step(sizes, device, words[1]) if words[0] == PARTS else kdqat_step(sizes, device, *words)
+    return in_tf32(step) if words[-1] == "tf32" else step
 
 
 def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
@@ -141,21 +164,29 @@ def seconds(step: Step, batches: list[dict[str, Tensor]], device: str) -> float:
 
 
 def peak(label: str, shape: str, device: str, threads: int) -> float:
-    """Peak memory in GB of a process that takes three steps of one side: resident on a CPU, allocated on a GPU."""
-    command = [sys.executable, __file__, "--peak-of", label, "--shapes", shape, "--device", device]
+    """Peak memory in GB of three steps of one side: on a CPU their process's, on a GPU what torch allocates."""
+    if device == "cuda":
+        return cuda_peak(label, shape)
+    command = [sys.executable, __file__, "--peak-of", label, "--shapes", shape]
     done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)  # noqa: S603
     return float(done.stdout.split()[-1])
 
 
-def print_peak(label: str, shape: str, device: str) -> None:
+def cuda_peak(label: str, shape: str) -> float:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    three_steps(label, shape, "cuda")
+    most = torch.cuda.max_memory_allocated() - before
+    gc.collect()  # hooks of a model refer to it: it stays until cycles are looked for
+    torch.cuda.empty_cache()
+    return most / 1e9
+
+
+def three_steps(label: str, shape: str, device: str) -> None:
     sizes, rows, length = SHAPES[shape]
     step = side_of(label, sizes, device)
     for _ in range(3):
         step(batch_of([length] * rows, length, device))
-    if device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 1e9)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
 def parts_of(label: str) -> str:
@@ -163,34 +194,50 @@ def parts_of(label: str) -> str:
     return f"{PARTS} {'fp32' if label == STRAIGHT else label.split()[-1]}"
 
 
-def steps_table(shapes: list[str], labels: list[str], rounds: int, device: str, threads: int) -> Table:
-    """Every recipe and loss beside the parts."""
+def compare(shape: str, labels: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every recipe, loss and precision of a shape beside its parts.
+
+    Returns:
+        For each: shape, label, seconds of the step and of the parts, their ratio and its range over the rounds, and
+        peak memory in GB of both, null where it is not asked for.
+    """
+    device = options.device
+    sizes, rows, length = SHAPES[shape]
+    # Before anything else: a process starts with the peak of the one that starts it.
+    peaks: dict[str, float | None] = {
+        label: peak(label, shape, device, options.threads) if options.peaks else None
+        for label in dict.fromkeys([*map(parts_of, labels), *labels])
+    }
+    whole = [batch_of([length] * rows, length, device)]
+    records = []
+    for label in track(labels, shape, console=Console(stderr=True), transient=True):
+        step, parts = (side_of(side, sizes, device) for side in (label, parts_of(label)))
+        for side in (step, parts):
+            seconds(side, whole, device)
+        pairs = [(seconds(step, whole, device), seconds(parts, whole, device)) for _ in range(options.rounds)]
+        ratios = [here / there for here, there in pairs]
+        here, there = (statistics.median(side) for side in zip(*pairs, strict=True))
+        times = {"seconds": here, "parts_seconds": there, "ratio": statistics.median(ratios)}
+        times |= {"lowest_ratio": min(ratios), "highest_ratio": max(ratios)}
+        records.append(
+            {"shape": shape, "label": label} | times | {"gb": peaks[label], "parts_gb": peaks[parts_of(label)]}
+        )
+        del step, parts
+        gc.collect()
+    return records
+
+
+def steps_table(records: list[dict[str, Any]]) -> Table:
+    """The records of `compare`."""
     table = Table(
         "shape", "recipe, loss, precision", "s a step", "s of the parts", "ratio", "min to max", "GB", "of the parts"
     )
     table.box = None
-    # Before anything else: a process starts with the peak of the one that starts it.
-    peaks = {
-        (shape, label): peak(label, shape, device, threads)
-        for shape in track(shapes, "memory", console=Console(stderr=True), transient=True)
-        for label in [*map(parts_of, labels), *labels]
-    }
-    for shape in shapes:
-        sizes, rows, length = SHAPES[shape]
-        whole = [batch_of([length] * rows, length, device)]
-        sides = {label: side_of(label, sizes, device) for label in set(map(parts_of, labels))}
-        for parts in sides.values():
-            seconds(parts, whole, device)
-        for label in track(labels, shape, console=Console(stderr=True), transient=True):
-            step, parts = side_of(label, sizes, device), sides[parts_of(label)]
-            seconds(step, whole, device)
-            pairs = [(seconds(step, whole, device), seconds(parts, whole, device)) for _ in range(rounds)]
-            ratios = [here / there for here, there in pairs]
-            here, there = (statistics.median(side) for side in zip(*pairs, strict=True))
-            memory = peaks[shape, label]
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            times = [f"{here:.3f}", f"{there:.3f}", f"{statistics.median(ratios):.2f}", spread]
-            table.add_row(shape, label, *times, f"{memory:.2f}", f"{memory / peaks[shape, parts_of(label)]:.2f}")
+    for record in records:
+        spread = f"{record['lowest_ratio']:.2f} to {record['highest_ratio']:.2f}"
+        times = [f"{record['seconds']:.3f}", f"{record['parts_seconds']:.3f}", f"{record['ratio']:.2f}", spread]
+        memory = [f"{record['gb']:.2f}", f"{record['gb'] / record['parts_gb']:.2f}"] if record["gb"] else ["-", "-"]
+        table.add_row(record["shape"], record["label"], *times, *memory)
     return table
 
 
@@ -227,13 +274,15 @@ def lengths_table(name: str, options: argparse.Namespace) -> Table:
     return table
 
 
-def main() -> None:
-    """Measures, and prints the tables."""
+def parsed() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES)[:3])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["map+output"])
     parser.add_argument("--recipes", nargs="+", default=["paper", "clean"], help="names or files")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="of both sides")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["fp32", "tf32", "bf16"], default=["fp32"], help="of both sides"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -241,20 +290,34 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["rte", "sst2"], help="of the second table")
     parser.add_argument("--tokenizer", default=".", help="hub id or folder of the second table's tokenizer")
     parser.add_argument("--batches", type=int, default=12, help="batches of a round of the second table")
+    parser.add_argument("--peaks", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory")
+    parser.add_argument("--json", type=Path, help="file for the first table's numbers")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, and prints the tables."""
+    options = parsed()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     keep_freed_memory()
     if options.peak_of:
-        print_peak(options.peak_of, options.shapes[0], options.device)
+        three_steps(options.peak_of, options.shapes[0], options.device)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
     console = Console(width=120)
     machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds")
     options.labels = list(map(" ".join, itertools.product(options.recipes, options.losses, options.precisions)))
     labels = [STRAIGHT, *options.labels]
-    console.print(steps_table(options.shapes, labels, options.rounds, options.device, options.threads))
+    records: list[dict[str, Any]] = []
+    for shape in options.shapes:
+        records += compare(shape, labels, options)
+        if options.json:  # after each: the next one may not fit the memory
+            result = {"machine": machine, "torch": torch.__version__, "rounds": options.rounds, "steps": records}
+            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    console.print(steps_table(records))
     if options.data_dir:
         for task in options.tasks:
             console.print(lengths_table(task, options))

@@ -34,10 +34,13 @@ class Stopwatch:
 def write_run(folder: Path, watch: Stopwatch, **figures: Any) -> dict[str, Any]:
     """Writes run.json: seconds, device, how many of them, threads of each, the engine's kernel, and what was measured.
 
+    On a GPU also `gpu_memory_mb`: what torch allocated there at most, in this process, 10^6 bytes.
     It stands apart from the model, whose bytes depend on its inputs alone.
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     run = {"seconds": watch.seconds, "device": device, "devices": group.size(), "threads": torch.get_num_threads()}
     run |= {"kernel": kernel_here()} | figures
+    if torch.cuda.is_available():
+        run["gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     write_json(folder / RUN, run)
     return run
