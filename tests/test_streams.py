@@ -14,6 +14,7 @@ import pytest
 from tests.commands import environment, run
 
 ODD = "grün β 좋아요 😀 \x1b[31m\x9b1m :smile:"
+ODD_IN_YAML = '"grün β 좋아요 😀 \\e[31m\\x9b1m :smile:"'
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_json_is_valid_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     task = "name: odd\nfiles: {train: a.tsv, dev: b.tsv}\ncolumns: {text: t, label: l}\nlabels: [x, y]\n"
-    task += f"metric: accuracy\nmax_length: 8\ntitle: {json.dumps(ODD)}\n"
+    task += f"metric: accuracy\nmax_length: 8\ntitle: {ODD_IN_YAML}\n"
     (folder / "odd.yaml").write_text(task, encoding="utf-8")
     command = ("kdqat", "ls", "tasks", "--json")
     done = subprocess.run(
@@ -124,9 +125,9 @@ def test_sigterm_says_one_line(work: Path) -> None:
     options = ["--epochs", "500", "--eval-every", "2"]
     process = subprocess.Popen([*command, *options], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    for line in process.stderr:
-        if "dev score" in line:
-            break
+    scores = (line for line in process.stderr if "dev score" in line)
+    next(scores)
+    next(scores)  # the checkpoint of the first is whole
     process.send_signal(signal.SIGTERM)
     said = process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
@@ -138,7 +139,7 @@ def test_sigterm_says_one_line(work: Path) -> None:
     first = process.stderr.readline()
     process.kill()
     process.wait()
-    assert "of 12500, continues from here" in first
+    assert "of 3500, continues from here" in first
 
 
 def test_sigterm_ends_a_waiting_command(tmp_path: Path) -> None:
