@@ -82,13 +82,13 @@ class Plan:
         sizes = SIZES[device]
         training = [(45.0 + 10 * (name == "large"), [self._training(name, sizes)]) for name in sizes.training]
         self.groups: list[tuple[float, list[Part]]] = [
-            (60, [self._packages(), self._library()]),
+            (75, [self._packages(), self._library()]),
             (15, [self._benchmark("machine", "on_gpu_machine.py", [])]),
-            (70, [self._tests(sizes)]),
-            (55, [self._benchmark("packed", "gpu.py", sizes.packed)]),
+            (65, [self._tests(sizes)]),
+            (50, [self._benchmark("packed", "gpu.py", sizes.packed)]),
             *training,
             (60, [self._teacher()]),
-            (75, [self._student(device), *([self._student("cpu")] if device == "cuda" else [])]),
+            (70, [self._student(device), *([self._student("cpu")] if device == "cuda" else [])]),
             (15, [self._export()]),
             (20, [self._evaluate(on) for on in dict.fromkeys((device, "cpu"))]),
         ]

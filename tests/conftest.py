@@ -1,8 +1,10 @@
 """A tiny encoder with a real tokenizer, and a tiny task that it can learn: what the tests of every stage start from."""
 
+import importlib
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from transformers import (
 from kdqat_cli.config import Params, resolve
 from kdqat_cli.stages.finetune_teacher import finetune_teacher
 from kdqat_cli.tasks.registry import load_task
+from tests.commands import REPOSITORY
 from tests.recipes import training
 
 # Matrices this small gain nothing from threads, and waiting for each other on a busy machine they take minutes.
@@ -185,6 +188,13 @@ def model(tiny_encoder: Path) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
     return model.eval()
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports one of the modules of benchmarks/."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What benchmarks/ measures is what it says: peers compute the model, and a hidden instruction set is hidden."""
 
-import importlib
 import shutil
 import signal
 import subprocess
@@ -20,15 +19,6 @@ from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
 from kdqat_cli.stages.bench_engines import ENGINES, OWN
 from tests.recipes import quantization
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports one of the benchmarks' modules."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """benchmarks/on_gpu.sh on a processor, with a tiny encoder: every part runs, and a part that fails is told alone."""
 
 import contextlib
-import importlib
 import json
 import os
 import sys
@@ -18,8 +17,7 @@ from transformers import AutoModel
 from kdqat_cli.errors import ConfigError, MissingInputError
 from tests.commands import REPOSITORY, run
 
-BENCHMARKS = REPOSITORY / "benchmarks"
-SCRIPT = str(BENCHMARKS / "on_gpu.sh")
+SCRIPT = str(REPOSITORY / "benchmarks/on_gpu.sh")
 # Random weights learn nothing at BERT's own learning rate.
 PARAMS = "settings: {movie: {teacher: {learning_rate: 4e-3, epochs: 5, batch_size: 8}, student: {epochs: 1}}}\n"
 OURS = ["machine", "tests", "packed", "training tiny", "teacher"]
@@ -27,18 +25,11 @@ LATER = ["student, processor", "export", "packed student, processor"]
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports one of the benchmarks' modules."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
-
-
-@pytest.fixture
-def bundle(programs: Any, tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> Path:
+def bundle(benchmarks: Any, tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> Path:
     """What gpu_bundle.py would write of the tiny encoder and task, without wheels."""
     folder = tmp_path / "bundle"
     (folder / "data/movie").mkdir(parents=True)
-    programs("gpu_bundle").halve(tiny_encoder, folder / "encoder")
+    benchmarks("gpu_bundle").halve(tiny_encoder, folder / "encoder")
     for split in ("train", "dev"):
         table = (tiny_task / f"{split}.tsv").read_text(encoding="utf-8")
         table = table.replace("sentence\tmood", "sentence\tlabel").replace("\tsad\n", "\tnegative\n")
@@ -105,8 +96,8 @@ def test_without_a_gpu_no_test_passes_in_its_place(bundle: Path) -> None:
     assert tests["note"] == "needs machine"
 
 
-def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(programs: Any, tmp_path: Path) -> None:
-    module = programs("on_gpu_parts")
+def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(benchmarks: Any, tmp_path: Path) -> None:
+    module = benchmarks("on_gpu_parts")
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     parent = f"import subprocess, sys; print('begins', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
     slow = module.Part("slow", [sys.executable, "-c", parent], tmp_path)
@@ -120,8 +111,8 @@ def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(programs: 
         psutil.Process(int((tmp_path / "pid").read_text(encoding="utf-8"))).wait(timeout=60)
 
 
-def test_a_part_without_its_result_has_failed(programs: Any, tmp_path: Path) -> None:
-    module = programs("on_gpu_parts")
+def test_a_part_without_its_result_has_failed(benchmarks: Any, tmp_path: Path) -> None:
+    module = benchmarks("on_gpu_parts")
     parts = [
         module.Part("silent", [sys.executable, "-c", ""], tmp_path, tmp_path / "none.json"),
         module.Part("absent", [str(tmp_path / "program")], tmp_path),
@@ -132,8 +123,8 @@ def test_a_part_without_its_result_has_failed(programs: Any, tmp_path: Path) -> 
     assert "No such file" in records["absent"].note
 
 
-def test_a_run_on_a_gpu_has_every_part_within_eight_minutes(programs: Any, tmp_path: Path) -> None:
-    plan = programs("on_gpu").Plan("cuda", tmp_path, tmp_path)
+def test_a_run_on_a_gpu_has_every_part_within_eight_minutes(benchmarks: Any, tmp_path: Path) -> None:
+    plan = benchmarks("on_gpu").Plan("cuda", tmp_path, tmp_path)
     assert sum(share for share, _ in plan.groups) == 470
     names = [part.name for _, parts in plan.groups for part in parts]
     assert {need for _, parts in plan.groups for part in parts for need in part.needs} <= set(names)
@@ -141,29 +132,29 @@ def test_a_run_on_a_gpu_has_every_part_within_eight_minutes(programs: Any, tmp_p
 
 
 @pytest.mark.parametrize(("kdqat", "fp16", "found"), [([1, 1, 3], [2, 2, 2], 4), ([3, 1, 1], [2, 2, 2], None)])
-def test_the_crossover_by_hand(programs: Any, kdqat: list[int], fp16: list[int], found: int | None) -> None:
+def test_the_crossover_by_hand(benchmarks: Any, kdqat: list[int], fp16: list[int], found: int | None) -> None:
     rows = [
         {"rows": 2**power, "kdqat": ours, "FP16": theirs}
         for power, (ours, theirs) in enumerate(zip(kdqat, fp16, strict=True))
     ]
-    assert programs("gpu").crossover(rows, "FP16") == found
+    assert benchmarks("gpu").crossover(rows, "FP16") == found
 
 
-def test_half_an_encoder_loads_as_half(programs: Any, tiny_encoder: Path, tmp_path: Path) -> None:
-    programs("gpu_bundle").halve(tiny_encoder, tmp_path / "half")
+def test_half_an_encoder_loads_as_half(benchmarks: Any, tiny_encoder: Path, tmp_path: Path) -> None:
+    benchmarks("gpu_bundle").halve(tiny_encoder, tmp_path / "half")
     whole, half = (load_file(folder / "model.safetensors") for folder in (tiny_encoder, tmp_path / "half"))
     assert all(torch.equal(half[name], whole[name].half()) for name in whole)
     assert AutoModel.from_pretrained(tmp_path / "half").dtype == torch.float16
 
 
-def test_the_bundle_takes_what_is_missing_and_nothing_else(programs: Any) -> None:
-    names = {line.partition("==")[0] for line in programs("gpu_bundle").missing()}
+def test_the_bundle_takes_what_is_missing_and_nothing_else(benchmarks: Any) -> None:
+    names = {line.partition("==")[0] for line in benchmarks("gpu_bundle").missing()}
     assert {"datasets", "dill", "multiprocess", "pydantic", "pydantic-core", "pytest", "wrapt", "xxhash"} <= names
     assert not names & {"torch", "numpy", "transformers", "tokenizers", "pandas", "dvc", "celery", "triton", "kdqat"}
 
 
-def test_the_bundle_says_what_hinders_it(programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = programs("gpu_bundle")
+def test_the_bundle_says_what_hinders_it(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = benchmarks("gpu_bundle")
     with pytest.raises(ConfigError, match="is there already"):
         module.gather(tmp_path, tmp_path / "assets")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
