@@ -159,15 +159,9 @@ def _expected() -> Iterator[Path]:
     if not PIPELINE.is_file():
         return
     # Here, not above: DVC takes seconds to import, and a report without a pipeline has no use for it.
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.index import Index
+    from kdqat_cli.parallel.index import read_index
 
-    try:
-        with Repo(uninitialized=True) as repo:
-            outs = [Path(out.fs_path) for out in Index.from_file(repo, str(PIPELINE.absolute())).metrics]
-    except DvcException as error:
-        raise ConfigError(f"DVC cannot read {PIPELINE}: {error}", "dvc status") from error
+    outs = [Path(out.fs_path) for out in read_index(PIPELINE).metrics]
     here = Path.cwd()
     yield from (path.relative_to(here) for path in outs if path.is_relative_to(here / METRICS))
 
