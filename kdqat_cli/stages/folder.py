@@ -31,6 +31,7 @@ import psutil
 from kdqat_cli import group
 from kdqat_cli.errors import KdqatError, MissingInputError
 
+ABOUT = "kdqat.json"
 MODEL = "model"
 HISTORY = "history.csv"
 RUN = "run.json"
