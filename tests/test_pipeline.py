@@ -120,6 +120,20 @@ def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(pro
     assert (project / STUDENT / "model/model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("module", ["runtime/native/matrix.cpp", "tasks/metrics.py", "stages/rows.py"])
+def test_a_change_of_the_engine_or_a_metric_makes_its_results_stale(project: Path, module: str) -> None:
+    path = project / "kdqat_cli" / module
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n")
+    try:
+        stale = json.loads(run(project, "dvc", "status", "--json"))
+    finally:
+        path.write_bytes(before)
+    assert {"teacher@tiny", "ternary@tiny", "student@tiny-map+output-1"} <= stale.keys()
+    assert {"packed@tiny-map+output-1", "evaluate-run@tiny-student-map+output-1"} <= stale.keys()
+    assert "report" not in stale
+
+
 def test_the_same_seed_gives_the_same_bits(project: Path) -> None:
     again = project / "again"
     run(project, "kdqat", "distill", "--task", "tiny", "--seed", "1", "--out", str(again))

@@ -99,7 +99,9 @@ def export(
         others = [path.parent for path in sorted(source.parent.glob("*/model"))]
         if others and not source.exists():
             there = ", ".join(path.name for path in others)
-            raise MissingInputError(f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}")
+            raise MissingInputError(
+                f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}"
+            )
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")

@@ -75,7 +75,9 @@ def _differences(
 
 def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
     values = {
-        f"{section}.{name}": value for section, fields in settings.model_dump().items() for name, value in fields.items()
+        f"{section}.{name}": value
+        for section, fields in settings.model_dump().items()
+        for name, value in fields.items()
     }
     del values["distillation.loss"]  # the name begins with it
     return {place: value for place, value in values.items() if place.startswith(places)}

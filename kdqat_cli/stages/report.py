@@ -272,7 +272,18 @@ def _markdown(groups: list[Group]) -> str:
 
 def _csv(groups: list[Group]) -> str:
     text = StringIO()
-    columns = ["task", "model", "run", "seed", "score", "published_mean", "published_std", "seconds", "weights", "current"]
+    columns = [
+        "task",
+        "model",
+        "run",
+        "seed",
+        "score",
+        "published_mean",
+        "published_std",
+        "seconds",
+        "weights",
+        "current",
+    ]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for group in groups:

@@ -89,7 +89,8 @@ class Trained(NamedTuple):
     steps: int
     """Optimiser steps."""
     history: list[dict[str, float]]
-    """One row per evaluation: step, epoch, loss, its terms, and the dev metrics."""
+    """One row for every evaluation and for some hundred steps: step, epoch, loss and its terms (means over the steps
+    since the row before), and for an evaluation the dev metrics."""
 
 
 def train(
