@@ -80,7 +80,8 @@ def test_dvc_understands_metrics_and_plots(project: Path) -> None:
     assert "student/map+output-1/history.csv" in page
     with (project / STUDENT / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [float(row["epoch"]) for row in rows if row["score"]] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows] == list(range(1, 101)), "of so few steps every one"
     assert all(float(row[f"loss_{term}"]) > 0 for row in rows for term in ("logits", "hidden", "map", "output"))
 
 
@@ -117,6 +118,20 @@ def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(pro
     assert "Running stage" not in said
     assert "is cached - skipping run" in said
     assert (project / STUDENT / "model/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("module", ["runtime/native/matrix.cpp", "tasks/metrics.py", "stages/rows.py"])
+def test_a_change_of_the_engine_or_a_metric_makes_its_results_stale(project: Path, module: str) -> None:
+    path = project / "kdqat_cli" / module
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n")
+    try:
+        stale = json.loads(run(project, "dvc", "status", "--json"))
+    finally:
+        path.write_bytes(before)
+    assert {"teacher@tiny", "ternary@tiny", "student@tiny-map+output-1"} <= stale.keys()
+    assert {"packed@tiny-map+output-1", "evaluate-run@tiny-student-map+output-1"} <= stale.keys()
+    assert "report" not in stale
 
 
 def test_the_same_seed_gives_the_same_bits(project: Path) -> None:

@@ -48,6 +48,52 @@ def test_a_pipeline_resolves(folder: Path, tmp_path: Path) -> None:
     assert all(group["missing"] for group in groups)
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_setting_of_one_task_is_not_that_of_another(folder: Path) -> None:
+    """A shared anchor would be: `dvc exp run -S settings.rte.student.epochs=1` would change every task."""
+    tokens = yaml.scan((folder / "params.yaml").read_text(encoding="utf-8"))
+    assert not any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in tokens)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git has of the repository, as far as DVC looks at it."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(REPOSITORY / name, folder)
+    listed = run(REPOSITORY, "git", "ls-files", "-z", ".dvc", "pipelines", "kdqat_cli/recipes").stdout
+    for name in listed.split("\0")[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    return folder
+
+
+def test_the_root_sees_its_own_pipeline_alone(clone: Path) -> None:
+    shown = json.loads(run(clone, "dvc", "metrics", "show", "--json").stdout)
+    assert len(shown[""]["data"]) == 4
+    assert not any("pipelines" in path for path in shown[""]["data"])
+    assert "pipelines" not in run(clone, "dvc", "status", "--json").stdout
+    plots = json.loads(run(clone, "dvc", "plots", "show", "--json").stdout)
+    assert "pipelines" not in json.dumps(plots)
+    assert "pipelines" not in run(clone, "dvc", "stage", "list", "--recursive").stdout
+
+
+def test_a_pipeline_is_a_project_of_its_own_with_the_roots_cache(clone: Path) -> None:
+    texts = {(folder / ".dvc/config").read_text(encoding="utf-8") for folder in FOLDERS}
+    assert len(texts) == 1
+    folder = clone / "pipelines/clean-changes"
+    assert run(folder, "dvc", "root").stdout.strip() == "."
+    assert Path(run(folder, "dvc", "cache", "dir").stdout.strip()) == clone / ".dvc/cache"
+    assert "rte" in run(folder, "dvc", "status", "teacher@rte").stdout
+    assert "cola" in run(folder, "dvc", "stage", "list").stdout
+    untracked = run(clone, "git", "status", "--short", "--untracked-files=all", "--", "pipelines").stdout
+    assert ".dvc/tmp" not in untracked
+    page = (folder / ".dvc" / "../../../.dvc/plots/page.html").resolve()
+    assert page.is_file()
+    assert "../../../.dvc/plots/page.html" in texts.pop()
+
+
 def test_a_pipeline_runs(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
     shutil.copy(REPOSITORY / "pipelines/clean-changes/dvc.yaml", tmp_path)
     shutil.copytree(tiny_task, tmp_path / "tasks")

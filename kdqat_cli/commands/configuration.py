@@ -36,12 +36,15 @@ def recipe(
 @command
 def validate(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write into dvc.yaml the modules of kdqat that its stages depend on.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check params.yaml, its recipe and its tasks.
+    """Check params.yaml, dvc.yaml, the recipe and the tasks.
 
     All errors are told at once.
     """
     from kdqat_cli.stages.validate import validate as stage
 
-    Output(json).result(stage(recipe or []))
+    Output(json).result(stage(recipe or [], fix))

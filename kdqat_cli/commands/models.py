@@ -21,7 +21,7 @@ from kdqat_cli.commands.options import (
     text_argument,
 )
 from kdqat_cli.config import load_params, resolve
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.runtime.device import Device
@@ -96,6 +96,12 @@ def export(
         named = load_task(task).name
         name = loss or resolve(named, load_params()).distillation.loss
         source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
+        others = [path.parent for path in sorted(source.parent.glob("*/model"))]
+        if others and not source.exists():
+            there = ", ".join(path.name for path in others)
+            raise MissingInputError(
+                f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}"
+            )
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")

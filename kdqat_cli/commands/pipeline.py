@@ -26,13 +26,11 @@ def report(
     from kdqat_cli.stages.report import report as stage
     from kdqat_cli.stages.report import write_report
 
-    groups = stage(published or load_params().published)
+    output = Output(json)
+    groups = stage(published or load_params().published, output.remark)
     if out is not None:
         write_report(groups, out)
-    if json:
-        Output(json).rows([group.record() for group in groups])
-    else:
-        Output().rows([group.row() for group in groups])
+    output.rows([group.record() if json else group.row() for group in groups])
 
 
 @command

@@ -41,7 +41,7 @@ from kdqat_cli.commands.options import (
 from kdqat_cli.config import load_params, resolve
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
-from kdqat_cli.stages.layout import EMBEDDED, student_folder, teacher_folder, ternary_folder
+from kdqat_cli.stages.layout import EMBEDDED, student_folder, student_run, teacher_folder, ternary_folder
 
 
 @command
@@ -128,7 +128,8 @@ def quantize(
     output = start(json, quiet)
     from kdqat_cli.stages.quantize import quantize as stage
 
-    output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
+    target = out or ternary_folder(spec.name, params, recipe, settings)
+    output.result(stage(spec, source, settings, data, target))
 
 
 @training_command
@@ -177,7 +178,7 @@ def distill(
 
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
-        target = out or student_folder(spec.name, name, seed)
+        target = out or student_folder(spec.name, student_run(spec.name, params, recipe, settings), seed)
         result = stage(spec, source, settings, seed, data, target, progress)
     if group.leads():
         output.result(result)

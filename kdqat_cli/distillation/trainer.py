@@ -64,6 +64,8 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         self._warmup = warmup
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._steps = 0
+        self._span: dict[str, float] = defaultdict(float)  # the logged losses since the last evaluation, summed
+        self._span_steps = 0
         self._called = "model" if teacher is None else "student"
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -149,24 +151,39 @@ class EncoderTrainer(Trainer):  # type: ignore[misc]
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Trainer's hook: adds the terms to the log of the training loss, which must not have grown out of bounds."""
+        """Trainer's hook: adds the terms to the log of the training loss."""
         if "loss" in logs and self._steps:
             means = group.add_up(torch.stack(list(self._sums.values()))) / (self._steps * group.size())
             logs |= {f"loss_{name}": value for name, value in zip(self._sums, means.tolist(), strict=True)}
+            for key in [key for key in logs if key.startswith("loss")]:
+                self._span[key] += logs[key] * self._steps
+            self._span_steps += self._steps
             self._sums.clear()
             self._steps = 0
-            first = next((entry for entry in self.state.log_history if "loss" in entry), logs)
-            if diverged(logs["loss"], first["loss"]):
-                term = max((key for key in logs if key.startswith("loss_")), key=lambda key: logs[key] - first[key])
-                raise self._stopped(
-                    self.state.global_step,
-                    f"the loss has grown from {first['loss']:.4g} to {logs['loss']:.4g}, its term "
-                    f"{term.removeprefix('loss_')} from {first[term]:.4g} to {logs[term]:.4g}",
-                )
         super().log(logs, *args, **kwargs)
+
+    def _check_growth(self) -> None:
+        """Stops a training whose mean loss since the last evaluation has grown out of bounds.
+
+        Not that of one log, which may be that of one step: there a bad batch is no divergence.
+        """
+        if not self._span_steps:
+            return
+        means = {key: total / self._span_steps for key, total in self._span.items()}
+        self._span.clear()
+        self._span_steps = 0
+        first = next(entry for entry in self.state.log_history if "loss" in entry)
+        if diverged(means["loss"], first["loss"]):
+            term = max((key for key in means if key.startswith("loss_")), key=lambda key: means[key] - first[key])
+            raise self._stopped(
+                self.state.global_step,
+                f"the loss has grown from {first['loss']:.4g} to {means['loss']:.4g}, its term "
+                f"{term.removeprefix('loss_')} from {first[term]:.4g} to {means[term]:.4g}",
+            )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Trainer's hook: the dev metrics, by the same code as `kdqat evaluate`. What it sees may be saved."""
+        self._check_growth()
         weight = weight_at_fault({self._called: self.model})
         if weight:
             raise self._stopped(self.state.global_step, f"{weight} is not finite")

@@ -21,10 +21,11 @@ from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
-from dvc.rwlock import rwlock
+from dvc.rwlock import RWLOCK_FILE, RWLockFileCorruptedError, RWLockFileFormatError, rwlock
 from dvc.stage import PipelineStage, Stage
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.run import _make_cmd, get_executable, prepare_kwargs
+from dvc.stage.utils import check_missing_outputs
 from dvc.utils import relpath
 from dvc_data.hashfile.hash_info import HashInfo
 
@@ -56,12 +57,14 @@ class Pipeline:
 
         Raises:
             ConfigError: no DVC project, no such target, or a pipeline that DVC cannot read.
+            MissingInputError: DVC's register of readers and writers is damaged.
             BusyError: another DVC process holds the project's lock.
         """
         logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars and remarks would tear the table
         try:
             self.repo = Repo()
             with self.locked():
+                self._check_register()
                 graph = self.repo.index.graph
                 active = get_active_graph(graph)
                 chosen = plan_repro(active, collect_stages(self.repo, targets or [str(PIPELINE)]))
@@ -156,7 +159,11 @@ class Pipeline:
         register.close()
 
     def preview(self, name: str) -> tuple[Begun, str]:
-        """What `begin` would come to if it were called now, with nothing written."""
+        """What `begin` would come to if it were called now, with nothing written. A stage is looked at only once.
+
+        Raises:
+            StageError: as `begin`.
+        """
         stage = self._stages[name]
         with _refusals():
             if not stage.changed():
@@ -166,28 +173,42 @@ class Pipeline:
 
     def _restorable(self, stage: Stage) -> bool:
         if stage.cmd is None or stage.frozen:
+            if stage.frozen or not stage.is_import:
+                check_missing_outputs(stage)
             return True
+        if stage.changed_stage() or not stage.deps_cached() or not all(out.hash_info for out in stage.outs):
+            # `begin` looks today's dependencies up in the run cache. A dry restore would look up the recorded ones,
+            # and be content with the recorded outputs.
+            stage.save_deps()
+            for out in stage.outs:
+                out.hash_info = HashInfo()
         try:
             self.repo.stage_cache.restore(stage, dry=True)
         except RunCacheNotFoundError:
-            # A dry restore looks under the recorded dependencies only; look under those of today, too. Without the
-            # recorded outputs, which are not theirs.
-            for out in stage.outs:
-                out.hash_info = HashInfo()
-            stage.save_deps(allow_missing=True)
-            try:
-                self.repo.stage_cache.restore(stage, dry=True)
-            except RunCacheNotFoundError:
-                return False
+            return False
         return True
 
+    def _check_register(self) -> None:
+        """Refuses a damaged register of readers and writers, at which every stage would fail."""
+        try:
+            with self._registration("kdqat repro", [], []):
+                pass
+        except (RWLockFileCorruptedError, RWLockFileFormatError) as error:
+            path = relpath(Path(self.repo.tmp_dir) / RWLOCK_FILE)
+            raise MissingInputError(
+                f"{path}, where DVC notes who reads and writes which files, is damaged; a power cut can do that.",
+                f"rm {path}, if no other dvc or kdqat command runs in this project",
+            ) from error
+
     def _registered(self, stage: Stage) -> Any:
-        """DVC's register of readers and writers, under the stage's own name: others may read the same files."""
-        repo = self.repo
-        hardlink = repo.config["core"].get("hardlink_lock", False)
+        """Puts a stage into DVC's register, under a name of its own: others may read the same files."""
         deps = [dep.fs_path for dep in stage.deps if dep.protocol == "local"]
         outs = [out.fs_path for out in stage.outs]
-        return rwlock(repo.tmp_dir, repo.fs, f"kdqat repro {stage.addressing}", deps, outs, hardlink)
+        return self._registration(f"kdqat repro {stage.addressing}", deps, outs)
+
+    def _registration(self, name: str, reads: list[str], writes: list[str]) -> Any:
+        hardlink = self.repo.config["core"].get("hardlink_lock", False)
+        return rwlock(self.repo.tmp_dir, self.repo.fs, name, reads, writes, hardlink)
 
     def _commit(self, stage: Stage) -> None:
         uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))

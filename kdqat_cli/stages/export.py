@@ -11,15 +11,10 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import BY_LENGTH, Batches, Record
 from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import MODEL, output_folder, write_json
+from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, write_json
 from kdqat_cli.stages.inference import padded_batches, predict_logits
 from kdqat_cli.stages.layout import TOKENIZER_FILE
-from kdqat_cli.stages.models import (
-    ABOUT,
-    Classifier,
-    load_classifier,
-    size_figures,
-)
+from kdqat_cli.stages.models import Classifier, load_classifier, size_figures
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.tasks.metrics import compute_metrics

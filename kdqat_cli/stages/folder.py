@@ -7,7 +7,7 @@ Resume state of a training lives in the same folder, outside what DVC caches, un
 the training depends on: another configuration never resumes from it. It stays until the results are there.
 
     <out>/model/        the model                     (DVC caches it)
-    <out>/history.csv   one row an evaluation         (DVC plots it)
+    <out>/history.csv   losses and scores by step     (DVC plots it)
     <out>/run.json      seconds, device, threads      (DVC caches it)
     <out>/.resume/      checkpoints of an unfinished training
     <out>/.lock         process id and host of who works here
@@ -31,6 +31,7 @@ import psutil
 from kdqat_cli import group
 from kdqat_cli.errors import KdqatError, MissingInputError
 
+ABOUT = "kdqat.json"
 MODEL = "model"
 HISTORY = "history.csv"
 RUN = "run.json"

@@ -1,7 +1,13 @@
-"""Names that commands and stages share, without their heavy imports; above all, where results lie by default."""
+"""Names that commands and stages share, without their heavy imports; above all, where results lie by default.
+
+A result whose settings differ from those of params.yaml and its recipe has a folder of its own, named by what differs:
+`--loss map --beta 0.3 --weights int8` gives runs/TASK/student/map-int8-beta0.3-SEED.
+"""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from kdqat_cli.config import Params, Settings, resolve
 
 Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published"]
 """What `kdqat ls` lists."""
@@ -14,9 +20,26 @@ METRICS = Path("metrics")
 PIPELINE = Path("dvc.yaml")
 
 
-def run_name(loss: str, seed: int) -> str:
-    """The name of one distillation among those of its task."""
-    return f"{loss}-{seed}"
+_DISTILL = ("student", "quantization", "distillation")
+_QUANTIZE = ("student.max_length", "student.padding", "student.batch_size", "quantization")
+_VALUE_ALONE = ("weights", "mix")  # fields whose values need no name beside them
+
+
+def student_run(task: str, params: Params, recipe: str | None, settings: Settings) -> str:
+    """The name of a distillation without its seed: its loss, and how it differs from what params.yaml asks for.
+
+    Args:
+        task: the task's name.
+        params: params.yaml.
+        recipe: the recipe that was asked for in place of that of params.yaml.
+        settings: of the distillation.
+    """
+    return "-".join([settings.distillation.loss, *_differences(task, params, recipe, settings, _DISTILL)])
+
+
+def ternary_folder(task: str, params: Params, recipe: str | None, settings: Settings) -> Path:
+    """What `quantize` writes; arguments as of `student_run`."""
+    return RUNS / task / "-".join(["ternary", *_differences(task, params, recipe, settings, _QUANTIZE)])
 
 
 def teacher_folder(task: str) -> Path:
@@ -24,16 +47,44 @@ def teacher_folder(task: str) -> Path:
     return RUNS / task / "teacher"
 
 
-def ternary_folder(task: str) -> Path:
-    """What `quantize` writes."""
-    return RUNS / task / "ternary"
-
-
-def student_folder(task: str, loss: str, seed: int) -> Path:
+def student_folder(task: str, run: str, seed: int) -> Path:
     """What `distill` writes."""
-    return RUNS / task / "student" / run_name(loss, seed)
+    return RUNS / task / "student" / f"{run}-{seed}"
 
 
-def export_folder(task: str, format_name: str, loss: str, seed: int) -> Path:
+def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
     """What `export` writes."""
-    return RUNS / task / format_name / run_name(loss, seed)
+    return RUNS / task / format_name / f"{run}-{seed}"
+
+
+def _differences(
+    task: str, params: Params, recipe: str | None, settings: Settings, places: tuple[str, ...]
+) -> list[str]:
+    """The recipe's name, where it changes anything, and each field that differs from the recipe's."""
+    plain, base, asked = (
+        _fields(value, places) for value in (resolve(task, params), resolve(task, params, recipe), settings)
+    )
+    parts = [Path(recipe).stem] if recipe and base != plain else []
+    for place, value in asked.items():
+        if value != base[place]:
+            name = place.rpartition(".")[2]
+            shared = sum(other.rpartition(".")[2] == name for other in asked) > 1
+            parts.append(_part(place if shared else name, value))
+    return parts
+
+
+def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
+    values = {
+        f"{section}.{name}": value
+        for section, fields in settings.model_dump().items()
+        for name, value in fields.items()
+    }
+    del values["distillation.loss"]  # the name begins with it
+    return {place: value for place, value in values.items() if place.startswith(places)}
+
+
+def _part(name: str, value: Any) -> str:
+    text = "none" if value is None else "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    if name in _VALUE_ALONE:
+        return text
+    return f"{name}{text.removesuffix('.0')}" if isinstance(value, int | float | list) else f"{name}-{text}"

@@ -24,7 +24,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import MODEL, write_json
+from kdqat_cli.stages.folder import ABOUT, MODEL, write_json
 from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
@@ -32,7 +32,6 @@ from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
 
-ABOUT = "kdqat.json"
 _WEIGHTS = "model.safetensors"
 
 

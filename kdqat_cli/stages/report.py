@@ -1,30 +1,33 @@
-"""report: what was measured, what is still missing, and what the paper has, a group of seeds a row.
+"""report: what was measured, what is still missing, and what the paper has; one row per group of seeds.
 
-Measurements are the files under metrics/. Which ones there should be is what the dvc.yaml of the working folder says,
-if there is one: a run that it names and that was not measured is shown as missing.
+Measurements are the files metrics/TASK/MODEL.json and metrics/TASK/MODEL/RUN-SEED.json. If the dvc.yaml of the working
+folder names measurements, a run that it names and that was not measured is shown as missing, and a measurement that it
+does not name (of a task or seed that is gone, or made by hand) has a row of its own, last and marked. A file that is
+not a measurement is left out, with a remark.
+
+What a model's weights are is read from the record beside it (runs/…/model/kdqat.json), not from the folder's name.
 """
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.stages.folder import RUN
+from kdqat_cli.stages.folder import ABOUT, MODEL, RUN
 from kdqat_cli.stages.layout import METRICS, PIPELINE, RUNS
 from kdqat_cli.stages.published import Published, Score, load_published
 
-_WHAT = {
-    "teacher": "teacher, FP32",
-    "ternary": "ternary, no training",
-    "student": "ternary, distilled",
-    "packed": "ternary, packed",
-}
+_WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "ternary, packed"}
+_QUANTISED = ("ternary", "student")  # their records say what their weights are
 _MISSING = "missing"
+_APART = f"not in {PIPELINE}"
+_Key = tuple[str, str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Measurement:
         seed: of a run that has one.
         metrics: what `kdqat evaluate` wrote; None: missing.
         seconds: of the stage that made the model, where it was made here.
+        weights: how the model's weights are quantised, where its record is here.
     """
 
     seed: int | None
     metrics: dict[str, float] | None
     seconds: float | None
+    weights: str | None
 
     @property
     def score(self) -> float | None:
@@ -55,15 +60,29 @@ class Group:
         task: the task.
         kind: `teacher`, `ternary`, `student` or `packed`.
         run: the run's name without its seed; "" where a task has one such model only.
-        measurements: one a seed, by seed.
+        current: whether the pipeline names it, or there is no pipeline.
+        measurements: one per seed, by seed.
         published: what the published table says of it.
     """
 
     task: str
     kind: str
     run: str
+    current: bool
     measurements: list[Measurement]
     published: Score | None
+
+    @property
+    def weights(self) -> list[str]:
+        """How the models' weights are quantised, as far as records are here: one name, unless seeds differ."""
+        return sorted({measured.weights for measured in self.measurements if measured.weights is not None})
+
+    @property
+    def what(self) -> str:
+        """What the models are, for people."""
+        what = _WHAT.get(self.kind, self.kind)
+        quantised = ["/".join(self.weights)] if self.weights and self.kind in _QUANTISED else []
+        return ", ".join([*quantised, what, *([] if self.current else [_APART])])
 
     @property
     def scores(self) -> list[float]:
@@ -86,7 +105,7 @@ class Group:
         seconds = [measured.seconds for measured in self.measurements if measured.seconds is not None]
         row = {
             "task": self.task,
-            "model": _WHAT.get(self.kind, self.kind),
+            "model": self.what,
             "run": self.run or None,
             "score": _MISSING if not self.scores else _score_text((fmean(self.scores), self.spread)),
             "seeds": "  ".join(_seed_text(measured) for measured in self.measurements) if self.run else None,
@@ -104,7 +123,9 @@ class Group:
         return {
             "task": self.task,
             "model": self.kind,
+            "weights": "/".join(self.weights) or None,
             "run": self.run or None,
+            "current": self.current,
             "mean": fmean(self.scores) if self.scores else None,
             "std": self.spread,
             "seeds": [{"seed": m.seed, "score": m.score, "seconds": m.seconds} for m in self.measurements],
@@ -118,27 +139,34 @@ class Group:
         return sorted({name for measured in self.measurements for name in measured.metrics or {}})
 
 
-def report(published: str | None = None) -> list[Group]:
+def report(published: str | None = None, remark: Callable[[str], None] = lambda text: None) -> list[Group]:
     """Everything under metrics/ and everything that dvc.yaml says should be there, in the order of tasks and models.
 
     Args:
         published: name of a published table to show beside it, or None.
+        remark: is told of each file under metrics/ that is not a measurement.
 
     Raises:
-        ConfigError: there is no such table.
+        ConfigError: there is no such table, or DVC cannot read dvc.yaml.
         MissingInputError: nothing was measured yet, and no pipeline says what should be.
     """
     beside = load_published(published) if published else None
-    found = METRICS.rglob("*.json")
-    paths = dict.fromkeys([*_expected(), *sorted(found)])
-    groups: dict[tuple[str, str, str], list[Measurement]] = {}
-    for path in paths:
-        task, kind, run, seed = _parts(path)
-        groups.setdefault((task, kind, run), []).append(_measurement(path, task, kind, seed))
+    expected = set(_expected())
+    groups: dict[_Key, list[Measurement]] = {}
+    for path in sorted({*expected, *METRICS.rglob("*.json")}):
+        try:
+            metrics = _metrics(path)
+        except ValueError as error:
+            remark(f"{path} is left out: {error}.")
+            metrics = None
+        if metrics is not None or path in expected:
+            task, kind, run, seed = _parts(path)
+            key = task, kind, run, path in expected or not expected
+            groups.setdefault(key, []).append(_measurement(path, kind, seed, metrics))
     if not groups:
         raise MissingInputError(f"There are no measurements in {METRICS} yet.", "dvc repro")
     order = list(_WHAT)
-    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order)))
+    keys = sorted(groups, key=lambda key: (not key[3], key[0], order.index(key[1]) if key[1] in order else len(order)))
     return [_group(key, groups[key], beside) for key in keys]
 
 
@@ -159,42 +187,80 @@ def _expected() -> Iterator[Path]:
     if not PIPELINE.is_file():
         return
     # Here, not above: DVC takes seconds to import, and a report without a pipeline has no use for it.
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.index import Index
+    from kdqat_cli.parallel.index import read_index
 
-    try:
-        with Repo(uninitialized=True) as repo:
-            outs = [Path(out.fs_path) for out in Index.from_file(repo, str(PIPELINE.absolute())).metrics]
-    except DvcException as error:
-        raise ConfigError(f"DVC cannot read {PIPELINE}: {error}", "dvc status") from error
+    outs = [Path(out.fs_path) for out in read_index(PIPELINE).metrics]
     here = Path.cwd()
     yield from (path.relative_to(here) for path in outs if path.is_relative_to(here / METRICS))
 
 
 def _parts(path: Path) -> tuple[str, str, str, int | None]:
     """(task, kind, run, seed) of metrics/TASK/KIND.json or metrics/TASK/KIND/RUN-SEED.json."""
-    _, task, *rest = path.with_suffix("").parts if path.suffix == ".json" else path.parts
-    kind, name = rest[0], "/".join(rest[1:])
+    _, task, kind, *rest = path.with_suffix("").parts
+    name = rest[0] if rest else ""
+    if kind.startswith("ternary-"):  # of other settings: stages/layout.py
+        kind, _, name = kind.partition("-")
     run, dash, seed = name.rpartition("-")
-    return (task, kind, run, int(seed)) if dash and seed.isdigit() else (task, kind, name, None)
+    return (task, kind, run, int(seed)) if dash and seed.isdecimal() else (task, kind, name, None)
 
 
-def _measurement(path: Path, task: str, kind: str, seed: int | None) -> Measurement:
+def _metrics(path: Path) -> dict[str, float] | None:
+    """The metrics in a file; None where there is none.
+
+    Raises:
+        ValueError: what is there is not what `kdqat evaluate` writes, at a place where the report looks for it.
+    """
+    if len(path.parts) not in (3, 4):
+        raise ValueError(f"it is neither {METRICS}/TASK/MODEL.json nor {METRICS}/TASK/MODEL/RUN-SEED.json")
+    if not path.exists() and not path.is_symlink():
+        return None
     if not path.is_file():
-        return Measurement(seed, None, None)
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    run = RUNS / task / kind / (path.stem if path.parent.name == kind else "") / RUN
-    seconds = json.loads(run.read_text(encoding="utf-8"))["seconds"] if run.is_file() else None
-    return Measurement(seed, metrics, seconds)
+        raise ValueError("it is not a file")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is not JSON") from error
+    if not isinstance(metrics, dict) or "score" not in metrics:
+        raise ValueError("it has no score")
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"its {name} is not a finite number")
+    return metrics
 
 
-def _group(key: tuple[str, str, str], measurements: list[Measurement], beside: Published | None) -> Group:
-    task, kind, run = key
-    published = None
-    if beside is not None and kind in ("teacher", "student"):
-        published = beside.score(run or kind, task)
-    return Group(task, kind, run, sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed), published)
+def _measurement(path: Path, kind: str, seed: int | None, metrics: dict[str, float] | None) -> Measurement:
+    folder = RUNS / path.relative_to(METRICS).with_suffix("")
+    seconds = _value(folder / RUN, "seconds")
+    weights = _value(folder / MODEL / ABOUT, "quantization", "weights") if kind in _QUANTISED else None
+    there = metrics is not None
+    return Measurement(
+        seed,
+        metrics,
+        seconds if there and isinstance(seconds, int | float) else None,
+        weights if there and isinstance(weights, str) else None,
+    )
+
+
+def _value(path: Path, *keys: str) -> Any:
+    """A value in the JSON of a file; None where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _group(key: _Key, measurements: list[Measurement], beside: Published | None) -> Group:
+    task, kind, run, current = key
+    group = Group(task, kind, run, current, sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed), None)
+    # The tables' students are ternary.
+    if beside is None or kind not in ("teacher", "student") or group.weights not in ([], ["ternary"]):
+        return group
+    return replace(group, published=beside.score(run or kind, task))
 
 
 def _markdown(groups: list[Group]) -> str:
@@ -206,14 +272,25 @@ def _markdown(groups: list[Group]) -> str:
 
 def _csv(groups: list[Group]) -> str:
     text = StringIO()
-    columns = ["task", "model", "run", "seed", "score", "published_mean", "published_std", "seconds"]
+    columns = [
+        "task",
+        "model",
+        "run",
+        "seed",
+        "score",
+        "published_mean",
+        "published_std",
+        "seconds",
+        "weights",
+        "current",
+    ]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for group in groups:
         mean, spread = group.published or (None, None)
         for measured in group.measurements:
-            score = _MISSING if measured.score is None else measured.score
-            writer.writerow([group.task, group.kind, group.run, measured.seed, score, mean, spread, measured.seconds])
+            row = [group.task, group.kind, group.run, measured.seed, measured.score, mean, spread, measured.seconds]
+            writer.writerow([*row, measured.weights, group.current])
     return text.getvalue()
 
 

@@ -249,7 +249,8 @@ class _Judge:
             return []
         with history.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        return [(float(row["step"]) / float(rows[-1]["step"]), float(row["score"])) for row in rows]
+        steps = float(rows[-1]["step"])
+        return [(float(row["step"]) / steps, float(row["score"])) for row in rows if row["score"]]
 
 
 def _write_pipeline(plan: Sweep) -> None:
@@ -273,7 +274,7 @@ def _write_pipeline(plan: Sweep) -> None:
         "deps": ["runs/${item.task}/teacher/model", *recipe],
         "params": [name for name in ("data_dir",) if name in given] + sections,
         "outs": [f"{out}/{MODEL}", f"{out}/{RUN}"],
-        "plots": [{f"{out}/{HISTORY}": {"x": "step", "y": "score"}}],
+        "plots": [{f"{out}/{HISTORY}": {"x": "step", "y": "loss"}}],
     }
     axes = {name: plan.axes[place] for place, name in short.items()}
     params = {"tasks": plan.tasks, "axes": axes, "seeds": plan.seeds}

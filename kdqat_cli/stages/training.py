@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ Progress = Callable[[int, int, str], None]
 
 _RESUMED = "continues from here"
 _WHOLE = "whole"  # stands in a checkpoint that was written to its end
+_LOGS = 100  # of a training, at least, where it has as many steps; at most twice as many, and one per evaluation
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
@@ -56,9 +58,14 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step, state.max_steps, "")
         if args.eval_strategy == IntervalStrategy.STEPS:
             if state.global_step == max(state.max_steps - self.eval_before_end, 1):  # wherever the interval falls
-                control.should_log = control.should_evaluate = control.should_save = True
+                control.should_evaluate = control.should_save = True
             elif state.global_step == state.max_steps:  # where Trainer evaluates in any case
                 control.should_evaluate = state.global_step % state.eval_steps == 0
+        control.should_log |= control.should_evaluate
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # An evaluation's row has the losses of the steps before it, and a checkpoint no half-filled mean.
+        control.should_log |= control.should_evaluate
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         group.meet()  # each process has a file in it: where its dropout stands
@@ -82,7 +89,8 @@ class Trained(NamedTuple):
     steps: int
     """Optimiser steps."""
     history: list[dict[str, float]]
-    """One row per evaluation: step, epoch, loss, its terms, and the dev metrics."""
+    """One row for every evaluation and for some hundred steps: step, epoch, loss and its terms (means over the steps
+    since the row before), and for an evaluation the dev metrics."""
 
 
 def train(
@@ -116,12 +124,15 @@ def train(
     Returns:
         The steps and the history.
     """
-    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
+    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     if settings.eval_every is not None:
-        steps = settings.eval_every
-        every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
-        every |= {f"{what}_steps": steps for what in ("eval", "save", "logging")}
+        every = {"eval_strategy": "steps", "save_strategy": "steps"}
+        every |= {"eval_steps": settings.eval_every, "save_steps": settings.eval_every}
     last = _last_whole(resume)
+    # Where every row is as long as any other, there is nothing to group.
+    grouped = settings.padding == "longest"
+    batches = SharedBatches(rows, settings.batch_size, grouped, seed, group.rank(), group.size())
+    steps = settings.max_steps or ceil(settings.epochs * len(batches))
     arguments = TrainingArguments(
         output_dir=str(resume),
         num_train_epochs=settings.epochs,
@@ -136,6 +147,8 @@ def train(
         greater_is_better=True,
         seed=seed,
         full_determinism=True,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // _LOGS),
         logging_first_step=True,  # what EncoderTrainer measures divergence by
         logging_nan_inf_filter=False,  # it hides what EncoderTrainer stops at
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -147,9 +160,6 @@ def train(
     )
     # One process uses one GPU: Trainer would split its batches over all that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    # Where every row is as long as any other, there is nothing to group.
-    grouped = settings.padding == "longest"
-    batches = SharedBatches(rows, settings.batch_size, grouped, seed, group.rank(), group.size())
     rows = rows.remove_columns("length")
     pad = DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length)
     trainer = EncoderTrainer(
@@ -216,7 +226,7 @@ def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
     for entry in log:
         values = {key.removeprefix("eval_"): value for key, value in entry.items() if key in _KEPT or _is_result(key)}
         rows.setdefault(entry["step"], {}).update(values)
-    return [row for row in rows.values() if "score" in row]
+    return list(rows.values())
 
 
 _KEPT = ("step", "epoch", "learning_rate", "loss")

@@ -1,51 +1,106 @@
 """validate: every error of the configuration at once."""
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from kdqat_cli.config import PARAMS_FILE, Settings, load_params, load_recipe, resolve
-from kdqat_cli.errors import ConfigError, KdqatError
+from kdqat_cli.config import PARAMS_FILE, Params, Recipe, Settings, load_params, load_recipe, resolve
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.stages.dependencies import mend, stale_stages
+from kdqat_cli.stages.layout import PIPELINE
 from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
 
 Read = TypeVar("Read")
 
+_FIX = "kdqat validate --fix"
 
-def validate(recipes: list[str]) -> dict[str, Any]:
-    """Checks params.yaml, the recipes, the packaged tasks and those in tasks/.
+
+def validate(recipes: list[str], fix: bool = False) -> dict[str, Any]:
+    """Checks params.yaml, dvc.yaml, the recipes, the packaged tasks and those in tasks/.
 
     Args:
         recipes: recipes to check besides the one that params.yaml names.
+        fix: write the modules that the stages of dvc.yaml depend on, where they are not named.
 
     Returns:
         What was checked.
 
     Raises:
         ConfigError: with every error found.
+        MissingInputError: the working folder holds nothing to check.
     """
+    own = user_task_names()
+    if not (recipes or own or PARAMS_FILE.exists() or PIPELINE.exists()):
+        raise MissingInputError(
+            f"This folder has no {PARAMS_FILE}, no {PIPELINE} and no tasks/: there is nothing to check.",
+            "cd into the folder of the project, or kdqat validate --recipe FILE",
+        )
     faults: list[str] = []
     params = _checked(load_params, faults)
     named = list(dict.fromkeys([*recipes, *([params.recipe] if params else [])]))
-    for recipe in named:
-        _checked(partial(load_recipe, recipe), faults)
-    wanted = params.tasks if params else []
-    known = list(dict.fromkeys([*task_names(), *user_task_names(), *wanted]))
-    for task in known:
-        _checked(partial(load_task, task), faults)
+    read = {name: _checked(partial(load_recipe, name), faults) for name in named}
+    tasks = list(dict.fromkeys([*task_names(), *own, *(params.tasks if params else [])]))
+    loaded = [_checked(partial(load_task, task), faults) for task in tasks]
+    known = {*tasks, *(task.name for task in loaded if task is not None)}
+    faults += _unknown_tasks(params, read, known)
     if params and not faults:
-        for task in wanted:
-            settings = _checked(partial(resolve, task, params), faults)
-            if settings:
-                for section in ("teacher", "student"):
-                    _checked(partial(check_keep_best, load_task(task), section, getattr(settings, section)), faults)
-            lacking = [name for name in Settings.model_fields if name not in params.settings.get(task, {})]
-            if lacking:  # DVC stops at a parameter that is not there
-                faults.append(
-                    f"{PARAMS_FILE}: settings.{task} lacks {', '.join(lacking)}; an empty one is written {{}}."
-                )
+        faults += _unsound_settings(params)
+    stale = _check_pipeline(faults, fix)
     if faults:
-        raise ConfigError("\n".join(faults))
-    return {"recipes": named, "tasks": known, "errors": 0}
+        raise ConfigError("\n".join(faults), _FIX if stale else None)
+    there = {str(path): "checked" if path.exists() else "not there" for path in (PARAMS_FILE, PIPELINE)}
+    return there | {"recipes": named, "tasks": tasks, "errors": 0}
+
+
+def _unknown_tasks(params: Params | None, recipes: dict[str, Recipe | None], known: set[str]) -> list[str]:
+    """Settings that no task would ever read."""
+    sources = {f"recipe {name}: tasks": list(recipe.tasks) for name, recipe in recipes.items() if recipe}
+    if params:
+        sources[f"{PARAMS_FILE}: settings"] = list(params.settings)
+    faults = []
+    for where, names in sources.items():
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"did you mean {close[0]}?" if close else "`kdqat ls tasks` lists those there are."
+                faults.append(f"{where}.{name}: there is no such task; {meant}")
+    return faults
+
+
+def _unsound_settings(params: Params) -> list[str]:
+    faults: list[str] = []
+    for task in dict.fromkeys([*params.tasks, *params.settings]):
+        settings = _checked(partial(resolve, task, params), faults)
+        for section in ("teacher", "student") if settings else ():
+            _checked(partial(check_keep_best, load_task(task), section, getattr(settings, section)), faults)
+    for task in params.tasks:
+        lacking = [name for name in Settings.model_fields if name not in params.settings.get(task, {})]
+        if lacking:  # DVC stops at a parameter that is not there
+            faults.append(f"{PARAMS_FILE}: settings.{task} lacks {', '.join(lacking)}; an empty one is written {{}}.")
+    return faults
+
+
+def _check_pipeline(faults: list[str], fix: bool) -> bool:
+    """Adds what is wrong with dvc.yaml; returns whether `--fix` would mend a part of it."""
+    if not PIPELINE.exists():
+        return False
+    # Here, not above: DVC takes seconds to import, and a folder without a pipeline has no use for it.
+    from kdqat_cli.parallel.index import read_index
+
+    stale = _checked(partial(stale_stages, PIPELINE), faults)
+    # After that: of a file that is not YAML, DVC does not tell the line.
+    if stale is None or _checked(partial(read_index, PIPELINE), faults) is None:
+        return False
+    if stale and fix:
+        text = _checked(partial(mend, PIPELINE, stale), faults)
+        if text is not None:
+            aside = PIPELINE.with_name(f".{PIPELINE.name}.aside")
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(PIPELINE)
+            return False
+    faults += [entry.sentence(PIPELINE) for entry in stale]
+    return bool(stale)
 
 
 def _checked(read: Callable[[], Read], faults: list[str]) -> Read | None:

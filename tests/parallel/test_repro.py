@@ -5,8 +5,19 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.commands import environment, run
 from tests.parallel.projects import ALL, END, MIDDLE, NOTE, PIPELINE, assert_clean, journal, repro, set_params, states
+
+ONE = """\
+stages:
+  one:
+    cmd: cat in.txt > one.txt && echo ${middle} >> one.txt
+    deps: [in.txt]
+    params: [first, middle]
+    outs: [one.txt]
+"""
 
 
 def test_dvc_finds_nothing_to_do_afterwards_and_its_lock_file_is_as_its_own(project: Path, tmp_path: Path) -> None:
@@ -161,3 +172,67 @@ def test_plain_lines_tell_states_and_news(counting: Path) -> None:
 
 def test_outside_a_project_it_says_what_to_do(tmp_path: Path) -> None:
     assert "dvc init" in run(tmp_path, "kdqat", "repro", code=2).stderr
+
+
+def preview(project: Path) -> dict[str, str]:
+    return states({row["stage"]: row for row in json.loads(run(project, "kdqat", "repro", "--dry", "--json").stdout)})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("nothing", "unchanged"),
+        ("a parameter", "runs"),
+        ("a parameter that is not in the command", "runs"),
+        ("a dependency", "runs"),
+        ("a dependency of an earlier run", "restored"),
+        ("an output is gone", "restored"),
+        ("the parameter of an earlier run", "restored"),
+        ("an earlier run whose outputs are not in the cache", "runs"),
+        ("outputs and cache are gone", "runs"),
+        ("a dependency is gone", "fails"),
+        ("the lock file is gone", "restored"),
+        ("frozen, and its output is gone", "fails"),
+    ],
+)
+def test_the_preview_says_what_then_happens(project: Path, change: str, expected: str) -> None:
+    (project / "dvc.yaml").write_text(ONE, encoding="utf-8")
+    repro(project)
+    if change in ("the parameter of an earlier run", "an earlier run whose outputs are not in the cache"):
+        set_params(project, 1, 2)
+        repro(project)
+        set_params(project, 1, 1)
+    if change == "a parameter that is not in the command":
+        set_params(project, 2, 1)
+    if change in ("a dependency", "a dependency of an earlier run"):
+        before = (project / "in.txt").read_bytes()
+        (project / "in.txt").write_text("two\n", encoding="utf-8")
+        if change == "a dependency of an earlier run":
+            repro(project)
+            (project / "in.txt").write_bytes(before)
+    if change == "a parameter":
+        set_params(project, 1, 2)
+    if change in ("an output is gone", "outputs and cache are gone", "frozen, and its output is gone"):
+        (project / "one.txt").unlink()
+    if change in ("an earlier run whose outputs are not in the cache", "outputs and cache are gone"):
+        shutil.rmtree(project / ".dvc/cache/files")
+    if change == "a dependency is gone":
+        (project / "in.txt").unlink()
+    if change == "the lock file is gone":
+        (project / "dvc.lock").unlink()
+    if change == "frozen, and its output is gone":
+        (project / "dvc.yaml").write_text(ONE + "    frozen: true\n", encoding="utf-8")
+    assert preview(project) == {"one": expected}
+    happens = {"runs": "done", "fails": "failed"}.get(expected, expected)
+    assert states(repro(project, code=5 if expected == "fails" else 0)) == {"one": happens}
+
+
+@pytest.mark.parametrize("content", ["", '{"a"', '{"write": 1}'])
+def test_a_damaged_register_is_told_with_the_remedy(project: Path, content: str) -> None:
+    register = project / ".dvc/tmp/rwlock"
+    register.write_text(content, encoding="utf-8")
+    said = run(project, "kdqat", "repro", code=3).stderr
+    assert ".dvc/tmp/rwlock" in said
+    assert "rm .dvc/tmp/rwlock" in said
+    register.unlink()
+    assert states(repro(project, "first")) == {"first": "done"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,109 @@ def test_what_the_pipeline_names_and_nobody_measured_is_missing() -> None:
     measure("rte/student/map-2", 52.0)
     measure("rte/student/mha-1", 51.0)  # not in the pipeline, but there
     assert set(rows()) == {("student", "map"), ("student", "output"), ("student", "mha")}
+    assert rows()["student", "mha"]["model"] == "distilled, not in dvc.yaml"
+    assert rows()["student", "map"]["model"] == "distilled"
     assert rows()["student", "map"]["score"] == "52.00"
     assert rows()["student", "map"]["seeds"] == "1: missing  2: 52.00  3: missing"
     assert rows()["student", "output"]["score"] == "missing"
     (output,) = [group.record() for group in report() if group.run == "output"]
     assert output["missing"] == [1, 2, 3]
     assert output["mean"] is None
+
+
+def test_what_the_pipeline_no_longer_names_stands_apart_and_in_no_mean() -> None:
+    Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    measure("rte/student/map-1", 52.0)
+    measure("rte/student/map-9", 90.0)  # a seed that is gone
+    measure("cola/teacher", 58.0)  # a task that is gone
+    groups = report()
+    assert [(group.task, group.run, group.current) for group in groups] == [
+        ("rte", "map", True),
+        ("rte", "output", True),
+        ("cola", "", False),
+        ("rte", "map", False),
+    ]
+    assert groups[0].row()["score"] == "52.00"
+    assert groups[2].row()["model"] == "teacher, FP32, not in dvc.yaml"
+    assert [group.record()["current"] for group in groups] == [True, True, False, False]
+
+
+def test_without_a_pipeline_all_is_current() -> None:
+    measure("cola/teacher", 58.0)
+    Path("dvc.yaml").write_text("stages: {one: {cmd: 'true'}}", encoding="utf-8")  # it measures nothing
+    assert [group.row()["model"] for group in report()] == ["teacher, FP32"]
+
+
+def record_weights(name: str, weights: str) -> None:
+    path = Path("runs") / name / "model/kdqat.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"quantization": {"weights": weights}}), encoding="utf-8")
+
+
+def test_a_model_is_called_what_its_record_says() -> None:
+    for name, weights in (("map-1", "int8"), ("mine-1", "ternary"), ("both-1", "int8"), ("both-2", "int4")):
+        measure(f"rte/student/{name}", 50.0)
+        record_weights(f"rte/student/{name}", weights)
+    for name in ("rte/ternary", "rte/ternary-int8", "rte/student/lost-1"):
+        measure(name, 50.0)
+    record_weights("rte/ternary-int8", "int8")
+    shown = {key: (row["model"], row["paper"]) for key, row in rows(published="kim2022-table2").items()}
+    assert shown["student", "map"] == ("int8, distilled", None), "the paper's is ternary"
+    assert shown["student", "mine"] == ("ternary, distilled", None)
+    assert shown["student", "both"] == ("int4/int8, distilled", None)
+    assert shown["student", "lost"] == ("distilled", None)
+    assert shown["ternary", ""] == ("no training", None)
+    assert shown["ternary", "int8"] == ("int8, no training", None)
+
+
+def test_a_file_that_is_no_measurement_is_left_out_with_a_remark() -> None:
+    measure("rte/student/map-1", 52.0)
+    measure("rte/student/nan-1", float("nan"))
+    measure("rte/student/other-1", 50.0, accuracy=float("inf"))
+    odd = {
+        "rte/student/text-1": "no JSON",
+        "rte/student/list-1": "[1]",
+        "rte/student/none-1": "{}",
+        "rte/student/words-1": '{"score": "high"}',
+        "rte/student/deep-1": "[" * 100_000,
+        "shallow": '{"score": 1}',
+        "rte/student/sub/map-1": '{"score": 1}',
+        "rte/student/²-²": '{"score": 1}',
+    }
+    for name, text in odd.items():
+        path = Path("metrics") / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    Path("metrics/rte/student/latin-1.json").write_bytes(b'{"score": "\xff"}')
+    Path("metrics/rte/student/folder-1.json").mkdir()
+    Path("metrics/rte/student/link-1.json").symlink_to("nowhere")
+    os.mkfifo("metrics/rte/student/pipe-1.json")
+    told: list[str] = []
+    assert {group.run for group in report(remark=told.append)} == {"map", "²-²"}
+    names = [*odd.keys() - {"rte/student/²-²"}]
+    names += [f"rte/student/{name}-1" for name in ("nan", "other", "latin", "folder", "link", "pipe")]
+    assert sorted(text.partition(" is left out: ")[0] for text in told) == sorted(f"metrics/{x}.json" for x in names)
+
+
+def test_a_measurement_that_is_odd_is_missing() -> None:
+    Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    path = Path("metrics/rte/student/map-1.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("{", encoding="utf-8")
+    told: list[str] = []
+    assert report(remark=told.append)[0].record()["missing"] == [1, 2, 3]
+    assert told == [f"{path} is left out: it is not JSON."]
+
+
+def test_an_odd_record_of_a_run_is_no_obstacle() -> None:
+    measure("rte/student/map-1", 52.0)
+    for text in ("{", "[]", '{"seconds": "long"}', "{}"):
+        path = Path("runs/rte/student/map-1/run.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        assert rows()["student", "map"]["seconds"] is None
+    Path("runs/rte/student/map-1/model").write_text("a file", encoding="utf-8")
+    assert rows()["student", "map"]["model"] == "distilled"
 
 
 def test_nothing_at_all_is_an_error_that_names_the_command() -> None:
@@ -130,9 +228,9 @@ def test_the_files_hold_what_the_table_shows() -> None:
         lines = list(csv.DictReader(file))
     assert [(line["run"], line["seed"], line["score"]) for line in lines[:2]] == [
         ("map", "1", "52.0"),
-        ("map", "2", "missing"),
+        ("map", "2", ""),
     ]
-    assert lines[0]["seconds"] == "3.5"
+    assert [line["seconds"] for line in lines[:2]] == ["3.5", ""]
     assert json.loads(Path("r.json").read_text(encoding="utf-8")) == [group.record() for group in groups]
     with pytest.raises(ConfigError, match=r"\.md, \.csv, \.json"):
         write_report(groups, Path("r.txt"))

@@ -71,18 +71,20 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
 def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> None:
     # So large that the variance is not finite; what is undefined is refused with the teacher.
     sick = poison(project / "runs/tiny/teacher/model", project / "teacher", 3e38)
-    said = train(project, "distill", "--loss", "map", "--teacher", str(sick), *UNSEEN, code=4)
+    said = train(project, "distill", "--loss", "map", "--teacher", str(sick), "--out", "sick", *UNSEEN, code=4)
     assert (
         "the loss term hidden (layer 0) is not finite, first the output of the teacher's bert.embeddings.LayerNorm"
         in said
     )
-    assert not contents(project / "runs/tiny/student/map-42")
+    assert (project / "sick").is_dir()
+    assert not contents(project / "sick")
 
 
 def test_a_training_whose_loss_grows_out_of_bounds_stops(project: Path) -> None:
-    said = train(project, "distill", "--loss", "score", "--learning-rate", "0.5", code=4)
+    said = train(project, "distill", "--loss", "score", "--learning-rate", "0.5", "--out", "grown", code=4)
     assert "before anything was overwritten: the loss has grown from" in said
     assert "its term score from" in said
-    folder = project / "runs/tiny/student/score-42"
+    folder = project / "grown"
+    assert folder.is_dir()
     assert not contents(folder)
     assert all(values.isfinite().all() for weights in checkpoints(folder) for values in weights.values())

@@ -129,7 +129,8 @@ def test_the_rate_rises_from_0_and_falls_linearly_to_0(
     assert max(falls) == falls[0] == 2e-4
     assert all(len(rates) == 1 for rates in seen.rates), "decayed or not"
     assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
-    assert [row["step"] for row in history] == [7, 14, STEPS], "and at the end, wherever the interval falls"
+    scored = [row["step"] for row in history if "score" in row]
+    assert scored == [7, 14, STEPS], "and at the end, wherever the interval falls"
 
 
 def test_a_warm_up_ends_at_a_fraction_of_a_step(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
@@ -243,3 +244,29 @@ def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_hav
     assert len(seen.tokens) == STEPS - (STEPS // 2 + 2), "from the last evaluation"
     for name, values in learner.state_dict().items():
         assert torch.equal(values, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (99, 1), (250, 2)])
+def test_the_history_has_some_hundred_rows_with_every_loss(
+    learner: PreTrainedModel, rows: TaskRows, steps: int, every: int, tmp_path: Path
+) -> None:
+    """Each is the mean over the steps since the row before, so that all together make up the mean of all steps."""
+    settings = settings_with(max_steps=steps, eval_every=45)
+    with watch(learner) as seen:
+        history = run(learner, rows, settings, tmp_path / "one")
+    assert len(seen.optimizers) == steps
+    scored = {step for step in range(1, steps + 1) if step % 45 == 0 or step == steps}
+    logged = {step for step in range(1, steps + 1) if step % every == 0} | {1} | scored
+    assert [row["step"] for row in history] == sorted(logged)
+    assert {row["step"] for row in history if "score" in row} == scored
+    assert all(row["loss"] > 0 and row["loss_labels"] == pytest.approx(row["loss"], rel=1e-6) for row in history)
+    assert [row["epoch"] for row in history] == pytest.approx([row["step"] / (STEPS // 2) for row in history])
+
+
+def test_epochs_are_evaluated_where_their_last_step_has_been_logged_or_not(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    history = run(learner, rows, settings_with(epochs=21), tmp_path)  # 210 steps: every second is logged, and the first
+    assert [row["step"] for row in history if "score" in row] == list(range(10, 211, 10))
+    assert [row["step"] for row in history] == [1, *range(2, 211, 2)]
+    assert all("loss" in row for row in history)
