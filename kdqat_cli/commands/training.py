@@ -17,6 +17,7 @@ from kdqat_cli.commands.options import (
     EncoderOption,
     EpochsOption,
     EvalEveryOption,
+    ForceOption,
     HiddenLayersOption,
     JsonOption,
     LearningRateOption,
@@ -68,6 +69,7 @@ def finetune_teacher(
     task: TaskOption,
     encoder: EncoderOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
@@ -94,7 +96,7 @@ def finetune_teacher(
 
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
-        result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress)
+        result = stage(spec, encoder or params.encoder, settings, seed, data, target, progress, force)
     if group.leads():
         output.result(result)
 
@@ -104,6 +106,7 @@ def quantize(
     task: TaskOption,
     teacher: TeacherOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     weights: WeightsOption = None,
     activations: ActivationsOption = None,
     data_dir: DataDirOption = None,
@@ -120,7 +123,7 @@ def quantize(
     quantization = {"weights": weights, "activations": activations}
     settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_)
     source = teacher or str(teacher_folder(spec.name))
-    output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name)))
+    output.result(stage(spec, source, settings, data, out or ternary_folder(spec.name), force))
 
 
 @command
@@ -135,6 +138,7 @@ def distill(
     activations: ActivationsOption = None,
     teacher: TeacherOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
@@ -169,6 +173,6 @@ def distill(
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
         target = out or student_folder(spec.name, name, seed)
-        result = stage(spec, source, settings, seed, data, target, progress)
+        result = stage(spec, source, settings, seed, data, target, progress, force)
     if group.leads():
         output.result(result)
