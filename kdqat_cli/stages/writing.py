@@ -68,7 +68,8 @@ def _refusal(error: Exception, folder: Path) -> MissingInputError | None:
             f"free space for {folder} (df -h {folder}), and then the same command, which continues",
         )
     path = getattr(error, "filename", None)
-    if number in _REFUSED:
+    unnamed = isinstance(error, PermissionError) and path is None  # of a signal or a socket, say
+    if number in _REFUSED and not unnamed:
         place = Path(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else folder
         there = next((step for step in (place, *place.parents) if os.path.lexists(step)), Path())
         return MissingInputError(

@@ -79,7 +79,12 @@ def test_a_cpp_stream_that_tells_no_reason_is_a_full_disk(tmp_path: Path) -> Non
 
 
 def test_other_errors_are_left_alone(tmp_path: Path) -> None:
-    for error in (ValueError("no space left"), FileNotFoundError(2, "No such file"), RuntimeError("os error 5")):
+    for error in (
+        ValueError("no space left"),
+        FileNotFoundError(2, "No such file"),
+        RuntimeError("os error 5"),
+        PermissionError(1, "no"),
+    ):
         with pytest.raises(type(error)) as caught, file_errors(tmp_path):
             raise error
         assert caught.value is error
