@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import typer
 
 from kdqat_cli.cli import app
+from kdqat_cli.stages.lock import locked
 from tests.commands import environment, run
 
 TRAINING = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "4e-3", "--seed", "1")
@@ -162,12 +162,10 @@ def test_only_a_ternary_model_is_packed(work: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(work: Path) -> None:
-    me = psutil.Process()
-    lock = {"pid": me.pid, "host": socket.gethostname(), "started": me.create_time()}
     (work / "busy").mkdir()
-    (work / "busy/.lock").write_text(json.dumps(lock), encoding="utf-8")
-    done = run(work, "kdqat", "quantize", "--task", "tiny", "--out", "busy", code=3)
-    assert f"busy is in use by process {me.pid} on {socket.gethostname()}" in done.stderr
+    with locked(work / "busy"):
+        done = run(work, "kdqat", "quantize", "--task", "tiny", "--out", "busy", code=3)
+    assert f"busy is in use by process {os.getpid()} on {socket.gethostname()}" in done.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])

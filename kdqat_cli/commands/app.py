@@ -60,10 +60,10 @@ def training_command(function: Callable[..., None]) -> Callable[..., None]:
 def _register(function: Callable[..., None], continues: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
-        from kdqat_cli.stages.folder import enough_room
+        from kdqat_cli.stages.writing import file_errors
 
         try:
-            with enough_room(Path.cwd()):
+            with file_errors():
                 function(**options)
         except KdqatError as error:
             speaks, code = group.fail(error.exit_code)

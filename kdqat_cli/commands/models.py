@@ -9,6 +9,7 @@ from kdqat_cli.commands.app import command, inputs, start
 from kdqat_cli.commands.options import (
     DataDirOption,
     DeviceOption,
+    ForceOption,
     JsonOption,
     LossOption,
     MaxLengthOption,
@@ -78,6 +79,7 @@ def export(
         FormatName, typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.")
     ] = "packed",
     out: OutOption = None,
+    force: ForceOption = False,
     data_dir: DataDirOption = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store scales and what is not ternary as FP16, not FP32.")
@@ -91,7 +93,8 @@ def export(
     rows.
     """
     if student is not None:
-        source, target = student, student.with_name(f"{student.name}-{format_}")
+        folder = student.resolve() if student.name in ("", "..") else student
+        source, target = student, folder.with_name(f"{folder.name}-{format_}")
     elif task is not None:
         named = load_task(task).name
         name = loss or resolve(named, load_params()).distillation.loss
@@ -112,7 +115,7 @@ def export(
     spec, data = None, None
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):
         _, spec, data = inputs(recorded, data_dir)
-    output.result(stage(str(source), out or target, half, format_, spec, data))
+    output.result(stage(str(source), out or target, half, format_, spec, data, force))
 
 
 @command

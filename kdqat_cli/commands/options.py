@@ -32,6 +32,10 @@ TeacherOption = Annotated[
     str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the results. [default: under runs/TASK]")]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a finished result of other settings, and remove checkpoints of others."),
+]
 DataDirOption = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from kdqat_cli.commands.options import (
     EncoderOption,
     EpochsOption,
     EvalEveryOption,
+    ForceOption,
     HiddenLayersOption,
     JsonOption,
     LearningRateOption,
@@ -72,6 +73,7 @@ def finetune_teacher(
     task: TaskOption,
     encoder: EncoderOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
@@ -101,7 +103,7 @@ def finetune_teacher(
 
     with output.progress(f"teacher {spec.name}") as progress:
         target = out or teacher_folder(spec.name)
-        result = stage(spec, source, settings, seed, data, target, progress)
+        result = stage(spec, source, settings, seed, data, target, progress, force)
     if group.leads():
         output.result(result)
 
@@ -111,6 +113,7 @@ def quantize(
     task: TaskOption,
     teacher: TeacherOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     weights: WeightsOption = None,
     activations: ActivationsOption = None,
     data_dir: DataDirOption = None,
@@ -129,7 +132,7 @@ def quantize(
     from kdqat_cli.stages.quantize import quantize as stage
 
     target = out or ternary_folder(spec.name, params, recipe, settings)
-    output.result(stage(spec, source, settings, data, target))
+    output.result(stage(spec, source, settings, data, target, force))
 
 
 @training_command
@@ -144,6 +147,7 @@ def distill(
     activations: ActivationsOption = None,
     teacher: TeacherOption = None,
     out: OutOption = None,
+    force: ForceOption = False,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = 42,
@@ -179,6 +183,6 @@ def distill(
     name = settings.distillation.loss
     with output.progress(f"student {spec.name} {name} {seed}") as progress:
         target = out or student_folder(spec.name, student_run(spec.name, params, recipe, settings), seed)
-        result = stage(spec, source, settings, seed, data, target, progress)
+        result = stage(spec, source, settings, seed, data, target, progress, force)
     if group.leads():
         output.result(result)

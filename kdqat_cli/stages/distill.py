@@ -15,7 +15,7 @@ from kdqat_cli.quantization.attention import use_kdqat_attention
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
+from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
@@ -25,7 +25,14 @@ from kdqat_cli.tasks.registry import Task, check_keep_best
 
 
 def distill(
-    task: Task, teacher: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
+    task: Task,
+    teacher: str,
+    settings: Settings,
+    seed: int,
+    data_dir: Path | None,
+    out: Path,
+    progress: Progress,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Trains a ternary copy of the teacher to follow it, and keeps the best evaluation on dev.
 
@@ -37,28 +44,32 @@ def distill(
         data_dir: folder of local task data, or None.
         out: receives model/, history.csv and run.json.
         progress: is told of every step.
+        force: replace a result of other settings, and remove checkpoints of other settings.
 
     Returns:
         The folder, the student's and the teacher's dev scores, and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's, or the task does not report the metric of `keep_best`.
+        ConfigError: the teacher's labels are not the task's, or the task does not report the metric of `keep_best`; or
+            `out` is an input, holds what kdqat did not write, or a result of other settings.
         GateError: the teacher does no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
     check_keep_best(task, "student", settings.student)
-    with shared_folder(out) as scratch:
+    refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
+    with shared_folder(out, force) as work:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
         _check_layers(settings, len(layers_of(source.model)))
         record = student_record("student", task, source, settings)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
-        teacher_score = _check_teacher(source.model, dev, teacher)
         rows = task_rows(task, "train", data_dir, source.tokenizer, record.row_length, record.batches)
         sources = record.sources | {"train": rows.digest, "dev": dev.digest}
         made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
         record = record.model_copy(update=made)
+        work.refuse_other(record)
+        teacher_score = _check_teacher(source.model, dev, teacher)
 
         set_seed(seed)
         student = deepcopy(source.model)
@@ -72,17 +83,17 @@ def distill(
             settings.student,
             record.row_length,
             seed,
-            resume_folder(out, digest_of(record.to_json() | {"devices": group.size()})),
+            work.resume_folder(digest_of(record.to_json() | {"devices": group.size()})),
             progress,
             teacher=source.model,
             loss=DistillationLoss(settings.distillation),
         )
         freeze(student)
         score = dev.score(student)["score"]
-        if scratch is not None:
-            save_classifier(student, source.tokenizer, scratch / MODEL, record)
-            write_history(scratch / HISTORY, history)
-            write_run(scratch, watch, rows=len(rows.rows), steps=steps, score=score)
+        if group.leads():
+            save_classifier(student, source.tokenizer, work.scratch / MODEL, record)
+            write_history(work.scratch / HISTORY, history)
+            write_run(work.scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 

@@ -1,14 +1,16 @@
 """evaluate: any classifier → its metrics and its size, as flat JSON."""
 
+import json
 from pathlib import Path
 
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.runtime.device import Device
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.gpu.model import gpu
-from kdqat_cli.stages.folder import write_json
+from kdqat_cli.stages.folder import refuse_inside
 from kdqat_cli.stages.models import Classifier, align_labels, load_classifier, size_figures
 from kdqat_cli.stages.rows import row_length, task_rows
+from kdqat_cli.stages.writing import refuse_target, write_json
 from kdqat_cli.tasks.registry import Task
 
 
@@ -27,7 +29,7 @@ def evaluate(
         task: the task.
         model: a plain, ternary or packed folder, or a hub id.
         data_dir: folder of local task data, or None.
-        out: the JSON file to write, or None.
+        out: the JSON file to write, or None. A link there is replaced, not followed.
         max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
         min_score: the headline score, in percent, below which the command fails.
         device: that computes; None: the GPU where there is one, else the processor. A ternary student, packed or not,
@@ -39,10 +41,14 @@ def evaluate(
         and for local files `parameters`, `bytes`, `bits_per_weight` and `ratio_to_fp32`.
 
     Raises:
-        ConfigError: the model's labels are not the task's, or a packed model is not served on the GPU.
+        ConfigError: the model's labels are not the task's, a packed model is not served on the GPU, or `out` lies
+            inside the model or is a file that kdqat did not write.
         GateError: the score is below `min_score`; the file is written all the same.
-        MissingInputError: no model or data there, or no GPU.
+        MissingInputError: no model or data there, no GPU, or `out` cannot be written.
     """
+    if out is not None:
+        refuse_inside(out, {"model": model})
+        refuse_target(out, _is_metrics)
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
     batches = loaded.record.batches
@@ -59,10 +65,18 @@ def evaluate(
     if loaded.weights is not None:
         metrics |= size_figures(loaded.model, loaded.weights)
     if out is not None:
-        write_json(out, metrics)
+        write_json(out, metrics, _is_metrics)
     if min_score is not None and metrics["score"] < min_score:
         raise GateError(f"{model} scores {metrics['score']:.2f} on {task.name}, below the bar of {min_score:.2f}.")
     return metrics
+
+
+def _is_metrics(text: str) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "score" in value
 
 
 def _on(device: Device, loaded: Classifier, task: Task) -> Engine | None:

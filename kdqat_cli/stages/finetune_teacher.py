@@ -9,8 +9,8 @@ from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
-from kdqat_cli.stages.models import encoder_digest, load_encoder, save_classifier
+from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
+from kdqat_cli.stages.models import encoder_digest, encoder_location, load_encoder, save_classifier
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -18,7 +18,14 @@ from kdqat_cli.tasks.registry import Task, check_keep_best
 
 
 def finetune_teacher(
-    task: Task, encoder: str, settings: Settings, seed: int, data_dir: Path | None, out: Path, progress: Progress
+    task: Task,
+    encoder: str,
+    settings: Settings,
+    seed: int,
+    data_dir: Path | None,
+    out: Path,
+    progress: Progress,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder on the task's labels and keeps the best evaluation on dev.
 
@@ -30,17 +37,20 @@ def finetune_teacher(
         data_dir: folder of local task data, or None.
         out: receives model/, history.csv and run.json.
         progress: is told of every step.
+        force: replace a result of other settings, and remove checkpoints of other settings.
 
     Returns:
         The folder, the dev score and the seconds.
 
     Raises:
-        ConfigError: the task does not report the metric of `keep_best`.
+        ConfigError: the task does not report the metric of `keep_best`; or `out` is an input, holds what kdqat did not
+            write, or a result of other settings.
         MissingInputError: no encoder or data there, or the folder is in use.
     """
     watch = Stopwatch()
     check_keep_best(task, "teacher", settings.teacher)
-    with shared_folder(out) as scratch:
+    refuse_inputs(out, {"encoder": encoder_location(encoder)}, (data_dir, task.folder))
+    with shared_folder(out, force) as work:
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
@@ -60,13 +70,14 @@ def finetune_teacher(
             sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
             versions=versions(),
         )
-        resume = resume_folder(out, digest_of(record.to_json() | {"devices": group.size()}))
+        work.refuse_other(record)
+        resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
         steps, history = train(
             model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress
         )
         score = dev.score(model)["score"]
-        if scratch is not None:
-            save_classifier(model, tokenizer, scratch / MODEL, record)
-            write_history(scratch / HISTORY, history)
-            write_run(scratch, watch, rows=len(rows.rows), steps=steps, score=score)
+        if group.leads():
+            save_classifier(model, tokenizer, work.scratch / MODEL, record)
+            write_history(work.scratch / HISTORY, history)
+            write_run(work.scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "seconds": watch.seconds}

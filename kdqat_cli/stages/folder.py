@@ -1,235 +1,277 @@
-"""The output folder of a stage: locked while in use, whole or absent.
+"""The output folder of a stage: locked while in use, whole or absent, and nobody else's.
 
 A stage writes into a scratch folder beside its results. What it finished replaces the old results by renaming: first
 all the old ones leave, run.json first, then the new ones come, run.json last, each whole and on disk before its name
 is. So whenever the power is cut, there is no old result beside a new one, and where run.json is, all of them are.
-Resume state of a training lives in the same folder, outside what DVC caches, under the digest of everything that
-the training depends on: another configuration never resumes from it. It stays until the results are there.
 
-    <out>/model/        the model                     (DVC caches it)
-    <out>/history.csv   losses and scores by step     (DVC plots it)
-    <out>/run.json      seconds, device, threads      (DVC caches it)
-    <out>/.resume/      checkpoints of an unfinished training
-    <out>/.lock         process id and host of who works here
+Only results that carry a record of ours are replaced, and a result of other settings only with `--force`. Checkpoints
+of an unfinished training lie in the same folder, outside what DVC caches, under the digest of everything that the
+training depends on: another configuration never resumes from them. They are removed when their own training has its
+results. Those of other settings stay, but a training that finds `MOST_OTHERS` of them asks before it adds its own.
+
+    <out>/model/          the model                     (DVC caches it)
+    <out>/history.csv     losses and scores by step     (DVC plots it)
+    <out>/run.json        seconds, device, threads      (DVC caches it)
+    <out>/.kdqat-resume/  checkpoints of unfinished trainings
+    <out>/.kdqat-lock     process id and host of who works here (lock.py)
+    <out>/.kdqat-scratch/ and .kdqat-old/, while a stage works
 """
 
-import errno
-import fcntl
-import json
 import os
-import re
 import shutil
-import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from kdqat_cli import group
-from kdqat_cli.errors import KdqatError, MissingInputError
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
+from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.record import Record, read_record
+from kdqat_cli.stages.lock import LOCK, locked
+from kdqat_cli.stages.writing import file_errors, read_object, sync, sync_tree
 
-ABOUT = "kdqat.json"
 MODEL = "model"
 HISTORY = "history.csv"
 RUN = "run.json"
-_SCRATCH = ".scratch"
-_OLD = ".old"
-_RESUME = ".resume"
-_LOCK = ".lock"
-_WRITTEN_BY_THEN = 60.0  # seconds
+ABOUT = "kdqat.json"
+"""In `model/`: what the model was made from. A packed model has it in its file."""
+MOST_OTHERS = 3
+"""Unfinished trainings of other settings whose checkpoints a folder holds at most."""
+_RESULTS = (RUN, MODEL, HISTORY)
+_SCRATCH = ".kdqat-scratch"
+_OLD = ".kdqat-old"
+_RESUME = ".kdqat-resume"
+
+
+@dataclass
+class Work:
+    """A stage's work in its output folder.
+
+    Attributes:
+        out: the folder, which takes the results when the work is done.
+        scratch: takes them until then. Only the process that leads its group writes.
+        force: replace a result of other settings, and remove checkpoints of other settings.
+    """
+
+    out: Path
+    scratch: Path
+    force: bool = False
+    _resume: Path | None = field(default=None, init=False)
+
+    def refuse_other(self, record: Record, **more: Any) -> None:
+        """Refuses to replace a finished result of other settings, unless forced to.
+
+        Args:
+            record: of the result to be. Versions do not count, nor what the record that is there does not have.
+            more: further settings, which run.json keeps.
+
+        Raises:
+            ConfigError: the result that is there has another record, or one that cannot be read.
+        """
+        if self.force or not group.leads() or not (self.out / MODEL).exists():
+            return
+        fix = "the same command with --force, which replaces it, or --out with another folder"
+        try:
+            found = _record(self.out / MODEL)
+        except KdqatError as error:
+            raise ConfigError(f"{self.out} holds a result whose record cannot be read.", fix) from error
+        old = _settings(found) | (read_object(self.out / RUN) or {})
+        for place, value in (_settings(record) | more).items():
+            if place in old and old[place] != value:
+                difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
+                raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)
+
+    def resume_folder(self, digest: str) -> Path:
+        """Where the training of `digest` keeps its checkpoints.
+
+        Raises:
+            ConfigError: too many trainings of other settings have left theirs.
+        """
+        folder = self.out / _RESUME / digest[:16]
+        if group.leads():
+            others = [path for path in folder.parent.glob("*") if path != folder]
+            for path in others:
+                if self.force or not any(path.glob("*")):
+                    self._remove(path)
+            if not folder.exists() and sum(path.exists() for path in others) >= MOST_OTHERS:
+                raise ConfigError(
+                    f"{self.out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings.",
+                    f"rm -r {folder.parent}, or the same command with --force, which removes them",
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+        self._resume = folder
+        return folder
+
+    def forget_checkpoints(self) -> None:
+        """Removes the checkpoints of this training, whose results are there."""
+        if self._resume is not None:
+            self._remove(self._resume)
+            if not any(self._resume.parent.iterdir()):
+                self._resume.parent.rmdir()
+
+    def _remove(self, checkpoints: Path) -> None:
+        gone = self.out / _OLD / checkpoints.name
+        checkpoints.rename(gone)  # at once: half removed, a checkpoint could still pass for whole
+        shutil.rmtree(gone)
 
 
 @contextmanager
-def output_folder(out: Path) -> Iterator[Path]:
+def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
     """Locks `out` and hands out a scratch folder, whose entries become those of `out` when the block ends well.
 
+    Args:
+        out: is made where it is not there.
+        force: as of `Work`.
+
     Raises:
+        ConfigError: kdqat did not write what would be replaced.
         MissingInputError: another process works in the folder, or it cannot be written.
     """
-    try:
+    with file_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with enough_room(out):
-            lock = _acquire(out / _LOCK)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise MissingInputError(f"The folder {out} cannot be written: {error.strerror}.") from error
-    scratch, old = out / _SCRATCH, out / _OLD
-    try:
-        with enough_room(out):
-            for folder in (scratch, old):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-            yield scratch
-            _publish(scratch, old, out)
-        if (out / _RESUME).exists():
-            (out / _RESUME).rename(old / _RESUME)  # at once: half removed, a checkpoint could still pass for whole
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        with locked(out):
+            _refuse_foreign(out)
+            scratch, old = out / _SCRATCH, out / _OLD
+            try:
+                for folder in (scratch, old):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir()
+                work = Work(out, scratch, force)
+                yield work
+                _publish(scratch, old, out)
+                work.forget_checkpoints()
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
-def shared_folder(out: Path) -> Iterator[Path | None]:
-    """`output_folder` for the process that leads its group; None for the others, which leave `out` to it.
+def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
+    """`output_folder` for the process that leads its group; the others leave `out` to it.
 
     Raises:
+        ConfigError: as `output_folder`.
         MissingInputError: as `output_folder`, or a process on another machine does not see the folder.
     """
-    with output_folder(out) if group.leads() else nullcontext() as scratch:
+    follows = nullcontext(Work(out, out / _SCRATCH, force))
+    with output_folder(out, force) if group.leads() else follows as work:
         group.meet()
-        if not (out / _LOCK).exists():
+        if not (out / LOCK).exists():
             raise MissingInputError(
                 f"Process {group.rank()} of the group does not see the folder {out.resolve()} of the first one.",
                 "--out with a folder that the machines share",
             )
         group.meet()
-        yield scratch
+        yield work
 
 
-def resume_folder(out: Path, digest: str) -> Path:
-    """Where the training of `digest` keeps its checkpoints; those of other digests are removed."""
-    folder = out / _RESUME / digest[:16]
-    if not group.leads():
-        return folder
-    gone = out / _RESUME / _OLD
-    shutil.rmtree(gone, ignore_errors=True)
-    for other in (out / _RESUME).glob("*"):
-        if other != folder:
-            other.rename(gone)  # at once, as above
-            shutil.rmtree(gone)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def refuse_inputs(out: Path, models: Mapping[str, str], folders: tuple[Path | None, ...] = ()) -> None:
+    """Refuses an output folder that is one of the stage's inputs, whatever links and names lead there.
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as people read it, through a file aside.
+    Args:
+        out: the output folder; it need not be there.
+        models: what each model is to the stage → its folder, file or hub id. `out` must not lie inside one.
+        folders: of data and of the task's file. `out` may lie inside one: a working folder often holds both.
 
     Raises:
-        MissingInputError: the disk is full.
+        ConfigError: results in `out` would replace an input, or lie inside a model.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with enough_room(path.parent):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(text, encoding="utf-8")
-            _sync(aside)
-            aside.replace(path)
-            _sync(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
+    refuse_inside(out, models)
+    read = {f"the {what} {source}": _folder_of(source) for what, source in models.items()}
+    read |= {f"the folder {folder}": folder for folder in folders if folder is not None}
+    for what, folder in read.items():
+        if _same(out, folder) or any(_inside(folder, out / name) for name in _RESULTS):
+            raise ConfigError(f"--out {out} would write over {what}, which is read.", "--out with another folder")
 
 
-def sync_tree(folder: Path) -> None:
-    """Returns when a folder and all in it are on disk, so that a power cut does not take them."""
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+def refuse_inside(path: Path, models: Mapping[str, str]) -> None:
+    """Refuses an output that lies inside a model's folder; arguments as of `refuse_inputs`.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for what, source in models.items():
+        if _inside(path, _folder_of(source)):
+            raise ConfigError(f"{path} is the {what} {source}, or lies inside it.", "--out with another folder")
+
+
+def _folder_of(source: str) -> Path:
+    return Path(source).parent if Path(source).is_file() else Path(source)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(_same(place, folder) for place in (real, *real.parents))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuses to work where a result would replace what kdqat did not write. A link that leads nowhere is no loss."""
+    ours = {MODEL: _is_model, HISTORY: _is_history, RUN: _is_run}
+    for name, known in ours.items():
+        if (out / name).exists() and not known(out / name):
+            raise ConfigError(
+                f"{out / name} would be replaced, but kdqat did not write it.", "--out with another folder"
+            )
+
+
+def _is_model(path: Path) -> bool:
+    return any(os.path.lexists(path / name) for name in (ABOUT, FILE_NAME))
+
+
+def _is_history(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(5) == b"step,"
+
+
+def _is_run(path: Path) -> bool:
+    return (read_object(path) or {}).keys() >= {"seconds", "device"}
+
+
+def _record(model: Path) -> Record:
+    """What a model that is there says of itself.
+
+    Raises:
+        MissingInputError: its record is damaged.
+    """
+    if (model / ABOUT).exists():
+        return read_record(read_object(model / ABOUT), str(model / ABOUT))
+    return PackedFile(model / FILE_NAME).record
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """What two results of equal settings have in common: every value of a record, by its place."""
+    return _flat(record.model_dump(mode="json", exclude={"version", "versions", "task_file"}))
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    """Every value in nested objects, under its place as text with dots."""
+    if not isinstance(value, dict):
+        return {place: value}
+    parts = [_flat(part, f"{place}.{name}" if place else name) for name, part in value.items()]
+    return {name: part for part in parts for name, part in part.items()}
 
 
 def _publish(scratch: Path, old: Path, out: Path) -> None:
+    # Some libraries make files that only their owner may read. New ones are as open as the user's mask lets folders be.
+    mode = scratch.stat().st_mode & 0o666
+    for path in scratch.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
     sync_tree(scratch)
     new = sorted((entry.name for entry in scratch.iterdir()), key=lambda name: name == RUN)
     # Those that the stage does not write this time, too: beside the new ones they would be stale.
-    for name in dict.fromkeys([RUN, MODEL, HISTORY, *new]):
-        if (out / name).exists() or (out / name).is_symlink():
+    for name in dict.fromkeys([*_RESULTS, *new]):
+        if os.path.lexists(out / name):
             (out / name).rename(old / name)
-            _sync(out)
+            sync(out)
     for name in new:
         (scratch / name).rename(out / name)
-        _sync(out)
-
-
-_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "your quota is used up", errno.EFBIG: "a file is too large"}
-
-
-@contextmanager
-def enough_room(folder: Path) -> Iterator[None]:
-    """Turns what a full disk makes of a write into one sentence; Python, Rust and C++ have each an error of their own.
-
-    Raises:
-        MissingInputError: there is no room in `folder`.
-    """
-    try:
-        yield
-    except KdqatError:
-        raise
-    except Exception as error:
-        number = getattr(error, "errno", None)
-        found = re.search(r"os error (\d+)|\[enforce fail at inline_container|basic_ios::clear", str(error))
-        if found:  # a C++ writer or its stream does not say why, and has no reason but this
-            number = int(found[1]) if found[1] else errno.ENOSPC
-        if number not in _FULL:
-            raise
-        raise MissingInputError(
-            f"The folder {folder} cannot be written: {_FULL[number]}. What was there is as it was.",
-            f"free space for {folder} (df -h {folder}), and then the same command, which continues",
-        ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(lock: Path) -> Path:
-    mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
-    with _alone_in(lock.parent):
-        owner = _owner(lock)
-        if owner is not None and _alive(owner):
-            raise MissingInputError(
-                f"{lock.parent} is in use by process {owner['pid']} on {owner['host']}.",
-                f"wait for it, or rm {lock} if that process is gone",
-            )
-        lock.unlink(missing_ok=True)
-        try:
-            with lock.open("x", encoding="utf-8") as file:
-                json.dump(mine, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError as error:  # another host was faster
-            raise MissingInputError(f"{lock.parent} is in use by a process on another host.") from error
-        except OSError:
-            lock.unlink()
-            raise
-    return lock
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps this host's other processes from looking at the lock meanwhile: two may find it stale at once."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _owner(lock: Path) -> dict[str, Any] | None:
-    try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-        return {"pid": int(owner["pid"]), "host": str(owner["host"]), "started": float(owner["started"])}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        # It may be just being written; one that a power cut left so is older.
-        young = time.time() - lock.stat().st_mtime < _WRITTEN_BY_THEN
-        return {"pid": "unknown", "host": "unknown", "started": 0.0} if young else None
-
-
-def _alive(owner: dict[str, Any]) -> bool:
-    if owner["host"] != socket.gethostname():
-        return True  # another machine's processes cannot be seen from here
-    try:
-        process = psutil.Process(owner["pid"])
-        # A process id is used again; the start time tells the old process from a new one.
-        same = abs(process.create_time() - owner["started"]) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE  # which has ended, though nobody has asked how
-    except psutil.NoSuchProcess:
-        return False
+        sync(out)

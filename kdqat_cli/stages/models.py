@@ -24,10 +24,11 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import ABOUT, MODEL, write_json
+from kdqat_cli.stages.folder import ABOUT, MODEL
 from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
+from kdqat_cli.stages.writing import write_json
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
@@ -96,7 +97,7 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     Raises:
         MissingInputError: nothing to load there.
     """
-    location = _encoder_location(encoder)
+    location = encoder_location(encoder)
     if encoder == EMBEDDED and not Path(location).is_dir():
         raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
     model = _load(_NewClassifier, location, None, dtype=torch.float32, **label_config(task))
@@ -105,11 +106,12 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
 
 def encoder_digest(encoder: str) -> str | None:
     """sha256 of an encoder's weights; None where they are not one local safetensors file."""
-    weights = Path(_encoder_location(encoder)) / _WEIGHTS
+    weights = Path(encoder_location(encoder)) / _WEIGHTS
     return file_digest(weights) if weights.is_file() else None
 
 
-def _encoder_location(encoder: str) -> str:
+def encoder_location(encoder: str) -> str:
+    """The folder or hub id of an encoder, which may be `embedded`."""
     return str(ASSETS / "encoder") if encoder == EMBEDDED else encoder
 
 

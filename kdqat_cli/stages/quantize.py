@@ -6,14 +6,16 @@ from typing import Any
 from kdqat_cli.config import Settings
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.folder import MODEL, output_folder
+from kdqat_cli.stages.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
 
 
-def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None, out: Path) -> dict[str, Any]:
+def quantize(
+    task: Task, teacher: str, settings: Settings, data_dir: Path | None, out: Path, force: bool = False
+) -> dict[str, Any]:
     """Ternarises a teacher and scores it.
 
     Args:
@@ -22,23 +24,27 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
         settings: of which `quantization` is used, and of `student` how rows are cut and padded.
         data_dir: folder of local task data, or None.
         out: receives model/ and run.json.
+        force: replace a result of other settings.
 
     Returns:
         The folder, the dev score and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's.
+        ConfigError: the teacher's labels are not the task's; or `out` is an input, holds what kdqat did not write, or
+            a result of other settings.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
-    with output_folder(out) as scratch:
+    refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
+    with output_folder(out, force) as work:
         source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
         align_labels(source.model, task, f"The teacher {teacher}")
         record = student_record("ternary", task, source, settings)
+        work.refuse_other(record)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         score = dev.score(source.model)["score"]
-        save_classifier(source.model, source.tokenizer, scratch / MODEL, record)
-        run = write_run(scratch, watch, score=score)
+        save_classifier(source.model, source.tokenizer, work.scratch / MODEL, record)
+        run = write_run(work.scratch, watch, score=score)
     return {"folder": str(out), "score": score, "seconds": run["seconds"]}

@@ -10,7 +10,8 @@ import torch
 
 from kdqat_cli import group
 from kdqat_cli.runtime.native import kernel_here
-from kdqat_cli.stages.folder import RUN, write_json
+from kdqat_cli.stages.folder import RUN
+from kdqat_cli.stages.writing import write_json
 
 
 def versions() -> dict[str, str]:

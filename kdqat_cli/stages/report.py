@@ -22,6 +22,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages.folder import ABOUT, MODEL, RUN
 from kdqat_cli.stages.layout import METRICS, PIPELINE, RUNS
 from kdqat_cli.stages.published import Published, Score, load_published
+from kdqat_cli.stages.writing import write_text
 
 _WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "ternary, packed"}
 _QUANTISED = ("ternary", "student")  # their records say what their weights are
@@ -171,15 +172,23 @@ def report(published: str | None = None, remark: Callable[[str], None] = lambda 
 
 
 def write_report(groups: list[Group], out: Path) -> None:
-    """Writes the groups: .md as a table for people, .csv and .json with every seed.
+    """Writes the groups: .md as a table for people, .csv and .json with every seed. A link is replaced, not followed.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or a file that kdqat did not write is there.
+        MissingInputError: the file cannot be written.
     """
     writers = {".md": _markdown, ".csv": _csv, ".json": _json}
     if out.suffix not in writers:
         raise ConfigError(f"{out} must end in one of {', '.join(writers)}.", f"--out {out.with_suffix('.md')}")
-    out.write_text(writers[out.suffix](groups), encoding="utf-8")
+    if METRICS.absolute() in out.absolute().parents:
+        raise ConfigError(f"{out} lies in {METRICS}, whose files are measurements.", f"--out {out.name}")
+    write_text(out, writers[out.suffix](groups), _is_report)
+
+
+def _is_report(text: str) -> bool:
+    """Whether a file's text is a report: a table whose first columns are task and model."""
+    return text.startswith(("| task | model |", "task,model,", '[\n  {\n    "task": '))
 
 
 def _expected() -> Iterator[Path]:

@@ -28,14 +28,18 @@ from kdqat_cli.output import progress_lines
 from kdqat_cli.parallel.engine import StageState
 from kdqat_cli.parallel.median import Curve, hopeless
 from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, RUN, write_json
+from kdqat_cli.stages.folder import HISTORY, MODEL, RUN, refuse_inside
 from kdqat_cli.stages.layout import PIPELINE, teacher_folder
 from kdqat_cli.stages.repro import Board, repro
+from kdqat_cli.stages.writing import refuse_target, write_json, write_text
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.yaml12 import parse_yaml, read_yaml
 
 SWEEPS = Path("sweeps")
 _SECTIONS = ("student", "quantization", "distillation")  # the teacher is there already
+_BEST = "best.yaml"
+_STOPPED = "stopped.json"
+_ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
 _SCORE = re.compile(r"dev score (-?[\d.]+)")
 
@@ -145,9 +149,10 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
 
     Raises:
         ConfigError: an option that is not of its form, or values that the recipe does not take.
-        MissingInputError: a task has no teacher.
+            The same for a folder whose files the sweep did not write, or which is an input.
+        MissingInputError: a task has no teacher, or the folder cannot be written.
     """
-    if not _PLAIN.fullmatch(name):
+    if not _PLAIN.fullmatch(name) or not name.strip("."):
         raise ConfigError(f"{name!r} cannot name a folder.", "kdqat sweep beta")
     axes: dict[str, list[str]] = {}
     for text in over:
@@ -172,6 +177,7 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
             raise MissingInputError(f"There is no teacher of {task} in {teacher_folder(task)}.", fix)
     sweep = Sweep(name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params)
     sweep.runs()  # tells wrong values before anything is written
+    _refuse_folder(sweep)
     return sweep
 
 
@@ -187,7 +193,7 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
     """
     runs = plan.runs()
     _write_pipeline(plan)
-    judge = _Judge(plan.folder / "stopped.json", runs, stop)
+    judge = _Judge(plan.folder / _STOPPED, runs, stop)
     left = [run for run in runs if run.stage not in judge.stopped]
     states = repro([run.stage for run in left], jobs, ray, board, judge) if left else []
     finished = {state.name for state in states if state.state in ("done", "restored", "unchanged")}
@@ -253,8 +259,34 @@ class _Judge:
         return [(float(row["step"]) / steps, float(row["score"])) for row in rows if row["score"]]
 
 
+def _refuse_folder(plan: Sweep) -> None:
+    """Refuses a folder whose files the sweep would replace without having written them, or that it reads."""
+    for name in (PIPELINE, PARAMS_FILE, _BEST):
+        refuse_target(plan.folder / name, _is_ours)
+    refuse_target(plan.folder / _STOPPED, _is_stopped)
+    refuse_inside(plan.folder, {f"teacher of {task}": str(teacher_folder(task)) for task in plan.tasks})
+    best = plan.folder / _BEST
+    if best.exists() and Path(plan.recipe).exists() and best.samefile(plan.recipe):
+        raise ConfigError(
+            f"The sweep {plan.name} would replace its own recipe {best}.", "kdqat sweep with another name"
+        )
+
+
+def _is_ours(text: str) -> bool:
+    return text.startswith(_ABOUT)
+
+
+def _is_stopped(text: str) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict) and entry.keys() >= {"digest", "why"} for entry in value.values()
+    )
+
+
 def _write_pipeline(plan: Sweep) -> None:
-    plan.folder.mkdir(parents=True, exist_ok=True)
     short = plan.short
     point = "-".join(f"{name}${{item.{name}}}" for name in short.values())
     out = f"{plan.folder}/runs/${{item.task}}/student/{point}-${{item.seed}}"
@@ -278,12 +310,12 @@ def _write_pipeline(plan: Sweep) -> None:
     }
     axes = {name: plan.axes[place] for place, name in short.items()}
     params = {"tasks": plan.tasks, "axes": axes, "seeds": plan.seeds}
-    about = f"# Written by `kdqat sweep {plan.name}`; `kdqat repro {plan.folder / PIPELINE}` runs all of it.\n"
+    about = f"{_ABOUT} {plan.name}`; `kdqat repro {plan.folder / PIPELINE}` runs all of it.\n"
     text = yaml.safe_dump({"stages": {"student": stage}}, sort_keys=False, width=1000)
-    (plan.folder / PIPELINE).write_text(about + text, encoding="utf-8")
+    write_text(plan.folder / PIPELINE, about + text, _is_ours)
     # JSON is YAML with every text in quotes: DVC must not make 2e-05 of "2e-5".
     text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in params.items())
-    (plan.folder / PARAMS_FILE).write_text(about + text, encoding="utf-8")
+    write_text(plan.folder / PARAMS_FILE, about + text, _is_ours)
 
 
 def _score(run: Run) -> float:
@@ -340,8 +372,8 @@ def _write_best(plan: Sweep, winners: dict[str, tuple[str, ...]]) -> Path:
             section, _, name = place.partition(".")
             sections[section][name] = parse_yaml(value, place)
         recipe["tasks"][task] = {name: changes for name, changes in sections.items() if changes}
-    path = plan.folder / "best.yaml"
-    about = f"# Written by `kdqat sweep {plan.name}`: recipe {plan.recipe} with the best values of each task.\n"
-    path.write_text(about + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    path = plan.folder / _BEST
+    about = f"{_ABOUT} {plan.name}`: recipe {plan.recipe} with the best values of each task.\n"
+    write_text(path, about + yaml.safe_dump(recipe, sort_keys=False), _is_ours)
     load_recipe(str(path))
     return path

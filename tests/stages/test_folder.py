@@ -1,29 +1,26 @@
-"""The output folder: one owner at a time, results whole or absent, resume state of one configuration only."""
+"""The output folder: results whole or absent, nothing replaced that is not ours, checkpoints of equal settings only."""
 
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
-from kdqat_cli.errors import MissingInputError
-from kdqat_cli.stages.folder import MODEL, output_folder, resume_folder, write_json
-
-HOLD = """
-import sys
-from pathlib import Path
-from kdqat_cli.stages.folder import output_folder
-with output_folder(Path(sys.argv[1])) as scratch:
-    (scratch / "half").write_text("unfinished")
-    print("working", flush=True)
-    sys.stdin.readline()
-"""
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.packing.packed_file import FILE_NAME
+from kdqat_cli.record import read_record
+from kdqat_cli.stages.folder import (
+    ABOUT,
+    HISTORY,
+    MODEL,
+    MOST_OTHERS,
+    RUN,
+    output_folder,
+    refuse_inputs,
+    refuse_inside,
+)
+from kdqat_cli.stages.lock import LOCK
 
 
 @pytest.fixture
@@ -31,24 +28,15 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "out"
 
 
-@pytest.fixture
-def other(out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that works in the folder until it is told to end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
-    yield process
-    process.kill()
-    process.communicate()
+def run_text(text: str) -> str:
+    return json.dumps({"seconds": 1, "device": text})
 
 
 def fill(out: Path, text: str) -> None:
-    with output_folder(out) as scratch:
-        (scratch / MODEL).mkdir()
-        (scratch / MODEL / "weights").write_text(text)
-        (scratch / "run.json").write_text(text)
+    with output_folder(out) as work:
+        (work.scratch / MODEL).mkdir()
+        (work.scratch / MODEL / ABOUT).write_text(text)
+        (work.scratch / RUN).write_text(run_text(text))
 
 
 def entries(folder: Path) -> list[str]:
@@ -60,20 +48,13 @@ def _write_and_raise(path: Path, error: type[BaseException]) -> None:
     raise error
 
 
-def lock_of(out: Path, **changes: object) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
-    (out / ".lock").write_text(json.dumps(owner | changes))
-    return out / ".lock"
-
-
 def test_results_appear_when_the_block_ends(out: Path) -> None:
-    with output_folder(out) as scratch:
-        (scratch / MODEL).mkdir()
-        (scratch / MODEL / "weights").write_text("new")
+    with output_folder(out) as work:
+        (work.scratch / MODEL).mkdir()
+        (work.scratch / MODEL / ABOUT).write_text("new")
         assert not (out / MODEL).exists()
-        assert (out / ".lock").exists()
-    assert entries(out) == [MODEL, f"{MODEL}/weights"]
+        assert (out / LOCK).exists()
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}"]
 
 
 def test_new_results_replace_old_ones(out: Path) -> None:
@@ -81,113 +62,50 @@ def test_new_results_replace_old_ones(out: Path) -> None:
     (out / MODEL / "leftover").touch()
     (out / "notes.txt").write_text("mine")
     fill(out, "new")
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "notes.txt", "run.json"]
-    assert (out / MODEL / "weights").read_text() == "new"
-    assert (out / "run.json").read_text() == "new"
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", "notes.txt", RUN]
+    assert (out / MODEL / ABOUT).read_text() == "new"
+    assert (out / RUN).read_text() == run_text("new")
 
 
 def test_links_are_replaced_not_followed(out: Path, tmp_path: Path) -> None:
     """DVC may put links to its cache where results lie."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    (cache / "weights").write_text("cached")
+    (cache / ABOUT).write_text("cached")
+    (cache / RUN).write_text(run_text("cached"))
     out.mkdir(parents=True)
     (out / MODEL).symlink_to(cache)
-    (out / "run.json").symlink_to(cache / "weights")
+    (out / RUN).symlink_to(cache / RUN)
+    (out / HISTORY).symlink_to("nowhere")
     fill(out, "new")
     assert not (out / MODEL).is_symlink()
-    assert (out / MODEL / "weights").read_text() == "new"
-    assert (cache / "weights").read_text() == "cached"
+    assert (out / MODEL / ABOUT).read_text() == "new"
+    assert not (out / HISTORY).is_symlink()
+    assert (cache / ABOUT).read_text() == "cached"
+    assert (cache / RUN).read_text() == run_text("cached")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_published_when_the_block_raises(out: Path, error: type[BaseException]) -> None:
     fill(out, "old")
-    with pytest.raises(error), output_folder(out) as scratch:
-        _write_and_raise(scratch / "run.json", error)
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"], "neither lock nor scratch stay"
-    assert (out / "run.json").read_text() == "old"
+    with pytest.raises(error), output_folder(out) as work:
+        _write_and_raise(work.scratch / RUN, error)
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", RUN], "neither lock nor scratch stay"
+    assert (out / RUN).read_text() == run_text("old")
 
 
 def test_what_a_killed_run_left_is_not_published(out: Path) -> None:
-    (out / ".scratch").mkdir(parents=True)
-    (out / ".scratch" / "half").touch()
+    (out / ".kdqat-scratch").mkdir(parents=True)
+    (out / ".kdqat-scratch" / "half").touch()
     fill(out, "new")
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
-
-
-def test_a_folder_in_use_is_refused_until_its_owner_ends(out: Path, other: subprocess.Popen[str]) -> None:
-    in_use = rf"{out} is in use by process {other.pid} on {socket.gethostname()}"
-    with pytest.raises(MissingInputError, match=in_use) as caught, output_folder(out):
-        pass
-    assert caught.value.fix is not None
-    assert f"rm {out / '.lock'}" in caught.value.fix
-    assert (out / ".scratch" / "half").read_text() == "unfinished", "the owner's work is left alone"
-    other.communicate("end\n")
-    assert other.returncode == 0
-    assert entries(out) == ["half"]
-    fill(out, "new")
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(out: Path, other: subprocess.Popen[str]) -> None:
-    other.kill()
-    other.wait()
-    assert (out / ".lock").exists()
-    fill(out, "new")
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
-
-
-def test_the_lock_of_a_process_that_ended_unnoticed_is_taken_over(out: Path, other: subprocess.Popen[str]) -> None:
-    """Its parent has not asked how it ended, or the system's first process is slow to: it is still listed."""
-    process = psutil.Process(other.pid)
-    other.kill()
-    while process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-    fill(out, "new")
-    assert process.status() == psutil.STATUS_ZOMBIE
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
-
-
-def test_a_process_that_was_given_the_number_of_a_dead_one_is_not_its_owner(out: Path) -> None:
-    lock_of(out, started=psutil.Process().create_time() - 1000)
-    fill(out, "new")
-    assert not (out / ".lock").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "owner"),
-    [
-        ({"host": "elsewhere", "pid": 1}, "process 1 on elsewhere"),
-        ({"host": "elsewhere", "pid": 2**22 + 1}, f"process {2**22 + 1} on elsewhere"),
-        ({}, f"process {os.getpid()} on {socket.gethostname()}"),
-    ],
-    ids=["elsewhere", "elsewhere, no such process here", "this process"],
-)
-def test_owners_that_may_live_are_respected(out: Path, changes: dict[str, object], owner: str) -> None:
-    """Another host's processes cannot be seen; and a folder is not entered twice by one process either."""
-    lock = lock_of(out, **changes)
-    before = lock.read_text()
-    with pytest.raises(MissingInputError, match=owner), output_folder(out):
-        pass
-    assert lock.read_text() == before
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "null"])
-def test_a_lock_that_cannot_be_read_is_respected_for_a_minute(out: Path, text: str) -> None:
-    """It may be just being written, or have been when the power was cut."""
-    lock = lock_of(out)
-    lock.write_text(text)
-    with pytest.raises(MissingInputError, match="in use by process unknown"), output_folder(out):
-        pass
-    os.utime(lock, (time.time() - 61, time.time() - 61))
-    fill(out, "new")
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", RUN]
 
 
 @pytest.mark.parametrize("at", range(6))
 def test_a_power_cut_leaves_no_old_result_beside_a_new_one(out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after each renaming in turn: run.json, model and history leave, and model and run.json come."""
     fill(out, "old")
-    (out / "history.csv").write_text("old")
+    (out / HISTORY).write_text("step,score")
     rename, renamed = Path.rename, 0
 
     def cut(path: Path, target: Path) -> Path:
@@ -205,46 +123,200 @@ def test_a_power_cut_leaves_no_old_result_beside_a_new_one(out: Path, at: int, m
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (9 if at < 5 else 0)
     visible = {path.name: path for path in out.iterdir() if not path.name.startswith(".")}
-    texts = {(path / "weights" if path.is_dir() else path).read_text() for path in visible.values()}
-    assert texts == ({"old"} if at < 3 else {"new"} if at > 3 else set())
-    assert ("run.json" in visible) == (at in (0, 5)), "where it is, all of them are"
+    text = "old" if at < 3 else "new"
+    assert MODEL not in visible or (visible[MODEL] / ABOUT).read_text() == text
+    assert RUN not in visible or visible[RUN].read_text() == run_text(text)
+    assert set(visible) == [{MODEL, HISTORY, RUN}, {MODEL, HISTORY}, {HISTORY}, set(), {MODEL}, {MODEL, RUN}][at]
     fill(out, "newer")
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"]
-    assert (out / "run.json").read_text() == (out / MODEL / "weights").read_text() == "newer"
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", RUN]
+    assert (out / RUN).read_text() == run_text("newer")
+    assert (out / MODEL / ABOUT).read_text() == "newer"
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/out"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(MissingInputError, match=f"The folder {out} cannot be written"), output_folder(out):
-            pass
+    sentence = f"{tmp_path / place} cannot be read or written: a file is where a folder should be"
+    with pytest.raises(MissingInputError, match=sentence), output_folder(tmp_path / place):
+        pass
 
 
-def test_resume_state_is_of_one_digest(out: Path) -> None:
-    first = resume_folder(out, "a" * 64)
-    (first / "checkpoint").touch()
-    assert resume_folder(out, "a" * 64) == first
-    assert (first / "checkpoint").exists()
-    second = resume_folder(out, "b" * 64)
-    assert second.is_dir()
-    assert not first.exists()
-    assert not any(second.iterdir())
+def test_files_are_as_open_as_the_user_s_mask_says(out: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with output_folder(out) as work:
+            (work.scratch / MODEL).mkdir()
+            (work.scratch / MODEL / ABOUT).touch(0o600)
+    finally:
+        os.umask(before)
+    assert (out / MODEL / ABOUT).stat().st_mode & 0o777 == 0o640
+
+
+FOREIGN = {
+    "a model folder without a record": ("model/thesis.tex", "years of work"),
+    "a file named model": ("model", "a drawing"),
+    "another history": ("history.csv", "date,event"),
+    "another run.json": ("run.json", '{"when": "yesterday"}'),
+    "a run.json that is none": ("run.json", "{"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_kdqat_did_not_write_is_refused_and_stays(out: Path, name: str) -> None:
+    place, text = FOREIGN[name]
+    (out / place).parent.mkdir(parents=True)
+    (out / place).write_text(text)
+    sentence = f"{out / place.split('/')[0]} would be replaced, but kdqat did not write it"
+    with pytest.raises(ConfigError, match=sentence) as caught, output_folder(out, force=True):
+        raise AssertionError("nothing is computed")
+    assert caught.value.fix == "--out with another folder"
+    assert (out / place).read_text() == text
+    assert [path.name for path in out.iterdir()] == [place.split("/")[0]], "neither lock nor scratch"
+
+
+@pytest.mark.parametrize("name", [".scratch", ".old", ".resume", ".lock"])
+def test_hidden_folders_of_others_stay(out: Path, name: str) -> None:
+    (out / name).mkdir(parents=True)
+    (out / name / "mine").write_text("mine")
     fill(out, "new")
-    assert entries(out) == [MODEL, f"{MODEL}/weights", "run.json"], "forgotten when the results are there"
+    assert (out / name / "mine").read_text() == "mine"
 
 
-def test_resume_state_outlives_a_run_that_failed(out: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), output_folder(out):
-        _write_and_raise(resume_folder(out, "c" * 64) / "checkpoint", KeyboardInterrupt)
-    with output_folder(out):
-        assert (resume_folder(out, "c" * 64) / "checkpoint").exists()
+def finish(out: Path, about: dict[str, Any], force: bool = False) -> None:
+    with output_folder(out, force) as work:
+        work.refuse_other(read_record(about, "the new record"))
+        (work.scratch / MODEL).mkdir()
+        (work.scratch / MODEL / ABOUT).write_text(json.dumps(about))
 
 
-def test_json_is_readable_and_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "run.json"
-    write_json(path, {"label": "schön", "score": 81.28})
-    assert path.read_text(encoding="utf-8") == '{\n  "label": "schön",\n  "score": 81.28\n}\n'
-    with pytest.raises(TypeError):
-        write_json(path, {"value": object()})
-    assert json.loads(path.read_text(encoding="utf-8"))["score"] == 81.28
-    assert entries(path.parent) == ["run.json"]
+OLD: dict[str, Any] = {
+    "kind": "teacher",
+    "task": "rte",
+    "settings": {"epochs": 1.0, "layers": [1, 2]},
+    "sources": {"teacher": "a"},
+    "versions": {"t": "1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"settings": {"epochs": 2.0, "layers": [1, 2]}}, "settings.epochs is 1.0 there, now 2.0"),
+        ({"settings": {"epochs": 1.0, "layers": [1, 3]}}, r"settings.layers is \[1, 2\] there, now \[1, 3\]"),
+        ({"sources": {"teacher": "b"}}, "sources.teacher is 'a' there, now 'b'"),
+        ({"task": "cola"}, "task is 'rte' there, now 'cola'"),
+    ],
+)
+def test_a_result_of_other_settings_is_replaced_only_by_force(
+    out: Path, changes: dict[str, object], difference: str
+) -> None:
+    finish(out, OLD)
+    with pytest.raises(ConfigError, match=f"{out} holds a result of other settings: {difference}") as caught:
+        finish(out, OLD | changes)
+    assert "--force" in (caught.value.fix or "")
+    assert json.loads((out / MODEL / ABOUT).read_text()) == OLD
+    finish(out, OLD | changes, force=True)
+    assert json.loads((out / MODEL / ABOUT).read_text()) == OLD | changes
+
+
+@pytest.mark.parametrize("changes", [{}, {"versions": {"t": "2"}}, {"inputs": {"names": ["input_ids"]}}])
+def test_a_result_of_equal_settings_is_replaced(out: Path, changes: dict[str, object]) -> None:
+    finish(out, OLD)
+    finish(out, OLD | changes)
+    assert json.loads((out / MODEL / ABOUT).read_text()) == OLD | changes
+
+
+@pytest.mark.parametrize("name", [ABOUT, FILE_NAME])
+def test_a_result_with_a_damaged_record_is_replaced_only_by_force(out: Path, name: str) -> None:
+    (out / MODEL).mkdir(parents=True)
+    (out / MODEL / name).write_text("{")
+    with pytest.raises(ConfigError, match="holds a result whose record cannot be read"):
+        finish(out, OLD)
+    assert (out / MODEL / name).read_text() == "{"
+    finish(out, OLD, force=True)
+
+
+def interrupt(out: Path, digest: str, force: bool = False, name: str = "checkpoint") -> None:
+    """A training that is interrupted after it has written a checkpoint."""
+    with pytest.raises(KeyboardInterrupt), output_folder(out, force) as work:
+        _write_and_raise(work.resume_folder(digest * 64) / name, KeyboardInterrupt)
+
+
+def kept(out: Path) -> str:
+    return "".join(sorted(path.parent.name[0] for path in (out / ".kdqat-resume").glob("*/checkpoint")))
+
+
+def test_a_training_continues_from_its_own_checkpoints_only(out: Path) -> None:
+    interrupt(out, "a")
+    with output_folder(out) as work:
+        other = work.resume_folder("b" * 64)
+        assert not any(other.iterdir())
+    assert kept(out) == "a", "those of other settings stay"
+    with output_folder(out) as work:
+        assert (work.resume_folder("a" * 64) / "checkpoint").exists()
+    assert entries(out) == [], "forgotten when the results are there"
+
+
+def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
+    for digest in "abc"[:MOST_OTHERS]:
+        interrupt(out, digest)
+    sentence = f"{out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings"
+    with output_folder(out) as work, pytest.raises(ConfigError, match=sentence) as caught:
+        work.resume_folder("e" * 64)
+    assert f"rm -r {out / '.kdqat-resume'}" in (caught.value.fix or "")
+    assert kept(out) == "abc"
+    interrupt(out, "a")
+    assert kept(out) == "abc", "one's own are always continued from"
+    interrupt(out, "e", force=True)
+    assert kept(out) == "e"
+
+
+def test_an_unfinished_training_without_a_checkpoint_leaves_nothing(out: Path) -> None:
+    for digest in "abcdefgh":
+        interrupt(out, digest, name="../../elsewhere")
+    assert [path.name[0] for path in (out / ".kdqat-resume").iterdir()] == ["h"]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with kdqat's `teacher`, a plain model `plain`, a link `link` to the teacher, and a data folder."""
+    for name in ("teacher/model", "plain/sub", "data/model"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "teacher")
+    (tmp_path / "plain/config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("out", "source"),
+    [
+        ("teacher", "teacher"),
+        ("teacher", "teacher/model"),
+        ("teacher/model", "teacher"),
+        ("teacher/model/new", "teacher/model"),
+        ("teacher/new", "teacher"),
+        ("link", "teacher"),
+        ("teacher", "link/model"),
+        ("plain/sub/../../teacher", "teacher"),
+        ("plain", "plain"),
+        ("plain/sub/new", "plain"),
+        ("plain", "plain/config.json"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(models: Path, out: str, source: str) -> None:
+    for place, given in ((out, source), (str(models / out), source), (out, str(models / source))):
+        with pytest.raises(ConfigError, match=r"is the teacher|would write over the teacher"):
+            refuse_inputs(Path(place), {"teacher": given})
+
+
+def test_an_output_over_data_is_refused_but_not_one_beside(models: Path) -> None:
+    for out, folder in (("data", "data"), ("data", "data/model"), (".", "."), ("link", "teacher/model")):
+        with pytest.raises(ConfigError, match="would write over the folder"):
+            refuse_inputs(Path(out), {}, (None, Path(folder)))
+    for out in ("runs/new", "data/new", "."):
+        refuse_inputs(Path(out), {"teacher": "teacher", "encoder": "owner/name"}, (Path("data"), None))
+    refuse_inputs(Path("runs/new"), {"teacher": "teacher"}, (Path(),))
+    refuse_inside(Path("teacher.json"), {"model": "teacher"})
+    with pytest.raises(ConfigError, match="lies inside it"):
+        refuse_inside(Path("link/model/config.json"), {"model": "teacher"})

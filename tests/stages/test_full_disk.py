@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.stages.folder import MODEL, enough_room, output_folder, write_json
+from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder
+from kdqat_cli.stages.writing import file_errors, write_json
 from tests.commands import environment, run
 
 TRAIN = ["kdqat", "finetune-teacher", "--task", "tiny", "--epochs", "2", "--batch-size", "8", "--eval-every", "10"]
@@ -48,17 +49,18 @@ def write_tokenizer(path: Path) -> None:
 @pytest.mark.parametrize("write", [write_text, write_tensors, write_pickle, write_tokenizer])
 def test_every_writer_s_error_is_one_sentence(tmp_path: Path, write: Callable[[Path], None]) -> None:
     out = tmp_path / "out"
-    with output_folder(out) as scratch:
-        (scratch / MODEL).write_text("old")
+    with output_folder(out) as work:
+        (work.scratch / MODEL).mkdir()
+        (work.scratch / MODEL / ABOUT).write_text("old")
     with (
         pytest.raises(MissingInputError, match=f"The folder {out} cannot be written: ") as caught,
-        output_folder(out) as scratch,
+        output_folder(out) as work,
     ):
-        write(scratch / MODEL)
+        write(work.scratch / "new")
     assert caught.value.fix is not None
     assert f"df -h {out}" in caught.value.fix
     assert [path.name for path in out.iterdir()] == [MODEL]
-    assert (out / MODEL).read_text() == "old"
+    assert (out / MODEL / ABOUT).read_text() == "old"
 
 
 @pytest.mark.usefixtures("small_files")
@@ -72,13 +74,18 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_cpp_stream_that_tells_no_reason_is_a_full_disk(tmp_path: Path) -> None:
     """What torch.save raises where not even the end of its archive finds room; rare on a small disk."""
-    with pytest.raises(MissingInputError, match="no space left"), enough_room(tmp_path):
+    with pytest.raises(MissingInputError, match="no space left"), file_errors(tmp_path):
         raise RuntimeError("basic_ios::clear: iostream error")
 
 
 def test_other_errors_are_left_alone(tmp_path: Path) -> None:
-    for error in (ValueError("no space left"), FileNotFoundError(2, "No such file"), RuntimeError("os error 5")):
-        with pytest.raises(type(error)) as caught, enough_room(tmp_path):
+    for error in (
+        ValueError("no space left"),
+        FileNotFoundError(2, "No such file"),
+        RuntimeError("os error 5"),
+        PermissionError(1, "no"),
+    ):
+        with pytest.raises(type(error)) as caught, file_errors(tmp_path):
             raise error
         assert caught.value is error
 
@@ -100,7 +107,7 @@ def test_a_training_that_finds_no_room_continues_when_there_is_some(
     assert limited.returncode == 3, said
     assert "The folder runs/tiny/teacher cannot be written: a file is too large. What was there is as it was." in said
     assert "Traceback" not in said
-    assert [path.name for path in (tmp_path / "runs/tiny/teacher").iterdir()] == [".resume"]
+    assert [path.name for path in (tmp_path / "runs/tiny/teacher").iterdir()] == [".kdqat-resume"]
     run(tmp_path, *command)
     names = {path.name for path in (tmp_path / "runs/tiny/teacher").iterdir()}
     assert names == {"model", "history.csv", "run.json"}
@@ -143,7 +150,7 @@ def test_a_training_on_a_small_disk_continues_on_a_larger_one(
         assert done.returncode == 3, done.stderr
         assert "cannot be written: no space left" in done.stderr
         assert "Traceback" not in done.stderr
-        assert {path.name for path in small_disk.glob("out/*")} <= {".resume"}
+        assert {path.name for path in small_disk.glob("out/*")} <= {".kdqat-resume"}
     assert done.returncode == 0
     assert failures >= 3
     for name in ("model/model.safetensors", "model/kdqat.json", "history.csv"):

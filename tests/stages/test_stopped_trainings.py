@@ -46,12 +46,12 @@ def poison(model: Path, copy: Path, value: float = torch.nan) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a stage's results."""
-    files = [path for path in folder.rglob("*") if path.is_file() and ".resume" not in path.parts]
+    files = [path for path in folder.rglob("*") if path.is_file() and ".kdqat-resume" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def checkpoints(folder: Path) -> list[dict[str, torch.Tensor]]:
-    return [load_file(path) for path in (folder / ".resume").rglob("model.safetensors")]
+    return [load_file(path) for path in (folder / ".kdqat-resume").rglob("model.safetensors")]
 
 
 def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tiny_encoder: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
     before = contents(folder)
     assert before.keys() >= {"model/model.safetensors", "history.csv", "run.json"}
     sick = poison(tiny_encoder, project / "encoder")
-    said = train(project, "finetune-teacher", "--encoder", str(sick), *UNSEEN, code=4)
+    said = train(project, "finetune-teacher", "--force", "--encoder", str(sick), *UNSEEN, code=4)
     assert (
         "of 52, before anything was overwritten: the loss term labels is not finite, first the model's weight " in said
     )

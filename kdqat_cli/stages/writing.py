@@ -1,0 +1,179 @@
+"""Files that are written whole or not at all, and what the system's refusals mean to a user.
+
+A file is written aside, synced and renamed. So a kill or a full disk never leaves half of it, and nothing is ever
+written through a link: where DVC has linked a result to an object of its cache, the new file replaces the link, and
+the object stays as it is.
+"""
+
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "your quota is used up", errno.EFBIG: "a file is too large"}
+_REFUSED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "a file is where a folder should be",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.ENAMETOOLONG: "a name is too long",
+    errno.ELOOP: "the links lead in a circle",
+    errno.ENOLCK: "the file system has no locks",
+}
+_LARGEST_KNOWN = 2**20  # bytes of a file that is read to see whether kdqat wrote it; ours are far smaller
+
+Ours = Callable[[str], bool]
+"""Tells from the text of a file whether kdqat wrote it."""
+
+
+@contextmanager
+def file_errors(folder: Path | None = None) -> Iterator[None]:
+    """Turns a full disk, a read-only file system or missing rights into one sentence.
+
+    Args:
+        folder: named where the error names no path; None: the working folder.
+
+    Raises:
+        MissingInputError: the system refused to read or write. Python, Rust and C++ each have an error of their own.
+    """
+    try:
+        yield
+    except KdqatError:
+        raise
+    except Exception as error:
+        refusal = _refusal(error, folder or Path())
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _refusal(error: Exception, folder: Path) -> MissingInputError | None:
+    number = getattr(error, "errno", None)
+    found = re.search(r"os error (\d+)|\[enforce fail at inline_container|basic_ios::clear", str(error))
+    if found:  # a C++ writer or its stream does not say why, and has no reason but this
+        number = int(found[1]) if found[1] else errno.ENOSPC
+    if number in _FULL:
+        return MissingInputError(
+            f"The folder {folder} cannot be written: {_FULL[number]}. What was there is as it was.",
+            f"free space for {folder} (df -h {folder}), and then the same command, which continues",
+        )
+    path = getattr(error, "filename", None)
+    unnamed = isinstance(error, PermissionError) and path is None  # of a signal or a socket, say
+    if number in _REFUSED and not unnamed:
+        place = Path(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else folder
+        there = next((step for step in (place, *place.parents) if os.path.lexists(step)), Path())
+        return MissingInputError(
+            f"{place} cannot be read or written: {_REFUSED[number]}.",
+            f"ls -ld {there}, which shows what is there and whose it is; or another path",
+        )
+    if number == errno.ENOENT and path is None and "temporary directory" in str(error):
+        return MissingInputError("There is no folder for temporary files.", "export TMPDIR=FOLDER")
+    return None
+
+
+def refuse_target(path: Path, ours: Ours | None = None) -> None:
+    """Refuses a path at which a file cannot be written, or holds what kdqat did not write, before any work is done.
+
+    Args:
+        path: of the file to be. A link to a file is accepted: the link will be replaced.
+        ours: tells whether an existing file may be replaced; None: any may. An empty one always may.
+
+    Raises:
+        ConfigError: the file that is there is not ours.
+        MissingInputError: a folder, device, pipe or socket is there, or the folder cannot be written.
+    """
+    with file_errors(path.parent):
+        # The mode of a link's target: a link to a device is refused, a link that leads nowhere is not.
+        mode = path.stat().st_mode if path.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+            raise MissingInputError(f"{path} is {what}: no file can be written there.", "--out with the path of a file")
+        if mode is not None and ours is not None and not _known(path, ours):
+            raise ConfigError(
+                f"{path} would be replaced, but kdqat did not write it.", f"--out with another path, or rm {path}"
+            )
+        _refuse_unwritable(path.absolute().parent)
+
+
+def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
+    """Writes a file aside and renames it; missing folders are made. A link at `path` is replaced, never followed.
+
+    Raises:
+        ConfigError: as `refuse_target`.
+        MissingInputError: as `refuse_target`, or the disk is full.
+    """
+    refuse_target(path, ours)
+    with file_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".kdqat-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            with aside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, ours: Ours | None = None) -> None:
+    """As `write_bytes`, of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"), ours)
+
+
+def write_json(path: Path, value: Any, ours: Ours | None = None) -> None:
+    """As `write_bytes`, of JSON as people read it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", ours)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sync(path: Path) -> None:
+    """Returns when a file or the names in a folder are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Returns when a folder and all in it are on disk, so that a power cut does not take them."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def _known(path: Path, ours: Ours) -> bool:
+    if path.stat().st_size > _LARGEST_KNOWN:
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return not text or ours(text)
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises the system's own error for the nearest folder that is there."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), str(there))
