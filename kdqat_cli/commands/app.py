@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 """
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -61,7 +62,20 @@ def start(as_json: bool, quiet: bool) -> Output:
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    return Output(as_json, quiet or not group.leads())
+    output = Output(as_json, quiet or not group.leads())
+    logging.getLogger("kdqat_cli").handlers = [_Remarks(output)]
+    return output
+
+
+class _Remarks(logging.Handler):
+    """Makes remarks of what the stages log."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self.output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.output.remark(record.getMessage())
 
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:

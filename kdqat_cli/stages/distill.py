@@ -16,7 +16,7 @@ from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, resume_folder, shared_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -42,14 +42,13 @@ def distill(
         The folder, the student's and the teacher's dev scores, and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's.
+        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's.
         GateError: the teacher does no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
     with shared_folder(out) as scratch:
-        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
-        align_labels(source.model, task, f"The teacher {teacher}")
+        source = load_teacher(teacher, task)
         _check_layers(settings, len(layers_of(source.model)))
         record = student_record("student", task, source, settings)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)

@@ -117,9 +117,11 @@ def _export_foreign(
             kind="export",
             format=format_name,
             task=source.record.task,
+            task_file=source.record.task_file,
             labels=source.record.labels,
             pairs=source.record.pairs,
             max_length=source.record.max_length,
+            inputs=source.record.inputs,
             sources=sources,
             versions=versions(),
         )

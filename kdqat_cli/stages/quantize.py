@@ -7,7 +7,7 @@ from kdqat_cli.config import Settings
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.folder import MODEL, output_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
@@ -27,13 +27,12 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
         The folder, the dev score and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's.
+        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
     with output_folder(out) as scratch:
-        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
-        align_labels(source.model, task, f"The teacher {teacher}")
+        source = load_teacher(teacher, task)
         record = student_record("ternary", task, source, settings)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)

@@ -13,7 +13,8 @@ from kdqat_cli.exporters import FormatName, catalogue, dense
 from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.models import ABOUT, label_config, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.labels import label_config
+from kdqat_cli.stages.models import ABOUT, load_classifier, save_classifier, student_record
 from kdqat_cli.tasks.registry import Task, load_task
 from tests.exporters.students import frozen
 
