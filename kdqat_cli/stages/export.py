@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
@@ -18,6 +18,7 @@ from kdqat_cli.stages.models import (
     ABOUT,
     Classifier,
     load_classifier,
+    recorded,
     size_figures,
 )
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
@@ -141,14 +142,17 @@ def _export_foreign(
 
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     """The student, and the hashes of what it was made from and of itself."""
-    source = load_classifier(student, "kdqat distill")
-    made = source.record.quantization if source.record.kind in ("student", "ternary") else None
+    record = recorded(student)
+    made = record.quantization if record.kind in ("student", "ternary") else None
     weights = made.weights if made else None
-    if weights != "ternary" or source.weights is None:
-        what = f"{weights} weights" if made else f"a {source.record.kind} model"
+    if weights != "ternary" and Path(student).exists():
+        what = f"{weights} weights" if made else f"a {record.kind} model"
         raise ConfigError(
             f"{student} holds {what}; only ternary weights can be exported.", "kdqat distill --weights ternary"
         )
+    source = load_classifier(student, "kdqat distill")
+    if source.weights is None:
+        raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}
 
 

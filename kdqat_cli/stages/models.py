@@ -152,7 +152,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settings) -> Record:
     """What is recorded in kdqat.json of a quantised model."""
-    max_length = row_length(task, teacher.tokenizer, settings.student.max_length)
+    max_length = row_length(task, teacher.tokenizer, settings.student.max_length, "--set student.max_length=")
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
     batches = Batches(size=settings.student.batch_size, pad_to=max_length) if fixed else BY_LENGTH

@@ -34,9 +34,9 @@ def quantize(task: Task, teacher: str, settings: Settings, data_dir: Path | None
     with output_folder(out) as scratch:
         source = load_teacher(teacher, task)
         record = student_record("ternary", task, source, settings)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         score = dev.score(source.model)["score"]
         save_classifier(source.model, source.tokenizer, scratch / MODEL, record)
         run = write_run(scratch, watch, score=score)

@@ -5,6 +5,8 @@ stage: which inputs the encoder is given, how many tokens a row may have, that p
 answer must not depend on batch mates), and that every token has an embedding.
 """
 
+import logging
+
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -15,6 +17,8 @@ from kdqat_cli.record import Inputs
 from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.weights import Source
 
+_LOGGER = logging.getLogger(__name__)
+_SAMPLE = 20  # words that are tried
 _SHORTEST = 3  # tokens of a row: one word between the two that every row has
 
 
@@ -33,6 +37,7 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
     tokenizer = _load(source)
     _check_vocabulary(tokenizer, config, source.location)
     _give_padding(tokenizer, config, source.location)
+    _remark_on_case(tokenizer, source.location)
     tokenizer.padding_side = "right"
     if inputs is not None:
         tokenizer.truncation_side = inputs.truncation_side
@@ -66,7 +71,8 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
         except Exception as error:
             if whole is not None:
                 raise
-            raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}: {first_line(error)}.", fix) from error
+            reason = first_line(error).rstrip(" :")
+            raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}: {reason}.", fix) from error
     parts = [name for name in tokenizer.vocab_files_names if name != "tokenizer_file"]
     if whole is None and not (parts and all(tokenizer.init_kwargs.get(part) for part in parts)):
         names = " and ".join(tokenizer.vocab_files_names[part] for part in parts)
@@ -82,6 +88,18 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConf
             f"The tokenizer of {where} has {largest + 1} tokens (the last is {token!r}), but the encoder has only "
             f"{config.vocab_size} embeddings.",
             f"model.resize_token_embeddings({largest + 1}) and model.save_pretrained({where!r}), before it is trained",
+        )
+
+
+def _remark_on_case(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Tells of capitals that are lost: BERT's tokenizer lower-cases unless its configuration says otherwise."""
+    capitals = [token for token in tokenizer.get_vocab() if token.isalpha() and token != token.lower()][:_SAMPLE]
+    if capitals and all(tokenizer.tokenize(token) != [token] for token in capitals):
+        _LOGGER.warning(
+            "The tokenizer of %s makes lower case of texts, but its vocabulary has %r. If the model was trained on "
+            'cased text: "do_lower_case": false in its tokenizer_config.json.',
+            where,
+            capitals[0],
         )
 
 

@@ -21,7 +21,7 @@ from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.record import Record
+from kdqat_cli.record import Inputs, Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.folder import write_json
 from kdqat_cli.stages.layout import TOKENIZER_FILE
@@ -31,6 +31,7 @@ from kdqat_cli.stages.models import (
     load_classifier,
     load_encoder,
     load_teacher,
+    recorded,
     recorded_task,
     save_classifier,
     size_figures,
@@ -126,6 +127,7 @@ class TestLoadClassifier:
         for folder in (ternary, str(ternary / "model")):
             loaded = load_classifier(folder)
             assert loaded.record.kind == "ternary"
+            assert loaded.record.inputs == Inputs(names=["input_ids", "token_type_ids", "attention_mask"])
             assert loaded.model.config.id2label == dict(enumerate(THREE))
             assert torch.equal(logits(loaded.model, batch), logits(model, batch))
         assert recorded_task(str(ternary)) == "tiny"
@@ -279,6 +281,10 @@ class TestOwnTask:
 
     def test_a_packaged_task_has_no_file(self) -> None:
         assert task_file(load_task("rte")) is None
+
+    def test_a_teacher_s_record_has_it(self, rated_teacher: Path, rated_task: Path) -> None:
+        assert recorded(rated_teacher).inputs == Inputs(names=["input_ids", "token_type_ids", "attention_mask"])
+        assert recorded_task(str(rated_teacher)) == str(rated_task / "rated.yaml")
 
     def test_the_recorded_file_is_the_task(self, work: Path) -> None:
         record = Record(kind="teacher", task="tiny", task_file="data/tiny.yaml")

@@ -1,6 +1,7 @@
 """Tokenizers that do not fit their encoder, or are not there; and what is settled for those that do."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ class TestVocabulary:
         AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
         assert len(load_classifier(tmp_path).tokenizer) == len(VOCABULARY) < 192
 
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_lost_capitals_are_told_of(
+        self, tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, lower: bool
+    ) -> None:
+        """A cased vocabulary, which transformers lower-cases unless it is told not to."""
+        folder = copied(tiny_encoder, tmp_path / "encoder", vocab_size=len(VOCABULARY) + 1)
+        (folder / TOKENIZER_FILE).unlink()
+        (folder / CONFIG).unlink()
+        (folder / "vocab.txt").write_text("\n".join([*VOCABULARY, "Good"]) + "\n", encoding="utf-8")
+        if not lower:
+            (folder / CONFIG).write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+        with caplog.at_level(logging.WARNING, "kdqat_cli"):
+            assert (fitted(folder).tokenize("Good") == ["Good"]) is not lower
+        told = [record for record in caplog.records if record.name.startswith("kdqat_cli")]
+        assert len(told) == lower
+        if lower:
+            assert "makes lower case of texts, but its vocabulary has 'Good'" in told[0].getMessage()
+
 
 class TestPadding:
     def test_the_configuration_s_padding_token_is_taken(self, classifier: Path) -> None:
@@ -238,8 +257,9 @@ class TestPositions:
         limit = min(20, says or 20)  # 22 positions, of which padding and what is before it take two
         assert tokenizer.model_max_length == limit
         assert row_length(TASK, tokenizer, None) == limit
-        with pytest.raises(ConfigError, match=f"at most {limit} tokens, not 64"):
+        with pytest.raises(ConfigError, match=f"at most {limit} tokens, not 64") as caught:
             row_length(TASK, tokenizer, 64)
+        assert caught.value.fix == f"--max-length {limit}"
 
     def test_a_record_of_longer_rows_is_refused(self, classifier: Path) -> None:
         (classifier / "kdqat.json").write_text('{"version": 1, "kind": "teacher", "max_length": 65}')
