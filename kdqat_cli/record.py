@@ -17,7 +17,9 @@ Kind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
 InputName = Literal["input_ids", "attention_mask", "token_type_ids"]
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Length = Annotated[int, Field(ge=3, le=2**20)]  # tokens
+LONGEST_ROW = 2**20
+"""Tokens of the longest row that a record allows."""
+_Length = Annotated[int, Field(ge=3, le=LONGEST_ROW)]  # tokens
 _Label = Annotated[str, Field(max_length=10_000)]
 
 VERSION: Literal[1] = 1

@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 """
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,20 @@ def start(as_json: bool, quiet: bool) -> Output:
     """
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
-    return Output(as_json, quiet or not group.leads())
+    output = Output(as_json, quiet or not group.leads())
+    logging.getLogger("kdqat_cli").handlers = [_Remarks(output)]
+    return output
+
+
+class _Remarks(logging.Handler):
+    """Makes remarks of what the stages log."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self.output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.output.remark(record.getMessage())
 
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:

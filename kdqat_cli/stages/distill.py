@@ -16,7 +16,7 @@ from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.training import Progress, train, write_history
@@ -50,8 +50,8 @@ def distill(
         The folder, the student's and the teacher's dev scores, and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's, or the task does not report the metric of `keep_best`; or
-            `out` is an input, holds what kdqat did not write, or a result of other settings.
+        ConfigError: it is no teacher that kdqat takes, its labels are not the task's, or the task does not report the
+            metric of `keep_best`; or `out` is an input, holds what kdqat did not write, or a result of other settings.
         GateError: the teacher does no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
@@ -59,8 +59,7 @@ def distill(
     check_keep_best(task, "student", settings.student)
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
     with shared_folder(out, force) as work:
-        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
-        align_labels(source.model, task, f"The teacher {teacher}")
+        source = load_teacher(teacher, task)
         _check_layers(settings, len(layers_of(source.model)))
         record = student_record("student", task, source, settings)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)

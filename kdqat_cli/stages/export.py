@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
@@ -14,7 +14,7 @@ from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.stages.inference import padded_batches, predict_logits
 from kdqat_cli.stages.layout import TOKENIZER_FILE
-from kdqat_cli.stages.models import Classifier, load_classifier, size_figures
+from kdqat_cli.stages.models import Classifier, load_classifier, recorded, size_figures
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.writing import write_json
@@ -109,9 +109,11 @@ def _export_foreign(
             kind="export",
             format=format_name,
             task=source.record.task,
+            task_file=source.record.task_file,
             labels=source.record.labels,
             pairs=source.record.pairs,
             max_length=source.record.max_length,
+            inputs=source.record.inputs,
             sources=sources,
             versions=versions(),
         )
@@ -141,24 +143,27 @@ def _export_foreign(
 
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     """The student, and the hashes of what it was made from and of itself."""
-    source = load_classifier(student, "kdqat distill")
-    kind, made = source.record.kind, source.record.quantization
+    record = recorded(student)
+    kind, made = record.kind, record.quantization
     if kind == "packed":
         raise ConfigError(
             f"{student} is already packed; every format is exported from the student itself.",
             "kdqat export --student with the folder that `kdqat distill` or `kdqat quantize` wrote",
         )
-    if kind not in ("student", "ternary") or made is None or source.weights is None:
+    if (kind not in ("student", "ternary") or made is None) and Path(student).exists():
         what = {"teacher": "a teacher", "export": "an export for another engine"}.get(kind, "a plain model")
         raise ConfigError(
             f"{student} holds {what}; only a student with ternary weights can be exported.",
             f"kdqat distill --task TASK --teacher {student}",
         )
-    if made.weights != "ternary":
+    if made is not None and made.weights != "ternary":
         raise ConfigError(
             f"{student} holds {made.weights} weights; only ternary weights can be exported.",
             "kdqat distill --weights ternary",
         )
+    source = load_classifier(student, "kdqat distill")
+    if source.weights is None:
+        raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}
 
 

@@ -10,9 +10,10 @@ from kdqat_cli.config import Settings
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
-from kdqat_cli.stages.models import encoder_digest, encoder_location, load_encoder, save_classifier
+from kdqat_cli.stages.models import encoder_digest, encoder_location, load_encoder, save_classifier, task_file
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
+from kdqat_cli.stages.tokenizers import inputs_of
 from kdqat_cli.stages.training import Progress, train, write_history
 from kdqat_cli.tasks.registry import Task, check_keep_best
 
@@ -43,8 +44,8 @@ def finetune_teacher(
         The folder, the dev score and the seconds.
 
     Raises:
-        ConfigError: the task does not report the metric of `keep_best`; or `out` is an input, holds what kdqat did not
-            write, or a result of other settings.
+        ConfigError: an encoder that kdqat does not take, or the task does not report the metric of `keep_best`; or
+            `out` is an input, holds what kdqat did not write, or a result of other settings.
         MissingInputError: no encoder or data there, or the folder is in use.
     """
     watch = Stopwatch()
@@ -60,11 +61,13 @@ def finetune_teacher(
         record = Record(
             kind="teacher",
             task=task.name,
+            task_file=task_file(task),
             labels=task.labels,
             pairs=task.pairs,
             encoder=encoder,
             seed=seed,
             max_length=max_length,
+            inputs=inputs_of(tokenizer),
             batches=batches,
             settings=settings.teacher.model_dump(),
             sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},

@@ -1,39 +1,41 @@
-"""Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders."""
+"""Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders.
+
+The parts of it: `weights.py` loads weights whole, `tokenizers.py` fits a tokenizer to its encoder, `labels.py` says
+what the outputs mean. Everything that can be told from the small files is checked before the weights are read.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.config import Settings
-from kdqat_cli.distillation.divergence import weight_at_fault
-from kdqat_cli.encoders import classifier_of
-from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import ABOUT, MODEL
-from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
+from kdqat_cli.stages.labels import align_labels, check_outputs, label_config
+from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE, teacher_folder
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
+from kdqat_cli.stages.tokenizers import inputs_of, load_tokenizer
+from kdqat_cli.stages.weights import Source, load_config, load_encoder_config, load_weights
 from kdqat_cli.stages.writing import write_json
-from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
 
 _WEIGHTS = "model.safetensors"
+_AGAIN = {"teacher": "finetune-teacher", "ternary": "quantize", "student": "distill", "export": "export"}
+_QUANTIZED = {
+    "ternary": "a ternary student",
+    "student": "a student",
+    "packed": "a packed student",
+    "export": "an export",
+}
 
 
 @dataclass
@@ -61,30 +63,46 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
         fix: the command that makes the folder, for the error.
 
     Raises:
-        MissingInputError: nothing to load there, a file is damaged, or a weight is no finite number.
+        ConfigError: a model that kdqat does not take: of another architecture, say, or with several labels at once.
+        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
     """
     folder = _model_folder(source)
     if (folder / FILE_NAME).exists():
-        record = PackedCheckpoint(folder / FILE_NAME).record
-        tokenizer_file = folder / TOKENIZER_FILE
-        if not tokenizer_file.exists() or file_digest(tokenizer_file) != record.tokenizer:
-            raise MissingInputError(
-                f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
-            )
-        model = _load(AutoModelForSequenceClassification, str(folder), "kdqat export")
-        return Classifier(_placed(model), _load_tokenizer(folder), folder / FILE_NAME, record)
-    location = str(folder) if folder.is_dir() else str(source)
+        return _load_packed(folder)
     record = _read_record(folder)
-    # A head that does not fit must not be filled with random numbers: num_labels stays what the folder says.
-    model = _load(AutoModelForSequenceClassification, location, fix, dtype=torch.float32)
-    weight = weight_at_fault({"model": model})
-    if weight:  # every answer would be the first label
-        again = "kdqat distill, or for a teacher kdqat finetune-teacher, to train it again"
-        raise MissingInputError(f"{location}: {weight} is not finite.", again)
+    place = Source.find(str(folder) if folder.is_dir() else str(source), fix)
+    config = load_config(place)
+    check_outputs(config, place.location)
+    tokenizer = load_tokenizer(place, config, record.inputs)
+    _check_length(record, tokenizer, place.location)
+    again = None if record.kind == "plain" else f"kdqat {_AGAIN[record.kind]}, to make it again"
+    model = load_weights(place, config, again=again)
     if record.quantization is not None:
         quantize_model(model, record.quantization, frozen=True)
     weights = folder / _WEIGHTS
-    return Classifier(_placed(model).eval(), _load_tokenizer(location), weights if weights.exists() else None, record)
+    return Classifier(_placed(model).eval(), tokenizer, weights if weights.exists() else None, record)
+
+
+def load_teacher(teacher: str, task: Task) -> Classifier:
+    """A classifier to learn from, its labels in the task's order.
+
+    Args:
+        teacher: folder or hub id.
+        task: what it must have been trained on.
+
+    Raises:
+        ConfigError: it is a student, its labels are not the task's, or what `load_classifier` refuses.
+        MissingInputError: see `load_classifier`.
+    """
+    kind = recorded(teacher).kind
+    if kind in _QUANTIZED:
+        raise ConfigError(
+            f"{teacher} holds {_QUANTIZED[kind]}, not a teacher: its weights are quantised already.",
+            f"--teacher {teacher_folder(task.name)}",
+        )
+    loaded = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
+    align_labels(loaded.model, task, f"The teacher {teacher}")
+    return loaded
 
 
 def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -95,13 +113,22 @@ def load_encoder(encoder: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
         task: gives the head's size and label names.
 
     Raises:
-        MissingInputError: nothing to load there.
+        ConfigError: a model that kdqat does not take: of another architecture, say, or a student.
+        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
     """
     location = encoder_location(encoder)
     if encoder == EMBEDDED and not Path(location).is_dir():
         raise MissingInputError(f"There is no model folder {location}.", "kdqat fetch")
-    model = _load(_NewClassifier, location, None, dtype=torch.float32, **label_config(task))
-    return model, _load_tokenizer(location)
+    kind = recorded(location).kind
+    if kind in _QUANTIZED:
+        raise ConfigError(
+            f"{encoder} holds {_QUANTIZED[kind]}, not an encoder: its weights are quantised already.",
+            "--encoder ENCODER, with the one that its teacher was fine-tuned from",
+        )
+    place = Source.find(location)
+    config, loader = load_encoder_config(place, **label_config(task))
+    tokenizer = load_tokenizer(place, config)
+    return load_weights(place, config, loader, new_head=True), tokenizer
 
 
 def encoder_digest(encoder: str) -> str | None:
@@ -112,32 +139,8 @@ def encoder_digest(encoder: str) -> str | None:
 
 def encoder_location(encoder: str) -> str:
     """The folder or hub id of an encoder, which may be `embedded`."""
-    return str(ASSETS / "encoder") if encoder == EMBEDDED else encoder
-
-
-class _NewClassifier:
-    """transformers' classifier of an encoder's type, except T5's, which has a decoder and is replaced by ours."""
-
-    @staticmethod
-    def from_pretrained(location: str, **options: Any) -> PreTrainedModel:
-        config = AutoConfig.from_pretrained(location, **options)
-        if config.model_type not in SOURCES:
-            return AutoModelForSequenceClassification.from_pretrained(location, **options)
-        kept = {key: options[key] for key in ("dtype", "local_files_only")}
-        return T5EncoderForSequenceClassification.from_t5(location, config, **kept)
-
-
-def label_config(task: Task) -> dict[str, Any]:
-    """The head's part of config.json for a task."""
-    if task.regression:
-        return {"num_labels": 1, "problem_type": "regression"}
-    labels = task.labels or []
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
+    folder = ASSETS / "encoder" if encoder == EMBEDDED else _model_folder(encoder)
+    return str(folder) if folder.is_dir() or encoder == EMBEDDED else encoder
 
 
 def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, record: Record) -> None:
@@ -147,48 +150,9 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     write_json(folder / ABOUT, record.to_json())
 
 
-def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
-    """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
-
-    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order.
-
-    Args:
-        model: changed in place.
-        task: whose order is wanted.
-        name: what the error calls the model.
-
-    Raises:
-        ConfigError: another number of labels, or other names.
-    """
-    if model.config.num_labels != task.num_labels:
-        raise ConfigError(
-            f"{name} has {model.config.num_labels} labels, but task {task.name} has {task.num_labels}.",
-            f"kdqat finetune-teacher --task {task.name}",
-        )
-    if not task.regression:
-        wanted = [label.casefold() for label in task.labels or []]
-        given = [str(model.config.id2label[index]).casefold() for index in range(task.num_labels)]
-        if given != [f"label_{index}" for index in range(task.num_labels)]:
-            if sorted(given) != sorted(wanted):
-                raise ConfigError(
-                    f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.",
-                    f"kdqat finetune-teacher --task {task.name}",
-                )
-            _reorder(classifier_of(model), [given.index(label) for label in wanted])
-    for key, value in label_config(task).items():
-        setattr(model.config, key, value)
-
-
-@torch.no_grad()
-def _reorder(head: nn.Linear, rows: list[int]) -> None:
-    head.weight.copy_(head.weight[rows].clone())
-    if head.bias is not None:
-        head.bias.copy_(head.bias[rows].clone())
-
-
 def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settings) -> Record:
     """What is recorded in kdqat.json of a quantised model."""
-    max_length = row_length(task, teacher.tokenizer, settings.student.max_length)
+    max_length = row_length(task, teacher.tokenizer, settings.student.max_length, "--set student.max_length=")
     # Where a batch shares a scale, a score belongs to one way of making batches: the training's.
     fixed = settings.student.padding == "max_length"
     batches = Batches(size=settings.student.batch_size, pad_to=max_length) if fixed else BY_LENGTH
@@ -196,9 +160,11 @@ def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settin
     return Record(
         kind=kind,
         task=task.name,
+        task_file=task_file(task),
         labels=task.labels,
         pairs=task.pairs,
         max_length=max_length,
+        inputs=inputs_of(teacher.tokenizer),
         batches=batches,
         quantization=settings.quantization,
         sources={"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
@@ -218,11 +184,61 @@ def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:
     }
 
 
-def recorded_task(source: str) -> str | None:
-    """The task that a folder of kdqat's was made for; None for any other model."""
+def recorded(source: str | Path) -> Record:
+    """What is recorded of a model; of kind `plain` where none of ours made it.
+
+    Raises:
+        MissingInputError: the record is damaged.
+    """
     folder = _model_folder(source)
     packed = (folder / FILE_NAME).exists()
-    return (PackedCheckpoint(folder / FILE_NAME).record if packed else _read_record(folder)).task
+    return PackedCheckpoint(folder / FILE_NAME).record if packed else _read_record(folder)
+
+
+def recorded_task(source: str) -> str | None:
+    """The task that a folder of kdqat's was made for, as `load_task` takes it; None for any other model.
+
+    Raises:
+        MissingInputError: the task's own file is gone, or the record is damaged.
+    """
+    record = recorded(source)
+    if record.task_file is None:
+        return record.task
+    if not Path(record.task_file).is_file():
+        raise MissingInputError(
+            f"{source} was made for the task {record.task_file}, which is not there.", "--task FILE"
+        )
+    return record.task_file
+
+
+def task_file(task: Task) -> str | None:
+    """Where a user's task lies, for the record: relative to the working folder if it is in it; None: packaged."""
+    if task.file is None:
+        return None
+    path = task.file.resolve()
+    here = Path.cwd().resolve()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def _load_packed(folder: Path) -> Classifier:
+    record = PackedCheckpoint(folder / FILE_NAME).record
+    tokenizer_file = folder / TOKENIZER_FILE
+    if not tokenizer_file.exists() or file_digest(tokenizer_file) != record.tokenizer:
+        raise MissingInputError(f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export")
+    place = Source.find(str(folder), "kdqat export")
+    with place.reading():
+        model = AutoModelForSequenceClassification.from_pretrained(place.location, **place.options)
+    check_outputs(model.config, place.location)
+    tokenizer = load_tokenizer(place, model.config, record.inputs)
+    _check_length(record, tokenizer, place.location)
+    return Classifier(_placed(model), tokenizer, folder / FILE_NAME, record)
+
+
+def _check_length(record: Record, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if record.max_length is not None and record.max_length > tokenizer.model_max_length:
+        raise MissingInputError(
+            f"{name} was made for rows of {record.max_length} tokens, but reads at most {tokenizer.model_max_length}."
+        )
 
 
 def _model_folder(source: str | Path) -> Path:
@@ -236,41 +252,14 @@ def _placed(model: PreTrainedModel) -> PreTrainedModel:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load(auto: Any, location: str, fix: str | None, **options: Any) -> PreTrainedModel:
-    path = Path(location)
-    unreachable = ""
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
-    else:
-        refuse_absent(location, fix)
-        unreachable = why_unreachable(location, "model")
-    try:
-        # Left open, transformers would ask whether to run code that a model brings along.
-        return auto.from_pretrained(location, local_files_only=bool(unreachable), trust_remote_code=False, **options)
-    except KdqatError:
-        raise
-    except Exception as error:  # hub, file system, JSON and safetensors each have their own
-        what = f"The folder {location}"
-        if not path.is_dir():
-            what = f"There is no folder {location}, and the hub model of that name"
-            fix = "the same command with a local folder in place of the hub id"
-        raise MissingInputError(f"{what} could not be loaded: {unreachable or first_line(error)}.", fix) from error
-
-
-def _load_tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except Exception as error:
-        raise MissingInputError(f"The tokenizer of {location} could not be loaded: {error}") from error
-
-
 def _read_record(folder: Path) -> Record:
     path = folder / ABOUT
     if not path.is_file():
         return Record()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MissingInputError(f"{path} is not JSON; the folder is damaged.") from error
+    except OSError as error:
+        raise MissingInputError(f"{path} could not be read: {error.strerror}.") from error
     return read_record(value, str(path))

@@ -7,7 +7,7 @@ from kdqat_cli.config import Settings
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.stages.folder import MODEL, output_folder, refuse_inputs
-from kdqat_cli.stages.models import align_labels, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
 from kdqat_cli.stages.record import Stopwatch, write_run
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task
@@ -30,20 +30,19 @@ def quantize(
         The folder, the dev score and the seconds.
 
     Raises:
-        ConfigError: the teacher's labels are not the task's; or `out` is an input, holds what kdqat did not write, or
-            a result of other settings.
+        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
+            what kdqat did not write, or a result of other settings.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
     with output_folder(out, force) as work:
-        source = load_classifier(teacher, f"kdqat finetune-teacher --task {task.name}")
-        align_labels(source.model, task, f"The teacher {teacher}")
+        source = load_teacher(teacher, task)
         record = student_record("ternary", task, source, settings)
         work.refuse_other(record)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
         score = dev.score(source.model)["score"]
         save_classifier(source.model, source.tokenizer, work.scratch / MODEL, record)
         run = write_run(work.scratch, watch, score=score)

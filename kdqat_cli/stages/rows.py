@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.record import BY_LENGTH, Batches
+from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.stages.inference import Predictor, tokenize
 from kdqat_cli.tasks.data import data_digest, load_split
@@ -46,17 +46,25 @@ class TaskRows:
         return compute_metrics(self.task, logits, self.labels)
 
 
-def row_length(task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+def row_length(
+    task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None, option: str = "--max-length "
+) -> int:
     """Tokens that rows are cut to: what is wanted, else the task's own length as far as the encoder reads.
+
+    Args:
+        task: gives its own length.
+        tokenizer: the model's; its `model_max_length` is what the encoder reads.
+        wanted: what the user or a record asks for, or None.
+        option: what sets it, for the error.
 
     Raises:
         ConfigError: the encoder does not read as many tokens as are wanted.
     """
-    limit = tokenizer.model_max_length
+    limit = int(min(tokenizer.model_max_length, LONGEST_ROW))
     if wanted is None:
-        return int(min(task.max_length, limit))
+        return min(task.max_length, limit)
     if wanted > limit:
-        raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"--max-length {limit}")
+        raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"{option}{limit}")
     return wanted
 
 

@@ -1,5 +1,8 @@
 """config.json of a classifier on T5's encoder."""
 
+from typing import Self
+
+from transformers import PreTrainedConfig
 from transformers.models.t5.configuration_t5 import T5Config
 
 
@@ -13,3 +16,9 @@ class T5EncoderConfig(T5Config):  # type: ignore[misc]
     model_type = "kdqat-t5-encoder"
     is_encoder_decoder: bool = False
     use_cache: bool = False
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Self:
+        """The configuration of a T5's or mT5's encoder."""
+        own = ("model_type", "architectures", "is_encoder_decoder", "use_cache")
+        return cls(**{key: value for key, value in config.to_dict().items() if key not in own})

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5EncoderModel, T5PreTrainedModel, T5Stack
 
-from kdqat_cli.errors import MissingInputError
 from kdqat_cli.t5.config import T5EncoderConfig
 
 SOURCES = ("t5", "mt5")  # model types whose encoder is this one
@@ -36,29 +35,24 @@ class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[mis
         self.post_init()
 
     @classmethod
-    def from_t5(cls, location: str | Path, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+    def from_t5(
+        cls, location: str | Path, config: T5EncoderConfig, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The encoder of a T5 or mT5 checkpoint under a new classifier.
 
         Args:
             location: hub id or folder.
-            config: the checkpoint's configuration, with the labels wanted.
+            config: the encoder's, with the labels wanted.
             options: of transformers' `from_pretrained`.
 
-        Raises:
-            MissingInputError: the checkpoint lacks weights of the encoder.
+        Returns:
+            The classifier in eval mode, and transformers' loading report of the encoder.
         """
-        own = ("model_type", "architectures", "is_encoder_decoder", "use_cache")
-        values = {key: value for key, value in config.to_dict().items() if key not in own}
-        source, info = T5EncoderModel.from_pretrained(
-            location, config=T5EncoderConfig(**values), output_loading_info=True, **options
-        )
-        if info["missing_keys"]:
-            raise MissingInputError(
-                f"{location} holds no T5 encoder: {len(info['missing_keys'])} of its tensors are missing."
-            )
-        model = cls(source.config)
+        options["output_loading_info"] = True
+        source, report = T5EncoderModel.from_pretrained(location, config=config, **options)
+        model = cls(config)
         model.encoder.load_state_dict(source.encoder.state_dict())
-        return model.eval()
+        return model.eval(), report
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any

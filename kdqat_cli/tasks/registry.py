@@ -92,6 +92,12 @@ class Task(Section):
     """Folder of a user's task file; set by load_task, never in the file."""
 
     @property
+    def file(self) -> Path | None:
+        """A user's task file, where it is there; None: the task is packaged."""
+        files = [self.folder / f"{self.name}{ending}" for ending in (".yaml", ".yml")] if self.folder else []
+        return next((path for path in files if path.is_file()), None)
+
+    @property
     def regression(self) -> bool:
         """Whether the label is a number rather than a class."""
         return self.range is not None

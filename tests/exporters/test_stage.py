@@ -14,7 +14,8 @@ from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.folder import ABOUT
-from kdqat_cli.stages.models import label_config, load_classifier, save_classifier, student_record
+from kdqat_cli.stages.labels import label_config
+from kdqat_cli.stages.models import load_classifier, save_classifier, student_record
 from kdqat_cli.tasks.registry import Task, load_task
 from tests.exporters.students import frozen
 

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import (
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     T5Config,
@@ -23,44 +21,28 @@ from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.record import Record
+from kdqat_cli.record import Inputs, Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.folder import ABOUT
 from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
 from kdqat_cli.stages.models import (
-    align_labels,
-    label_config,
     load_classifier,
     load_encoder,
+    load_teacher,
+    recorded,
     recorded_task,
     save_classifier,
     size_figures,
     student_record,
+    task_file,
 )
+from kdqat_cli.stages.writing import write_json
 from kdqat_cli.t5.model import T5EncoderForSequenceClassification
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.registry import load_task
 from tests.recipes import quantization
+from tests.stages.classifiers import THREE, logits, name_labels, task_with
 
 QUANTIZATION = quantization()
-THREE = ["entailment", "neutral", "contradiction"]
-
-
-def task_with(labels: list[str] | None, name: str = "tiny") -> Task:
-    rte = load_task("rte")
-    if labels is None:
-        return rte.model_copy(update={"name": name, "labels": None, "range": [0.0, 5.0], "metric": "pearson"})
-    return rte.model_copy(update={"name": name, "labels": labels})
-
-
-def name_labels(model: PreTrainedModel, labels: list[str]) -> None:
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: index for index, label in enumerate(labels)}
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    out: Tensor = model(**batch).logits
-    return out
 
 
 @pytest.fixture
@@ -84,72 +66,6 @@ def packed(ternary: Path, tmp_path: Path) -> Path:
     """The folder of a packed model, as `export` writes it."""
     export(str(ternary), tmp_path / "packed")
     return tmp_path / "packed" / "model"
-
-
-class TestAlignLabels:
-    """Rows of the head follow the labels' names, never their index."""
-
-    def test_rows_are_permuted_by_name(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        name_labels(model, ["contradiction", "entailment", "neutral"])
-        before = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
-        assert torch.equal(logits(model, batch), before[:, [1, 2, 0]])
-        assert model.config.id2label == dict(enumerate(THREE))
-        assert model.config.label2id == {label: index for index, label in enumerate(THREE)}
-
-    def test_aligning_again_does_nothing(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        name_labels(model, ["neutral", "contradiction", "entailment"])
-        align_labels(model, task_with(THREE), "The teacher")
-        once = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
-        assert torch.equal(logits(model, batch), once)
-
-    def test_the_case_of_a_name_does_not_count(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        name_labels(model, ["NEUTRAL", "Entailment", "contradiction"])
-        before = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
-        assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
-        assert model.config.id2label == dict(enumerate(THREE))
-
-    def test_names_that_say_nothing_keep_the_order(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
-        before = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
-        assert torch.equal(logits(model, batch), before)
-        assert model.config.id2label == dict(enumerate(THREE))
-
-    def test_a_head_without_bias(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        model.classifier.bias = None
-        name_labels(model, ["neutral", "entailment", "contradiction"])
-        before = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
-        assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
-
-    def test_other_names_are_refused(self, model: PreTrainedModel) -> None:
-        name_labels(model, ["entailment", "neutral", "nonsense"])
-        with pytest.raises(ConfigError, match=r"The teacher x has the labels .*nonsense, but task tiny has") as caught:
-            align_labels(model, task_with(THREE), "The teacher x")
-        assert caught.value.exit_code == 2
-        assert caught.value.fix == "kdqat finetune-teacher --task tiny"
-
-    def test_a_name_that_stands_twice_is_refused(self, model: PreTrainedModel) -> None:
-        name_labels(model, ["entailment", "neutral", "neutral"])
-        with pytest.raises(ConfigError, match="has the labels"):
-            align_labels(model, task_with(THREE), "The teacher")
-
-    @pytest.mark.parametrize("labels", [["yes", "no"], None, ["a", "b", "c", "d"]])
-    def test_another_number_of_labels_is_refused(self, model: PreTrainedModel, labels: list[str] | None) -> None:
-        count = len(labels or "1")
-        with pytest.raises(ConfigError, match=f"has 3 labels, but task tiny has {count}") as caught:
-            align_labels(model, task_with(labels), "The teacher")
-        assert caught.value.exit_code == 2
-
-    def test_regression_takes_the_one_output_as_it_is(self, tiny_encoder: Path, batch: dict[str, Tensor]) -> None:
-        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1).eval()
-        before = logits(model, batch)
-        align_labels(model, task_with(None), "The teacher")
-        assert torch.equal(logits(model, batch), before)
-        assert model.config.problem_type == "regression"
 
 
 class TestLoadEncoder:
@@ -210,6 +126,7 @@ class TestLoadClassifier:
         for folder in (ternary, str(ternary / "model")):
             loaded = load_classifier(folder)
             assert loaded.record.kind == "ternary"
+            assert loaded.record.inputs == Inputs(names=["input_ids", "token_type_ids", "attention_mask"])
             assert loaded.model.config.id2label == dict(enumerate(THREE))
             assert torch.equal(logits(loaded.model, batch), logits(model, batch))
         assert recorded_task(str(ternary)) == "tiny"
@@ -316,6 +233,72 @@ class TestLoadClassifier:
             load_classifier(packed)
 
 
+class TestLoadTeacher:
+    @pytest.mark.parametrize(("name", "what"), [("ternary", "a ternary student"), ("packed", "a packed student")])
+    def test_a_student_is_no_teacher(self, ternary: Path, packed: Path, name: str, what: str) -> None:
+        folder = str(ternary if name == "ternary" else packed)
+        with pytest.raises(ConfigError, match=f"{folder} holds {what}, not a teacher") as caught:
+            load_teacher(folder, task_with(THREE))
+        assert caught.value.fix == "--teacher runs/tiny/teacher"
+        with pytest.raises(ConfigError, match=f"{folder} holds {what}, not an encoder"):
+            load_encoder(folder, task_with(THREE))
+
+    def test_a_teacher_has_its_labels_in_the_task_s_order(self, ternary: Path) -> None:
+        folder = str(ternary.parent / "teacher")
+        loaded = load_teacher(folder, task_with(THREE[::-1]))
+        assert loaded.model.config.id2label == dict(enumerate(THREE[::-1]))
+        assert torch.equal(loaded.model.classifier.bias, load_classifier(folder).model.classifier.bias.flip(0))
+
+    def test_a_teacher_is_an_encoder_too(self, ternary: Path, tmp_path: Path) -> None:
+        """By the folder of the stage as by the model folder in it; its head is kept where it fits."""
+        (tmp_path / "stage").mkdir()
+        (ternary.parent / "teacher").rename(tmp_path / "stage" / "model")
+        model, _ = load_encoder(str(tmp_path / "stage"), task_with(THREE))
+        source = load_classifier(tmp_path / "stage").model
+        assert torch.equal(model.bert.pooler.dense.weight, source.bert.pooler.dense.weight)
+
+
+class TestOwnTask:
+    """A task of the user's own is found again from the model."""
+
+    @pytest.fixture
+    def work(self, tiny_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(tiny_task, tmp_path / "data")
+        return tmp_path
+
+    @pytest.mark.parametrize("ending", [".yaml", ".yml"])
+    def test_a_file_in_the_working_folder_is_recorded_relative_to_it(self, work: Path, ending: str) -> None:
+        (work / "data" / "tiny.yaml").rename(work / "data" / f"tiny{ending}")
+        assert task_file(load_task(f"./data/tiny{ending}")) == f"data/tiny{ending}"
+        assert task_file(load_task(str(work / "data" / f"tiny{ending}"))) == f"data/tiny{ending}"
+
+    def test_a_file_elsewhere_is_recorded_as_it_is(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (work / "other").mkdir()
+        monkeypatch.chdir(work / "other")
+        assert task_file(load_task("../data/tiny.yaml")) == str((work / "data" / "tiny.yaml").resolve())
+
+    def test_a_packaged_task_has_no_file(self) -> None:
+        assert task_file(load_task("rte")) is None
+
+    def test_a_teacher_s_record_has_it(self, rated_teacher: Path, rated_task: Path) -> None:
+        assert recorded(rated_teacher).inputs == Inputs(names=["input_ids", "token_type_ids", "attention_mask"])
+        assert recorded_task(str(rated_teacher)) == str(rated_task / "rated.yaml")
+
+    def test_the_recorded_file_is_the_task(self, work: Path) -> None:
+        record = Record(kind="teacher", task="tiny", task_file="data/tiny.yaml")
+        (work / "model").mkdir()
+        write_json(work / "model" / ABOUT, record.to_json())
+        assert recorded_task("model") == "data/tiny.yaml"
+        assert load_task(recorded_task("model") or "").folder == Path("data")
+        (work / "data" / "tiny.yaml").unlink()
+        with pytest.raises(
+            MissingInputError, match=r"model was made for the task data/tiny.yaml, which is not"
+        ) as caught:
+            recorded_task("model")
+        assert caught.value.fix == "--task FILE"
+
+
 def test_an_exported_model_is_smaller(ternary: Path, packed: Path, tmp_path: Path) -> None:
     source = load_classifier(ternary)
     assert source.weights is not None
@@ -339,16 +322,6 @@ def test_only_ternary_models_are_packed(ternary: Path, packed: Path, tmp_path: P
             export(str(folder), tmp_path / "again")
         assert caught.value.fix == "kdqat distill --weights ternary"
         assert not any((tmp_path / "again").iterdir())
-
-
-def test_label_config_of_a_task() -> None:
-    assert label_config(task_with(["no", "yes"])) == {
-        "num_labels": 2,
-        "id2label": {0: "no", 1: "yes"},
-        "label2id": {"no": 0, "yes": 1},
-        "problem_type": "single_label_classification",
-    }
-    assert label_config(task_with(None)) == {"num_labels": 1, "problem_type": "regression"}
 
 
 def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     MT5Config,
     MT5ForConditionalGeneration,
@@ -21,7 +20,7 @@ from transformers import (
 )
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.t5.model import T5EncoderForSequenceClassification
+from kdqat_cli.stages.weights import Source, load_encoder_config, load_weights
 from tests.architectures import tiny, tokens
 
 SIZES = {
@@ -50,8 +49,8 @@ def saved(kind: Any, config: Any, folder: Path) -> PreTrainedModel:
 
 
 def loaded(folder: Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder, num_labels=3)
-    return T5EncoderForSequenceClassification.from_t5(folder, config).eval()
+    source = Source.find(str(folder))
+    return load_weights(source, *load_encoder_config(source, num_labels=3), new_head=True)
 
 
 @torch.no_grad()
@@ -104,7 +103,25 @@ def test_a_checkpoint_without_all_of_the_encoder_is_refused(tmp_path: Path) -> N
     state = load_file(tmp_path / WEIGHTS)
     del state["encoder.block.1.layer.0.SelfAttention.k.weight"]
     save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(MissingInputError, match="1 of its tensors are missing"):
+    with pytest.raises(MissingInputError, match=r"encoder.block.1.layer.0.SelfAttention.k.weight would be random"):
+        loaded(tmp_path)
+    state = load_file(tmp_path / WEIGHTS)
+    del state["shared.weight"]
+    save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
+    with pytest.raises(MissingInputError, match=r"shared.weight would be random"):
+        loaded(tmp_path)
+
+
+def test_a_layer_that_is_left_over_is_refused(tmp_path: Path) -> None:
+    saved(T5Model, T5Config(**SIZES), tmp_path)
+    state = load_file(tmp_path / WEIGHTS)
+    deeper = {
+        name.replace("block.2", "block.3"): values.clone()
+        for name, values in state.items()
+        if "encoder.block.2" in name
+    }
+    save_file(state | deeper, tmp_path / WEIGHTS, {"format": "pt"})
+    with pytest.raises(MissingInputError, match=r"encoder.block.3.* would be left out"):
         loaded(tmp_path)
 
 
