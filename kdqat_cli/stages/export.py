@@ -150,7 +150,7 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
             f"{student} is already packed; every format is exported from the student itself.",
             "kdqat export --student with the folder that `kdqat distill` or `kdqat quantize` wrote",
         )
-    if (kind not in ("student", "ternary") or made is None) and Path(student).exists():
+    if Path(student).exists() and (kind not in ("student", "ternary") or made is None):
         what = {"teacher": "a teacher", "export": "an export for another engine"}.get(kind, "a plain model")
         raise ConfigError(
             f"{student} holds {what}; only a student with ternary weights can be exported.",

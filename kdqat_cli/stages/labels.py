@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
+from kdqat_cli.tasks.labels import plain
 from kdqat_cli.tasks.registry import Task
 
 
@@ -83,8 +84,8 @@ def _check_names(config: PreTrainedConfig, name: str) -> None:
 def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
     """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
 
-    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order. Case and outer spaces do not count,
-    unless they tell labels apart.
+    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order. Case, outer spaces and the form of
+    Unicode do not count, unless they tell labels apart.
 
     Args:
         model: changed in place.
@@ -103,7 +104,7 @@ def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
         wanted = task.labels or []
         given = [str(model.config.id2label[index]) for index in range(task.num_labels)]
         if not _says_nothing(given):
-            rows = _rows(given, wanted) or _rows(*([label.strip().casefold() for label in x] for x in (given, wanted)))
+            rows = _rows(given, wanted) or _rows(*([plain(name).casefold() for name in x] for x in (given, wanted)))
             if rows is None:
                 raise ConfigError(
                     f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.", fix

@@ -138,7 +138,7 @@ def encoder_digest(encoder: str) -> str | None:
 
 
 def encoder_location(encoder: str) -> str:
-    """The folder or hub id of an encoder, which may be `embedded`."""
+    """The folder or hub id of an encoder, which may be `embedded`; of a teacher of ours its `model` folder."""
     folder = ASSETS / "encoder" if encoder == EMBEDDED else _model_folder(encoder)
     return str(folder) if folder.is_dir() or encoder == EMBEDDED else encoder
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from kdqat_cli.distillation.divergence import weight_at_fault
 from kdqat_cli.encoders import ENCODERS
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.hub import first_line, why_unreachable
+from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
 from kdqat_cli.t5.config import T5EncoderConfig
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
 
@@ -68,8 +68,7 @@ class Source:
             if not (path / "config.json").is_file():
                 raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
             return cls(location, fix)
-        if path.is_absolute() or location.startswith(".") or location.count("/") != 1:  # not the form of a hub id
-            raise MissingInputError(f"There is no model folder {location}.", fix)
+        refuse_absent(location, fix)
         return cls(location, fix, why_unreachable(location, "model"))
 
     @property

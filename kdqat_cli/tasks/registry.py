@@ -94,7 +94,7 @@ class Task(Section):
     @property
     def file(self) -> Path | None:
         """A user's task file, where it is there; None: the task is packaged."""
-        files = [self.folder / f"{self.name}{ending}" for ending in (".yaml", ".yml")] if self.folder else []
+        files = [self.folder / f"{self.name}{ending}" for ending in _SUFFIXES] if self.folder else []
         return next((path for path in files if path.is_file()), None)
 
     @property

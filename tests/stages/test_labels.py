@@ -38,10 +38,12 @@ class TestAlignLabels:
         assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
         assert model.config.id2label == dict(enumerate(THREE))
 
-    def test_outer_spaces_do_not_count(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-        name_labels(model, [" neutral", "entailment ", "contradiction"])
+    def test_spaces_and_the_form_of_unicode_do_not_count(
+        self, model: PreTrainedModel, batch: dict[str, Tensor]
+    ) -> None:
+        name_labels(model, [" neutral", "cafe\u0301 ", "contradiction"])
         before = logits(model, batch)
-        align_labels(model, task_with(THREE), "The teacher")
+        align_labels(model, task_with(["caf\u00e9", "neutral", "contradiction"]), "The teacher")
         assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
 
     def test_the_case_counts_where_it_alone_tells_labels_apart(
