@@ -1,5 +1,6 @@
 """Commands on a finished model: evaluate, export, predict, bench."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from kdqat_cli.commands.options import (
     shapes_option,
 )
 from kdqat_cli.config import load_params, resolve
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.output import Output
 from kdqat_cli.runtime.device import Device
@@ -114,18 +115,26 @@ def predict(
     """Classify texts: one JSON line each, with label and probabilities, as they are read."""
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
-    from kdqat_cli.stages.predict import Text, open_lines, open_model, packed_file, read_texts
+    from kdqat_cli.stages.lines import Text, open_source, read_texts, require_fit
+    from kdqat_cli.stages.predict import open_model, packed_file
     from kdqat_cli.stages.predict import predict as stage
 
     # A packed model needs none of the libraries that `start` makes quiet, and answers seconds earlier without.
     output = Output(quiet=quiet) if packed_file(model) and device != "cuda" else start(False, quiet)
-    runner = open_model(model, threads, device)
-    if runner.remark:
-        output.remark(runner.remark)
-    with open_lines(file) as lines:
-        texts = [Text(text, pair)] if text is not None else read_texts(lines, str(file or "standard input"))
-        for record in stage(runner, texts, batch_size):
+    with open_source(file) if text is None else nullcontext() as source:
+        runner = open_model(model, threads, device)
+        if runner.remark:
+            output.remark(runner.remark)
+        if source is None:
+            batches = iter([[require_fit(Text(text or "", pair), runner.pairs, "The text")]])
+        else:
+            batches = read_texts(source, str(file or "standard input"), batch_size, runner.pairs)
+        unanswered = 0
+        for record in stage(runner, batches):
+            unanswered += "error" in record
             output.line(record)
+    if unanswered:
+        raise MissingInputError(f"{unanswered} texts have no answer; their lines hold an error.")
 
 
 @command

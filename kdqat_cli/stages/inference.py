@@ -1,6 +1,6 @@
 """Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,26 +12,60 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
+from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.record import BY_LENGTH, Batches
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.native_model import NativeModel
+from kdqat_cli.runtime.reader import Reader, inputs_of
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.runtime.student import native_student
 
 T = TypeVar("T")
 
 
+def reader_of(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Reader:
+    """What reads texts as rows of at most `max_length` tokens.
+
+    Raises:
+        ConfigError: a tokenizer that is written in Python.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"The tokenizer {type(tokenizer).__name__} is written in Python; kdqat takes those of tokenizers.",
+            "a folder with tokenizer.json",
+        )
+    return Reader(tokenizer.backend_tokenizer, max_length, inputs_of(tokenizer))
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Rows as columns: input_ids, attention_mask, length, and token_type_ids where the model is given them."""
+    ids = [row for row, _ in rows]
+    made: dict[str, list[Any]] = {"input_ids": ids, "length": [len(row) for row in ids]}
+    made["attention_mask"] = [[1] * length for length in made["length"]]
+    types = [kinds for _, kinds in rows if kinds is not None]
+    return made | ({"token_type_ids": types} if types else {})
+
+
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Columns text, pair, label → input_ids, attention_mask, token_type_ids, labels, length.
+    """Columns text, pair, label → those of `columns`, and labels.
 
     Args:
         rows: a split of a task.
         tokenizer: the model's.
         max_length: tokens a row is cut to, the longer sentence of a pair first.
-    """
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_length)
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "labels": batch["label"]}
+    Raises:
+        ConfigError: a tokenizer that is written in Python.
+        MissingInputError: the tokenizer fails, or makes no tokens of a text.
+    """
+    reader = reader_of(tokenizer, max_length)
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        found = columns(reader.rows(batch["text"], batch.get("pair") or [None] * len(batch["text"])))
+        if 0 in found["length"]:
+            text = batch["text"][found["length"].index(0)]
+            raise MissingInputError(f"The tokenizer makes no tokens of the text {shown(text)}.")
+        return found | {"labels": batch["label"]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
 
@@ -47,7 +81,12 @@ def padded_batches(
     padding = "longest" if batches.pad_to is None else "max_length"
     for indices in batches.of(rows["length"]):
         batch = rows.select(indices).remove_columns(["labels", "length"])
-        yield indices, tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt")
+        yield (
+            indices,
+            tokenizer.pad(
+                batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt", return_attention_mask=True
+            ),
+        )
 
 
 class Predictor:

@@ -6,7 +6,6 @@ from typing import Literal
 Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published"]
 """What `kdqat ls` lists."""
 
-TOKENIZER_FILE = "tokenizer.json"
 RUNS = Path("runs")
 METRICS = Path("metrics")
 PIPELINE = Path("dvc.yaml")

@@ -23,9 +23,9 @@ from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
+from kdqat_cli.runtime.reader import packed_reader
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import MODEL, write_json
-from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
@@ -66,12 +66,9 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     """
     folder = _model_folder(source)
     if (folder / FILE_NAME).exists():
-        record = PackedCheckpoint(folder / FILE_NAME).record
-        tokenizer_file = folder / TOKENIZER_FILE
-        if not tokenizer_file.exists() or file_digest(tokenizer_file) != record.tokenizer:
-            raise MissingInputError(
-                f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export"
-            )
+        packed = PackedCheckpoint(folder / FILE_NAME)
+        record = packed.record
+        packed_reader(folder / FILE_NAME, record, packed.config)  # refuses a tokenizer that does not fit
         model = _load(AutoModelForSequenceClassification, str(folder), "kdqat export")
         return Classifier(_placed(model), _load_tokenizer(folder), folder / FILE_NAME, record)
     location = str(folder) if folder.is_dir() else str(source)

@@ -24,8 +24,8 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
+from kdqat_cli.runtime.reader import TOKENIZER_FILE
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import (
     ABOUT,
     EMBEDDED,
