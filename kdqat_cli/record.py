@@ -56,6 +56,8 @@ class Inputs(Section):
     """What the tokenizer returns and the model is given; token types that are not among them are all 0."""
     truncation_side: Side = "right"
     """Where a row that is too long is cut."""
+    split_special_tokens: bool = False
+    """Whether a special token's name within a text is text."""
 
 
 class Record(Section):

@@ -1,5 +1,6 @@
 """Commands on a finished model: evaluate, export, predict, bench."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -144,19 +145,27 @@ def predict(
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
     text, pair = text_argument(text), text_argument(pair)
-    from kdqat_cli.stages.predict import Text, open_lines, open_model, packed_file, read_texts
+    from kdqat_cli.stages.lines import Text, open_source, read_texts, require_fit
+    from kdqat_cli.stages.predict import open_model, packed_file
     from kdqat_cli.stages.predict import predict as stage
 
     if packed_file(model) is None:
         refuse_absent(model, "kdqat export")
     output = start(False, quiet)
-    runner = open_model(model, threads, device)
-    if runner.remark:
-        output.remark(runner.remark)
-    with open_lines(file) as lines:
-        texts = [Text(text, pair)] if text is not None else read_texts(lines, str(file or "standard input"))
-        for record in stage(runner, texts, batch_size):
+    with open_source(file) if text is None else nullcontext() as source:
+        runner = open_model(model, threads, device)
+        if runner.remark:
+            output.remark(runner.remark)
+        if source is None:
+            batches = iter([[require_fit(Text(text or "", pair), runner.pairs, "The text")]])
+        else:
+            batches = read_texts(source, str(file or "standard input"), batch_size, runner.pairs)
+        unanswered = 0
+        for record in stage(runner, batches):
+            unanswered += "error" in record
             output.line(record)
+    if unanswered:
+        raise MissingInputError(f"{unanswered} texts have no answer; their lines hold an error.")
 
 
 @command

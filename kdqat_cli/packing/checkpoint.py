@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import (
     FILE_NAME,
     METADATA_KEY,
-    SCALES,
     VERSION,
     Arrays,
     PackedFile,
@@ -31,6 +30,7 @@ from kdqat_cli.packing.packed_file import (
     not_finite,
     to_json,
 )
+from kdqat_cli.packing.soundness import SCALES
 from kdqat_cli.packing.trits import pack, unpack
 from kdqat_cli.quantization.ternary import join
 from kdqat_cli.record import Record
@@ -73,7 +73,8 @@ def write_packed(path: Path, parts: PackedParts) -> None:
     """Writes a packed checkpoint."""
     header = {"version": VERSION, "config": parts.config, "ternary": parts.shapes, "about": parts.record.to_json()}
     header["sha256"] = digest(parts.arrays, header)
-    save_file(parts.arrays, path, metadata={METADATA_KEY: to_json(header)})
+    # Not by the library's save_file, whose files are the user's alone to read.
+    path.write_bytes(save(parts.arrays, metadata={METADATA_KEY: to_json(header)}))
 
 
 class PackedCheckpoint(PackedFile):

@@ -8,10 +8,11 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
 from kdqat_cli.packing.packed_file import PackedParts
+from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.quantization.layers import quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
@@ -24,13 +25,19 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
         model: the student; layers that are not frozen give the codes that they would be frozen at.
         record: where the student comes from; its `quantization` is what loads it again.
         half: what is not ternary as FP16.
+
+    Raises:
+        ConfigError: a value is not finite, or its parts do not fit each other (soundness.py).
     """
     ternary = {}
     for name, layer in quantized_layers(model).items():
         codes, scales = layer.ternary_codes()
         ternary[f"{name}.weight"] = codes.cpu(), scales.cpu()
     dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
-    return packed_parts(ternary, dense, model.config.to_dict(), record, half)
+    parts = packed_parts(ternary, dense, model.config.to_dict(), record, half)
+    if fault := fault_of(parts):
+        raise ConfigError(f"The student cannot be packed: {fault}", "kdqat distill")
+    return parts
 
 
 def save_packed(model: PreTrainedModel, folder: Path, record: Record, half: bool = False) -> None:
@@ -47,13 +54,16 @@ def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
     # Here, not above: importing the auto classes registers kdqat's own class with them.
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    values = dict(checkpoint.config)
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
-    # Drawing random weights to throw them away takes most of a load.
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     if checkpoint.record.quantization is None:
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
+    values = dict(checkpoint.config)
+    try:
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        # Drawing random weights to throw them away takes most of a load.
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:  # of keys that soundness.py does not know, each architecture says it in its own way
+        raise MissingInputError(f"The packed model's configuration is damaged: {error}.", "kdqat export") from error
     quantize_model(model, checkpoint.record.quantization, frozen=True)
     return model
 
@@ -64,7 +74,10 @@ def fill(model: PreTrainedModel, state: dict[str, Tensor], source: str | Path) -
     Raises:
         MissingInputError: `state`, which comes from `source`, has other tensors than the model.
     """
-    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:  # of another shape
+        raise MissingInputError(f"{source} does not fit its own configuration: {error}.") from error
     if missing or unexpected:
         raise MissingInputError(
             f"{source} does not fit its own configuration: "

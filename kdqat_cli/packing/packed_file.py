@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.packing.soundness import SCALES, fault_of
 from kdqat_cli.packing.trits import LARGEST_BYTE, packed_size
 from kdqat_cli.record import Record, read_record
 
 FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
 VERSION = 1
 METADATA_KEY = "kdqat"
-SCALES = "scales"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -58,7 +58,8 @@ class PackedFile(PackedParts):
         """Reads `path`.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, not kdqat's, or with values that are no numbers.
+            MissingInputError: no such file, or truncated, altered, not kdqat's, or its parts do not fit each other
+                (soundness.py says what of a file is checked).
         """
         arrays, header = _read(path)
         if header.get("version") != VERSION:
@@ -75,6 +76,8 @@ class PackedFile(PackedParts):
             raise MissingInputError(f"{path}: {name} is not finite.", "kdqat distill")
         shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
         super().__init__(arrays, header["config"], read_record(header["about"], f"{path}: about"), shapes)
+        if fault := fault_of(self):
+            raise MissingInputError(f"{path} does not fit its own configuration: {fault}", "kdqat export")
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -85,8 +88,10 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
             names = file.keys()
             arrays, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
         header = json.loads(metadata.get(METADATA_KEY, "null"))
-    # AttributeError and KeyError: numpy has not all of safetensors' types.
-    except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+    # AttributeError and KeyError: numpy has not all of safetensors' types; OSError: it cannot be read.
+    except (
+        *(SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, OSError, MemoryError),
+    ) as error:
         raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).") from error
     if not isinstance(header, dict):
         raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")

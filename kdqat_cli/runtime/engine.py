@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
 from kdqat_cli.runtime.device import Device
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH, kernel_here
-from kdqat_cli.runtime.native_model import NativeModel, Row
+from kdqat_cli.runtime.native import KERNEL_VARIABLE, MOST_THREADS, TORCH, kernel_here
+from kdqat_cli.runtime.native_model import NativeModel
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.runtime.torch_model import TorchModel
 
 
@@ -53,7 +54,7 @@ class Engine:
 
         Args:
             source: the file or folder.
-            threads: that compute together; None: as many as there are processors for this process.
+            threads: that compute together, 256 at most; None: as many as there are processors for this process.
             device: the processor, or a GPU, which takes torch.
 
         Raises:
@@ -66,9 +67,7 @@ class Engine:
         if path.is_dir():
             path = path / FILE_NAME
         file = PackedFile(path)
-        count = threads or len(
-            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        )
+        count = min(threads or _processors(), MOST_THREADS)
         if device == "cuda":
             from kdqat_cli.runtime.gpu.model import PackedModel, gpu
 
@@ -81,7 +80,9 @@ class Engine:
             remark = None if os.environ.get(KERNEL_VARIABLE) else missing
             return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
         try:
-            return cls(NativeModel(file, kernel, count), kernel, count, None, file)
+            model = NativeModel(file, kernel, count)
+            remark = None if model.threads == count else f"Only {model.threads} of {count} threads could be started."
+            return cls(model, kernel, model.threads, remark, file)
         except ConfigError as refused:
             remark = f"{refused.sentence} Torch computes, slower."
             return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
@@ -96,3 +97,7 @@ class Engine:
             ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
         """
         return self._model.logits(rows)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))

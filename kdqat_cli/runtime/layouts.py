@@ -8,7 +8,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdqat_cli.errors import ConfigError
+from pydantic import Field, ValidationError
+
+from kdqat_cli.config import Section
+from kdqat_cli.errors import ConfigError, shown
 
 _FUNCTIONS = {
     "gelu": "gelu",
@@ -220,25 +223,44 @@ def layout_of(config: dict[str, Any]) -> Layout:
     """The layout of a model's configuration.
 
     Raises:
-        ConfigError: an architecture, or a variant of one, that the engine does not serve.
+        ConfigError: an architecture that the engine does not serve.
     """
     architecture = config.get("model_type")
-    layout = LAYOUTS.get(str(architecture))
+    layout = LAYOUTS.get(architecture) if isinstance(architecture, str) else None
     if layout is None:
         raise ConfigError(
-            f"The engine does not know the architecture {architecture!r}; it serves {', '.join(LAYOUTS)}."
+            f"The engine does not know the architecture {shown(architecture)}; it serves {', '.join(LAYOUTS)}."
         )
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        raise ConfigError("The engine serves encoders; this model is a decoder.")
     if config.get("is_gated_act"):
         gated = layout.layer_matrices | {"up": "1.DenseReluDense.wi_0", "gate": "1.DenseReluDense.wi_1"}
         return Layout(**(vars(layout) | {"layer_matrices": gated, "constants": layout.constants | {"gated": 1}}))
     return layout
 
 
-def padding_id(config: dict[str, Any]) -> int:
-    """The padding token after whose id positions are counted, where they are (`positions_after_padding`)."""
-    return 1 if config["model_type"] == "mpnet" else int(config.get("pad_token_id", 1))
+def require_encoder(config: dict[str, Any]) -> None:
+    """Refuses decoders, whose tokens see only what stands before them.
+
+    Raises:
+        ConfigError: the configuration is a decoder's.
+    """
+    if config.get("is_decoder") or config.get("add_cross_attention"):
+        raise ConfigError("The engine serves encoders; this model is a decoder.")
+
+
+def type_count(config: dict[str, Any]) -> int | None:
+    """Token types that a model tells apart; None: it looks at none."""
+    return int(config["type_vocab_size"]) if "types" in layout_of(config).vectors else None
+
+
+def first_position(layout: Layout, config: dict[str, Any]) -> int:
+    """The row of the position table that a sequence's first token takes."""
+    return 1 + padding_position(config) if layout.positions_after_padding else 0
+
+
+def padding_position(config: dict[str, Any]) -> int:
+    """Where padding stays in a model whose positions count from there on."""
+    padding = config.get("pad_token_id")
+    return 1 if config["model_type"] == "mpnet" or padding is None else int(padding)
 
 
 def most_tokens(config: dict[str, Any]) -> int | None:
@@ -250,26 +272,96 @@ def most_tokens(config: dict[str, Any]) -> int | None:
     layout = layout_of(config)
     if "positions" not in layout.vectors:
         return None
-    return int(config["max_position_embeddings"]) - (padding_id(config) + 1 if layout.positions_after_padding else 0)
+    return int(config["max_position_embeddings"]) - first_position(layout, config)
+
+
+class Sizes(Section):
+    """What a configuration says of a model's sizes; the bounds are far above any real model's.
+
+    The names are those of the native model's configuration.
+    """
+
+    hidden: int = Field(ge=1, le=2**16)
+    embedding: int = Field(ge=1, le=2**16)
+    layers: int = Field(ge=1, le=1024)
+    heads: int = Field(ge=1, le=2**16)
+    head_size: int = Field(ge=1, le=2**16)
+    inner: int = Field(ge=1, le=2**20)
+    epsilon: float = Field(ge=1e-20, le=1)
+    embedding_epsilon: float = Field(ge=1e-20, le=1)
+
+
+def sizes_of(layout: Layout, config: dict[str, Any]) -> Sizes:
+    """The sizes that a configuration tells.
+
+    Raises:
+        ConfigError: one is missing or out of range.
+    """
+    values = {name: config.get(key) for name, key in layout.sizes.items()}
+    values |= {name: value for name, value in layout.constants.items() if name in Sizes.model_fields}
+    hidden, heads = values["hidden"], values["heads"]
+    if "head_size" not in values and type(hidden) is int and type(heads) is int and heads > 0:
+        values["head_size"] = 0 if hidden % heads else hidden // heads
+    try:
+        return Sizes.model_validate(values)
+    except ValidationError as error:
+        faults = [
+            f"{layout.sizes.get(str(name), 'hidden size / number of heads')} is {shown(detail['input'])}"
+            for detail in error.errors()
+            for name in detail["loc"]
+        ]
+        raise ConfigError(f"The packed model's configuration is out of range: {', '.join(faults)}.") from error
+
+
+def ternary_parts(layout: Layout, sizes: Sizes) -> dict[str, tuple[int, int]]:
+    """Ternary weight → (outputs, inputs); without the word embedding, whose rows no size tells."""
+    attention = sizes.heads * sizes.head_size
+    outputs = dict.fromkeys(("query", "key", "value"), attention) | dict.fromkeys(("up", "gate"), sizes.inner)
+    inputs = {"output": attention, "down": sizes.inner, "projection": sizes.embedding}
+    shape = {name: (outputs.get(name, sizes.hidden), inputs.get(name, sizes.hidden)) for name in _MATRICES}
+    parts = [("", layout.matrices)]
+    parts += [(layout.layer.format(number), layout.layer_matrices) for number in range(sizes.layers)]
+    return {
+        f"{prefix}{module}.weight": shape[name]
+        for prefix, matrices in parts
+        for name, module in matrices.items()
+        if name != "projection" or sizes.embedding != sizes.hidden
+    }
+
+
+def dense_parts(layout: Layout, sizes: Sizes) -> dict[str, tuple[int | None, ...]]:
+    """Every other tensor → its shape; None: no size tells that number of rows."""
+    hidden, embedding = sizes.hidden, sizes.embedding
+    tables: dict[str, tuple[int | None, ...]] = {"positions": (None, embedding), "types": (None, embedding)}
+    tables |= {"embedding_gain": (embedding,), "embedding_bias": (embedding,), "head_weight": (hidden, hidden)}
+    tables |= {"classifier_weight": (None, hidden), "classifier_bias": (None,)}
+    parts = [("", layout.vectors)]
+    parts += [(layout.layer.format(number), layout.layer_vectors) for number in range(sizes.layers)]
+    dense = {
+        f"{prefix}{tensor}": tables.get(name, (hidden,))
+        for prefix, vectors in parts
+        for name, tensor in vectors.items()
+    }
+    if not layout.constants.get("pre_norm"):  # T5's linears have no biases
+        weights = ternary_parts(layout, sizes).items()
+        dense |= {f"{name.removesuffix('weight')}bias": (outputs,) for name, (outputs, _) in weights}
+    if layout.relative:
+        dense[layout.relative] = (None, sizes.heads)
+    return dense
 
 
 def native_sizes(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
     """The native configuration's fields, as far as config.json and the layout tell them.
 
     Raises:
-        ConfigError: an activation function that the engine does not have, or a size that is missing.
+        ConfigError: a decoder, an activation function that the engine does not have, or a size that is missing or out
+            of range.
     """
+    require_encoder(config)
     name = config.get(layout.activation)
-    if name not in _FUNCTIONS:
-        raise ConfigError(f"The engine does not have the activation function {name!r}; it has {', '.join(_FUNCTIONS)}.")
-    try:
-        sizes = {key: config[source] for key, source in layout.sizes.items()}
-    except KeyError as error:
-        raise ConfigError(f"The packed model's configuration does not tell {error}.") from error
-    if not all(type(value) in (int, float) and value >= 0 for value in sizes.values()) or not sizes["heads"]:
-        raise ConfigError("The packed model's configuration holds a size that is none.")
-    sizes.setdefault("head_size", sizes["hidden"] // sizes["heads"])
-    if not sizes["head_size"]:
-        raise ConfigError("The packed model's configuration has more heads than values to share among them.")
-    sizes.setdefault("scaling", 1 / math.sqrt(sizes["head_size"]))
-    return sizes | layout.constants | {"activation": _FUNCTIONS[name]}
+    if not isinstance(name, str) or name not in _FUNCTIONS:
+        raise ConfigError(
+            f"The engine does not have the activation function {shown(name)}; it has {', '.join(_FUNCTIONS)}."
+        )
+    sizes = sizes_of(layout, config).model_dump()
+    return {"scaling": 1 / math.sqrt(sizes["head_size"])} | sizes | layout.constants | {"activation": _FUNCTIONS[name]}

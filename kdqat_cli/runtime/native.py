@@ -16,6 +16,8 @@ KERNEL_VARIABLE = "KDQAT_KERNEL"
 TORCH = "torch"
 """The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
 LIBRARY_VARIABLE = "KDQAT_LIBRARY"
+MOST_THREADS = 256
+"""That compute together; as native/api.cpp has it."""
 
 _U8, _I8, _I32, _F32 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_int32), POINTER(c_float)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -24,6 +26,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_kernel": (c_char_p, [c_int]),
     "kdqat_vnni": (c_int, []),
     "kdqat_model_new": (c_void_p, [c_void_p, c_char_p, c_int]),
+    "kdqat_model_threads": (c_int, [c_void_p]),
     "kdqat_model_words": (c_int, [c_void_p, _U8, c_int64, c_int, c_int, _F32]),
     "kdqat_model_matrix": (c_int, [c_void_p, c_int, c_int, _U8, c_int64, c_int, c_int, c_float, _F32]),
     "kdqat_model_vector": (c_int, [c_void_p, c_int, c_int, _F32, c_int64]),

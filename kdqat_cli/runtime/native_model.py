@@ -23,12 +23,10 @@ from kdqat_cli.runtime.layouts import (
     Layout,
     layout_of,
     native_sizes,
-    padding_id,
+    padding_position,
 )
 from kdqat_cli.runtime.native import call, library
-
-Row = tuple[Sequence[int], Sequence[int] | None]
-"""Token ids of one sequence, and its token types (None: all 0)."""
+from kdqat_cli.runtime.row import Row
 
 _INTEGERS = (
     *("hidden", "embedding", "layers", "heads", "head_size", "inner", "words", "labels", "positions", "types"),
@@ -56,7 +54,8 @@ class NativeModel:
         Args:
             file: a packed file that was read, or the parts of one.
             kernel: the name of one that runs here.
-            threads: that compute together, the caller's among them.
+            threads: that compute together, the caller's among them; `self.threads` are fewer where the system starts
+                no more.
         """
         lib: Any = library()
         self._library = lib
@@ -74,6 +73,7 @@ class NativeModel:
             self._handle = self._library.kdqat_model_new(ctypes.byref(config), kernel.encode(), threads)
             if not self._handle:
                 raise ValueError(self._library.kdqat_error().decode())
+            self.threads: int = self._library.kdqat_model_threads(self._handle)
             self._fill(file, config.layers)
             call("kdqat_model_complete", self._handle)
             self._check_relative()
@@ -146,7 +146,7 @@ class NativeModel:
         if not self._layout.positions_after_padding:
             return np.arange(len(ids))
         # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
-        padding = padding_id(self._config)
+        padding = padding_position(self._config)
         real = np.asarray(ids) != padding
         positions: NDArray[Any] = np.cumsum(real) * real + padding
         return positions

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdqat_cli.runtime.native_model import Row
+from kdqat_cli.runtime.row import Row
 
 
 class TorchModel:
@@ -67,6 +67,7 @@ class TorchModel:
             try:
                 with torch.no_grad():
                     out[indices] = self._model(**inputs).logits.float().cpu().numpy()
-            except (IndexError, RuntimeError) as error:
+            # Of a configuration's keys that soundness.py does not know, each architecture says it in its own way.
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
                 raise ValueError(f"a sequence that the model cannot take: {error}") from error
         return out

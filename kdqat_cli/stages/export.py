@@ -9,11 +9,11 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.record import BY_LENGTH, Batches, Record
+from kdqat_cli.record import Batches, Record
+from kdqat_cli.runtime.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, refuse_inputs
-from kdqat_cli.stages.inference import padded_batches, predict_logits
-from kdqat_cli.stages.layout import TOKENIZER_FILE
+from kdqat_cli.stages.inference import padded_batches, predict_logits, reader_of
 from kdqat_cli.stages.models import Classifier, load_classifier, recorded, size_figures
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
@@ -74,13 +74,20 @@ def _pack(student: str, out: Path, half: bool, force: bool) -> dict[str, Any]:
         source, sources = _load_student(student)
         folder = work.scratch / MODEL
         folder.mkdir()
+        reader = reader_of(source.tokenizer, source.record.row_length)
+        if fault := reader.fault(source.model.config.to_dict(), source.record.pairs):
+            raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
         source.tokenizer.save_pretrained(folder)
         made: dict[str, Any] = {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE), "sources": sources}
-        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token; and
-        # pairs are cut by the tokenizer's own rule. `evaluate` measures what that changes.
+        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
+        # measures what that changes.
         assert source.record.quantization is not None
         made["quantization"] = source.record.quantization.model_copy(update={"activation_scale": "token"})
-        record = source.record.model_copy(update=made | {"batches": BY_LENGTH})
+        made |= {
+            "inputs": inputs_of(source.tokenizer),
+            "batches": Batches(keeps_more=source.record.batches.keeps_more),
+        }
+        record = source.record.model_copy(update=made)
         work.refuse_other(record, half=half)
         save_packed(source.model, folder, record, half)
         figures = size_figures(source.model, folder / FILE_NAME)

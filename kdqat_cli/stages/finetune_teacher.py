@@ -8,12 +8,12 @@ from transformers import set_seed
 from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.record import Batches, Record
+from kdqat_cli.runtime.reader import inputs_of
 from kdqat_cli.stages.digest import digest_of
 from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.stages.models import encoder_digest, encoder_location, load_encoder, save_classifier, task_file
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import row_length, task_rows
-from kdqat_cli.stages.tokenizers import inputs_of
 from kdqat_cli.stages.training import Progress, train, write_history
 from kdqat_cli.tasks.registry import Task, check_keep_best
 

@@ -1,6 +1,6 @@
 """Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,61 +13,65 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
 from kdqat_cli.config import KeepsMoreName
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.record import BY_LENGTH, Batches
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.native_model import NativeModel
+from kdqat_cli.runtime.reader import Reader, inputs_of
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.runtime.student import native_student
 
 T = TypeVar("T")
 
 
+def reader_of(tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: KeepsMoreName = "longer") -> Reader:
+    """What reads texts as rows of at most `max_length` tokens; for `keeps_more` see `Reader`.
+
+    Raises:
+        ConfigError: a tokenizer that is written in Python.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"The tokenizer {type(tokenizer).__name__} is written in Python; kdqat takes those of tokenizers.",
+            "a folder with tokenizer.json",
+        )
+    return Reader(tokenizer.backend_tokenizer, max_length, inputs_of(tokenizer), keeps_more)
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Rows as columns: input_ids, attention_mask, length, and token_type_ids where the model is given them."""
+    ids = [row for row, _ in rows]
+    made: dict[str, list[Any]] = {"input_ids": ids, "length": [len(row) for row in ids]}
+    made["attention_mask"] = [[1] * length for length in made["length"]]
+    types = [kinds for _, kinds in rows if kinds is not None]
+    return made | ({"token_type_ids": types} if types else {})
+
+
 def tokenize(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: KeepsMoreName = "longer"
 ) -> Dataset:
-    """Columns text, pair, label → input_ids, attention_mask, token_type_ids, labels, length.
+    """Columns text, pair, label → those of `columns`, and labels.
 
     Args:
         rows: a split of a task.
         tokenizer: the model's.
         max_length: tokens a row is cut to, the longer text of a pair first.
-        keeps_more: where both texts of a pair are cut and an odd number of tokens is left: `longer` lets the longer one
-            keep one token more, of equally long ones the second, as tokenizers do; `first` the first one, as the
-            public code does.
+        keeps_more: as of `Reader`.
 
     Raises:
-        ConfigError: `first`, with a tokenizer that is not a fast one.
+        ConfigError: a tokenizer that is written in Python.
+        MissingInputError: the tokenizer fails, or makes no tokens of a text.
     """
-    if keeps_more == "first" and not tokenizer.is_fast:
-        raise ConfigError("keeps_more is first, which takes a fast tokenizer.", "--set student.keeps_more=longer")
+    reader = reader_of(tokenizer, max_length, keeps_more)
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        if "pair" in batch and keeps_more == "first":
-            encoded = _cut_pairs(tokenizer, batch["text"], batch["pair"], max_length)
-        else:
-            encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_length)
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "labels": batch["label"]}
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        found = columns(reader.rows(batch["text"], batch.get("pair") or [None] * len(batch["text"])))
+        if 0 in found["length"]:
+            text = batch["text"][found["length"].index(0)]
+            raise MissingInputError(f"The tokenizer makes no tokens of the text {shown(text)}.")
+        return found | {"labels": batch["label"]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
-
-
-def _cut_pairs(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str], max_length: int
-) -> dict[str, list[list[int]]]:
-    """Pairs cut as the public code does: until they fit, the longer text loses a token, of equals the second.
-
-    Two long texts keep ⌈room / 2⌉ and ⌊room / 2⌋ tokens.
-    """
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    firsts, seconds = (tokenizer(side, add_special_tokens=False, verbose=False).encodings for side in (texts, pairs))
-    joined = []
-    for first, second in zip(firsts, seconds, strict=True):
-        kept = min(len(second), max(room // 2, room - len(first)))
-        second.truncate(kept, direction=tokenizer.truncation_side)
-        first.truncate(min(len(first), room - kept), direction=tokenizer.truncation_side)
-        joined.append(tokenizer.backend_tokenizer.post_process(first, second))
-    values = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
-    return {name: [getattr(row, values[name]) for row in joined] for name in tokenizer.model_input_names}
 
 
 def padded_batches(
@@ -81,7 +85,12 @@ def padded_batches(
     padding = "longest" if batches.pad_to is None else "max_length"
     for indices in batches.of(rows["length"]):
         batch = rows.select(indices).remove_columns(["labels", "length"])
-        yield indices, tokenizer.pad(batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt")
+        yield (
+            indices,
+            tokenizer.pad(
+                batch[:], max_length=batches.pad_to, padding=padding, return_tensors="pt", return_attention_mask=True
+            ),
+        )
 
 
 class Predictor:

@@ -14,7 +14,6 @@ Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published
 
 EMBEDDED = "embedded"
 """The value of `--encoder` for the one that `kdqat fetch` brings."""
-TOKENIZER_FILE = "tokenizer.json"
 RUNS = Path("runs")
 METRICS = Path("metrics")
 PIPELINE = Path("dvc.yaml")

@@ -16,13 +16,14 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
+from kdqat_cli.runtime.reader import inputs_of, packed_reader
 from kdqat_cli.stages.digest import file_digest
 from kdqat_cli.stages.folder import ABOUT, MODEL
 from kdqat_cli.stages.labels import align_labels, check_outputs, label_config
-from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE, teacher_folder
+from kdqat_cli.stages.layout import EMBEDDED, teacher_folder
 from kdqat_cli.stages.record import versions
 from kdqat_cli.stages.rows import row_length
-from kdqat_cli.stages.tokenizers import inputs_of, load_tokenizer
+from kdqat_cli.stages.tokenizers import load_tokenizer
 from kdqat_cli.stages.weights import Source, load_config, load_encoder_config, load_weights
 from kdqat_cli.stages.writing import write_json
 from kdqat_cli.tasks.data import ASSETS
@@ -221,10 +222,9 @@ def task_file(task: Task) -> str | None:
 
 
 def _load_packed(folder: Path) -> Classifier:
-    record = PackedCheckpoint(folder / FILE_NAME).record
-    tokenizer_file = folder / TOKENIZER_FILE
-    if not tokenizer_file.exists() or file_digest(tokenizer_file) != record.tokenizer:
-        raise MissingInputError(f"{tokenizer_file} is not the tokenizer that {folder} was packed with.", "kdqat export")
+    packed = PackedCheckpoint(folder / FILE_NAME)
+    record = packed.record
+    packed_reader(folder / FILE_NAME, record, packed.config)  # refuses a tokenizer that does not fit
     place = Source.find(str(folder), "kdqat export")
     with place.reading():
         model = AutoModelForSequenceClassification.from_pretrained(place.location, **place.options)

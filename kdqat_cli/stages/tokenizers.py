@@ -14,7 +14,7 @@ from kdqat_cli.encoders import longest_row, type_count
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import first_line
 from kdqat_cli.record import Inputs
-from kdqat_cli.stages.layout import TOKENIZER_FILE
+from kdqat_cli.runtime.reader import TOKENIZER_FILE
 from kdqat_cli.stages.weights import Source
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,11 +48,6 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
     if tokenizer.model_max_length < _SHORTEST:
         raise ConfigError(f"{source.location} reads rows of at most {tokenizer.model_max_length} tokens.")
     return tokenizer
-
-
-def inputs_of(tokenizer: PreTrainedTokenizerBase) -> Inputs:
-    """What is recorded of a tokenizer that was loaded here."""
-    return Inputs(names=tokenizer.model_input_names, truncation_side=tokenizer.truncation_side)
 
 
 def _load(source: Source) -> PreTrainedTokenizerBase:

@@ -15,7 +15,17 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, p
 from kdqat_cli.record import Record
 from tests.recipes import quantization
 
-CONFIG = {"model_type": "bert", "id2label": {"0": "schön", "1": "bad"}}
+CONFIG = {
+    **{"model_type": "distilbert", "dim": 7, "n_layers": 1, "n_heads": 1, "hidden_dim": 13, "activation": "gelu"},
+    **{"vocab_size": 9, "max_position_embeddings": 3, "pad_token_id": 0, "id2label": {"0": "schön", "1": "bad"}},
+}
+LAYER = "distilbert.transformer.layer.0"
+WORDS = "distilbert.embeddings.word_embeddings.weight"
+POSITIONS = "distilbert.embeddings.position_embeddings.weight"
+QUERY, KEY = (f"{LAYER}.attention.{name}_lin" for name in "qk")
+SHAPES = {f"{LAYER}.attention.{name}_lin.weight": (7, 7) for name in ("q", "k", "v", "out")}
+SHAPES |= {f"{LAYER}.ffn.lin1.weight": (13, 7), f"{LAYER}.ffn.lin2.weight": (7, 13), WORDS: (9, 7)}
+NORMS = [f"{LAYER}.sa_layer_norm", f"{LAYER}.output_layer_norm", "distilbert.embeddings.LayerNorm"]
 RECORD = Record(task="tiny", labels=["schön", "bad"], quantization=quantization())
 
 
@@ -26,11 +36,14 @@ def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
         return torch.randint(-1, 2, shape, generator=draw).to(torch.int8)
 
     ternary = {
-        "query.weight": (codes(13, 7), torch.rand(1, generator=draw)),
-        "words.weight": (codes(9, 4), torch.rand(9, generator=draw)),
-        "pooler.weight": (codes(1, 1), torch.rand(1, generator=draw)),
+        name: (codes(*shape), torch.rand(shape[0] if name == WORDS else 1, generator=draw))
+        for name, shape in SHAPES.items()
     }
-    dense = {"bias": torch.randn(7, generator=draw), "table": torch.randn(3, 5, generator=draw)}
+    sizes: dict[str, tuple[int, ...]] = {f"{norm}.{part}": (7,) for norm in NORMS for part in ("weight", "bias")}
+    sizes |= {name.replace("weight", "bias"): shape[:1] for name, shape in SHAPES.items() if name != WORDS}
+    sizes |= {POSITIONS: (3, 7), "pre_classifier.weight": (7, 7), "pre_classifier.bias": (7,)}
+    sizes |= {"classifier.weight": (2, 7), "classifier.bias": (2,)}
+    dense = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
     return ternary, dense
 
 
@@ -66,7 +79,7 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
 ) -> None:
     for scaled in (False, True):
         ternary, dense = parts()
-        values = ternary["words.weight"][1] if scaled else next(iter(dense.values()))
+        values = ternary[WORDS][1] if scaled else next(iter(dense.values()))
         values.view(-1)[3] = value
         with pytest.raises(ConfigError, match=f"is not finite in FP{16 if half else 32}"):
             packed_parts(ternary, dense, CONFIG, RECORD, half)
@@ -88,7 +101,7 @@ def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
     state = read.state_dict()
     assert all(values.dtype == torch.float32 for values in state.values())
     assert all(torch.equal(state[name], values.half().float()) for name, values in dense.items())
-    values = 7 + 15 + 11
+    values = sum(value.numel() for value in parts()[1].values()) + 6 + 9
     stored = sum(tensor.nbytes for tensor in PackedCheckpoint(packed).tensors.values())
     assert stored - sum(tensor.nbytes for tensor in read.tensors.values()) == 2 * values
 
@@ -102,24 +115,19 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
     assert list(metadata) == ["kdqat"]
     about = json.loads(metadata["kdqat"])
     assert about["version"] == 1
-    assert about["ternary"] == {
-        "query.weight": [13, 7, 1],
-        "words.weight": [9, 4, 9],
-        "pooler.weight": [1, 1, 1],
-    }
+    assert about["ternary"] == {name: [*shape, 9 if name == WORDS else 1] for name, shape in SHAPES.items()}
     assert about["config"] == CONFIG
     assert about["about"] == RECORD.to_json()
+    bytes_of = {49: 10, 63: 13, 91: 19}  # five codes a byte
+    expected = {name: ("U8", [bytes_of[rows * columns]]) for name, (rows, columns) in SHAPES.items()}
+    expected |= {name: ("F32", list(values.shape)) for name, values in parts()[1].items()}
     assert {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()} == {
-        "query.weight": ("U8", [19]),
-        "words.weight": ("U8", [8]),
-        "pooler.weight": ("U8", [1]),
-        "scales": ("F32", [11]),
-        "bias": ("F32", [7]),
-        "table": ("F32", [3, 5]),
+        **expected,
+        "scales": ("F32", [6 + 9]),
     }
-    start, end = header["query.weight"]["data_offsets"]
+    start, end = header[f"{LAYER}.ffn.lin1.weight"]["data_offsets"]
     codes = [byte // 3**place % 3 - 1 for byte in content[8 + length :][start:end] for place in range(5)]
-    assert codes[:91] == parts()[0]["query.weight"][0].flatten().tolist()
+    assert codes[:91] == parts()[0][f"{LAYER}.ffn.lin1.weight"][0].flatten().tolist()
 
 
 def test_equal_models_are_equal_files(tmp_path: Path) -> None:
@@ -187,13 +195,9 @@ def test_another_format_version_names_both(packed: Path, monkeypatch: pytest.Mon
 
 def test_swapped_tensors_are_refused(packed: Path) -> None:
     """Two tensors of one shape that change places leave every byte of data as it was."""
-    ternary, dense = parts()
-    dense = {"first.bias": dense["bias"], "other.bias": dense["bias"] + 1}
-    write_packed(packed, packed_parts(ternary, dense, CONFIG, RECORD))
     content = packed.read_bytes()
-    swapped = (
-        content.replace(b"first.bias", b"TMP").replace(b"other.bias", b"first.bias").replace(b"TMP", b"other.bias")
-    )
+    first, other = (f"{module}.bias".encode() for module in (QUERY, KEY))
+    swapped = content.replace(first, b"TMP").replace(other, first).replace(b"TMP", other)
     assert len(swapped) == len(content)
     packed.write_bytes(swapped)
     with pytest.raises(MissingInputError, match="altered"):

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import kdqat_cli  # noqa: F401 - its import is what registers the format
-from kdqat_cli.errors import MissingInputError
-from kdqat_cli.packing.checkpoint import FILE_NAME
-from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.packing.checkpoint import FILE_NAME, write_packed
+from kdqat_cli.packing.hf_model import model_parts, save_packed
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
@@ -182,8 +182,12 @@ def test_a_damaged_file_is_refused(packed: Path, damage: Callable[[Path], None])
 
 
 def test_a_file_without_one_of_its_model_s_tensors_is_refused(student: PreTrainedModel, packed: Path) -> None:
-    """Never a random number in the place of a missing one."""
-    del student.classifier
-    save_packed(student, packed, RECORD)
-    with pytest.raises(MissingInputError, match="2 tensors are missing"):
+    """Never a random number in the place of a missing one; and neither is it written."""
+    parts = model_parts(student, RECORD)
+    del parts.arrays["classifier.weight"]
+    write_packed(packed / FILE_NAME, parts)
+    with pytest.raises(MissingInputError, match=r"classifier\.weight is missing"):
         AutoModelForSequenceClassification.from_pretrained(packed)
+    del student.classifier
+    with pytest.raises(ConfigError, match=r"classifier\.weight is missing"):
+        save_packed(student, packed, RECORD)

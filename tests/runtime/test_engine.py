@@ -20,7 +20,7 @@ from kdqat_cli.runtime.device import MOST_THREADS
 from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.layouts import most_tokens
 from kdqat_cli.runtime.native import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
-from kdqat_cli.runtime.native_model import Row
+from kdqat_cli.runtime.row import Row
 from tests.architectures import LABELS, WORDS, tiny
 from tests.commands import run
 from tests.recipes import quantization

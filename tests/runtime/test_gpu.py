@@ -16,7 +16,7 @@ from kdqat_cli.runtime.engine import Engine
 from kdqat_cli.runtime.gpu import layers
 from kdqat_cli.runtime.gpu.layers import integer_sums, pack_two_bits, runs_triton, ternary_product, unpack_two_bits
 from kdqat_cli.runtime.gpu.model import PackedModel
-from kdqat_cli.runtime.native_model import Row
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.stages.bench import bench
 from kdqat_cli.stages.bench_engines import ENGINES
 from tests.architectures import WORDS, tiny

@@ -74,7 +74,7 @@ def test_it_is_held_until_its_owner_ends(tmp_path: Path, other: "subprocess.Pope
     take(tmp_path)
 
 
-@pytest.mark.parametrize("started", [0, time.time() + 1000])
+@pytest.mark.parametrize("started", [0, time.time() + 1000], ids=["long ago", "to come"])
 def test_what_the_file_says_of_a_live_owner_does_not_matter(
     tmp_path: Path, other: "subprocess.Popen[str]", started: float
 ) -> None:

@@ -22,9 +22,10 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.quantization.layers import freeze, quantized_layers
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Inputs, Record
+from kdqat_cli.runtime.reader import TOKENIZER_FILE
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.folder import ABOUT
-from kdqat_cli.stages.layout import EMBEDDED, TOKENIZER_FILE
+from kdqat_cli.stages.layout import EMBEDDED
 from kdqat_cli.stages.models import (
     load_classifier,
     load_encoder,

@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from kdqat_cli.config import load_recipe
-from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Record
 from kdqat_cli.runtime.native import kernels
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.inference import predict_logits
+from kdqat_cli.stages.lines import Text
 from kdqat_cli.stages.models import load_classifier, load_encoder, save_classifier, student_record
-from kdqat_cli.stages.predict import Text, open_model, predict, read_texts
+from kdqat_cli.stages.predict import open_model, predict
 from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task, load_task
 from tests.commands import environment, run
@@ -61,7 +63,7 @@ def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, t
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     lines = (task.folder or Path()).joinpath("dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     texts = [Text(line.split("\t")[0]) for line in lines]
-    records = list(predict(open_model(str(folder / kind)), texts, batch_size=7))
+    records = list(predict(open_model(str(folder / kind)), [texts[:7], texts[7:]]))
     assert [record["text"] for record in records] == [text.text for text in texts]
     found = np.array([list(record["probabilities"].values()) for record in records])
     # The same bits. Torch, without the library, sums a padded batch in another order: now and then an activation falls
@@ -78,29 +80,49 @@ def test_a_pair_is_not_its_two_texts_in_one(kind: str, paired: Path) -> None:
     encoded = loaded.tokenizer(*map(list, zip(*texts, strict=True)), return_tensors="pt")
     with torch.no_grad():
         expected = loaded.model(**encoded).logits.softmax(-1).numpy()
-    records = list(predict(open_model(str(paired / kind)), texts, batch_size=2))
+    records = list(predict(open_model(str(paired / kind)), [list(texts)]))
     assert [(record["text"], record["pair"]) for record in records] == [tuple(text) for text in texts]
     found = np.array([list(record["probabilities"].values()) for record in records])
     np.testing.assert_allclose(found, expected, atol=5e-3)
     assert records[0]["probabilities"] != records[1]["probabilities"]
 
 
-@pytest.mark.parametrize("kind", ["packed", "student"])
-def test_what_the_model_was_not_trained_on_is_refused(kind: str, folder: Path, paired: Path) -> None:
-    texts = Text("good film"), Text("good", "film")
-    answers = predict(open_model(str(folder / kind)), texts, batch_size=1)
-    assert next(answers)["text"] == "good film"
-    with pytest.raises(ConfigError, match="Text 2 is a pair, but the model was trained on single texts"):
-        next(answers)
-    with pytest.raises(ConfigError, match="Text 1 is a single text, but the model was trained on pairs of texts"):
-        next(predict(open_model(str(paired / kind)), texts, batch_size=1))
-    told = run(folder, "kdqat", "predict", kind, "good", "film", code=2).stderr
-    assert 'kdqat predict MODEL "A text."' in told
+def test_what_the_model_was_not_trained_on_is_refused(folder: Path, paired: Path) -> None:
+    runner = open_model(str(folder / "packed"))
+    assert runner.pairs is False
+    assert open_model(str(paired / "packed")).pairs is True
+    (folder / "pairs.tsv").write_text("good film\ngood\tfilm\nlast\n", encoding="utf-8")
+    done = run(folder, "kdqat", "predict", "packed", "--file", "pairs.tsv", code=2)
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["good film"]
+    assert "pairs.tsv, line 2 is a pair, but the model was trained on single texts" in done.stderr
+    assert 'kdqat predict MODEL "A text."' in done.stderr
 
 
 def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
-    texts = Text("good film"), Text("good", "film")
-    assert len(list(predict(open_model(str(folder / "teacher")), texts, batch_size=1))) == 2
+    """And reads each as what it is, whatever it is computed with."""
+    runner = open_model(str(folder / "teacher"))
+    texts = [Text("good film"), Text("good", "film"), Text("dull plot")]
+    assert [types for _, types in runner.read(texts)] == [[0] * 4, [0, 0, 0, 1, 1], [0] * 4]
+    together = list(predict(runner, [texts]))
+    alone = list(predict(runner, [[text] for text in texts]))
+    for one, other in zip(together, alone, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["packed", "student", "teacher"])
+def test_an_answer_beyond_all_numbers_is_an_error(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = open_model(str(folder / kind))
+    compute = runner.logits
+
+    def overflowing(rows: list[Row]) -> NDArray[np.float32]:
+        logits = compute(rows)
+        logits[1, 0] = np.inf
+        return logits
+
+    monkeypatch.setattr(runner, "logits", overflowing)
+    good, bad, last = predict(runner, [[Text("good film"), Text("dull plot"), Text("bad")]])
+    assert bad == {"text": "dull plot", "error": "The model's answer is NaN or infinite."}
+    assert {"label", "probabilities"} <= set(good) & set(last)
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
@@ -113,29 +135,17 @@ def test_threads_are_torch_s_where_torch_loads_the_model(kind: str, folder: Path
         torch.set_num_threads(before)
 
 
-def test_lines_are_texts_pairs_or_objects() -> None:
-    lines = ["a film\n", "a\tb\r\n", '{"text": "c\\td"}', '{"text": "e", "pair": "f"}', ""]
-    expected = [Text("a film"), Text("a", "b"), Text("c\td"), Text("e", "f"), Text("")]
-    assert list(read_texts(lines, "here")) == expected
-
-
-@pytest.mark.parametrize("line", ["{", '{"txt": "a"}', '{"text": 1}', '{"text": "a", "pair": 2}'])
-def test_a_wrong_line_is_named(line: str) -> None:
-    with pytest.raises(ConfigError, match="here, line 2"):
-        list(read_texts(["good", line], "here"))
-
-
 def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:
-    """The answer to the first line is there before the second is written."""
-    command = ["kdqat", "predict", str(folder / "packed"), "--batch-size", "1"]
+    """The answer to the first line is there before the second is written, and lines that came together go together."""
+    command = ["kdqat", "predict", str(folder / "packed")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for text in ("a good film", "a dull film"):
-            process.stdin.write(text + "\n")
+        for texts in (["a good film"], ["a dull film", "", "bad"]):
+            process.stdin.write("".join(text + "\n" for text in texts))
             process.stdin.flush()
-            assert json.loads(process.stdout.readline())["text"] == text
+            assert [json.loads(process.stdout.readline())["text"] for _ in texts] == texts
         process.stdin.close()
     assert process.returncode == 0
     check = "import sys; from kdqat_cli.cli import app; app(standalone_mode=False); sys.exit('torch' in sys.modules)"
@@ -143,7 +153,10 @@ def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:
 
 
 def test_mistakes_are_one_sentence(folder: Path) -> None:
-    assert "no file nowhere.txt" in run(folder, "kdqat", "predict", "packed", "--file", "nowhere.txt", code=3).stderr
+    assert (
+        "nowhere.txt cannot be read: No such file"
+        in run(folder, "kdqat", "predict", "packed", "--file", "nowhere.txt", code=3).stderr
+    )
     assert "one of them" in run(folder, "kdqat", "predict", "packed", "text", "--file", "x", code=2).stderr
     assert "no model folder" in run(folder, "kdqat", "predict", "./nothing", "text", code=3).stderr
     (folder / "packed/model/tokenizer.json").rename(folder / "aside")

@@ -16,12 +16,12 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.quantization.layers import freeze
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import Batches, Inputs
+from kdqat_cli.runtime.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.runtime.student import native_student
 from kdqat_cli.stages.inference import Predictor, tokenize
-from kdqat_cli.stages.layout import TOKENIZER_FILE
 from kdqat_cli.stages.models import load_classifier, load_encoder
 from kdqat_cli.stages.rows import row_length
-from kdqat_cli.stages.tokenizers import inputs_of, load_tokenizer
+from kdqat_cli.stages.tokenizers import load_tokenizer
 from kdqat_cli.stages.weights import Source, load_config
 from tests.architectures import tiny
 from tests.conftest import VOCABULARY

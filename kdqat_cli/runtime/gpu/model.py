@@ -17,8 +17,8 @@ from kdqat_cli.packing.hf_model import empty_model, fill
 from kdqat_cli.quantization.activations import ActivationQuantizer
 from kdqat_cli.quantization.layers import QuantizedEmbedding, quantized_layers
 from kdqat_cli.runtime.gpu.layers import PackedEmbedding, PackedLinear, runs_triton
-from kdqat_cli.runtime.layouts import layout_of
-from kdqat_cli.runtime.native_model import Row
+from kdqat_cli.runtime.layouts import layout_of, require_encoder
+from kdqat_cli.runtime.row import Row
 from kdqat_cli.runtime.torch_model import TorchModel
 
 
@@ -61,6 +61,7 @@ class PackedModel(TorchModel):
         """
         checkpoint = PackedCheckpoint(path)
         layout = layout_of(checkpoint.config)
+        require_encoder(checkpoint.config)
         model = empty_model(checkpoint)
         self.triton = runs_triton(device)
         ternary = checkpoint.codes_and_scales()

@@ -50,8 +50,8 @@ const Kernels& kernels_named(const char* name) {
 }
 
 std::unique_ptr<Team> team_of(int threads) {
-    if (threads < 1 || threads > kMostThreads) throw std::invalid_argument("the number of threads is out of range");
-    return std::make_unique<Team>(threads);
+    if (threads < 1) throw std::invalid_argument("the number of threads is out of range");
+    return std::make_unique<Team>(std::min(threads, kMostThreads));
 }
 
 }  // namespace kdqat
@@ -94,6 +94,8 @@ kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int
     guarded([&] { made = new kdqat_model{kernels_named(kernel), team_of(threads), Model(*config), false}; });
     return made;
 }
+
+int kdqat_model_threads(const kdqat_model* model) { return model->team->members(); }
 
 int kdqat_model_words(
     kdqat_model* model, const uint8_t* trits, int64_t bytes, int rows, int columns, const float* scales) {

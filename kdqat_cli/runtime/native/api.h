@@ -72,6 +72,8 @@ KDQAT_API int kdqat_vnni(void);
 
 /* A model is made empty, filled part by part, completed, and then only read. Sizes are checked against `config`. */
 KDQAT_API kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int threads);
+/* How many threads compute: as many as were asked for, 256 at most, or fewer where the system starts no more. */
+KDQAT_API int kdqat_model_threads(const kdqat_model* model);
 KDQAT_API int kdqat_model_words(
     kdqat_model* model, const uint8_t* trits, int64_t bytes, int rows, int columns, const float* scales);
 KDQAT_API int kdqat_model_matrix(

@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <exception>
+
 namespace kdqat {
 namespace {
 
@@ -24,8 +26,13 @@ void Team::wait_until(const std::function<bool()>& condition) {
     while (!condition()) std::this_thread::yield();
 }
 
-Team::Team(int members) : members_(members) {
-    for (int rank = 1; rank < members; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
+Team::Team(int members) {
+    threads_.reserve(static_cast<size_t>(members) - 1);
+    try {
+        for (int rank = 1; rank < members; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
+    } catch (const std::exception&) {  // of the system; those that were started go on
+    }
+    members_ = 1 + static_cast<int>(threads_.size());
 }
 
 Team::~Team() {

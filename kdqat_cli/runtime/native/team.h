@@ -23,6 +23,7 @@ namespace kdqat {
 
 class Team {
 public:
+    // With fewer members where the system starts no more threads (a limit of processes or memory).
     explicit Team(int members);
     ~Team();
     Team(const Team&) = delete;
@@ -53,7 +54,7 @@ private:
     void serve(int rank);
     void wait_until(const std::function<bool()>& condition);
 
-    const int members_;
+    int members_ = 1;
     std::unique_ptr<Part[]> parts_;
     int capacity_ = 0;
     const std::function<void(int)>* job_ = nullptr;

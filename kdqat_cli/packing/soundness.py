@@ -1,0 +1,215 @@
+"""Whether a packed model makes sense: its configuration, its tensors and its record fit each other.
+
+The sha256 of a packed file says that nothing changed since it was written, not that what was written can be computed.
+So every reader of a file, and every writer, asks `fault_of` before anything is built: sizes have bounds, each tensor
+that the sizes call for is there in its shape, no other is, and no value of a forward pass can leave the range of FP32.
+For the last, the largest magnitude that a step can give follows from the largest weights: a normalised row of n values
+holds none above √n, and a linear of n inputs multiplies by n·scale at most.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.runtime.layouts import Layout, Sizes, dense_parts, first_position, layout_of, sizes_of, ternary_parts
+
+if TYPE_CHECKING:
+    from kdqat_cli.packing.packed_file import PackedParts
+
+SCALES = "scales"
+_LARGEST = 1e37  # FP32 ends at 3.4e38
+_ROUNDED_UP = 1 + 2**20 / 254  # the sum of 2^20 probabilities that are rounded to multiples of 1/127 of the largest
+_TABLES = {"words": "vocab_size", "positions": "max_position_embeddings", "types": "type_vocab_size"}
+"""Rows of a table → the key of config.json that tells their number, too."""
+
+
+def fault_of(parts: "PackedParts") -> str | None:
+    """What does not fit in a packed model, as the end of a sentence; None: it is sound."""
+    try:
+        layout = layout_of(parts.config)
+        sizes = sizes_of(layout, parts.config)
+    except ConfigError as error:
+        return error.sentence
+    return (
+        _strange_number(parts.config)
+        or _wrong_tensor(parts, layout, sizes)
+        or _wrong_configuration(parts, layout)
+        or _wrong_record(parts, layout)
+        or _overflow(parts, layout, sizes)
+    )
+
+
+def _strange_number(value: Any, place: str = "config") -> str | None:
+    """A number that no configuration has; what builds a model from one may take any of its keys."""
+    if isinstance(value, dict | list) and place.count(".") < 8:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return next(filter(None, (_strange_number(part, f"{place}.{key}") for key, part in items)), None)
+    strange = isinstance(value, int | float) and not abs(value) < 2**31
+    return f"{place} is {shown(value)}." if strange or isinstance(value, dict | list) else None
+
+
+def _wrong_tensor(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | None:
+    words = f"{layout.words}.weight"
+    rows = parts.shapes.get(words, (0, 0, 0))[0]
+    ternary = {words: (rows, sizes.embedding, rows)}
+    ternary |= {name: (*shape, 1) for name, shape in ternary_parts(layout, sizes).items()}
+    dense = dense_parts(layout, sizes)
+    for name in [*ternary, *dense]:
+        if name not in parts.arrays:
+            return f"{name} is missing."
+    for name, shape in ternary.items():
+        if parts.shapes.get(name) != shape:
+            return f"{name} is {parts.shapes.get(name, 'not ternary')}, not {shape} (rows, columns, scales)."
+    for name, wanted in dense.items():
+        given = parts.arrays[name].shape
+        if len(given) != len(wanted) or any(a != b and b is not None for a, b in zip(given, wanted, strict=True)):
+            return f"{name} has the shape {given}, not {tuple('any' if size is None else size for size in wanted)}."
+    other = set(parts.arrays) - ternary.keys() - dense.keys() - {SCALES}
+    return f"{min(other)} belongs to no part of this architecture." if other else None
+
+
+def _wrong_configuration(parts: "PackedParts", layout: Layout) -> str | None:
+    config = parts.config
+    rows = {"words": parts.shapes[f"{layout.words}.weight"][0]}
+    rows |= {name: len(parts.arrays[layout.vectors[name]]) for name in ("positions", "types") if name in layout.vectors}
+    for name, count in rows.items():
+        if not count or type(config.get(_TABLES[name])) is not int or config[_TABLES[name]] != count:
+            return f"{_TABLES[name]} is {shown(config.get(_TABLES[name]))}, but there are {count} of them."
+    padding = config.get("pad_token_id")
+    if padding is not None and not (type(padding) is int and 0 <= padding < rows["words"]):
+        return f"pad_token_id is {shown(padding)}, of {rows['words']} tokens."
+    if layout.relative:
+        buckets, farthest = (config.get(f"relative_attention_{key}") for key in ("num_buckets", "max_distance"))
+        buckets, farthest = 32 if buckets is None else buckets, 128 if farthest is None else farthest
+        if buckets != len(parts.arrays[layout.relative]) or type(buckets) is not int or buckets < 4:
+            return f"relative_attention_num_buckets is {shown(buckets)}."
+        if type(farthest) is not int or farthest <= buckets // 4:
+            return f"relative_attention_max_distance is {shown(farthest)}."
+    return _wrong_labels(parts, len(parts.arrays[layout.vectors["classifier_weight"]]), layout)
+
+
+def _wrong_labels(parts: "PackedParts", outputs: int, layout: Layout) -> str | None:
+    config, names = parts.config, parts.record.labels
+    bias = len(parts.arrays[layout.vectors["classifier_bias"]])
+    told = config.get("id2label")
+    if not isinstance(told, dict) or sorted(map(str, told)) != sorted(map(str, range(outputs))) or bias != outputs:
+        return f"id2label does not name the {outputs} outputs of the classifier."
+    if names is not None and names != [told[key] for key in sorted(told, key=int)]:
+        return "the record's labels are not those of id2label."
+    problem = config.get("problem_type")
+    regression = problem == "regression"
+    if problem not in (None, "regression", "single_label_classification") or (regression and outputs != 1):
+        return f"problem_type is {shown(problem)}, with {outputs} outputs."
+    if parts.record.kind == "packed" and (names is None) != (outputs == 1):
+        return f"the record has {'no labels' if names is None else 'labels'}, but the classifier {outputs} outputs."
+    return None
+
+
+def _wrong_record(parts: "PackedParts", layout: Layout) -> str | None:
+    record = parts.record
+    if record.quantization is not None and record.quantization.weights != "ternary":
+        return f"the record tells of {record.quantization.weights} weights."
+    if record.max_length is None or "positions" not in layout.vectors:
+        return None
+    count = len(parts.arrays[layout.vectors["positions"]])
+    taken = first_position(layout, parts.config)
+    if record.max_length > count - taken:
+        return f"the record has rows of {record.max_length} tokens, but there are positions for {count - taken}."
+    return None
+
+
+class _OverflowError(Exception):
+    """A value that may be beyond FP32; the message says of what."""
+
+
+def _overflow(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | None:
+    with np.errstate(all="ignore"):
+        try:
+            _Magnitudes(parts, layout, sizes).walk()
+        except (_OverflowError, OverflowError) as error:
+            return f"values may leave the range of FP32 in {error}."
+    return None
+
+
+class _Magnitudes:
+    """The largest magnitudes that a forward pass can give, from step to step."""
+
+    def __init__(self, parts: "PackedParts", layout: Layout, sizes: Sizes) -> None:
+        self._arrays, self._layout, self._sizes = parts.arrays, layout, sizes
+        self._scales = {name: _largest(values) for name, values in parts.scales().items()}
+        quantization = parts.record.quantization
+        clip = None if quantization is None else quantization.activation_clip
+        self._clip = math.inf if clip is None else clip
+        self._normalised_later = bool(layout.constants.get("pre_norm"))
+
+    def walk(self) -> None:
+        """Goes from the embeddings to the logits.
+
+        Raises:
+            _OverflowError: a step's values are not bounded far enough below FP32's end.
+        """
+        layout, sizes, tables = self._layout, self._sizes, self._layout.vectors
+        x = self._scales[f"{layout.words}.weight"]
+        x += sum(self._dense(tables[name]) for name in ("positions", "types") if name in tables)
+        if not self._normalised_later:
+            x = self._norm(x, sizes.embedding, tables["embedding_gain"], tables["embedding_bias"])
+        if sizes.embedding != sizes.hidden:
+            x = self._linear(x, layout.matrices["projection"], sizes.embedding)
+        for number in range(sizes.layers):
+            x = self._layer(x, layout.layer.format(number))
+        if "final_gain" in tables:
+            x = 2**20 * self._norm(x, sizes.hidden, tables["final_gain"])
+        if "pooler" in layout.matrices:
+            x = self._linear(x, layout.matrices["pooler"], sizes.hidden)
+        if "head_weight" in tables:
+            x = self._product(x, tables["head_weight"], tables["head_bias"])
+        self._product(x, tables["classifier_weight"], tables["classifier_bias"])
+
+    def _layer(self, x: float, prefix: str) -> float:
+        layout, sizes, later = self._layout, self._sizes, self._normalised_later
+        vectors = {name: f"{prefix}{tensor}" for name, tensor in layout.layer_vectors.items()}
+        matrices = {name: f"{prefix}{module}" for name, module in layout.layer_matrices.items()}
+
+        def norm(values: float, part: str) -> float:
+            return self._norm(values, sizes.hidden, vectors[f"{part}_gain"], vectors.get(f"{part}_bias"))
+
+        read = norm(x, "attention") if later else x
+        query, key, value = (self._linear(read, matrices[name], sizes.hidden) for name in ("query", "key", "value"))
+        scores = sizes.head_size * query * key + (self._dense(layout.relative) if layout.relative else 0.0)
+        self._within(scores, matrices["query"])
+        attention = sizes.heads * sizes.head_size
+        x += self._linear(_ROUNDED_UP * value, matrices["output"], attention)
+        x = x if later else norm(x, "attention")
+        read = norm(x, "output") if later else x
+        inner = self._linear(read, matrices["up"], sizes.hidden)
+        if "gate" in matrices:
+            inner *= self._linear(read, matrices["gate"], sizes.hidden)
+            self._within(inner, matrices["gate"])
+        x += self._linear(inner, matrices["down"], sizes.inner)
+        return x if later else norm(x, "output")
+
+    def _linear(self, x: float, module: str, inputs: int) -> float:
+        bias = f"{module}.bias"
+        out = inputs * min(x, self._clip) * self._scales[f"{module}.weight"]
+        return self._within(out + (self._dense(bias) if bias in self._arrays else 0.0), module)
+
+    def _product(self, x: float, weight: str, bias: str) -> float:
+        return self._within(self._sizes.hidden * x * self._dense(weight) + self._dense(bias), weight)
+
+    def _norm(self, x: float, width: int, gain: str, bias: str | None = None) -> float:
+        self._within(width * x * x, gain)
+        return self._within(math.sqrt(width) * self._dense(gain) + (0.0 if bias is None else self._dense(bias)), gain)
+
+    def _dense(self, name: str) -> float:
+        return _largest(self._arrays[name])
+
+    def _within(self, value: float, where: str) -> float:
+        if not value < _LARGEST:
+            raise _OverflowError(where)
+        return value
+
+
+def _largest(values: Any) -> float:
+    return float(np.abs(values).max(initial=0.0))

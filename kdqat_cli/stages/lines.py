@@ -1,0 +1,199 @@
+"""The texts of lines: of a file, or of a pipe as they arrive.
+
+A line ends at a line feed, or at a carriage return and a line feed; it is a text, two texts with a tab between, or a
+JSON object with `text` and maybe `pair`. Empty lines are texts, too, so that answer n belongs to line n. What makes no
+sense is refused by the number of its line, after the lines before it have been handed out.
+"""
+
+import json
+import os
+import select
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+
+LONGEST_LINE = 2**24
+"""Characters of a line, as of a cell of a data file."""
+_READ = 2**16  # bytes at a time
+_HELD = 2**22  # bytes of lines that are handed out together, but for one that is longer
+_BOM = b"\xef\xbb\xbf"
+_LINES = 'a file of lines: a text, two texts with a tab between, or a JSON object {"text": …, "pair": …}'
+_HEADERS = {
+    "text",
+    "text1",
+    "text2",
+    "pair",
+    "sentence",
+    "sentence1",
+    "sentence2",
+    "question",
+    "question1",
+    "question2",
+}
+_HEADERS |= {"premise", "hypothesis", "document", "title", "body", "review", "label", "id", "idx", "index"}
+
+
+class Text(NamedTuple):
+    """What is classified: a text, or a pair of texts."""
+
+    text: str
+    pair: str | None = None
+
+
+def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
+    """The text, where the model takes it.
+
+    Args:
+        text: a text, or a pair.
+        pairs: whether the model was trained on pairs; None: it does not say.
+        place: what the error calls the text.
+
+    Raises:
+        ConfigError: a pair for a model of single texts, or the other way round; or no valid Unicode.
+    """
+    if pairs is not None and pairs != (text.pair is not None):
+        given, wanted = ("a pair", "single texts") if pairs is False else ("a single text", "pairs of texts")
+        raise ConfigError(
+            f"{place} is {given}, but the model was trained on {wanted}.",
+            'kdqat predict MODEL "A text." "Its second text."' if pairs else 'kdqat predict MODEL "A text."',
+        )
+    try:
+        (text.text + (text.pair or "")).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{place} is not valid Unicode: it holds half of a surrogate pair, or a stray byte."
+        ) from error
+    return text
+
+
+@contextmanager
+def open_source(file: Path | None) -> Iterator[int]:
+    """The descriptor of a file; None: of standard input.
+
+    Raises:
+        MissingInputError: no such file, or it cannot be read.
+        ConfigError: the file is a table.
+    """
+    if file is None:
+        if sys.stdin is None:
+            raise MissingInputError("Standard input is closed.", "--file FILE")
+        yield sys.stdin.fileno()
+        return
+    if file.suffix.lower() == ".csv":
+        raise ConfigError(f"{file} is a table, with a header and quoted cells; --file takes lines.", _LINES)
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise MissingInputError(f"The file {file} cannot be read: {error.strerror}.", "--file FILE") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_texts(descriptor: int, where: str, batch_size: int, pairs: bool | None) -> Iterator[list[Text]]:
+    """Batches of texts, none of which waits for a line that has not arrived.
+
+    Args:
+        descriptor: a file, or a pipe.
+        where: what errors call it.
+        batch_size: texts of a batch at most.
+        pairs: whether the model was trained on pairs; None: it does not say.
+
+    Raises:
+        ConfigError: a line that the model does not take, or that begins with a brace and is no such object.
+        MissingInputError: a line that is not UTF-8, or too long.
+    """
+    number = 0
+    for lines in _arriving(descriptor, where, batch_size):
+        batch: list[Text] = []
+        wrong: KdqatError | None = None
+        for line in lines:
+            number += 1
+            place = f"{where}, line {number}"
+            try:
+                text = _text(line.removeprefix(_BOM) if number == 1 else line, place)
+                if number == 1 and where.lower().endswith(".tsv"):
+                    _refuse_header(text, where)
+                batch.append(require_fit(text, pairs, place))
+            except KdqatError as error:
+                wrong = error
+                break
+        if batch:
+            yield batch
+        if wrong:
+            raise wrong
+
+
+def _arriving(descriptor: int, where: str, most: int) -> Iterator[list[bytes]]:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    lines: deque[bytes] = deque()
+    rest, held, ended = [b""], 0, False  # the pieces of a line whose end has not come; bytes of `lines`
+    while not ended or lines:
+        while not ended and len(lines) < most and held < _HELD and (not lines or poll.poll(0)):
+            try:
+                chunk = os.read(descriptor, _READ)
+            except OSError as error:
+                raise MissingInputError(f"{where} cannot be read: {error.strerror}.") from error
+            ended = not chunk
+            first, *others = chunk.split(b"\n")
+            rest.append(first)
+            # A line without end must not be held: it is too long already.
+            endless = not others and sum(map(len, rest)) > 4 * LONGEST_LINE
+            if others or endless or (ended and any(rest)):
+                lines += [b"".join(rest), *others[:-1]]
+                held = sum(map(len, lines))
+                rest = others[-1:]
+        batch: list[bytes] = []
+        while lines and len(batch) < most and (not batch or sum(map(len, batch)) + len(lines[0]) <= _HELD):
+            batch.append(lines.popleft())
+        held -= sum(map(len, batch))
+        if batch:
+            yield batch
+
+
+def _text(line: bytes, place: str) -> Text:
+    try:
+        text = line.decode() if len(line) <= 4 * LONGEST_LINE else ""
+    except UnicodeDecodeError as error:
+        raise MissingInputError(f"{place} is not UTF-8 text.", "iconv -t UTF-8") from error
+    if len(text) > LONGEST_LINE or len(line) > 4 * LONGEST_LINE:
+        raise MissingInputError(f"{place} has more than {LONGEST_LINE:,} characters.", "shorter texts")
+    text = text.removesuffix("\r")
+    if text.lstrip(" ").startswith("{"):
+        return _object(text, place)
+    cells = text.split("\t")
+    if len(cells) > 2:
+        raise ConfigError(f"{place} has {len(cells)} cells; a line is a text, or two with a tab between.", _LINES)
+    return Text(*cells)
+
+
+def _object(line: str, place: str) -> Text:
+    try:
+        value = json.loads(line, object_pairs_hook=_once)
+        row = Text(value["text"], value.get("pair"))
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ConfigError(f'{place}: not a JSON object with "text", once.') from error
+    if not isinstance(row.text, str) or not isinstance(row.pair, str | None):
+        raise ConfigError(f"{place}: text and pair must be strings.")
+    return row
+
+
+def _once(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, part in items:
+        if key in value:
+            raise ValueError(f"{key} twice")
+        value[key] = part
+    return value
+
+
+def _refuse_header(first: Text, where: str) -> None:
+    if all(cell is None or cell.strip().lower() in _HEADERS for cell in first):
+        raise ConfigError(f"The first line of {where} is a table's header; --file takes lines.", _LINES)
