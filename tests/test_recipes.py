@@ -81,7 +81,7 @@ def test_what_is_packaged() -> None:
 def test_paper_is_the_specification_s(task: str) -> None:
     settings = resolve(task, Params(), recipe="paper")
     batch_size, max_length, eval_every = GLUE[task]
-    own = {"batch_size": batch_size, "max_length": max_length, "eval_every": eval_every}
+    own: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "eval_every": eval_every}
     own["keep_best"] = "accuracy" if task in ACCURACY else "score"
     assert settings.student.model_dump() == PAPER_STUDENT | own
     assert settings.quantization.model_dump() == {

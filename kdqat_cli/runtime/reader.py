@@ -102,11 +102,14 @@ class Reader:
             config: the model's, as in config.json.
             pairs: whether its rows are pairs; None: they may be.
         """
-        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        wanted = [None] if pairs is False else ["a"] if pairs else [None, "a"]
+        rows = self.rows(["a"] * len(wanted), wanted)
+        # Those that a row begins and ends with stand apart from the vocabulary.
+        known_ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        highest = max((*known_ids, *(token for ids, _ in rows for token in ids)), default=0)
         if highest >= config["vocab_size"]:
             return f"It has the token id {highest}, but the model has {config['vocab_size']} tokens."
-        wanted = [None] if pairs is False else ["a"] if pairs else [None, "a"]
-        highest = max((kind for _, kinds in self.rows(["a"] * len(wanted), wanted) for kind in kinds or []), default=0)
+        highest = max((kind for _, kinds in rows for kind in kinds or []), default=0)
         known = type_count(config)
         if known is not None and highest >= known:
             return f"It has the token type {highest}, but the model has {known} types."

@@ -152,8 +152,8 @@ def test_the_recipe_s_values_reach_the_terms() -> None:
     def term(name: str, **changes: object) -> float:
         chosen = settings.model_copy(update={"loss": name, **changes})
         # The hidden states are always compared: one is enough, and the same on both sides.
-        sides = [Captures(hidden=[logits[:, None]], scores=[x]) for x in (student, teacher)]
-        value: float = DistillationLoss(chosen).terms(*sides, logits, logits, mask)[name].item()
+        own, taught = (Captures(hidden=[logits[:, None]], scores=[x]) for x in (student, teacher))
+        value: float = DistillationLoss(chosen).terms(own, taught, logits, logits, mask)[name].item()
         return value
 
     assert term("map") == map_loss([student], [teacher], mask, floor=1e-8).item()

@@ -136,13 +136,12 @@ def test_the_keeps_more_may_go_to_the_first_text(tokenizer: PreTrainedTokenizerB
     extents = [(a, b) for a in range(1, 11) for b in range(1, 11)]
     texts, pairs = ([" ".join(words[: pair[side]]) for pair in extents] for side in (0, 1))
     rows = Dataset.from_dict({"text": texts, "pair": pairs, "label": [0] * len(extents)})
-    plain, first = (tokenize(rows, tokenizer, max_length, keeps_more) for keeps_more in ("longer", "first"))  # type: ignore[arg-type]
+    plain, first = (tokenize(rows, tokenizer, max_length, keeps_more) for keeps_more in ("longer", "first"))
     assert plain.column_names == first.column_names
     others = 0
     for text, pair, own, cut in zip(texts, pairs, plain, first, strict=True):
-        kept = by_pops(
-            *(tokenizer(side, add_special_tokens=False)["input_ids"] for side in (text, pair)), max_length - 3
-        )
+        one, other = (tokenizer(side, add_special_tokens=False)["input_ids"] for side in (text, pair))
+        kept = by_pops(one, other, max_length - 3)
         ids = [tokenizer.cls_token_id, *kept[0], tokenizer.sep_token_id, *kept[1], tokenizer.sep_token_id]
         assert cut["input_ids"] == ids
         assert cut["token_type_ids"] == [0] * (len(kept[0]) + 2) + [1] * (len(kept[1]) + 1)
@@ -157,7 +156,7 @@ def test_two_long_texts_keep_63_and_62_tokens(tokenizer: PreTrainedTokenizerBase
     rows = Dataset.from_dict({"text": [long], "pair": [long], "label": [0]})
     sizes = {}
     for keeps_more in ("longer", "first"):
-        types = tokenize(rows, tokenizer, 128, keeps_more)[0]["token_type_ids"]  # type: ignore[arg-type]
+        types = tokenize(rows, tokenizer, 128, keeps_more)[0]["token_type_ids"]
         sizes[keeps_more] = (types.count(0) - 2, types.count(1) - 1)
     assert sizes == {"longer": (62, 63), "first": (63, 62)}
 
