@@ -21,6 +21,7 @@ class Format:
         loses: where its numbers are not the student's.
         packages: what writing and checking need beside kdqat's own requirements.
         half: `write` takes `half`, to store as FP16 what is not ternary.
+        tokens: (folder, texts) → ids of each text by the engine's own tokenizer; None: it takes ids.
     """
 
     write: Callable[..., None]
@@ -30,6 +31,7 @@ class Format:
     loses: str
     packages: tuple[str, ...] = ()
     half: bool = False
+    tokens: Callable[[Path, list[str]], list[list[int]]] | None = None
 
 
 _ONNX = ("onnx", "onnxruntime", "onnxscript")
@@ -85,6 +87,7 @@ FORMATS: dict[str, Format] = {
         engine="llama.cpp",
         loses=_GGUF_LOSES,
         packages=_GGUF,
+        tokens=gguf_run.tokens,
     ),
     "gguf-tq1": Format(
         partial(gguf_file.write, trits="TQ1_0"),
@@ -93,5 +96,6 @@ FORMATS: dict[str, Format] = {
         engine="llama.cpp",
         loses=_GGUF_LOSES,
         packages=_GGUF,
+        tokens=gguf_run.tokens,
     ),
 }

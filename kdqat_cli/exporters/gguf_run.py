@@ -39,6 +39,16 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
     return found
 
 
+def tokens(folder: Path, texts: list[str]) -> list[list[int]]:
+    """Ids of each text by llama.cpp's own tokenizer, special tokens included.
+
+    Raises:
+        GateError: llama.cpp does not load the file, or crashes.
+    """
+    found: list[list[int]] = apart(_tokens, folder / FILE, texts)
+    return found
+
+
 def apart(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
     """What a function of a GGUF file returns, in a process of its own.
 
@@ -69,6 +79,40 @@ def _logits(path: Path, batches: list[Batch], threads: int) -> list[Logits]:
         ]
 
 
+def _tokens(path: Path, texts: list[str]) -> list[list[int]]:
+    lib, _ = _library()
+    options = lib.llama_model_default_params()
+    options.vocab_only = True
+    model = _load(path, options)
+    vocabulary = lib.llama_model_get_vocab(model)
+    found = []
+    for text in texts:
+        data = text.encode()
+        room = len(data) + 2  # mostly enough: a token has a byte at least, and there are two special ones
+        while True:
+            ids = (lib.llama_token * room)()
+            count = lib.llama_tokenize(vocabulary, data, len(data), ids, room, True, True)
+            if count >= 0:
+                break
+            room = -count
+        found.append(list(ids[:count]))
+    lib.llama_model_free(model)
+    return found
+
+
+def _load(path: Path, options: Any) -> Any:
+    """llama.cpp's handle of a file.
+
+    Raises:
+        GateError: llama.cpp does not load it.
+    """
+    lib, _ = _library()
+    model = lib.llama_model_load_from_file(str(path).encode(), options)
+    if not model:
+        raise GateError(f"llama.cpp {lib.__version__} does not load {path}.")
+    return model
+
+
 class LlamaClassifier:
     """A classifier loaded by llama.cpp.
 
@@ -89,9 +133,7 @@ class LlamaClassifier:
             GateError: llama.cpp does not load or run the file.
         """
         self._lib, _ = _library()
-        self.model = self._lib.llama_model_load_from_file(str(path).encode(), self._lib.llama_model_default_params())
-        if not self.model:
-            raise GateError(f"llama.cpp {self._lib.__version__} does not load {path}.")
+        self.model = _load(path, self._lib.llama_model_default_params())
         options = self._lib.llama_context_default_params()
         options.n_ctx = options.n_batch = options.n_ubatch = tokens
         options.embeddings = True

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
@@ -18,8 +19,11 @@ from kdqat_cli.stages.models import Classifier, load_classifier, recorded, size_
 from kdqat_cli.stages.record import Stopwatch, versions, write_run
 from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.stages.writing import write_json
+from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task
+
+_COMPARED = 10_000  # characters of a text that go through another engine's tokenizer
 
 
 def export(
@@ -49,12 +53,12 @@ def export(
     Returns:
         The folder, bytes of the weights file, bits per weight, ratio to FP32 and the seconds. Of another engine's
         format also its name, `engine` and what it `loses`; `rows` compared, `rows_differing`, the
-        `largest_difference` of a logit, and in percent the `student_score` and the export's `score`.
+        `largest_difference` of a logit, and in percent the `student_score` and the export's `score`; of an engine with
+        a tokenizer of its own, the `texts` and how many it splits otherwise.
 
     Raises:
-        ConfigError: no ternary student there, or one that the format cannot hold; or `out` is an input, holds what
-            kdqat did not write, or a result of other settings.
-        GateError: the export differs from the student on more rows than the bound.
+        require(parity, name)
+        write_json(folder / ABOUT, record.to_json())
         MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
     """
     refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
@@ -130,10 +134,14 @@ def _export_foreign(
         folder = work.scratch / MODEL
         folder.mkdir()
         spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
+        name = f"The {format_name} export of {student}"
+        tokens = {}
+        if spec.tokens is not None:
+            tokens = _compare_tokens(spec.tokens, folder, source, load_split(task, "dev", data_dir), name)
         expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
         found = _foreign_logits(spec.logits, folder, rows, expected.shape)
         parity = compare(expected, found)
-        require(parity, f"The {format_name} export of {student}")
+        require(parity, name)
         write_json(folder / ABOUT, record.to_json())
         figures = {
             **size_figures(source.model, folder / spec.file),
@@ -142,6 +150,7 @@ def _export_foreign(
             "largest_difference": round(parity.largest, 6),
             "student_score": compute_metrics(task, expected, rows.labels)["score"],
             "score": compute_metrics(task, found, rows.labels)["score"],
+            **tokens,
         }
         run = write_run(work.scratch, watch, half=half, **figures)
     told = {"folder": str(out), "format": format_name, "engine": spec.engine, "loses": spec.loses}
@@ -172,6 +181,21 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}
+
+
+def _compare_tokens(tokens: Any, folder: Path, source: Classifier, rows: Dataset, name: str) -> dict[str, int]:
+    """Texts that the engine's own tokenizer splits otherwise, of the dev rows; added tokens must all be found."""
+    from kdqat_cli.exporters.gguf_vocabulary import added_tokens
+    from kdqat_cli.exporters.parity import require_tokens
+
+    added = added_tokens(source.tokenizer)
+    whole = [*rows["text"], *(rows["pair"] if "pair" in rows.column_names else [])]
+    texts = [text[:_COMPARED] for text in whole]  # no tokenizer has to take a text of megabytes
+    expected = source.tokenizer([*added, *texts], verbose=False)["input_ids"]
+    found = tokens(folder, [*added, *texts])
+    require_tokens(added, expected[: len(added)], found[: len(added)], name, bound=0.0)
+    differing = require_tokens(texts, expected[len(added) :], found[len(added) :], name)
+    return {"texts": len(texts), "texts_split_otherwise": differing}
 
 
 def _foreign_logits(logits: Any, folder: Path, rows: TaskRows, shape: tuple[int, ...]) -> Any:

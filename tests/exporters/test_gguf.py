@@ -1,5 +1,7 @@
 """GGUF files: blocks by hand and by the gguf package here; on llama.cpp in the slow tests."""
 
+import copy
+import json
 import os
 import signal
 from contextlib import closing
@@ -9,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import AddedToken, ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaTokenizerFast
 
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import gguf_file, gguf_run
 from kdqat_cli.exporters.gguf_file import encode
+from kdqat_cli.exporters.gguf_vocabulary import added_tokens
 from kdqat_cli.exporters.weights import Ternary
 from tests.conftest import VOCABULARY
 from tests.exporters.students import logits, student, unrounded
@@ -129,6 +132,99 @@ def test_another_activation_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_p
         gguf_file.write(student("bert", hidden_act="relu"), tokenizer, tmp_path, "TQ2_0")
 
 
+def written(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: int) -> dict[str, Any]:
+    """What a GGUF file with `rows` embeddings says about a tokenizer."""
+    model = student("bert", vocab_size=rows, pad_token_id=tokenizer.pad_token_id, hidden_size=96, intermediate_size=96)
+    gguf_file.write(model, tokenizer, folder, "TQ2_0")
+    fields = gguf.GGUFReader(folder / gguf_file.FILE).fields
+    return {name.removeprefix("tokenizer.ggml."): field.contents() for name, field in fields.items()}
+
+
+def retold(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer with parts of its tokenizer.json changed."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | changes
+    copied = copy.deepcopy(tokenizer)
+    copied._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(backend))
+    return copied
+
+
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+LOWER, STRIP, NFD = {"type": "Lowercase"}, {"type": "StripAccents"}, {"type": "NFD"}
+
+
+def sequence(*normalizers: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(normalizers)}
+
+
+NORMALIZERS: list[tuple[dict[str, Any] | None, bool, bool]] = [
+    (None, False, False),
+    ({**BERT, "lowercase": True, "strip_accents": None}, True, True),
+    ({**BERT, "lowercase": True, "strip_accents": False}, True, False),
+    ({**BERT, "lowercase": False, "strip_accents": None}, False, False),
+    ({**BERT, "lowercase": False, "strip_accents": True}, False, True),
+    (sequence(NFD, LOWER, STRIP), True, True),
+    (sequence(LOWER), True, False),
+    (sequence(NFD, STRIP), False, True),
+    (sequence({"type": "NFC"}, {**BERT, "lowercase": True, "strip_accents": None}), True, True),
+    (sequence(sequence(NFD, sequence(LOWER)), STRIP), True, True),
+    (sequence(), False, False),
+]
+
+
+@pytest.mark.parametrize(("normalizer", "lowercase", "strip"), NORMALIZERS)
+def test_every_form_of_a_normaliser_is_read(
+    normalizer: dict[str, Any] | None, lowercase: bool, strip: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    told = written(retold(tokenizer, normalizer=normalizer), tmp_path, len(tokenizer))
+    assert (told["normalizer.lowercase"], told["normalizer.strip_accents"]) == (lowercase, strip)
+
+
+@pytest.mark.parametrize("kind", ["NFKC", "Nmt"])
+def test_a_normaliser_that_llama_cpp_has_not_is_refused(
+    kind: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    for normalizer in ({"type": kind}, sequence(LOWER, {"type": kind})):
+        with pytest.raises(ConfigError, match=f"llama.cpp's WordPiece has no normaliser {kind}") as told:
+            written(retold(tokenizer, normalizer=normalizer), tmp_path, len(tokenizer))
+        assert told.value.fix == "--format onnx"
+    lowered = retold(bpe(tmp_path), normalizer=LOWER)
+    with pytest.raises(ConfigError, match=r"llama.cpp's BPE has no normaliser Lowercase"):
+        written(lowered, tmp_path, len(lowered))
+
+
+def test_added_tokens_keep_their_text_and_have_a_type_of_their_own(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A word mark or a lost prefix would hide them: llama.cpp finds them in the text as they stand."""
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens(["[URL]", "##odd"])
+    added.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    told = written(added, tmp_path, len(added) + 3)
+    tail = slice(len(tokenizer), None)
+    assert told["tokens"][tail] == ["[URL]", "##odd", "<turn>", *(f"[PAD{len(added) + more}]" for more in range(3))]
+    assert told["token_type"][tail] == [4, 4, 3, 5, 5, 5]
+    assert added_tokens(added) == ["[URL]", "##odd"]
+    assert added_tokens(tokenizer) == []
+    word = VOCABULARY.index("film")
+    assert (told["tokens"][word], told["token_type"][word]) == ("\u2581film", 1)
+
+
+def test_more_tokens_than_embeddings_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens(["[URL]", "[USER]"])
+    with pytest.raises(ConfigError, match=rf"token '\[USER\]' has the number {len(tokenizer) + 1}, but the model has"):
+        written(added, tmp_path, len(tokenizer) + 1)
+
+
+def test_tokens_that_are_one_to_llama_cpp_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """It would abort while it loads the file."""
+    added = copy.deepcopy(tokenizer)
+    piece = next(token for token in VOCABULARY if token.startswith("##"))
+    added.add_tokens([piece.removeprefix("##")])
+    with pytest.raises(ConfigError, match=f"'{piece}' and '{piece[2:]}' are one token to llama.cpp"):
+        written(added, tmp_path, len(added))
+
+
 def test_pairs_told_apart_by_type_are_refused(tmp_path: Path) -> None:
     ones = np.ones((1, 3), dtype=np.int64)
     with pytest.raises(ConfigError, match="gives every token the type 0"):
@@ -196,9 +292,24 @@ def test_llama_cpp_computes_the_student(
             "schön",
             "so so",
         ]
-        vocabulary = lib.llama_model_get_vocab(loaded)
-        for sentence, ids in zip(SENTENCES, tokenizer(SENTENCES)["input_ids"], strict=True):
-            room = (lib.llama_token * 64)()
-            text = sentence.encode()
-            length = lib.llama_tokenize(vocabulary, text, len(text), room, 64, True, False)
-            assert list(room[:length]) == ids, sentence
+    assert gguf_run.tokens(tmp_path, SENTENCES) == tokenizer(SENTENCES)["input_ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("normalizer", "lowercase", "strip"), [case for case in NORMALIZERS if case[0] is not None])
+def test_llama_cpp_splits_texts_as_the_tokenizer_does(
+    normalizer: dict[str, Any], lowercase: bool, strip: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens([AddedToken("[URL]", normalized=False)])
+    added.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    added = retold(added, normalizer=normalizer)
+    texts = [*SENTENCES, "A Great Film", "thé plot", "[URL] was bad[URL]", "the <turn> plot [SEP]", "", "film " * 50]
+    written(added, tmp_path, len(added))
+    found = gguf_run.tokens(tmp_path, texts)
+    expected = added(texts)["input_ids"]
+    differing = [text for text, ids, other in zip(texts, expected, found, strict=True) if ids != other]
+    assert differing == []
+    assert (expected[5] == added("a great film")["input_ids"]) == lowercase
+    assert (expected[6] == added("the plot")["input_ids"]) == strip
