@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdqat_cli.errors import GateError
-from kdqat_cli.exporters.parity import BOUND, Parity, compare, require
+from kdqat_cli.exporters.parity import BOUND, Parity, compare, require, require_tokens
 
 
 def test_labels_are_counted_by_hand() -> None:
@@ -38,3 +38,18 @@ def test_the_bound_is_a_share_of_the_rows() -> None:
     with pytest.raises(GateError, match="it disagrees with the student on 31 of 1000 rows, more than 3 %") as caught:
         require(Parity(rows=1000, differing=31, largest=1.0), "it")
     assert caught.value.exit_code == 4
+
+
+def test_tokens_may_differ_in_a_hundredth_of_the_texts() -> None:
+    texts = [f"text {number}" for number in range(200)]
+    ids = [[1, number] for number in range(200)]
+    others = [[1, 0, 0] if number in (3, 70) else row for number, row in enumerate(ids)]
+    assert require_tokens(texts, ids, ids, "It") == 0
+    assert require_tokens(texts, ids, others, "It") == 2
+    others[150] = []
+    expected = r"It splits 3 of 200 texts .*: of 'text 3' it makes \[1, 0, 0\], not \[1, 3\]; nothing was written"
+    with pytest.raises(GateError, match=expected):
+        require_tokens(texts, ids, others, "It")
+    with pytest.raises(GateError, match="It splits 1 of 1 texts"):
+        require_tokens(texts[:1], ids[:1], [[2]], "It", bound=0.0)
+    assert require_tokens([], [], [], "It", bound=0.0) == 0

@@ -80,6 +80,33 @@ def test_an_export_that_says_something_else_is_not_kept(
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_an_engine_s_own_tokenizer_is_compared(
+    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels are computed from the student's ids, and would say nothing of a vocabulary."""
+    spec = catalogue.FORMATS["dense"]
+    tokenizer = AutoTokenizer.from_pretrained(Path(student) / "model")
+
+    def with_unknown(share: float) -> Any:
+        def tokens(folder: Path, texts: list[str]) -> list[list[int]]:
+            assert (folder / spec.file).is_file()
+            found: list[list[int]] = tokenizer(texts)["input_ids"]
+            for ids in found[: round(share * len(found))]:
+                ids[1] = tokenizer.unk_token_id
+            return found
+
+        return catalogue.Format(spec.write, spec.logits, spec.file, "", "", tokens=tokens)
+
+    monkeypatch.setitem(catalogue.FORMATS, "dense", with_unknown(0.0))
+    told = export(student, tmp_path / "right", format_name="dense", task=task)
+    assert (told["texts"], told["texts_split_otherwise"]) == (60, 0)
+    monkeypatch.setitem(catalogue.FORMATS, "dense", with_unknown(0.05))
+    with pytest.raises(GateError, match=r"dense export of .* splits 3 of 60 texts into other tokens") as caught:
+        export(student, tmp_path / "wrong", format_name="dense", task=task)
+    assert caught.value.fix == "--format onnx"
+    assert not (tmp_path / "wrong" / "model").exists()
+
+
 def test_rows_are_padded_to_one_length(
     student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
