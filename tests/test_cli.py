@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_summaries_fit_eighty_columns(tmp_path: Path) -> None:
     lines = run(tmp_path, "kdqat", "--help", COLUMNS="80").stdout.splitlines()
     assert len(lines) > 20
-    assert not [line for line in lines if line.endswith(("...", "…"))]
+    assert not [line for line in lines if line.endswith(("...", "…")) and not line.startswith("Usage:")]
 
 
 _MISTAKES = {

@@ -77,7 +77,7 @@ def learner(tiny_encoder: Path) -> PreTrainedModel:
 
 def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
     trained = train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
-    assert trained.steps == (settings.max_steps or STEPS)
+    assert trained.steps == (settings.max_steps or STEPS // 2 * settings.epochs)
     return trained.history
 
 
@@ -158,7 +158,7 @@ def test_the_last_evaluation_may_come_before_the_last_step(
 ) -> None:
     settings = settings_with(**changes)
     history = run(learner, rows, settings, tmp_path)
-    assert [row["step"] for row in history] == steps
+    assert [row["step"] for row in history if "score" in row] == steps
     kept = {name: values.clone() for name, values in learner.state_dict().items()}
     assert run(learner, rows, settings, tmp_path) == history, "a training that has ended is not continued"
     assert all(torch.equal(values, kept[name]) for name, values in learner.state_dict().items())
