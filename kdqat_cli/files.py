@@ -63,6 +63,25 @@ def names_in(folder: Path) -> list[str]:
         raise _unreadable(folder, error) from error
 
 
+def refuse_odd_files(folder: Path) -> None:
+    """Refuses a folder that holds a named pipe, a socket or a device.
+
+    Libraries that read a whole folder skip such a file, as if it were absent, and use their defaults instead.
+
+    Raises:
+        MissingInputError: with the file's name; or the folder may not be read.
+    """
+    for path in (folder / name for name in names_in(folder)):
+        try:
+            kind = stat.S_IFMT(path.stat().st_mode)
+        except OSError:  # a link that leads nowhere, say
+            continue
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise MissingInputError(
+                f"{path} is {_KINDS.get(kind, 'something else')}, not a regular file.", "a regular file in its place"
+            )
+
+
 def open_file(path: Path) -> BinaryIO:
     """A regular file, or a link to one, opened to read bytes.
 

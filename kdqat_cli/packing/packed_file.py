@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import is_there, open_file
 from kdqat_cli.packing.soundness import SCALES, fault_of
 from kdqat_cli.packing.trits import LARGEST_BYTE, packed_size
 from kdqat_cli.record import Record, read_record
@@ -81,8 +82,9 @@ class PackedFile(PackedParts):
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    if not path.is_file():
+    if not is_there(path):
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
+    open_file(path).close()  # refuses what is no regular file: a named pipe would block
     try:
         with safe_open(path, framework="np") as file:
             names = file.keys()

@@ -24,6 +24,7 @@ from tokenizers import Encoding, Tokenizer
 
 from kdqat_cli.config import KeepsMoreName
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import refuse_odd_files
 from kdqat_cli.record import InputName, Inputs, Record
 from kdqat_cli.runtime.layouts import type_count
 from kdqat_cli.runtime.row import Row
@@ -156,6 +157,7 @@ def packed_reader(packed: Path, record: Record, config: dict[str, Any]) -> Reade
         MissingInputError: another tokenizer than the one that the model was packed with, or it does not fit the model.
     """
     path = packed.with_name(TOKENIZER_FILE)
+    refuse_odd_files(path.parent)
     if not path.is_file() or path.stat().st_size > _LARGEST_FILE or _digest(path) != record.tokenizer:
         raise MissingInputError(f"{path} is not the tokenizer that {packed} was packed with.", "kdqat export")
     try:

@@ -71,7 +71,10 @@ def _check_names(config: PreTrainedConfig, name: str) -> None:
     if twice := [label for label, times in Counter(labels).items() if times > 1]:
         raise MissingInputError(f"{name} has the label {shown(twice[0])} twice (id2label).", fix)
     own = {label: index for index, label in enumerate(labels)}
-    inverse = {str(label): index for label, index in (config.label2id or {}).items()}
+    told = config.label2id or {}
+    if not isinstance(told, dict):
+        raise MissingInputError(f"{name} has the label2id {shown(told)}, which is not a mapping.", fix)
+    inverse = {str(label): index for label, index in told.items()}
     unnamed = {
         f"LABEL_{index}": index for index in range(len(inverse))
     }  # what transformers writes where it is not told

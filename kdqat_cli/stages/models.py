@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from kdqat_cli.config import Settings
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.quantization.model import quantize_model
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
@@ -30,6 +31,7 @@ from kdqat_cli.tasks.data import ASSETS
 from kdqat_cli.tasks.registry import Task
 
 _WEIGHTS = "model.safetensors"
+_LARGEST_RECORD = 2**24  # bytes
 _AGAIN = {"teacher": "finetune-teacher", "ternary": "quantize", "student": "distill", "export": "export"}
 _QUANTIZED = {
     "ternary": "a ternary student",
@@ -254,12 +256,11 @@ def _placed(model: PreTrainedModel) -> PreTrainedModel:
 
 def _read_record(folder: Path) -> Record:
     path = folder / ABOUT
-    if not path.is_file():
+    if not is_there(path):
         return Record()
+    text = text_of(path, read_bytes(path, _LARGEST_RECORD))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MissingInputError(f"{path} is not JSON; the folder is damaged.") from error
-    except OSError as error:
-        raise MissingInputError(f"{path} could not be read: {error.strerror}.") from error
     return read_record(value, str(path))

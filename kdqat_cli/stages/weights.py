@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from kdqat_cli.distillation.divergence import weight_at_fault
 from kdqat_cli.encoders import ENCODERS
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.files import refuse_odd_files
 from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
 from kdqat_cli.t5.config import T5EncoderConfig
 from kdqat_cli.t5.model import SOURCES, T5EncoderForSequenceClassification
@@ -56,10 +57,11 @@ class Source:
         """A folder with a config.json, or a hub id.
 
         Raises:
-            MissingInputError: there is no such folder, or it holds no model.
+            MissingInputError: there is no such folder, it holds no model, or what it holds is no regular file.
         """
         path = Path(location)
         if path.is_dir():
+            refuse_odd_files(path)
             if (path / "adapter_config.json").is_file():  # transformers would load the model that it is for
                 raise MissingInputError(
                     f"The folder {location} holds an adapter (adapter_config.json), not a model.",
