@@ -205,6 +205,8 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
     if detail["type"] == "missing":
         return f"{place} is missing."
+    if not detail["loc"]:  # a rule over several keys; its sentence is whole
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}."
     return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {shown(detail['input'])}."
 
 

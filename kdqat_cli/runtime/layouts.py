@@ -305,11 +305,13 @@ def sizes_of(layout: Layout, config: dict[str, Any]) -> Sizes:
     try:
         return Sizes.model_validate(values)
     except ValidationError as error:
-        faults = [
+        # A head size is missing where it could not be computed: the sizes that it follows from are at fault as well.
+        faults = dict.fromkeys(
             f"{layout.sizes.get(str(name), 'hidden size / number of heads')} is {shown(detail['input'])}"
             for detail in error.errors()
             for name in detail["loc"]
-        ]
+            if detail["type"] != "missing"
+        )
         raise ConfigError(f"The packed model's configuration is out of range: {', '.join(faults)}.") from error
 
 

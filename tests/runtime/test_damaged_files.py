@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +315,7 @@ REFUSED: dict[str, Callable[[Parts], None]] = {
     "record that is a list": lambda parts: parts.header.update(about=[1]),
     "0-d bias": in_array(lambda array: np.zeros((), array.dtype)),
     "0-d ternary weight": in_array(lambda array: np.zeros((), array.dtype), "bert.pooler.dense.weight"),
-    **{f"bias of {kind}": in_array(lambda array, kind=kind: array.astype(kind)) for kind in ("f8", "i8", "?", "u1")},
+    **{f"bias of {kind}": in_array(methodcaller("astype", kind)) for kind in ("f8", "i8", "?", "u1")},
     "weight flattened": in_array(lambda array: array.reshape(-1), "classifier.weight"),
     "scales 1e20": in_array(lambda array: np.full_like(array, 1e20), "scales"),
 }
