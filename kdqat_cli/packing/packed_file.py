@@ -82,7 +82,7 @@ class PackedFile(PackedParts):
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    if not is_there(path):
+    if not is_there(path) or path.is_dir():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
     open_file(path).close()  # refuses what is no regular file: a named pipe would block
     try:
