@@ -157,7 +157,7 @@ FOREIGN = {
     "a file named model": ("model", "a drawing"),
     "another history": ("history.csv", "date,event"),
     "another run.json": ("run.json", '{"when": "yesterday"}'),
-    "a run.json that is none": ("run.json", "{"),
+    "a run.json that is not JSON": ("run.json", "{"),
 }
 
 
