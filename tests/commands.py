@@ -1,11 +1,30 @@
 """Runs kdqat as its users do: the installed commands, in a folder, as processes of their own."""
 
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from kdqat_cli.cli import main
+
 REPOSITORY = Path(__file__).parent.parent
+
+# To import torch and transformers takes longer than most commands, so the commands are forked from a process that has.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "kdqat_cli.cli",
+        "kdqat_cli.stages.distill",
+        "kdqat_cli.stages.evaluate",
+        "kdqat_cli.stages.export",
+        "kdqat_cli.stages.finetune_teacher",
+        "transformers.models.bert.modeling_bert",
+    ]
+)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -16,9 +35,38 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(folder: Path, *command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command that must end with the exit code `code`."""
-    done = subprocess.run(
-        command, cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False
-    )
+    """Runs a command that must end with the exit code `code`.
+
+    A command with variables of its own starts from the shell, since libraries read variables as they are imported.
+    """
+    if command[0] == "kdqat" and not variables:
+        done = _forked(folder, command)
+    else:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False
+        )
     assert done.returncode == code, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done
+
+
+def _forked(folder: Path, command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as place:
+        streams = Path(place, "stdout"), Path(place, "stderr")
+        process = _SERVER.Process(target=_main, args=(folder, command, environment(), streams))
+        process.start()
+        process.join()
+        out, err = (path.read_text(encoding="utf-8") for path in streams)
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(command, process.exitcode, out, err)
+
+
+def _main(folder: Path, command: tuple[str, ...], variables: Mapping[str, str], streams: tuple[Path, Path]) -> None:
+    """What the installed script `kdqat` does, in a process of its own."""
+    for number, path in enumerate(streams, 1):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    sys.argv = [shutil.which("kdqat") or "kdqat", *command[1:]]
+    main()

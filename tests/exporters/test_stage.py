@@ -85,7 +85,7 @@ def test_an_engine_s_own_tokenizer_is_compared(
 ) -> None:
     """Labels are computed from the student's ids, and would say nothing of a vocabulary."""
     spec = catalogue.FORMATS["dense"]
-    tokenizer = AutoTokenizer.from_pretrained(Path(student) / "model")
+    tokenizer = AutoTokenizer.from_pretrained(student)
 
     def with_unknown(share: float) -> Any:
         def tokens(folder: Path, texts: list[str]) -> list[list[int]]:

@@ -1,7 +1,9 @@
 """`kdqat predict`: the answers of the evaluated model, a line at a time, of a packed file and of a folder."""
 
 import json
+import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,27 @@ def test_threads_are_torch_s_where_torch_loads_the_model(kind: str, folder: Path
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not kernels(), reason="the native library was not built")
+@pytest.mark.parametrize(("stack", "fewer"), [(2**30, True), (2**23, False)])
+def test_threads_that_cannot_start_are_done_without(stack: int, fewer: bool, folder: Path) -> None:
+    """The system reserves a stack for each thread: 64 of 1 GiB are more than this process may have, of 8 MiB not."""
+
+    def answers(*options: str, limit: Callable[[], None] | None = None) -> "subprocess.CompletedProcess[str]":
+        command = ["kdqat", "predict", str(folder / "packed"), *options]
+        return subprocess.run(
+            command, input="a good film", text=True, capture_output=True, env=environment(), preexec_fn=limit
+        )
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_STACK, (stack, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+
+    done = answers("--threads", "64", limit=limit)
+    assert done.returncode == 0, done.stderr
+    assert ("of 64 threads could be started." in done.stderr) == fewer, done.stderr
+    assert done.stdout == answers("--threads", "1").stdout
 
 
 def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:

@@ -34,12 +34,12 @@ def train(folder: Path, command: str, *options: str, code: int = 0) -> str:
     return " ".join(done.stderr.split())
 
 
-def poison(model: Path, copy: Path, value: float = torch.nan) -> Path:
-    """A copy of a model in which one word's embedding is `value`."""
+def poison(model: Path, copy: Path) -> Path:
+    """A copy of a model in which one word's embedding is finite, but so large that its variance is not."""
     shutil.copytree(model, copy)
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.endswith("word_embeddings.weight"))
-    weights[name][VOCABULARY.index(WORD)] = value
+    weights[name][VOCABULARY.index(WORD)] = 3e38
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     return copy
 
@@ -61,16 +61,15 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
     sick = poison(tiny_encoder, project / "encoder")
     said = train(project, "finetune-teacher", "--force", "--encoder", str(sick), *UNSEEN, code=4)
     assert (
-        "of 52, before anything was overwritten: the loss term labels is not finite, first the model's weight " in said
+        "of 52, before anything was overwritten: the loss term labels is not finite, "
+        "first the output of the model's bert.embeddings.LayerNorm" in said
     )
-    assert "bert.embeddings.word_embeddings.weight" in said
     assert "try: the same command with a --learning-rate below 0.004" in said
     assert contents(folder) == before
 
 
 def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> None:
-    # So large that the variance is not finite; what is undefined is refused with the teacher.
-    sick = poison(project / "runs/tiny/teacher/model", project / "teacher", 3e38)
+    sick = poison(project / "runs/tiny/teacher/model", project / "teacher")
     said = train(project, "distill", "--loss", "map", "--teacher", str(sick), "--out", "sick", *UNSEEN, code=4)
     assert (
         "the loss term hidden (layer 0) is not finite, first the output of the teacher's bert.embeddings.LayerNorm"
