@@ -22,15 +22,15 @@ test-slow: .venv/ready
 	pytest -m slow
 
 test-sanitize: .venv/ready
-	tests/runtime/sanitize.sh
+	tests/native/sanitize.sh
 
 test-arm:
-	tests/runtime/cross.sh
+	tests/native/cross.sh
 
 lint: .venv/ready
 	pre-commit run --all-files
 
-.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard kdqat_cli/runtime/native/*)
+.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard kdqat_cli/native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdqat needs Python 3.11 or newer, but $(PYTHON) is older; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"

@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-NATIVE = Path("kdqat_cli/runtime/native")
+NATIVE = Path("kdqat_cli/native/src")
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vnni"]
 INSTRUCTION_SETS = {
@@ -84,7 +84,7 @@ setup(
     cmdclass={"build_ext": BuildNative},
     ext_modules=[
         Extension(
-            "kdqat_cli.runtime._native",
+            "kdqat_cli.native._native",
             sources=sorted(str(path) for path in NATIVE.glob("*.cpp")),
             depends=sorted(str(path) for path in NATIVE.glob("*.h")),
             extra_compile_args=COMMON,

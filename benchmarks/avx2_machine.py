@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kdqat_cli.stages.machine import processor
+from kdqat_cli.bench.machine import processor
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _PRELOAD = "LD_PRELOAD"

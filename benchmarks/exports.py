@@ -18,22 +18,22 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from kdqat_cli.bench.machine import processor
+from kdqat_cli.engine.engine import Engine
+from kdqat_cli.engine.native_model import NativeModel
+from kdqat_cli.engine.student import native_student
 from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.exporters.catalogue import FORMATS
 from kdqat_cli.exporters.parity import Logits, compare
+from kdqat_cli.native.library import KERNEL_VARIABLE, TORCH
 from kdqat_cli.output import Output
 from kdqat_cli.record import Batches
-from kdqat_cli.runtime.engine import Engine
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH
-from kdqat_cli.runtime.native_model import NativeModel
-from kdqat_cli.runtime.student import native_student
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.inference import padded_batches, predict_logits
-from kdqat_cli.stages.machine import processor
-from kdqat_cli.stages.models import Classifier, load_classifier
-from kdqat_cli.stages.rows import TaskRows, task_rows
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.text.inference import padded_batches, predict_logits
+from kdqat_cli.tasks.text.models import Classifier, load_classifier
+from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 
 Batch = dict[str, Any]
 Run = Callable[[list[Batch]], object]

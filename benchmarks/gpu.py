@@ -33,14 +33,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from kdqat_cli.config import Params, resolve
-from kdqat_cli.errors import KdqatError
-from kdqat_cli.packing.checkpoint import FILE_NAME
-from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantization.activations import ActivationQuantizer
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.record import Record
-from kdqat_cli.runtime.gpu.layers import (
+from kdqat_cli.engine.gpu.layers import (
     PackedLinear,
     integer_sums,
     pack_two_bits,
@@ -48,7 +41,14 @@ from kdqat_cli.runtime.gpu.layers import (
     ternary_product,
     unpack_two_bits,
 )
-from kdqat_cli.runtime.gpu.model import PackedModel, gpu, gpu_name
+from kdqat_cli.engine.gpu.model import PackedModel, gpu, gpu_name
+from kdqat_cli.errors import KdqatError
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.quantizers.activations import ActivationQuantizer
+from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.record import Record
 
 Run = Callable[[], object]
 _CACHE = 128 * 2**20  # bytes; more than twice an H100's second-level cache
@@ -158,7 +158,7 @@ def crossover(times: list[dict[str, Any]], other: str) -> int | None:
 def _quantizer(device: torch.device) -> ActivationQuantizer:
     if not runs_triton(device):
         return ActivationQuantizer(8, None)
-    from kdqat_cli.runtime.gpu.kernels import KernelQuantizer
+    from kdqat_cli.engine.gpu.kernels import KernelQuantizer
 
     return KernelQuantizer(8, None)
 
@@ -278,7 +278,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _tiles(console: Console, device: torch.device, options: argparse.Namespace) -> None:
-    from kdqat_cli.runtime.gpu.kernels import FEW_ROWS, TILES, Tile, product
+    from kdqat_cli.engine.gpu.kernels import FEW_ROWS, TILES, Tile, product
 
     larger = [Tile(256, 128, 8), Tile(128, 64, 4), Tile(64, 128, 8), Tile(32, 32, 4), Tile(16, 64, 4), Tile(16, 16, 1)]
     tiles: list[Tile | None] = [None, *TILES, *larger]

@@ -23,9 +23,9 @@ from peers import Run, fast_kernels, paired, quantize, ratio, save_chain, sessio
 from rich.console import Console
 from rich.table import Table
 
+from kdqat_cli.engine.chain import Chain
 from kdqat_cli.errors import KdqatError
-from kdqat_cli.runtime.chain import Chain
-from kdqat_cli.runtime.native import kernels
+from kdqat_cli.native.library import kernels
 
 CHAINS = {"768→768 ×12": [(768, 768)] * 12, "768→3072→768 ×3": [(3072, 768), (768, 3072)] * 3}
 SCALE = 0.05

@@ -17,10 +17,10 @@ from pathlib import Path
 import avx2_machine
 import model_peers
 
+from kdqat_cli.bench.engines import ENGINES
+from kdqat_cli.native.library import KERNEL_VARIABLE, chosen_kernel
 from kdqat_cli.output import Output
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, chosen_kernel
 from kdqat_cli.stages.bench import SHAPES, bench
-from kdqat_cli.stages.bench_engines import ENGINES
 
 # torch and what builds on it are imported by functions: the engines' processes import this file, and their memory and
 # threads are not to be torch's.
@@ -54,9 +54,9 @@ def _write_model(folder: Path, layers: int) -> None:
     from transformers.utils import logging
 
     from kdqat_cli.config import Params, resolve
+    from kdqat_cli.networks.quantized import quantize_model
     from kdqat_cli.packing.hf_model import save_packed
-    from kdqat_cli.quantization.layers import freeze
-    from kdqat_cli.quantization.model import quantize_model
+    from kdqat_cli.quantizers.layers import freeze
     from kdqat_cli.record import Record
 
     logging.disable_progress_bar()

@@ -20,10 +20,7 @@ import ggml
 import numpy as np
 from avx2_machine import undisguised
 
-from kdqat_cli.errors import ConfigError, GateError, MissingInputError
-from kdqat_cli.exporters.packages import require_packages
-from kdqat_cli.packing.packed_file import PackedFile
-from kdqat_cli.stages.bench_engines import (
+from kdqat_cli.bench.engines import (
     DENSE,
     PLAIN,
     Engine,
@@ -34,6 +31,9 @@ from kdqat_cli.stages.bench_engines import (
     write_dense,
     write_fp32,
 )
+from kdqat_cli.errors import ConfigError, GateError, MissingInputError
+from kdqat_cli.exporters.packages import require_packages
+from kdqat_cli.packing.packed_file import PackedFile
 
 _ONNX, _GGUF = "onnx", "gguf"  # kdqat's formats, and the folders they are written to
 _ONNX_FILE, _GGUF_FILE = f"{_ONNX}/model.onnx", f"{_GGUF}/model.gguf"

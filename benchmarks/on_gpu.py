@@ -27,7 +27,7 @@ from on_gpu_parts import Part, Record, run_group
 from on_gpu_report import write
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LIBRARY = REPOSITORY / f"kdqat_cli/runtime/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+LIBRARY = REPOSITORY / f"kdqat_cli/native/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 PARTS_FAILED = 5
 RESERVE = 10.0
 """Seconds of the whole run that no part gets: to start, and to write the results."""
@@ -111,7 +111,7 @@ class Plan:
         return Part("native library", command, REPOSITORY, unneeded="" if targets else "already built")
 
     def _tests(self, sizes: Sizes) -> Part:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/runtime/test_gpu.py", *sizes.tests]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/engine/test_gpu.py", *sizes.tests]
         # Without a GPU they would pass on the processor, and say nothing.
         return Part("tests", command, REPOSITORY, needs=["machine"], environment=self._environment)
 

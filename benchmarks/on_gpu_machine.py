@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from kdqat_cli.bench.machine import processor
+from kdqat_cli.engine.gpu.layers import runs_triton
+from kdqat_cli.engine.gpu.model import gpu
 from kdqat_cli.errors import KdqatError
-from kdqat_cli.runtime.gpu.layers import runs_triton
-from kdqat_cli.runtime.gpu.model import gpu
-from kdqat_cli.runtime.native import kernel_here
-from kdqat_cli.stages.machine import processor
+from kdqat_cli.native.library import kernel_here
 
 PACKAGES = ("torch", "triton", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 

@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 import kdqat_cli  # noqa: F401 - registers the packed format
 from kdqat_cli.config import Params, resolve
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
 
 ROUNDS = 5

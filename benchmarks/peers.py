@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from kdqat_cli.runtime.native import kernels
-from kdqat_cli.stages.bench_engines import settle
-from kdqat_cli.stages.machine import has_vnni
+from kdqat_cli.bench.engines import settle
+from kdqat_cli.bench.machine import has_vnni
+from kdqat_cli.native.library import kernels
 
 Run = Callable[[], object]
 

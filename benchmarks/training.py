@@ -37,14 +37,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kdqat_cli.config import load_recipe
-from kdqat_cli.distillation.captures import capture
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss, RunningLoss
-from kdqat_cli.distillation.optimizers import optimizer_of
-from kdqat_cli.quantization.attention import use_kdqat_attention
-from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.memory import keep_freed_memory
-from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.networks.captures import capture
+from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.text.rows import task_rows
+from kdqat_cli.training.memory import keep_freed_memory
+from kdqat_cli.training.optimizers import optimizer_of
 
 Step = Callable[[dict[str, Tensor]], None]
 

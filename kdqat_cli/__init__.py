@@ -33,10 +33,10 @@ def _register_models(module: Any) -> None:
     _loaded.add(_OURS)  # first: what follows may load one of them
     from transformers.models.auto.configuration_auto import AutoConfig
 
+    from kdqat_cli.networks.t5_config import T5EncoderConfig
+    from kdqat_cli.networks.t5_model import T5EncoderForSequenceClassification
     from kdqat_cli.packing.hf_config import KdqatConfig
     from kdqat_cli.packing.hf_model import KdqatForSequenceClassification
-    from kdqat_cli.t5.config import T5EncoderConfig
-    from kdqat_cli.t5.model import T5EncoderForSequenceClassification
 
     auto: Any = sys.modules[_AUTO].AutoModelForSequenceClassification
     auto.register(KdqatConfig, KdqatForSequenceClassification)

@@ -42,6 +42,8 @@ PrecisionName = Literal["fp32", "bf16"]
 MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 """Metrics; tasks/metrics.py says what each is."""
 
+Device = Literal["cpu", "cuda"]
+"""Where a model is computed."""
 KeepsMoreName = Literal["longer", "first"]
 """Rules for the odd token of a cut pair; stages/inference.py says what each is."""
 

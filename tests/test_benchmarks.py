@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedModel
 
+from kdqat_cli.bench.engines import ENGINES, OWN
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
-from kdqat_cli.stages.bench_engines import ENGINES, OWN
 from tests.recipes import quantization
 
 
@@ -71,8 +71,8 @@ def test_ggml_computes_the_chain(benchmarks: Any) -> None:
 
 
 _ASK = """
-from kdqat_cli.runtime.native import kernels
-from kdqat_cli.stages.machine import has_vnni
+from kdqat_cli.native.library import kernels
+from kdqat_cli.bench.machine import has_vnni
 print(kernels(), has_vnni())
 """
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from kdqat_cli.cli import app
-from kdqat_cli.stages.lock import locked
+from kdqat_cli.store.lock import locked
 from tests.commands import environment, run
 
 TRAINING = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "4e-3", "--seed", "1")

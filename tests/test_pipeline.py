@@ -120,7 +120,7 @@ def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(pro
     assert (project / STUDENT / "model/model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("module", ["runtime/native/matrix.cpp", "tasks/metrics.py", "stages/rows.py"])
+@pytest.mark.parametrize("module", ["native/src/matrix.cpp", "tasks/metrics.py", "tasks/text/rows.py"])
 def test_a_change_of_the_engine_or_a_metric_makes_its_results_stale(project: Path, module: str) -> None:
     path = project / "kdqat_cli" / module
     before = path.read_bytes()

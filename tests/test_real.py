@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdqat_cli.stages.inference import predict_logits
-from kdqat_cli.stages.models import load_classifier
-from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.text.inference import predict_logits
+from kdqat_cli.tasks.text.models import load_classifier
+from kdqat_cli.tasks.text.rows import task_rows
 from tests.commands import run
 
 pytestmark = pytest.mark.slow

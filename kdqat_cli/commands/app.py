@@ -61,7 +61,7 @@ def training_command(function: Callable[..., None]) -> Callable[..., None]:
 def _register(function: Callable[..., None], continues: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
-        from kdqat_cli.stages.writing import file_errors
+        from kdqat_cli.store.writing import file_errors
 
         try:
             with file_errors():

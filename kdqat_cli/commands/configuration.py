@@ -8,7 +8,7 @@ from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JsonOption
 from kdqat_cli.config import read_recipe
 from kdqat_cli.output import Output
-from kdqat_cli.stages.layout import Listed
+from kdqat_cli.store.places import Listed
 
 
 @command

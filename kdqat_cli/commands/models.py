@@ -22,12 +22,11 @@ from kdqat_cli.commands.options import (
     shapes_option,
     text_argument,
 )
-from kdqat_cli.config import load_params, resolve
+from kdqat_cli.config import Device, load_params, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.exporters import FormatName
 from kdqat_cli.hub import refuse_absent
-from kdqat_cli.runtime.device import Device
-from kdqat_cli.stages.layout import export_folder, student_folder
+from kdqat_cli.store.places import export_folder, student_folder
 from kdqat_cli.tasks.registry import load_task
 
 
@@ -59,7 +58,7 @@ def evaluate(
         refuse_absent(model, None)
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
-    from kdqat_cli.stages.models import recorded_task
+    from kdqat_cli.tasks.text.models import recorded_task
 
     name = task or recorded_task(model)
     if name is None:
@@ -111,7 +110,7 @@ def export(
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
     output = start(json, quiet)
     from kdqat_cli.stages.export import export as stage
-    from kdqat_cli.stages.models import recorded_task
+    from kdqat_cli.tasks.text.models import recorded_task
 
     spec, data = None, None
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):
@@ -145,9 +144,9 @@ def predict(
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
     text, pair = text_argument(text), text_argument(pair)
-    from kdqat_cli.stages.lines import Text, open_source, read_texts, require_fit
     from kdqat_cli.stages.predict import open_model, packed_file
     from kdqat_cli.stages.predict import predict as stage
+    from kdqat_cli.texts import Text, open_source, read_texts, require_fit
 
     if packed_file(model) is None:
         refuse_absent(model, "kdqat export")
@@ -192,8 +191,8 @@ def bench(
     """
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
+    from kdqat_cli.bench.engines import ENGINES, OWN
     from kdqat_cli.stages.bench import bench as stage
-    from kdqat_cli.stages.bench_engines import ENGINES, OWN
 
     engines = ENGINES[device or "cpu"]
     chosen = {OWN: engines[OWN]} if only else engines

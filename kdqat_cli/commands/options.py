@@ -8,6 +8,7 @@ import typer
 
 from kdqat_cli.config import (
     ActivationsName,
+    Device,
     Distillation,
     LossName,
     MixName,
@@ -19,7 +20,7 @@ from kdqat_cli.config import (
     field_help,
 )
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.runtime.device import MOST_THREADS, Device
+from kdqat_cli.native import MOST_THREADS
 
 TaskOption = Annotated[
     str, typer.Option("--task", help="Task: a name that `kdqat ls tasks` lists, or the path of a task file.")

@@ -7,7 +7,7 @@ import typer
 
 from kdqat_cli import group
 from kdqat_cli.commands.app import command, inputs, start, training_command
-from kdqat_cli.commands.devices import refuse_coupled, share_out
+from kdqat_cli.commands.launch import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
     ActivationsOption,
     BatchSizeOption,
@@ -42,7 +42,7 @@ from kdqat_cli.commands.options import (
 from kdqat_cli.config import load_params, resolve
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
-from kdqat_cli.stages.layout import EMBEDDED, student_folder, student_run, teacher_folder, ternary_folder
+from kdqat_cli.store.places import EMBEDDED, student_folder, student_run, teacher_folder, ternary_folder
 
 
 @command

@@ -1,1 +1,1 @@
-"""Losses, captures, and the one training loop."""
+"""The distillation losses."""

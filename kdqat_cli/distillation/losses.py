@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdqat_cli.config import Distillation, LossName
-from kdqat_cli.distillation.captures import Captures
-from kdqat_cli.quantization import fused
+from kdqat_cli.native import fused
+from kdqat_cli.networks.captures import Captures
 
 Layers = list[Tensor]
 

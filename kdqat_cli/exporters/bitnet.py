@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.stock import write_stock
 from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
-from kdqat_cli.quantization.ternary import join
+from kdqat_cli.quantizers.ternary import join
 
 ROWS_PER_BYTE = 4
 

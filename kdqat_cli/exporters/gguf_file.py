@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdqat_cli.encoders import classifier_of
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.gguf_vocabulary import write_vocabulary
 from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
-from kdqat_cli.quantization.ternary import join
+from kdqat_cli.networks.encoders import classifier_of
+from kdqat_cli.quantizers.ternary import join
 
 FILE = "model.gguf"
 TRITS_BLOCK, NIBBLES_BLOCK = 256, 32

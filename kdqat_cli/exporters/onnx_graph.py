@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdqat_cli.encoders import encoder_of
 from kdqat_cli.exporters.parity import Batch, Logits
 from kdqat_cli.exporters.weights import Ternary, ternary_weights
+from kdqat_cli.networks.encoders import encoder_of
 
 FILE = "model.onnx"
 CODES_PER_BYTE = 4

@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.quantization.layers import QuantizedEmbedding, quantized_layers
-from kdqat_cli.quantization.ternary import split
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, quantized_layers
+from kdqat_cli.quantizers.ternary import split
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
+from kdqat_cli.codecs.trits import pack, unpack
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.packed_file import (
     FILE_NAME,
@@ -31,8 +32,7 @@ from kdqat_cli.packing.packed_file import (
     to_json,
 )
 from kdqat_cli.packing.soundness import SCALES
-from kdqat_cli.packing.trits import pack, unpack
-from kdqat_cli.quantization.ternary import join
+from kdqat_cli.quantizers.ternary import join
 from kdqat_cli.record import Record
 
 __all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "packed_parts", "write_packed"]

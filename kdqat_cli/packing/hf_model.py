@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
 from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.packing.soundness import fault_of
-from kdqat_cli.quantization.layers import quantized_layers
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantizers.layers import quantized_layers
 from kdqat_cli.record import Record
 
 

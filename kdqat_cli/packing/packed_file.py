@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from kdqat_cli.codecs.trits import LARGEST_BYTE, packed_size
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import is_there, open_file
 from kdqat_cli.packing.soundness import SCALES, fault_of
-from kdqat_cli.packing.trits import LARGEST_BYTE, packed_size
 from kdqat_cli.record import Record, read_record
 
 FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.runtime.layouts import Layout, Sizes, dense_parts, first_position, layout_of, sizes_of, ternary_parts
+from kdqat_cli.networks.layouts import Layout, Sizes, dense_parts, first_position, layout_of, sizes_of, ternary_parts
 
 if TYPE_CHECKING:
     from kdqat_cli.packing.packed_file import PackedParts

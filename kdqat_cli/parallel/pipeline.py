@@ -31,7 +31,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 
 from kdqat_cli.errors import ConfigError, MissingInputError, StageError
 from kdqat_cli.parallel.executor import Job
-from kdqat_cli.stages.layout import PIPELINE
+from kdqat_cli.store.places import PIPELINE
 
 Begun = Literal["unchanged", "restored", "running"]
 

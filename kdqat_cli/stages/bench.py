@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdqat_cli.bench.engines import OWN, Engine, serve
+from kdqat_cli.bench.machine import processor
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.networks.layouts import most_tokens
 from kdqat_cli.packing.packed_file import PackedFile
-from kdqat_cli.runtime.layouts import most_tokens
-from kdqat_cli.stages.bench_engines import OWN, Engine, serve
-from kdqat_cli.stages.machine import processor
 from kdqat_cli.stages.predict import packed_file
 
 Shape = tuple[int, int]
@@ -111,7 +111,7 @@ def bench(
         raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
     machine = processor()
     if engines[OWN].device == "cuda":
-        from kdqat_cli.runtime.gpu.model import gpu, gpu_name
+        from kdqat_cli.engine.gpu.model import gpu, gpu_name
 
         machine = gpu_name(gpu())
     file = PackedFile(packed)

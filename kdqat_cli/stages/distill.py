@@ -9,19 +9,19 @@ from transformers import set_seed
 from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
-from kdqat_cli.encoders import layers_of
 from kdqat_cli.errors import ConfigError, GateError
-from kdqat_cli.quantization.attention import use_kdqat_attention
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
-from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
-from kdqat_cli.stages.record import Stopwatch, write_run
-from kdqat_cli.stages.rows import TaskRows, task_rows
-from kdqat_cli.stages.training import Progress, train, write_history
+from kdqat_cli.networks.encoders import layers_of
+from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.store.digest import digest_of
+from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
+from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.registry import Task, check_keep_best
+from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
+from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.training.loop import Progress, train, write_history
 
 
 def distill(

@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
+from kdqat_cli.config import Device
+from kdqat_cli.engine.engine import Engine
+from kdqat_cli.engine.gpu.model import gpu
 from kdqat_cli.errors import ConfigError, GateError
-from kdqat_cli.runtime.device import Device
-from kdqat_cli.runtime.engine import Engine
-from kdqat_cli.runtime.gpu.model import gpu
-from kdqat_cli.stages.folder import refuse_inside
-from kdqat_cli.stages.labels import align_labels
-from kdqat_cli.stages.models import Classifier, load_classifier, size_figures
-from kdqat_cli.stages.rows import row_length, task_rows
-from kdqat_cli.stages.writing import refuse_target, write_json
+from kdqat_cli.store.folder import refuse_inside
+from kdqat_cli.store.writing import refuse_target, write_json
 from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.text.head import align_labels
+from kdqat_cli.tasks.text.models import Classifier, load_classifier, size_figures
+from kdqat_cli.tasks.text.rows import row_length, task_rows
 
 
 def evaluate(

@@ -11,17 +11,17 @@ from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import Batches, Record
-from kdqat_cli.runtime.reader import TOKENIZER_FILE, inputs_of
-from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.folder import ABOUT, MODEL, output_folder, refuse_inputs
-from kdqat_cli.stages.inference import padded_batches, predict_logits, reader_of
-from kdqat_cli.stages.models import Classifier, load_classifier, recorded, size_figures
-from kdqat_cli.stages.record import Stopwatch, versions, write_run
-from kdqat_cli.stages.rows import TaskRows, task_rows
-from kdqat_cli.stages.writing import write_json
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
+from kdqat_cli.store.run import Stopwatch, versions, write_run
+from kdqat_cli.store.writing import write_json
 from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.text.inference import padded_batches, predict_logits, reader_of
+from kdqat_cli.tasks.text.models import Classifier, load_classifier, recorded, size_figures
+from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
+from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 
 _COMPARED = 10_000  # characters of a text that go through another engine's tokenizer
 

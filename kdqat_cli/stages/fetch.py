@@ -26,9 +26,9 @@ from typing import IO, Any, Literal, cast
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.parallel.executor import Job, start_runner
-from kdqat_cli.stages.digest import file_digest
-from kdqat_cli.stages.lock import locked
-from kdqat_cli.stages.writing import file_errors, read_object, refuse_target, write_bytes, write_json
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.lock import locked
+from kdqat_cli.store.writing import file_errors, read_object, refuse_target, write_bytes, write_json
 from kdqat_cli.tasks.data import ASSETS
 
 

@@ -8,14 +8,14 @@ from transformers import set_seed
 from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.record import Batches, Record
-from kdqat_cli.runtime.reader import inputs_of
-from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, refuse_inputs, shared_folder
-from kdqat_cli.stages.models import encoder_digest, encoder_location, load_encoder, save_classifier, task_file
-from kdqat_cli.stages.record import Stopwatch, versions, write_run
-from kdqat_cli.stages.rows import row_length, task_rows
-from kdqat_cli.stages.training import Progress, train, write_history
+from kdqat_cli.store.digest import digest_of
+from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
+from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.tasks.registry import Task, check_keep_best
+from kdqat_cli.tasks.text.models import encoder_digest, encoder_location, load_encoder, save_classifier, task_file
+from kdqat_cli.tasks.text.reader import inputs_of
+from kdqat_cli.tasks.text.rows import row_length, task_rows
+from kdqat_cli.training.loop import Progress, train, write_history
 
 
 def finetune_teacher(

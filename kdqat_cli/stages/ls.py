@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.config import load_recipe, recipe_names
-from kdqat_cli.stages.layout import Listed
-from kdqat_cli.stages.published import load_published, published_names
+from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
 
@@ -41,7 +41,7 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _encoders() -> list[dict[str, Any]]:
-    from kdqat_cli.encoders import ENCODERS
+    from kdqat_cli.networks.encoders import ENCODERS
 
     return [{"model type": name, "layers": encoder.layers, "MHA(X)": encoder.mha} for name, encoder in ENCODERS.items()]
 

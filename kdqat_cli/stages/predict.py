@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdqat_cli.config import Device
+from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.runtime.device import Device
-from kdqat_cli.runtime.reader import Reader, packed_reader
-from kdqat_cli.runtime.row import Row
-from kdqat_cli.stages.folder import MODEL
-from kdqat_cli.stages.lines import Text
+from kdqat_cli.store.folder import MODEL
+from kdqat_cli.tasks.text.reader import Reader, packed_reader
+from kdqat_cli.texts import Text
 
 
 class Runner(Protocol):
@@ -90,7 +90,7 @@ def predict(runner: Runner, batches: Iterable[list[Text]]) -> Iterator[dict[str,
 
 class _EngineRunner:
     def __init__(self, path: Path, threads: int | None, device: Device) -> None:
-        from kdqat_cli.runtime.engine import Engine
+        from kdqat_cli.engine.engine import Engine
 
         self.engine = Engine.load(path, threads, device)
         record = self.engine.record
@@ -108,14 +108,14 @@ class _LoadedRunner:
     def __init__(self, model: str, threads: int | None, device: Device | None) -> None:
         import torch
 
-        from kdqat_cli.runtime.native import MOST_THREADS
-        from kdqat_cli.stages.inference import Predictor, reader_of
-        from kdqat_cli.stages.models import load_classifier
+        from kdqat_cli.native import MOST_THREADS
+        from kdqat_cli.tasks.text.inference import Predictor, reader_of
+        from kdqat_cli.tasks.text.models import load_classifier
 
         if threads:
             torch.set_num_threads(min(threads, MOST_THREADS))
         if device == "cuda":
-            from kdqat_cli.runtime.gpu.model import gpu
+            from kdqat_cli.engine.gpu.model import gpu
 
             gpu()  # where there is one, the model is loaded onto it
         self.loaded = load_classifier(model, "kdqat export")
@@ -137,7 +137,7 @@ class _LoadedRunner:
     def logits(self, rows: list[Row]) -> NDArray[np.float32]:
         from datasets import Dataset
 
-        from kdqat_cli.stages.inference import columns
+        from kdqat_cli.tasks.text.inference import columns
 
         table = Dataset.from_dict(columns(rows) | {"labels": [0] * len(rows)})
         return self.predictor.logits(table, self.loaded.tokenizer)

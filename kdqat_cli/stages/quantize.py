@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from kdqat_cli.config import Settings
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
-from kdqat_cli.stages.folder import MODEL, output_folder, refuse_inputs
-from kdqat_cli.stages.models import load_teacher, save_classifier, student_record
-from kdqat_cli.stages.record import Stopwatch, write_run
-from kdqat_cli.stages.rows import task_rows
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
+from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
+from kdqat_cli.tasks.text.rows import task_rows
 
 
 def quantize(

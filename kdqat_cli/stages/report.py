@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from kdqat_cli.analysis.published import Published, Score, load_published
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.stages.folder import ABOUT, MODEL, RUN
-from kdqat_cli.stages.layout import METRICS, PIPELINE, RUNS
-from kdqat_cli.stages.published import Published, Score, load_published
-from kdqat_cli.stages.writing import write_text
+from kdqat_cli.store.folder import ABOUT, MODEL, RUN
+from kdqat_cli.store.places import METRICS, PIPELINE, RUNS
+from kdqat_cli.store.writing import write_text
 
 _WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "ternary, packed"}
 _QUANTISED = ("ternary", "student")  # their records say what their weights are

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kdqat_cli.errors import MissingInputError, StageError
-from kdqat_cli.parallel.engine import Engine, Judge, StageState, tail
 from kdqat_cli.parallel.executor import Executor, LocalExecutor
 from kdqat_cli.parallel.pipeline import Pipeline
+from kdqat_cli.parallel.scheduler import Engine, Judge, StageState, tail
 
 _OWN = Path(".kdqat")
 _LOCK_WITHIN = 15.0  # seconds: how long the jobs of a coordinator that was killed may take to stop

@@ -25,13 +25,13 @@ import yaml
 from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.output import progress_lines
-from kdqat_cli.parallel.engine import StageState
 from kdqat_cli.parallel.median import Curve, hopeless
-from kdqat_cli.stages.digest import digest_of
-from kdqat_cli.stages.folder import HISTORY, MODEL, RUN, refuse_inside
-from kdqat_cli.stages.layout import PIPELINE, teacher_folder
+from kdqat_cli.parallel.scheduler import StageState
 from kdqat_cli.stages.repro import Board, repro
-from kdqat_cli.stages.writing import refuse_target, write_json, write_text
+from kdqat_cli.store.digest import digest_of
+from kdqat_cli.store.folder import HISTORY, MODEL, RUN, refuse_inside
+from kdqat_cli.store.places import PIPELINE, teacher_folder
+from kdqat_cli.store.writing import refuse_target, write_json, write_text
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.yaml12 import parse_yaml, read_yaml
 

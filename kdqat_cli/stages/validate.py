@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from kdqat_cli.config import PARAMS_FILE, Params, Recipe, Settings, load_params, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.stages.dependencies import mend, stale_stages
-from kdqat_cli.stages.layout import PIPELINE
+from kdqat_cli.parallel.dependencies import mend, stale_stages
+from kdqat_cli.store.places import PIPELINE
 from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
 
 Read = TypeVar("Read")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdqat_cli.distillation.captures import Captures
+from kdqat_cli.networks.captures import Captures
 
 Array = npt.NDArray[np.float64]
 LayerLoss = Callable[..., Tensor]

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from kdqat_cli.config import LossName
-from kdqat_cli.distillation.captures import Captures
 from kdqat_cli.distillation.losses import (
     LOSSES,
     TERMS,
@@ -18,6 +17,7 @@ from kdqat_cli.distillation.losses import (
     map_loss,
     score_loss,
 )
+from kdqat_cli.networks.captures import Captures
 from tests.distillation.reference import (
     HEADS,
     LAYERS,

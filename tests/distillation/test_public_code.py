@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.config import Params, resolve
-from kdqat_cli.distillation.captures import Captures
 from kdqat_cli.distillation.losses import DistillationLoss, map_loss, score_loss
-from kdqat_cli.quantization import fused
-from kdqat_cli.runtime.native import KERNEL_VARIABLE, TORCH
+from kdqat_cli.native import fused
+from kdqat_cli.native.library import KERNEL_VARIABLE, TORCH
+from kdqat_cli.networks.captures import Captures
 from tests.distillation.reference import HEADS, LENGTH, MASKS, ROWS, Array
 from tests.recipes import distillation
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import load_recipe
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.quantizers.layers import freeze
 from tests.architectures import tiny
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdqat_cli.encoders import ENCODERS
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters import onnx_graph
+from kdqat_cli.networks.encoders import ENCODERS
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
 

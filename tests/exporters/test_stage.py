@@ -13,10 +13,10 @@ from kdqat_cli.exporters import FormatName, catalogue, dense
 from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.folder import ABOUT
-from kdqat_cli.stages.labels import label_config
-from kdqat_cli.stages.models import load_classifier, save_classifier, student_record
+from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.text.head import label_config
+from kdqat_cli.tasks.text.models import load_classifier, save_classifier, student_record
 from tests.exporters.students import frozen
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdqat_cli.encoders import ENCODERS
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import bitnet, compressed, dense, stock
+from kdqat_cli.networks.encoders import ENCODERS
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
 

@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import kdqat_cli  # noqa: F401 - its import is what registers the format
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, write_packed
 from kdqat_cli.packing.hf_model import model_parts, save_packed
-from kdqat_cli.quantization.layers import freeze, quantized_layers
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantizers.layers import freeze, quantized_layers
 from kdqat_cli.record import Record
 from tests.recipes import quantization
 

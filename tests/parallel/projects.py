@@ -42,7 +42,7 @@ COUNT = """\
 import os, sys, time
 from pathlib import Path
 import psutil
-from kdqat_cli.stages.folder import output_folder
+from kdqat_cli.store.folder import output_folder
 name = sys.argv[1]
 number = int(open(name + ".at").read()) if os.path.exists(name + ".at") else 0
 with output_folder(Path(name)):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedModel
 
+from kdqat_cli.bench.engines import ENGINES, OWN, Engine, packed_itself
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.bench import bench
-from kdqat_cli.stages.bench_engines import ENGINES, OWN, Engine, packed_itself
 from tests.commands import run
 from tests.recipes import quantization
 

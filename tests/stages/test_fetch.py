@@ -23,7 +23,7 @@ import pytest
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages import fetch as stage
 from kdqat_cli.stages.fetch import ENCODER, ENCODER_FILES, MOVIE, Package, fetch, movie_split
-from kdqat_cli.stages.lock import locked
+from kdqat_cli.store.lock import locked
 from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.registry import load_task
 from tests.commands import environment

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from kdqat_cli.analysis.published import published_names
 from kdqat_cli.cli import app
 from kdqat_cli.config import LossName, recipe_names
 from kdqat_cli.distillation.losses import LOSSES
-from kdqat_cli.encoders import ENCODERS
 from kdqat_cli.exporters import FormatName
-from kdqat_cli.stages.layout import Listed
+from kdqat_cli.networks.encoders import ENCODERS
 from kdqat_cli.stages.ls import ls
-from kdqat_cli.stages.published import published_names
+from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import task_names
 from tests.test_recipes import GLUE
 

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from kdqat_cli.config import load_recipe
-from kdqat_cli.quantization.layers import freeze
-from kdqat_cli.quantization.model import quantize_model
+from kdqat_cli.engine.row import Row
+from kdqat_cli.native.library import kernels
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
-from kdqat_cli.runtime.native import kernels
-from kdqat_cli.runtime.row import Row
 from kdqat_cli.stages.export import export
-from kdqat_cli.stages.inference import predict_logits
-from kdqat_cli.stages.lines import Text
-from kdqat_cli.stages.models import load_classifier, load_encoder, save_classifier, student_record
 from kdqat_cli.stages.predict import open_model, predict
-from kdqat_cli.stages.rows import task_rows
 from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.text.inference import predict_logits
+from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier, student_record
+from kdqat_cli.tasks.text.rows import task_rows
+from kdqat_cli.texts import Text
 from tests.commands import environment, run
 
 

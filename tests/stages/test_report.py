@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.stages.published import load_published, published_names
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.tasks.registry import task_names
 

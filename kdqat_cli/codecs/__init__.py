@@ -1,0 +1,1 @@
+"""Levels of quantised weights to bytes, and back."""

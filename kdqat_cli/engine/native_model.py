@@ -1,0 +1,236 @@
+"""A packed model in the native library: handing its parts over, and calling the forward pass."""
+
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Sequence
+from ctypes import c_float, c_int32
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdqat_cli.engine.chain import ACTIVATIONS
+from kdqat_cli.engine.row import Row
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.native.library import call, library
+from kdqat_cli.networks.layouts import (
+    HEADS,
+    MATRIX_NUMBERS,
+    VECTOR_NUMBERS,
+    Layout,
+    layout_of,
+    native_sizes,
+    padding_position,
+)
+from kdqat_cli.packing.packed_file import PackedParts
+from kdqat_cli.record import Record
+
+_INTEGERS = (
+    *("hidden", "embedding", "layers", "heads", "head_size", "inner", "words", "labels", "positions", "types"),
+    *("pre_norm", "gated", "head", "activation", "head_activation"),
+)
+_REALS = ("epsilon", "embedding_epsilon", "scaling", "clip")
+_LARGEST_INTEGER = 2**31 - 1
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [(name, c_int32) for name in _INTEGERS] + [(name, c_float) for name in _REALS]
+
+
+class NativeModel:
+    """A classifier in the native library; its weights stay packed at two bits.
+
+    Raises:
+        ConfigError: a model, or a kind of quantisation, that the engine does not serve.
+        MissingInputError: the file's parts do not fit each other.
+    """
+
+    def __init__(self, file: PackedParts, kernel: str, threads: int) -> None:
+        """Takes the arrays out of `file`, which is empty afterwards.
+
+        Args:
+            file: a packed file that was read, or the parts of one.
+            kernel: the name of one that runs here.
+            threads: that compute together, the caller's among them; `self.threads` are fewer where the system starts
+                no more.
+        """
+        lib: Any = library()
+        self._library = lib
+        self._handle: int | None = None
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._config = file.config
+        self._layout = layout_of(file.config)
+        clip = _activation_clip(file.record)
+        self._relative = file.arrays.pop(self._layout.relative, None) if self._layout.relative else None
+        try:
+            config = _native_config(file, self._layout, clip)
+            self.labels, self.positions, self.types = config.labels, config.positions, config.types
+            self._heads = config.heads
+            self._handle = self._library.kdqat_model_new(ctypes.byref(config), kernel.encode(), threads)
+            if not self._handle:
+                raise ValueError(self._library.kdqat_error().decode())
+            self.threads: int = self._library.kdqat_model_threads(self._handle)
+            self._fill(file, config.layers)
+            call("kdqat_model_complete", self._handle)
+            self._check_relative()
+        except (ValueError, KeyError) as error:
+            raise MissingInputError(f"The packed model does not fit its own configuration: {error}.") from error
+
+    def _fill(self, file: PackedParts, layers: int) -> None:
+        layout, scales = self._layout, file.scales()
+        parts = [(-1, "", layout.matrices, layout.vectors)]
+        parts += [(n, layout.layer.format(n), layout.layer_matrices, layout.layer_vectors) for n in range(layers)]
+        for number, prefix, matrices, vectors in parts:
+            for which, module in matrices.items():
+                name = f"{prefix}{module}.weight"
+                if which == "projection" and name not in file.shapes:
+                    continue  # an embedding of the hidden size needs none
+                rows, columns, count = file.shapes[name]
+                if count != 1:
+                    raise ValueError(f"{name} has {count} scales")
+                bias = _take(file, f"{prefix}{module}.bias") if f"{prefix}{module}.bias" in file.arrays else None
+                if bias is not None and bias.shape != (rows,):
+                    raise ValueError(f"the bias of {name} has another size")
+                trits = file.arrays.pop(name)
+                size, scale = trits.size, float(scales[name][0])
+                slot = MATRIX_NUMBERS[which]
+                call("kdqat_model_matrix", self._handle, number, slot, trits, size, rows, columns, scale, bias)
+            for which, module in vectors.items():
+                values = _take(file, prefix + module)
+                call("kdqat_model_vector", self._handle, number, VECTOR_NUMBERS[which], values, values.size)
+        name = f"{layout.words}.weight"
+        rows, columns, count = file.shapes[name]
+        if count != rows:
+            raise ValueError(f"{name} has {count} scales")
+        trits = file.arrays.pop(name)
+        call("kdqat_model_words", self._handle, trits, trits.size, rows, columns, scales[name])
+        file.arrays.pop("scales")
+        if file.arrays:
+            raise ValueError(f"{', '.join(sorted(file.arrays))} belongs to no part of this architecture")
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Logits (rows, labels) of sequences of any lengths.
+
+        Raises:
+            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+        """
+        if not rows:
+            raise ValueError("no rows to predict")
+        if os.getpid() != self._process:
+            raise ValueError("this engine's threads stayed in the process that loaded it: load it again after a fork")
+        lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int32)
+        if not lengths.all():
+            raise ValueError("an empty sequence")
+        words = _end_to_end([ids for ids, _ in rows], "token ids")
+        types = _end_to_end(
+            [np.zeros(len(ids), dtype=np.int32) if kinds is None else kinds for ids, kinds in rows], "types"
+        )
+        if len(types) != len(words) or any(kinds is not None and len(kinds) != len(ids) for ids, kinds in rows):
+            raise ValueError("a row has another number of token types than of tokens")
+        positions = np.concatenate([self._row_positions(ids) for ids, _ in rows]).astype(np.int32)
+        span = int(lengths.max())
+        relative = None if self._relative is None else self._relative_scores(span)
+        out = np.empty((len(rows), self.labels), dtype=np.float32)
+        with self._lock:
+            call(
+                "kdqat_model_forward",
+                *(self._handle, words, types, positions, lengths, len(rows), relative, span, out),
+            )
+        return out
+
+    def _row_positions(self, ids: Sequence[int]) -> NDArray[Any]:
+        if not self._layout.positions_after_padding:
+            return np.arange(len(ids))
+        # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
+        padding = padding_position(self._config)
+        real = np.asarray(ids) != padding
+        positions: NDArray[Any] = np.cumsum(real) * real + padding
+        return positions
+
+    def _check_relative(self) -> None:
+        if (self._relative is None) != (self._layout.relative is None):
+            raise ValueError("the table of relative positions is missing")
+        if self._relative is not None:
+            buckets = self._buckets()
+            if self._relative.shape != (buckets, self._heads):
+                raise ValueError("the table of relative positions has another size")
+            self._relative = self._relative.astype(np.float32)
+            self._relative_scores = lru_cache(maxsize=4)(self._compute_relative_scores)
+
+    def _buckets(self) -> int:
+        return int(self._config.get("relative_attention_num_buckets", 32))
+
+    def _compute_relative_scores(self, span: int) -> NDArray[np.float32]:
+        """(heads, 2·span - 1): what is added to the score of a key that stands so much after the query."""
+        assert self._relative is not None
+        farthest = int(self._config.get("relative_attention_max_distance", 128))
+        buckets = relative_buckets(np.arange(1 - span, span), self._buckets(), farthest)
+        return np.ascontiguousarray(self._relative[buckets].T)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) and os.getpid() == self._process:
+            self._library.kdqat_model_free(self._handle)
+
+
+def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> NDArray[Any]:
+    """T5's buckets of relative positions (Raffel et al., 2020, section 2.1), which MPNet shares.
+
+    Half of them are for keys after the query. Of each half, one half is for single distances, and the other grows
+    logarithmically up to `farthest`, from where on all share the last.
+
+    Args:
+        distances: key - query, any shape.
+        buckets: their number.
+        farthest: distance of the last bucket.
+
+    Returns:
+        Bucket numbers of the shape of `distances`.
+    """
+    half = buckets // 2
+    exact = half // 2
+    size = np.abs(distances)
+    # In FP32, as torch computes it: a distance on the edge of two buckets must fall into the same one.
+    ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(farthest / exact))
+    large = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int64), half - 1)
+    out: NDArray[Any] = np.where(distances > 0, half, 0) + np.where(size < exact, size, large)
+    return out
+
+
+def _activation_clip(record: Record) -> float:
+    if record.quantization is None:
+        raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
+    if record.quantization.activations != "int8":
+        raise ConfigError("The engine computes with 8-bit activations; this model's are in full precision.")
+    clip = record.quantization.activation_clip
+    return math.inf if clip is None else clip
+
+
+def _native_config(file: PackedParts, layout: Layout, clip: float) -> _Config:
+    values = native_sizes(layout, file.config)
+    values["head"], values["head_activation"] = HEADS[layout.head], ACTIVATIONS[layout.head_activation]
+    if layout.head == "pooled":
+        values["head_activation"] = ACTIVATIONS["tanh"]
+    values["activation"] = ACTIVATIONS[values["activation"]]
+    values["words"] = file.shapes[f"{layout.words}.weight"][0]
+    for name, tensor in (("labels", "classifier_weight"), ("positions", "positions"), ("types", "types")):
+        values[name] = len(file.arrays[layout.vectors[tensor]]) if tensor in layout.vectors else 0
+    values["clip"] = clip
+    if any(type(values.get(name, 0)) is not int or values.get(name, 0) > _LARGEST_INTEGER for name in _INTEGERS):
+        raise ValueError("a size that is none")
+    return _Config(**values)
+
+
+def _take(file: PackedParts, name: str) -> NDArray[np.float32]:
+    return np.ascontiguousarray(file.arrays.pop(name), dtype=np.float32)
+
+
+def _end_to_end(parts: list[Any], what: str) -> NDArray[np.int32]:
+    joined = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
+    if joined.size and (joined.dtype.kind not in "iu" or abs(int(joined.max())) > _LARGEST_INTEGER or joined.min() < 0):
+        raise ValueError(f"{what} must be whole numbers from 0 on")
+    integers: NDArray[np.int32] = joined.astype(np.int32)
+    return integers

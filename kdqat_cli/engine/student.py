@@ -1,0 +1,55 @@
+"""A student in memory on the engine: it is scored by what serves it, without a file between."""
+
+import torch
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import Quantization
+from kdqat_cli.engine.native_model import NativeModel
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.native.library import TORCH, kernel_here
+from kdqat_cli.packing.hf_model import model_parts
+from kdqat_cli.quantizers.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.record import Record
+
+
+def native_student(model: PreTrainedModel) -> NativeModel | None:
+    """The student as the native library computes it, with as many threads as torch has.
+
+    Its logits are those of the packed file that `export` makes of the student, bit for bit on the same kernel.
+
+    Args:
+        model: any classifier; it is not changed, and may train on.
+
+    Returns:
+        None where torch is to compute: the model is no ternary student with 8-bit activations, a batch shares its
+        scales, it is on a GPU or not in FP32, its architecture is not served, a value in it is no finite number, the
+        library was not built, or KDQAT_KERNEL is `torch`.
+
+    Raises:
+        ConfigError: KDQAT_KERNEL names a kernel that does not run here.
+    """
+    quantization = _quantization(model)
+    if quantization is None or model.device.type != "cpu" or model.dtype != torch.float32:
+        return None
+    kernel = kernel_here()
+    if kernel == TORCH:
+        return None
+    try:
+        return NativeModel(model_parts(model, Record(quantization=quantization)), kernel, torch.get_num_threads())
+    except ConfigError:  # an architecture that it does not serve; or no finite number, which torch will show
+        return None
+
+
+def _quantization(model: PreTrainedModel) -> Quantization | None:
+    layers = list(quantized_layers(model).values())
+    linears = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+    if not linears or any(layer.weight_quantizer.name != "ternary" for layer in layers):
+        return None
+    quantizers = {layer.quantizer for layer in linears}
+    quantizer = quantizers.pop()
+    if quantizers or quantizer is None or quantizer.scale != "token":
+        return None
+    clip = quantizer.clip
+    return Quantization(
+        weights="ternary", weight_clip=None, activations="int8", activation_clip=clip, activation_scale="token"
+    )

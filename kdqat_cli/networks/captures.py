@@ -1,0 +1,78 @@
+"""What the losses compare: hidden states, attention scores, MHA and attention outputs of one forward pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdqat_cli.networks.encoders import encoder_of, layers_of, module_at
+
+
+@dataclass
+class Captures:
+    """Tensors of one forward pass, from the input up.
+
+    Attributes:
+        hidden: N+1 hidden states (B, L, D): the layers' inputs, and what follows the last layer.
+        scores: N attention scores (B, H, L, L): QKᵀ/√d_h and any position bias, before mask and softmax.
+        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see encoders.py for a pre-norm encoder.
+        mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
+    """
+
+    hidden: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    mha: list[Tensor] = field(default_factory=list)
+
+    def append(self, name: str, tensor: Tensor) -> None:
+        """Adds the next tensor of a field."""
+        getattr(self, name).append(tensor)
+
+
+@contextmanager
+def capture(
+    model: PreTrainedModel, names: frozenset[str], seen: Callable[[str, Tensor], None] | None = None
+) -> Iterator[Captures]:
+    """Records the named captures of the forward passes made inside.
+
+    Args:
+        model: a classifier that runs kdqat's attention function.
+        names: fields of `Captures`.
+        seen: receives each tensor with its field's name as it is computed, and nothing is recorded; None: all are.
+    """
+    captures = Captures()
+    if seen is None:
+        seen = captures.append
+    encoder = encoder_of(model)
+    with ExitStack() as stack:
+
+        def watch(module: Any, name: str) -> None:
+            handle = module.register_forward_hook(lambda _module, _inputs, output: seen(name, _tensor(output)))
+            stack.callback(handle.remove)
+
+        layers = layers_of(model)
+        for layer in layers:
+            if "hidden" in names:
+                handle = layer.register_forward_pre_hook(lambda _module, inputs: seen("hidden", inputs[0]))
+                stack.callback(handle.remove)
+            if "outputs" in names:
+                watch(module_at(layer, encoder.attention_output), "outputs")
+            if "mha" in names:
+                watch(module_at(layer, encoder.mha), "mha")
+            if "scores" in names:
+                attention = module_at(layer, encoder.attention)
+                attention.on_scores = partial(seen, "scores")
+                stack.callback(delattr, attention, "on_scores")
+        if "hidden" in names:
+            last = encoder.last_hidden
+            watch(layers[-1] if last is None else module_at(model.base_model, last), "hidden")
+        yield captures
+
+
+def _tensor(output: Any) -> Tensor:
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor

@@ -1,0 +1,19 @@
+"""Whether a network's numbers are finite."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+def weight_at_fault(models: Mapping[str, nn.Module]) -> str | None:
+    """The first parameter that is not finite, of models by what they are called."""
+    for called, model in models.items():
+        for name, parameter in model.named_parameters():
+            if not is_finite(parameter):
+                return f"the {called}'s weight {name}"
+    return None
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite."""
+    return bool(tensor.isfinite().all())

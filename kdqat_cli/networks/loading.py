@@ -1,0 +1,242 @@
+"""Model folders and hub ids, loaded whole: no weight missing, none left over, none of another size.
+
+transformers fills whatever a checkpoint lacks with random numbers and drops whatever does not fit, with a warning at
+most. Here that is an error, with two exceptions. A new classifier (an encoder with a new head for a task) may lack its
+head, to which BERT's pooler counts: it is trained anyway. And what the classifier provably does not use may be left
+over; a remark names it (`_unused`).
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.files import refuse_odd_files
+from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
+from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.finite import weight_at_fault
+from kdqat_cli.networks.t5_config import T5EncoderConfig
+from kdqat_cli.networks.t5_model import SOURCES, T5EncoderForSequenceClassification
+
+_LOGGER = logging.getLogger(__name__)
+Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
+_SHOWN = 3  # names of tensors in one sentence
+
+_OTHER_HEADS = (
+    *("cls.", "lm_head.", "qa_outputs."),
+    *("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),  # ELECTRA
+    *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),  # DistilBERT
+)
+_POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
+_POSITION_IDS = re.compile(r"(^|\.)position_ids$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies.
+
+    Attributes:
+        location: folder or hub id.
+        fix: the command that makes the folder, for errors.
+        unreachable: why the hub does not answer, so that only its cache is read; empty for a folder.
+    """
+
+    location: str
+    fix: str | None = None
+    unreachable: str = ""
+
+    @classmethod
+    def find(cls, location: str, fix: str | None = None) -> "Source":
+        """A folder with a config.json, or a hub id.
+
+        Raises:
+            MissingInputError: there is no such folder, it holds no model, or what it holds is no regular file.
+        """
+        path = Path(location)
+        if path.is_dir():
+            refuse_odd_files(path)
+            if (path / "adapter_config.json").is_file():  # transformers would load the model that it is for
+                raise MissingInputError(
+                    f"The folder {location} holds an adapter (adapter_config.json), not a model.",
+                    "merge_and_unload() of the adapted model, and save_pretrained into another folder",
+                )
+            if not (path / "config.json").is_file():
+                raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
+            return cls(location, fix)
+        refuse_absent(location, fix)
+        return cls(location, fix, why_unreachable(location, "model"))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every loader of transformers is told."""
+        # Left open, transformers would ask whether to run code that a model brings along.
+        return {"local_files_only": bool(self.unreachable), "trust_remote_code": False}
+
+    @contextmanager
+    def reading(self, part: str = "") -> Iterator[None]:
+        """Turns what goes wrong inside into one sentence; `part` is what is read, as in "the tokenizer of "."""
+        try:
+            yield
+        except KdqatError:
+            raise
+        except Exception as error:  # hub, file system, JSON and safetensors each have their own
+            what, fix = f"{part or 'the folder '}{self.location}", self.fix
+            if not Path(self.location).is_dir():
+                what = f"there is no folder {self.location}, and {part}the hub model of that name"
+                fix = "the same command with a local folder in place of the hub id"
+            reason = self.unreachable or first_line(error)
+            raise MissingInputError(f"{what[0].upper()}{what[1:]} could not be loaded: {reason}.", fix) from error
+
+
+def load_config(source: Source) -> PreTrainedConfig:
+    """The configuration of a classifier of a known architecture.
+
+    Raises:
+        ConfigError: kdqat does not know the architecture, or this variant of it.
+        MissingInputError: config.json is not readable.
+    """
+    with source.reading():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options)
+    _check_architecture(source, config)
+    return config
+
+
+def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, Loader]:
+    """The configuration of a new classifier on an encoder, and what loads that classifier.
+
+    T5 and mT5 have a decoder: the classifier is kdqat's own, on their encoder alone.
+
+    Args:
+        source: where the encoder lies.
+        head: the part of the configuration that describes the new head.
+
+    Raises:
+        ConfigError: kdqat does not know the architecture, or this variant of it.
+        MissingInputError: config.json is not readable.
+    """
+    with source.reading():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
+        if config.model_type in SOURCES:
+            return T5EncoderConfig.of(config), T5EncoderForSequenceClassification.from_t5
+    _check_architecture(source, config)
+    return config, AutoModelForSequenceClassification.from_pretrained
+
+
+def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
+    if config.model_type not in ENCODERS:
+        raise ConfigError(
+            f"{source.location} has the architecture {config.model_type!r}, which kdqat does not know; it knows "
+            f"{', '.join(ENCODERS)}, and of {' and '.join(SOURCES)} the encoder, to be fine-tuned."
+        )
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise ConfigError(f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.")
+    positions = getattr(config, "position_embedding_type", None)
+    if positions not in (None, "absolute"):
+        raise ConfigError(
+            f"{source.location} has the position_embedding_type {positions!r}, which this version of transformers "
+            "ignores; kdqat takes 'absolute' alone."
+        )
+
+
+def load_weights(
+    source: Source,
+    config: PreTrainedConfig,
+    loader: Loader = AutoModelForSequenceClassification.from_pretrained,
+    new_head: bool = False,
+    again: str | None = None,
+) -> PreTrainedModel:
+    """A classifier with every weight of its source, in FP32.
+
+    Args:
+        source: where it lies.
+        config: its configuration.
+        loader: what loads it, with the arguments and results of `from_pretrained`.
+        new_head: whether the head is new and may be missing.
+        again: the command that makes the model again; None: kdqat did not make it.
+
+    Raises:
+        MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
+    """
+    with source.reading():
+        # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
+        model, report = loader(
+            source.location,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source.options,
+        )
+    _check_report(source, model, report, new_head, again)
+    if weight := weight_at_fault({"model": model}):  # every answer would be the first label
+        raise MissingInputError(f"{source.location}: {weight} is not finite.", again)
+    return model
+
+
+def _check_report(
+    source: Source, model: PreTrainedModel, report: dict[str, Any], new_head: bool, again: str | None
+) -> None:
+    missing, left_over = set(report["missing_keys"]), set(report["unexpected_keys"])
+    names = set(model.state_dict())
+    head = {name for name in names if not name.startswith(f"{model.base_model_prefix}.")}
+    pooler = {name for name in names if _POOLER.search(name)}
+    if pooler and pooler <= missing:
+        head |= pooler
+        if new_head:
+            _LOGGER.warning("%s has no pooler; a new one is trained with the head.", source.location)
+    if missing and missing <= head and not new_head:
+        raise MissingInputError(
+            f"{source.location} has no trained classification head: {_listed(missing)} would be random numbers.",
+            again or f"kdqat finetune-teacher --task TASK --encoder {source.location}",
+        )
+    faults = []
+    if lacking := missing - (head if new_head else set()):
+        faults.append(f"missing (they would be random numbers): {_listed(lacking)}")
+    if strange := {name for name in left_over if not _unused(name)}:
+        faults.append(f"left over: {_listed(strange)}")
+    if report["mismatched_keys"]:
+        faults.append(f"of another size: {_listed(map(_size, report['mismatched_keys']))}")
+    if faults:
+        raise MissingInputError(
+            f"{source.location} does not hold the weights of the {model.config.model_type} model that its config.json "
+            f"describes; {'; '.join(faults)}.",
+            again or _remedy(strange),
+        )
+    if left_over:
+        _LOGGER.warning("%s: %s are not used.", source.location, _listed(left_over))
+
+
+def _remedy(strange: set[str]) -> str:
+    """How to make the source whole; `strange` are its tensors that the model has no place for."""
+    if all(name.startswith("module.") for name in strange) and strange:
+        return "save the weights of model.module in place of the model: a wrapper put module. before every name"
+    if not any("." in name for name in strange) and strange:
+        return f"save the state_dict itself in place of a dictionary with the keys {_listed(strange)}"
+    return "model.save_pretrained(FOLDER), in the program that trained the model"
+
+
+def _unused(name: str) -> bool:
+    """Whether no answer of a classifier depends on a tensor that it has no place for.
+
+    So it is with the heads of other tasks, with the pooler of encoders whose classifier has none (RoBERTa, ELECTRA,
+    MPNet), and with the numbers 0, 1, 2, … that earlier versions of transformers saved as position_ids.
+    """
+    return name.startswith(_OTHER_HEADS) or bool(_POOLER.search(name) or _POSITION_IDS.search(name))
+
+
+def _size(mismatch: tuple[str, Iterable[int], Iterable[int]]) -> str:
+    name, found, wanted = mismatch
+    return f"{name} is {'×'.join(map(str, found))} instead of {'×'.join(map(str, wanted))}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    names = sorted(parts)
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

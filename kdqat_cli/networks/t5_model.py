@@ -1,0 +1,71 @@
+"""A sequence classifier on T5's encoder: mean over real tokens, dropout, linear.
+
+transformers' `T5ForSequenceClassification` runs the decoder as well; the third model of Kim et al. is an encoder. T5
+has no token that stands for the sentence, and the mean of the encoder's states is the best of the poolings compared
+in Sentence-T5 (Ni et al., 2022, section 5).
+
+The stack stands here without T5's `shared` table, which exists to be tied to a decoder: one table, one name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.t5.modeling_t5 import T5EncoderModel, T5PreTrainedModel, T5Stack
+
+from kdqat_cli.networks.t5_config import T5EncoderConfig
+
+SOURCES = ("t5", "mt5")  # model types whose encoder is this one
+
+
+class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[misc]
+    """Classifies sentences by the mean of T5's encoder states."""
+
+    config_class = T5EncoderConfig
+    base_model_prefix = "encoder"
+
+    def __init__(self, config: T5EncoderConfig) -> None:
+        """Random weights of the given sizes."""
+        super().__init__(config)
+        self.encoder = T5Stack(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_t5(
+        cls, location: str | Path, config: T5EncoderConfig, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The encoder of a T5 or mT5 checkpoint under a new classifier.
+
+        Args:
+            location: hub id or folder.
+            config: the encoder's, with the labels wanted.
+            options: of transformers' `from_pretrained`.
+
+        Returns:
+            The classifier in eval mode, and transformers' loading report of the encoder.
+        """
+        options["output_loading_info"] = True
+        source, report = T5EncoderModel.from_pretrained(location, config=config, **options)
+        model = cls(config)
+        model.encoder.load_state_dict(source.encoder.state_dict())
+        return model.eval(), report
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any
+    ) -> SequenceClassifierOutput:
+        """Logits (B, C) of tokens (B, L), and the loss where labels (B,) are given."""
+        outputs = self.encoder(input_ids, attention_mask=attention_mask, **options)
+        states = outputs.last_hidden_state
+        weights = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
+        mean = (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        logits = self.classifier(self.dropout(mean))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

@@ -1,1 +1,0 @@
-"""Weights to codes and scales, activations to 8 bits, and the layers that do it."""

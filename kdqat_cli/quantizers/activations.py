@@ -1,0 +1,126 @@
+"""8-bit activations: symmetric, dynamic, straight-through (Kim et al., EMNLP 2022, section 2.1).
+
+    s = max|x| / 127,  x̂ = s · round(x / s)
+
+What shares a scale
+- token: one vector along the last dimension, that is one token of a hidden state, one token and head of Q, K and V,
+  one query of the attention probabilities. A prediction then depends neither on the other rows of its batch nor on
+  their padding, and training sees exactly what inference computes.
+- batch: the whole tensor, padding included, as in the public code. A prediction then depends on its batch.
+
+Zeros stay zero. |x̂ - x| ≤ s / 2 within the clamp.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdqat_cli.native import fused
+from kdqat_cli.quantizers.remembered import Remembered
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Quantised activations as x̂ = values · scale.
+
+    Attributes:
+        values: (..., D), int8.
+        scale: (..., 1), or with one scale for all of them (1, ..., 1).
+        inside: (..., D), true where |x| lies below the clamp; None: everywhere.
+    """
+
+    values: Tensor
+    scale: Tensor
+    inside: Tensor | None
+
+
+@dataclass(frozen=True)
+class ActivationQuantizer:
+    """Rounds activations.
+
+    Attributes:
+        bits: of the rounded values.
+        clip: values are clamped to ±clip first, and get no gradient where |x| ≥ clip; None: no clamp.
+        scale: what shares a scale, a vector of the last dimension or the whole tensor.
+    """
+
+    bits: int
+    clip: float | None
+    scale: Literal["token", "batch"] = "token"
+    _last: Remembered[Codes] = field(default_factory=Remembered, compare=False, repr=False)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The quantised values, (..., D) → (..., D); gradient straight-through."""
+        out: Tensor = _StraightThroughRound.apply(values, self)  # type: ignore[no-untyped-call]
+        return out
+
+    @torch.no_grad()
+    def codes(self, values: Tensor) -> Codes:
+        """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
+        return self._last(self._codes, values)
+
+    def _codes(self, values: Tensor) -> Codes:
+        if self._fuses(values):
+            return Codes(*self._fused(values))
+        rounded, scale, inside = self.round(values)
+        return Codes(rounded.to(torch.int8), scale, inside)
+
+    def quantized(self, values: Tensor) -> tuple[Codes, Tensor]:
+        """The codes, and the quantised values (..., D)."""
+        if self._fuses(values):
+            value = torch.empty(values.shape)
+            return Codes(*self._fused(values, value)), value
+        rounded, scale, inside = self.round(values)
+        return Codes(rounded.to(torch.int8), scale, inside), rounded.mul_(scale)
+
+    def _fuses(self, values: Tensor) -> bool:
+        return self.bits == 8 and fused.fuses(values)
+
+    def _fused(self, values: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return fused.rounded(values, self.clip, self.scale == "batch", into)
+
+    def round(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The integers x / s (..., D) in the type of x; s; where |x| lies below the clamp, None meaning everywhere."""
+        levels = 2 ** (self.bits - 1) - 1
+        # Two reductions that read, instead of one of a copy |x|.
+        dims = (-1,) if self.scale == "token" else tuple(range(values.dim()))
+        largest = torch.maximum(values.amax(dims, keepdim=True), -values.amin(dims, keepdim=True))
+        inside = None
+        if self.clip is not None and _reaches(largest, self.clip):
+            inside = values.abs() < self.clip
+            largest = largest.clamp(max=self.clip)
+        # The smallest normal number instead of 0: a vector of zeros then gives 0, not 0/0.
+        scale = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)
+        # In rows, however the values lie: Q, K and V are views across their heads, of which a product makes a copy.
+        rounded = torch.div(values, scale, out=torch.empty(values.shape, dtype=values.dtype, device=values.device))
+        rounded.round_()
+        return rounded if inside is None else rounded.clamp_(-levels, levels), scale, inside
+
+
+def masked(values: Tensor, kept: Tensor) -> Tensor:
+    """Values where kept, else 0; `kept` is boolean, of the same shape."""
+    # As bytes: where, and a product with booleans, take two to four times as long on a CPU.
+    return kept.view(torch.uint8).to(values.dtype).mul_(values)
+
+
+def _reaches(largest: Tensor, clip: float) -> bool:
+    """Whether anything may lie at or beyond the clamp; a GPU is not waited for, and is taken to have such values."""
+    return largest.device.type != "cpu" or bool((largest >= clip).any())
+
+
+class _StraightThroughRound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+        if quantizer._fuses(values):
+            codes, value = quantizer.quantized(values)
+            ctx.inside = codes.inside
+            return value
+        rounded, scale, ctx.inside = quantizer.round(values)
+        return rounded.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
+        return grad if ctx.inside is None else masked(grad, ctx.inside), None

@@ -1,0 +1,87 @@
+"""y = x̂·Ŵᵀ + b of a student, multiplied as integers.
+
+    x̂ = s·c, c of 8 bits;  Ŵ = α·q, q in {-1, 0, 1};  y = (s·α)·(c·qᵀ) + b
+
+Guarantees
+- The sums of c·qᵀ are exact; FP32 products of x̂ and Ŵ would round each, and differ in the last bits.
+- The gradient is the straight-through one: products with x̂ and Ŵ, in FP32 or under torch's autocast in its type, zero
+  where a value reached its clamp.
+
+On a CPU with AVX-512 the product takes a fifth of the time of FP32's, and c, kept for the gradient, a quarter of the
+memory of x̂. Ternary weights alone: a processor without VNNI adds pairs of products in 16 bits, where 2·255·1 fits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdqat_cli.quantizers.activations import Codes, masked
+from kdqat_cli.quantizers.product import product_type
+
+
+def multiplies_integers(inputs: Tensor) -> bool:
+    """Whether integers pay: FP32 on a CPU that has the instructions; GPUs have FP32's own fast product."""
+    here = inputs.device.type == "cpu" and inputs.dtype == torch.float32
+    return here and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def integer_linear(
+    inputs: Tensor,
+    codes: Codes,
+    weight: Tensor,
+    signs: Tensor,
+    alpha: Tensor,
+    clip: float | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """(..., I) → (..., O).
+
+    Args:
+        inputs: (..., I), which get the gradient.
+        codes: of `inputs`.
+        weight: (O, I), latent, which gets the gradient.
+        signs: (O, I), int8, q of `weight`.
+        alpha: (1,), α of `weight`.
+        clip: no gradient where |weight| reaches it.
+        bias: (O,).
+    """
+    apply: Any = _IntegerLinear.apply
+    out: Tensor = apply(inputs, weight, bias, codes, signs, alpha, clip)
+    return out
+
+
+class _IntegerLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        codes: Codes,
+        signs: Tensor,
+        alpha: Tensor,
+        clip: float | None,
+    ) -> Tensor:
+        values, scale = codes.values.flatten(0, -2), codes.scale.flatten(0, -2)
+        reaches = False
+        if clip is not None and ctx.needs_input_grad[1]:
+            reaches = bool((weight.amax() >= clip) | (weight.amin() <= -clip))
+        ctx.save_for_backward(values, scale, codes.inside, signs, alpha, weight if reaches else None)
+        ctx.clip, ctx.shape, ctx.kind = clip, inputs.shape, product_type(inputs)
+        out = torch._int_mm(values, signs.t()).to(inputs.dtype)
+        out = out.mul_(scale * alpha) if bias is None else torch.addcmul(bias, out, scale * alpha, out=out)
+        return out.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        values, scale, inside, signs, alpha, clamped = ctx.saved_tensors
+        whole = grad_outputs[0].flatten(0, -2)
+        grad = whole.to(ctx.kind)
+        to_inputs = torch.mm(grad, signs.to(ctx.kind).mul_(alpha)).to(whole.dtype).view(ctx.shape)
+        if inside is not None:
+            to_inputs = masked(to_inputs, inside)
+        to_weight = torch.mm(grad.t(), values.to(ctx.kind).mul_(scale)).to(whole.dtype)
+        if clamped is not None:
+            to_weight = masked(to_weight, clamped.abs() < ctx.clip)
+        return to_inputs, to_weight, whole.sum(0) if ctx.needs_input_grad[2] else None, None, None, None, None

@@ -1,0 +1,66 @@
+"""x̂·ŷ of two quantised activations, keeping for the gradient their 8-bit codes instead of their values.
+
+The gradient is the straight-through one: products with x̂ and ŷ, zero where a value reached its clamp. Under torch's
+autocast the products of both passes are taken in its type; what goes in and comes out keeps its own.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdqat_cli.quantizers.activations import ActivationQuantizer, masked
+
+
+def quantized_product(left: Tensor, right: Tensor, quantizer: ActivationQuantizer, transposed: bool = False) -> Tensor:
+    """The batched matrix product of two quantised tensors.
+
+    Args:
+        left: (..., M, K).
+        right: (..., K, N), or transposed (..., N, K); quantised along its last dimension as given.
+        quantizer: of both, of at most 8 bits.
+        transposed: whether `right` is to be transposed.
+
+    Returns:
+        (..., M, N).
+    """
+    out: Tensor = _Product.apply(left, right, quantizer, transposed)  # type: ignore[no-untyped-call]
+    return out
+
+
+def product_type(values: Tensor) -> torch.dtype:
+    """What matrix products of such values are taken in: autocast's type where it is on, else their own."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, quantizer: ActivationQuantizer, transposed: bool) -> Tensor:
+        ctx.transposed = transposed
+        sides, kept = [], []
+        for values in (left, right):
+            codes, value = quantizer.quantized(values)
+            if any(ctx.needs_input_grad):
+                kept += [codes.values, codes.scale, codes.inside]
+            sides.append(value)
+        ctx.save_for_backward(*kept)
+        ctx.kind = product_type(left)
+        left, right = (side.to(ctx.kind) for side in sides)
+        return torch.matmul(left, right.mT if transposed else right).to(sides[0].dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        kind = grad_outputs[0].dtype
+        grad = grad_outputs[0].to(ctx.kind)
+        codes, scale, inside, other_codes, other_scale, other_inside = ctx.saved_tensors
+        right = other_codes.to(ctx.kind).mul_(other_scale)
+        to_left = torch.matmul(grad, right if ctx.transposed else right.mT).to(kind)
+        del right
+        left = codes.to(ctx.kind).mul_(scale)
+        to_right = (torch.matmul(grad.mT, left) if ctx.transposed else torch.matmul(left.mT, grad)).to(kind)
+        if inside is not None:
+            to_left = masked(to_left, inside)
+        if other_inside is not None:
+            to_right = masked(to_right, other_inside)
+        return to_left, to_right, None, None

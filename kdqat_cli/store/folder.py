@@ -1,0 +1,277 @@
+"""The output folder of a stage: locked while in use, whole or absent, and nobody else's.
+
+A stage writes into a scratch folder beside its results. What it finished replaces the old results by renaming: first
+all the old ones leave, run.json first, then the new ones come, run.json last, each whole and on disk before its name
+is. So whenever the power is cut, there is no old result beside a new one, and where run.json is, all of them are.
+
+Only results that carry a record of ours are replaced, and a result of other settings only with `--force`. Checkpoints
+of an unfinished training lie in the same folder, outside what DVC caches, under the digest of everything that the
+training depends on: another configuration never resumes from them. They are removed when their own training has its
+results. Those of other settings stay, but a training that finds `MOST_OTHERS` of them asks before it adds its own.
+
+    <out>/model/          the model                     (DVC caches it)
+    <out>/history.csv     losses and scores by step     (DVC plots it)
+    <out>/run.json        seconds, device, threads      (DVC caches it)
+    <out>/.kdqat-resume/  checkpoints of unfinished trainings
+    <out>/.kdqat-lock     process id and host of who works here (lock.py)
+    <out>/.kdqat-scratch/ and .kdqat-old/, while a stage works
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdqat_cli import group
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
+from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.record import Record, read_record
+from kdqat_cli.store.lock import LOCK, locked
+from kdqat_cli.store.writing import file_errors, read_object, sync, sync_tree
+
+MODEL = "model"
+HISTORY = "history.csv"
+RUN = "run.json"
+ABOUT = "kdqat.json"
+"""In `model/`: what the model was made from. A packed model has it in its file."""
+MOST_OTHERS = 3
+"""Unfinished trainings of other settings whose checkpoints a folder holds at most."""
+_RESULTS = (RUN, MODEL, HISTORY)
+_SCRATCH = ".kdqat-scratch"
+_OLD = ".kdqat-old"
+_RESUME = ".kdqat-resume"
+
+
+@dataclass
+class Work:
+    """A stage's work in its output folder.
+
+    Attributes:
+        out: the folder, which takes the results when the work is done.
+        scratch: takes them until then. Only the process that leads its group writes.
+        force: replace a result of other settings, and remove checkpoints of other settings.
+    """
+
+    out: Path
+    scratch: Path
+    force: bool = False
+    _resume: Path | None = field(default=None, init=False)
+
+    def refuse_other(self, record: Record, **more: Any) -> None:
+        """Refuses to replace a finished result of other settings, unless forced to.
+
+        Args:
+            record: of the result to be. Versions do not count, nor what the record that is there does not have.
+            more: further settings, which run.json keeps.
+
+        Raises:
+            ConfigError: the result that is there has another record, or one that cannot be read.
+        """
+        if self.force or not group.leads() or not (self.out / MODEL).exists():
+            return
+        fix = "the same command with --force, which replaces it, or --out with another folder"
+        try:
+            found = _record(self.out / MODEL)
+        except KdqatError as error:
+            raise ConfigError(f"{self.out} holds a result whose record cannot be read.", fix) from error
+        old = _settings(found) | (read_object(self.out / RUN) or {})
+        for place, value in (_settings(record) | more).items():
+            if place in old and old[place] != value:
+                difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
+                raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)
+
+    def resume_folder(self, digest: str) -> Path:
+        """Where the training of `digest` keeps its checkpoints.
+
+        Raises:
+            ConfigError: too many trainings of other settings have left theirs.
+        """
+        folder = self.out / _RESUME / digest[:16]
+        if group.leads():
+            others = [path for path in folder.parent.glob("*") if path != folder]
+            for path in others:
+                if self.force or not any(path.glob("*")):
+                    self._remove(path)
+            if not folder.exists() and sum(path.exists() for path in others) >= MOST_OTHERS:
+                raise ConfigError(
+                    f"{self.out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings.",
+                    f"rm -r {folder.parent}, or the same command with --force, which removes them",
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+        self._resume = folder
+        return folder
+
+    def forget_checkpoints(self) -> None:
+        """Removes the checkpoints of this training, whose results are there."""
+        if self._resume is not None:
+            self._remove(self._resume)
+            if not any(self._resume.parent.iterdir()):
+                self._resume.parent.rmdir()
+
+    def _remove(self, checkpoints: Path) -> None:
+        gone = self.out / _OLD / checkpoints.name
+        checkpoints.rename(gone)  # at once: half removed, a checkpoint could still pass for whole
+        shutil.rmtree(gone)
+
+
+@contextmanager
+def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
+    """Locks `out` and hands out a scratch folder, whose entries become those of `out` when the block ends well.
+
+    Args:
+        out: is made where it is not there.
+        force: as of `Work`.
+
+    Raises:
+        ConfigError: kdqat did not write what would be replaced.
+        MissingInputError: another process works in the folder, or it cannot be written.
+    """
+    with file_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            _refuse_foreign(out)
+            scratch, old = out / _SCRATCH, out / _OLD
+            try:
+                for folder in (scratch, old):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir()
+                work = Work(out, scratch, force)
+                yield work
+                _publish(scratch, old, out)
+                work.forget_checkpoints()
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
+    """`output_folder` for the process that leads its group; the others leave `out` to it.
+
+    Raises:
+        ConfigError: as `output_folder`.
+        MissingInputError: as `output_folder`, or a process on another machine does not see the folder.
+    """
+    follows = nullcontext(Work(out, out / _SCRATCH, force))
+    with output_folder(out, force) if group.leads() else follows as work:
+        group.meet()
+        if not (out / LOCK).exists():
+            raise MissingInputError(
+                f"Process {group.rank()} of the group does not see the folder {out.resolve()} of the first one.",
+                "--out with a folder that the machines share",
+            )
+        group.meet()
+        yield work
+
+
+def refuse_inputs(out: Path, models: Mapping[str, str], folders: tuple[Path | None, ...] = ()) -> None:
+    """Refuses an output folder that is one of the stage's inputs, whatever links and names lead there.
+
+    Args:
+        out: the output folder; it need not be there.
+        models: what each model is to the stage → its folder, file or hub id. `out` must not lie inside one.
+        folders: of data and of the task's file. `out` may lie inside one: a working folder often holds both.
+
+    Raises:
+        ConfigError: results in `out` would replace an input, or lie inside a model.
+    """
+    refuse_inside(out, models)
+    read = {f"the {what} {source}": _folder_of(source) for what, source in models.items()}
+    read |= {f"the folder {folder}": folder for folder in folders if folder is not None}
+    for what, folder in read.items():
+        if _same(out, folder) or any(_inside(folder, out / name) for name in _RESULTS):
+            raise ConfigError(f"--out {out} would write over {what}, which is read.", "--out with another folder")
+
+
+def refuse_inside(path: Path, models: Mapping[str, str]) -> None:
+    """Refuses an output that lies inside a model's folder; arguments as of `refuse_inputs`.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for what, source in models.items():
+        if _inside(path, _folder_of(source)):
+            raise ConfigError(f"{path} is the {what} {source}, or lies inside it.", "--out with another folder")
+
+
+def _folder_of(source: str) -> Path:
+    return Path(source).parent if Path(source).is_file() else Path(source)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(_same(place, folder) for place in (real, *real.parents))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuses to work where a result would replace what kdqat did not write. A link that leads nowhere is no loss."""
+    ours = {MODEL: _is_model, HISTORY: _is_history, RUN: _is_run}
+    for name, known in ours.items():
+        if (out / name).exists() and not known(out / name):
+            raise ConfigError(
+                f"{out / name} would be replaced, but kdqat did not write it.", "--out with another folder"
+            )
+
+
+def _is_model(path: Path) -> bool:
+    return any(os.path.lexists(path / name) for name in (ABOUT, FILE_NAME))
+
+
+def _is_history(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(5) == b"step,"
+
+
+def _is_run(path: Path) -> bool:
+    return (read_object(path) or {}).keys() >= {"seconds", "device"}
+
+
+def _record(model: Path) -> Record:
+    """What a model that is there says of itself.
+
+    Raises:
+        MissingInputError: its record is damaged.
+    """
+    if (model / ABOUT).exists():
+        return read_record(read_object(model / ABOUT), str(model / ABOUT))
+    return PackedFile(model / FILE_NAME).record
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """What two results of equal settings have in common: every value of a record, by its place."""
+    return _flat(record.model_dump(mode="json", exclude={"version", "versions", "task_file"}))
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    """Every value in nested objects, under its place as text with dots."""
+    if not isinstance(value, dict):
+        return {place: value}
+    parts = [_flat(part, f"{place}.{name}" if place else name) for name, part in value.items()]
+    return {name: part for part in parts for name, part in part.items()}
+
+
+def _publish(scratch: Path, old: Path, out: Path) -> None:
+    # Some libraries make files that only their owner may read. New ones are as open as the user's mask lets folders be.
+    mode = scratch.stat().st_mode & 0o666
+    for path in scratch.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+    sync_tree(scratch)
+    new = sorted((entry.name for entry in scratch.iterdir()), key=lambda name: name == RUN)
+    # Those that the stage does not write this time, too: beside the new ones they would be stale.
+    for name in dict.fromkeys([*_RESULTS, *new]):
+        if os.path.lexists(out / name):
+            (out / name).rename(old / name)
+            sync(out)
+    for name in new:
+        (scratch / name).rename(out / name)
+        sync(out)

@@ -1,0 +1,1 @@
+"""Text tasks: tokenised rows, classifiers, and their scores."""

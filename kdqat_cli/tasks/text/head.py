@@ -1,0 +1,139 @@
+"""What a classifier's outputs mean: its configuration checked, and its rows put in a task's order."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from kdqat_cli.errors import ConfigError, MissingInputError, shown
+from kdqat_cli.networks.encoders import classifier_of
+from kdqat_cli.tasks.labels import plain
+from kdqat_cli.tasks.registry import Task
+
+
+def label_config(task: Task) -> dict[str, Any]:
+    """The head's part of config.json for a task."""
+    if task.regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    labels = task.labels or []
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def check_outputs(config: PreTrainedConfig, name: str) -> None:
+    """Checks that a classifier's configuration says plainly what its outputs are.
+
+    One output is a number (regression), several are classes that exclude each other; `problem_type` is set so.
+
+    Args:
+        config: changed in place.
+        name: what errors call the model.
+
+    Raises:
+        ConfigError: several labels may be true at once, or the number of outputs does not fit `problem_type`.
+        MissingInputError: the names of the labels are incomplete or contradict each other.
+    """
+    if config.problem_type == "multi_label_classification":
+        raise ConfigError(
+            f"{name} gives every label a probability of its own (problem_type multi_label_classification); kdqat takes "
+            "single_label_classification and regression."
+        )
+    one = config.num_labels == 1
+    if config.problem_type is not None and one != (config.problem_type == "regression"):
+        raise ConfigError(
+            f"{name} has the problem_type {config.problem_type}, but {_count(config.num_labels, 'output')}.",
+            '"problem_type" in its config.json: regression for 1 output, single_label_classification for more',
+        )
+    config.problem_type = "regression" if one else "single_label_classification"
+    if not one:
+        _check_names(config, name)
+
+
+def _check_names(config: PreTrainedConfig, name: str) -> None:
+    """Makes `id2label` name every output once, as a string."""
+    count = config.num_labels
+    fix = f'"id2label" in its config.json, with a name of its own for each of the outputs 0 to {count - 1}'
+    named = config.id2label
+    if sorted(named) != list(range(count)):
+        numbers = ", ".join(map(str, sorted(named)))
+        raise MissingInputError(
+            f"{name} names the outputs {numbers} (id2label), but has the outputs 0 to {count - 1}.", fix
+        )
+    if odd := [label for label in named.values() if type(label) not in (str, int)]:
+        raise MissingInputError(f"{name} has the label {shown(odd[0])} (id2label), which is not a text.", fix)
+    labels = [str(named[index]) for index in range(count)]
+    if twice := [label for label, times in Counter(labels).items() if times > 1]:
+        raise MissingInputError(f"{name} has the label {shown(twice[0])} twice (id2label).", fix)
+    own = {label: index for index, label in enumerate(labels)}
+    told = config.label2id or {}
+    if not isinstance(told, dict):
+        raise MissingInputError(f"{name} has the label2id {shown(told)}, which is not a mapping.", fix)
+    inverse = {str(label): index for label, index in told.items()}
+    unnamed = {
+        f"LABEL_{index}": index for index in range(len(inverse))
+    }  # what transformers writes where it is not told
+    if inverse not in (own, unnamed):
+        raise MissingInputError(f"{name}: id2label and label2id in its config.json contradict each other.", fix)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = own
+
+
+def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
+    """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
+
+    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order. Case, outer spaces and the form of
+    Unicode do not count, unless they tell labels apart.
+
+    Args:
+        model: changed in place.
+        task: whose order is wanted.
+        name: what the error calls the model.
+
+    Raises:
+        ConfigError: another number of labels, or other names.
+    """
+    fix = f"kdqat finetune-teacher --task {task.name}"
+    if model.config.num_labels != task.num_labels:
+        raise ConfigError(
+            f"{name} has {model.config.num_labels} labels, but task {task.name} has {task.num_labels}.", fix
+        )
+    if not task.regression:
+        wanted = task.labels or []
+        given = [str(model.config.id2label[index]) for index in range(task.num_labels)]
+        if not _says_nothing(given):
+            rows = _rows(given, wanted) or _rows(*([plain(name).casefold() for name in x] for x in (given, wanted)))
+            if rows is None:
+                raise ConfigError(
+                    f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.", fix
+                )
+            _reorder(classifier_of(model), rows)
+    for key, value in label_config(task).items():
+        setattr(model.config, key, value)
+
+
+def _says_nothing(labels: list[str]) -> bool:
+    return [label.casefold() for label in labels] == [f"label_{index}" for index in range(len(labels))]
+
+
+def _rows(given: list[str], wanted: list[str]) -> list[int] | None:
+    """For each wanted label its place among the given ones; None: they are not the same, or one stands twice."""
+    if sorted(given) != sorted(wanted) or len(set(given)) < len(given):
+        return None
+    return [given.index(label) for label in wanted]
+
+
+@torch.no_grad()
+def _reorder(head: nn.Linear, rows: list[int]) -> None:
+    head.weight.copy_(head.weight[rows].clone())
+    if head.bias is not None:
+        head.bias.copy_(head.bias[rows].clone())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

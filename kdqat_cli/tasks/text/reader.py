@@ -1,0 +1,286 @@
+"""Texts → token ids, by the tokenizers library alone: training, evaluation and serving read a text in one way.
+
+A long text is cut before it is tokenised; the ids are the same, memory and time are not. What is kept of a text is the
+shortest beginning of 2L, 4L, 8L, … characters (L tokens being a row's length) of which at least L tokens cannot depend
+on the rest. Tokenizers work piece by piece: a text is normalised and split into pieces (words), and a model looks at
+one piece alone. With the normalisers and splitters named below, what follows a beginning changes at most its last
+`_MARGIN` pieces and those that one added token or one replaced string can span; the tokens of all pieces before are
+final. A tokenizer with any other part (a splitter with a pattern of its own, say) gets the whole text. From the left it
+is the same with an end of the text that begins at a blank, where every splitter begins anew.
+
+Of a pair that is too long, tokenizers cuts the longer text first, and where both are too long and the number of tokens
+is odd, the text with more tokens keeps one more. So which text has more is found out, too; of two texts whose tokens
+both go on after 2^20 characters, only so much is counted. With `keeps_more: first` the first text keeps one more, as in
+the public code of Kim et al. (2022).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from tokenizers import Encoding, Tokenizer
+
+from kdqat_cli.config import KeepsMoreName
+from kdqat_cli.engine.row import Row
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import refuse_odd_files
+from kdqat_cli.networks.layouts import type_count
+from kdqat_cli.record import InputName, Inputs, Record
+
+_NORMALISERS = {"BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"}
+_NORMALISERS |= {"Prepend", "Strip", "StripAccents"}
+_SPLITTERS = {"BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Metaspace", "Punctuation"}
+_SPLITTERS |= {"UnicodeScripts", "Whitespace", "WhitespaceSplit"}
+_MARGIN = 3
+"""Pieces that the rest may change: the one that is cut, and a letter with its marks, which may be two pieces."""
+_COUNTED = 2**20  # characters
+_LARGEST_FILE = 2**28  # bytes; a vocabulary of 250,000 tokens takes a tenth
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def inputs_of(tokenizer: Any) -> Inputs:
+    """What a tokenizer of transformers feeds its model."""
+    return Inputs(
+        names=[name for name in get_args(InputName) if name in tokenizer.model_input_names],
+        truncation_side=tokenizer.truncation_side,
+        split_special_tokens=bool(tokenizer.split_special_tokens),
+    )
+
+
+class Reader:
+    """A tokenizer that reads texts, or pairs of texts, for one model."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, inputs: Inputs, keeps_more: KeepsMoreName = "longer"
+    ) -> None:
+        """Takes a tokenizer, whose truncation and padding are set anew at each call of `rows`.
+
+        Args:
+            tokenizer: the model's.
+            max_length: tokens that a row is cut to.
+            inputs: what the model is given, and where a row is cut.
+            keeps_more: which text of a pair keeps one token more, where both are cut and an odd number is left:
+                `longer` as tokenizers do (of equally long ones the second), or `first`.
+        """
+        self._tokenizer = tokenizer
+        self._length = max_length
+        self._inputs = inputs
+        self._first_keeps_more = keeps_more == "first"
+        self._types = "token_type_ids" in inputs.names
+        self._cut = _Cut(tokenizer, inputs.truncation_side == "left")
+        self._room = max_length - tokenizer.num_special_tokens_to_add(True)
+
+    def rows(self, texts: Sequence[str], pairs: Sequence[str | None]) -> list[Row]:
+        """Token ids and types of each text, or of each text and its pair.
+
+        Args:
+            texts: valid Unicode.
+            pairs: the second text of each; None: there is none.
+
+        Raises:
+            MissingInputError: the tokenizer fails; it is damaged.
+        """
+        try:
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            self._tokenizer.encode_special_tokens = self._inputs.split_special_tokens
+            both = list(zip(texts, pairs, strict=True))
+            own = [self._cut_pair(*row) if self._first_keeps_more and row[1] is not None else None for row in both]
+            given = [self._short(*row) for row, done in zip(both, own, strict=True) if done is None]
+            self._tokenizer.enable_truncation(self._length, direction=self._inputs.truncation_side)
+            others = iter(self._tokenizer.encode_batch(given))
+            encoded = [next(others) if done is None else done for done in own]
+        except Exception as error:  # tokenizers raises nothing more special
+            raise MissingInputError(f"The tokenizer fails on a text: {error}.") from error
+        return [(row.ids, row.type_ids if self._types else None) for row in encoded]
+
+    def fault(self, config: dict[str, Any], pairs: bool | None) -> str | None:
+        """What of the rows does not fit a model, as a sentence; None: nothing.
+
+        Args:
+            config: the model's, as in config.json.
+            pairs: whether its rows are pairs; None: they may be.
+        """
+        wanted = [None] if pairs is False else ["a"] if pairs else [None, "a"]
+        rows = self.rows(["a"] * len(wanted), wanted)
+        # Those that a row begins and ends with stand apart from the vocabulary.
+        known_ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        highest = max((*known_ids, *(token for ids, _ in rows for token in ids)), default=0)
+        if highest >= config["vocab_size"]:
+            return f"It has the token id {highest}, but the model has {config['vocab_size']} tokens."
+        highest = max((kind for _, kinds in rows for kind in kinds or []), default=0)
+        known = type_count(config)
+        if known is not None and highest >= known:
+            return f"It has the token type {highest}, but the model has {known} types."
+        return None
+
+    def _cut_pair(self, text: str, pair: str | None) -> Encoding:
+        """A pair of which the first text keeps one token more: two long texts keep ⌈room / 2⌉ and ⌊room / 2⌋."""
+        parts = (self._cut.short(one, self._length).text for one in (text, pair or ""))
+        first, second = (self._tokenizer.encode(part, add_special_tokens=False) for part in parts)
+        kept = min(len(second), max(self._room // 2, self._room - len(first)))
+        second.truncate(kept, direction=self._inputs.truncation_side)
+        first.truncate(min(len(first), self._room - kept), direction=self._inputs.truncation_side)
+        return self._tokenizer.post_process(first, second)
+
+    def _short(self, text: str, pair: str | None) -> str | tuple[str, str]:
+        enough = 4 * self._length  # characters: what is no longer than this is not looked at closer
+        if pair is None:
+            return text if len(text) <= enough else self._cut.short(text, self._length).text
+        if max(len(text), len(pair)) <= enough:
+            return text, pair
+        first, second = self._cut.short(text, self._length), self._cut.short(pair, self._length)
+        if self._room % 2 and not (first.whole and second.whole):
+            more = self._cut.more(text, pair)
+            if more:
+                first = self._cut.short(text, max(self._length, second.tokens + 1))
+            else:
+                second = self._cut.short(pair, max(self._length, first.tokens))
+            # A part may have more tokens than its text, which goes on and makes fewer of its last pieces.
+            if more != (first.tokens > second.tokens):
+                return text, pair
+        return first.text, second.text
+
+
+def packed_reader(packed: Path, record: Record, config: dict[str, Any]) -> Reader:
+    """What reads texts for a packed model: the tokenizer beside its file.
+
+    Args:
+        packed: the packed file.
+        record: its record; an earlier version's does not say what the tokenizer feeds the model, and transformers is
+            asked.
+        config: its configuration.
+
+    Raises:
+        MissingInputError: another tokenizer than the one that the model was packed with, or it does not fit the model.
+    """
+    path = packed.with_name(TOKENIZER_FILE)
+    refuse_odd_files(path.parent)
+    if not path.is_file() or path.stat().st_size > _LARGEST_FILE or _digest(path) != record.tokenizer:
+        raise MissingInputError(f"{path} is not the tokenizer that {packed} was packed with.", "kdqat export")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise MissingInputError(f"{path} is damaged: {error}.", "kdqat export") from error
+    keeps_more = record.batches.keeps_more
+    reader = Reader(tokenizer, record.row_length, record.inputs or _unrecorded_inputs(path.parent), keeps_more)
+    if fault := reader.fault(config, record.pairs):
+        raise MissingInputError(f"{path} does not fit the model: {fault}", "kdqat export")
+    return reader
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingInputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _unrecorded_inputs(folder: Path) -> Inputs:
+    from transformers import AutoTokenizer
+
+    try:
+        return inputs_of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    except Exception as error:
+        raise MissingInputError(f"The tokenizer of {folder} could not be loaded: {error}", "kdqat export") from error
+
+
+class _Part(NamedTuple):
+    """A part of a text: itself, its tokens, how many of them are final, and whether it is all of the text."""
+
+    text: str
+    tokens: int
+    final: int
+    whole: bool
+
+
+class _Cut:
+    """Cuts texts for one tokenizer, which must have no truncation meanwhile."""
+
+    def __init__(self, tokenizer: Tokenizer, left: bool) -> None:
+        self._tokenizer = tokenizer
+        self._left = left
+        self._margin = _margin(tokenizer, left)
+
+    def short(self, text: str, wanted: int) -> _Part:
+        """The shortest part that has `wanted` final tokens."""
+        size = 2 * wanted
+        part = self._part(text, size)
+        while not part.whole and part.final < wanted:
+            size *= 2
+            part = self._part(text, size)
+        return part
+
+    def more(self, text: str, other: str) -> bool:
+        """Whether a text has more tokens than another."""
+        size = _COUNTED // 256
+        while True:
+            one, two = self._part(text, size), self._part(other, size)
+            if one.whole and two.whole:
+                return one.tokens > two.tokens
+            if two.whole and one.final > two.tokens:
+                return True
+            if one.whole and two.final >= one.tokens:
+                return False
+            if size >= _COUNTED and not (one.whole or two.whole):
+                return one.final > two.final
+            size *= 4
+
+    def _part(self, text: str, size: int) -> _Part:
+        part = text if self._margin is None else text[-size:] if self._left else text[:size]
+        if self._left and len(part) < len(text):
+            part = part[part.index(" ") :] if " " in part else text
+        encoded = self._tokenizer.encode(part, add_special_tokens=False)
+        tokens = len(encoded.ids)
+        if self._margin is None or len(part) == len(text):
+            return _Part(text, tokens, tokens, True)
+        pieces = [piece for piece in encoded.word_ids if piece is not None]
+        last = max(pieces, default=0)
+        final = sum(piece > self._margin if self._left else piece < last - self._margin for piece in pieces)
+        return _Part(part, tokens, final, False)
+
+
+def _margin(tokenizer: Tokenizer, left: bool) -> int | None:
+    """Pieces at a cut whose tokens are not final; None: there is no saying, and texts must not be cut."""
+    normaliser, splitter = _state(tokenizer.normalizer), _state(tokenizer.pre_tokenizer)
+    strings = [str(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
+
+    def local(known: set[str]) -> Callable[[dict[str, Any]], bool]:
+        def test(part: dict[str, Any]) -> bool:
+            pattern = part.get("pattern", {})
+            if part["type"] in ("Replace", "Split") and "String" in pattern:
+                strings.append(pattern["String"])
+                return True
+            # Runs of blanks become one: what follows changes the last run alone.
+            return part["type"] in known or (part["type"] == "Replace" and pattern == {"Regex": " {2,}"})
+
+        return test
+
+    if not (all(map(local(_NORMALISERS), normaliser)) and all(map(local(_SPLITTERS), splitter))):
+        return None
+    if left and any(" " in string for string in strings if string != " "):
+        return None  # a blank inside one is no place to begin at
+    longest = max(map(len, [*strings, *map(_normalised(tokenizer), strings)]), default=0)
+    return _MARGIN + longest
+
+
+def _normalised(tokenizer: Tokenizer) -> Callable[[str], str]:
+    normaliser = tokenizer.normalizer
+    return (lambda text: text) if normaliser is None else normaliser.normalize_str
+
+
+def _state(part: Any) -> list[dict[str, Any]]:
+    """The settings of a normaliser or splitter, those of a sequence one after the other; none of None."""
+    if part is None:
+        return []
+    todo, found = [json.loads(part.__getstate__())], []
+    while todo:
+        state = todo.pop()
+        if state["type"] == "Sequence":
+            todo += state.get("normalizers", state.get("pretokenizers", []))
+        else:
+            found.append(state)
+    return found

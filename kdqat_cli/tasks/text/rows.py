@@ -1,0 +1,91 @@
+"""A task's rows as a model reads them, and its score on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdqat_cli.engine.engine import Engine
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
+from kdqat_cli.tasks.data import data_digest, load_split
+from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.text.inference import Predictor, tokenize
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """One split of a task, tokenised.
+
+    Attributes:
+        task: the task.
+        rows: input_ids, attention_mask, labels, length, and token_type_ids where the tokenizer gives them.
+        tokenizer: what they were tokenised with.
+        digest: sha256 of the rows before tokenising.
+        batches: how they are put together to be scored.
+    """
+
+    task: Task
+    rows: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+    batches: Batches
+
+    @property
+    def labels(self) -> Any:
+        """The gold labels (rows,)."""
+        return np.asarray(self.rows["labels"])
+
+    def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
+        """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
+        logits = Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)
+        return compute_metrics(self.task, logits, self.labels)
+
+
+def row_length(
+    task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None, option: str = "--max-length "
+) -> int:
+    """Tokens that rows are cut to: what is wanted, else the task's own length as far as the encoder reads.
+
+    Args:
+        task: gives its own length.
+        tokenizer: the model's; its `model_max_length` is what the encoder reads.
+        wanted: what the user or a record asks for, or None.
+        option: what sets it, for the error.
+
+    Raises:
+        ConfigError: the encoder does not read as many tokens as are wanted.
+    """
+    limit = int(min(tokenizer.model_max_length, LONGEST_ROW))
+    if wanted is None:
+        return min(task.max_length, limit)
+    if wanted > limit:
+        raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"{option}{limit}")
+    return wanted
+
+
+def task_rows(
+    task: Task,
+    split: str,
+    data_dir: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    batches: Batches = BY_LENGTH,
+) -> TaskRows:
+    """Loads and tokenises one split.
+
+    Args:
+        task: the task.
+        split: `train`, `dev`, or another that the task names.
+        data_dir: folder of local task data, or None.
+        tokenizer: the model's.
+        max_length: tokens a row is cut to.
+        batches: how the rows are cut, and put together to be scored.
+    """
+    rows = load_split(task, split, data_dir)
+    tokenized = tokenize(rows, tokenizer, max_length, batches.keeps_more)
+    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches)

@@ -1,0 +1,145 @@
+"""The library's passes of a training step: bit for bit what torch's several passes give, and float64's divergence."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdqat_cli.distillation.losses import map_loss
+from kdqat_cli.native import fused
+from kdqat_cli.native.library import KERNEL_VARIABLE, kernels
+from kdqat_cli.networks.dropout import dropout
+from kdqat_cli.quantizers.activations import ActivationQuantizer
+
+pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
+
+CLIPS = [None, 0.7, 100.0]
+SCALES = ["token", "batch"]
+
+
+@pytest.fixture(params=kernels())
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each kernel in turn."""
+    monkeypatch.setenv(KERNEL_VARIABLE, request.param)
+    fused._kernel.cache_clear()
+    yield request.param
+    fused._kernel.cache_clear()
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads of torch, of which the library has as many."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
+def divergence_of_whole_sentences(
+    student: Tensor, teacher: Tensor, lengths: list[int], temperature: float, floor: float | None
+) -> Tensor:
+    """Eq. 6 as map_loss reads it, of sentences cut out of their padding; torch's clamp has no gradient below."""
+    sentences = []
+    for own, taught, length in zip(student, teacher, lengths, strict=True):
+        q, p = ((x[:, :length, :length] / temperature).softmax(-1).clamp(min=floor or 0) for x in (own, taught))
+        sentences += [(p * (p.log() - q.log())).sum(-1).mean()] if length else []
+    return torch.stack(sentences).mean()
+
+
+def some(*shape: int) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values[0] = 0  # a vector of zeros, or several
+    return values
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 40, 384])
+def test_rounds_as_torch_does(kernel: str, threads: int, clip: float | None, scale: str, width: int) -> None:
+    quantizer = ActivationQuantizer(8, clip, scale)  # type: ignore[arg-type]
+    across_heads = some(5, 7, 3, width).transpose(1, 2)
+    for values in (some(9, width), across_heads, across_heads.mT, some(2, 3, 2, 5, width), some(width)):
+        rounded, scales, inside = quantizer.round(values)
+        codes, value = quantizer.quantized(values)
+        assert torch.equal(codes.values, rounded.to(torch.int8))
+        assert torch.equal(codes.scale, scales)
+        assert torch.equal(value, rounded * scales)
+        assert (codes.inside is None) == (inside is None)
+        assert inside is None or (codes.inside is not None and torch.equal(codes.inside, inside))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_hidden(kernel: str, scale: str, bad: float) -> None:
+    values = some(6, 35)
+    values[3, 34] = bad
+    quantizer = ActivationQuantizer(8, None, scale)  # type: ignore[arg-type]
+    assert not quantizer.quantized(values)[1][3].isfinite().all()
+
+
+@pytest.mark.parametrize("floor", [None, 1e-8, 0.01])
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+@pytest.mark.parametrize("length", [1, 5, 16, 33, 64])
+def test_the_divergence_equals_float64_loops(
+    kernel: str, threads: int, temperature: float, length: int, floor: float | None
+) -> None:
+    draw = torch.Generator().manual_seed(length)
+    student, teacher = (4 * torch.randn(4, 2, length, length, generator=draw) for _ in range(2))
+    lengths = [length, 0, 1, length // 2]
+    mask = torch.arange(length) < torch.tensor(lengths)[:, None]
+    wanted = student.double().requires_grad_()
+    expected = divergence_of_whole_sentences(wanted, teacher.double(), lengths, temperature, floor)
+    expected.backward()  # type: ignore[no-untyped-call]
+    padding = ~mask[:, None, None, :].expand_as(student)
+    student[padding], teacher[padding] = 1e30, math.nan  # it may hold anything
+    student.requires_grad_()
+    loss = map_loss([student], [teacher], mask.long(), temperature, floor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)
+    assert student.grad is not None
+    assert wanted.grad is not None
+    torch.testing.assert_close(student.grad.double(), wanted.grad, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("floor", [None, 1e-8])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_divergence_of_what_is_no_number_is_none(kernel: str, bad: float, floor: float | None) -> None:
+    scores, mask = torch.randn(2, 2, 2, 20, 20), torch.ones(2, 20).long()
+    for side in range(2):
+        pair = scores.clone()
+        pair[side, 1, 0, 7, 19] = bad
+        assert not map_loss([pair[0]], [pair[1]], mask, floor=floor).isfinite()
+
+
+def test_drops_what_torch_drops(kernel: str, threads: int) -> None:
+    values = some(7, 33, 65).requires_grad_()
+    torch.manual_seed(3)
+    out = dropout(values, 0.3, True)
+    out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]
+    torch.manual_seed(3)
+    expected = dropout(values.detach().double(), 0.3, True)
+    assert torch.equal(out == 0, expected == 0)
+    torch.testing.assert_close(out.double(), expected, rtol=2e-7, atol=0)  # the factor is a float here
+    assert values.grad is not None
+    factor = 2**16 / round(0.7 * 2**16)
+    assert torch.equal(values.grad[1:], torch.where(out[1:] != 0, torch.tensor(factor), torch.tensor(0.0)))
+
+
+def test_more_threads_than_the_library_takes_are_no_error() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(300)
+    try:
+        rounded, _, _ = fused.rounded(some(9, 17), None, False)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(rounded, fused.rounded(some(9, 17), None, False)[0])
+
+
+def test_the_variable_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fused.fuses(torch.zeros(1))
+    assert not fused.fuses(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setenv(KERNEL_VARIABLE, "torch")
+    fused._kernel.cache_clear()
+    assert not fused.fuses(torch.zeros(1))
+    fused._kernel.cache_clear()

@@ -1,0 +1,204 @@
+"""Weights that do not fit: whatever is missing, left over or of another size is named, and nothing is made up."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.tasks.text.models import load_classifier, load_encoder
+from tests.conftest import VOCABULARY
+from tests.stages.classifiers import THREE, change_weights, copied, edit, name_labels, task_with
+
+State = dict[str, Tensor]
+TASK = task_with(THREE)
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+}
+
+
+@pytest.fixture
+def encoder(tiny_encoder: Path, tmp_path: Path) -> Path:
+    return copied(tiny_encoder, tmp_path / "encoder")
+
+
+@pytest.fixture
+def classifier(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
+    name_labels(model, THREE)
+    return saved(model, tiny_encoder, tmp_path / "classifier")
+
+
+def saved(model: PreTrainedModel, tiny_encoder: Path, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
+    return folder
+
+
+def without(part: str) -> Callable[[State], State]:
+    return lambda state: {name: values for name, values in state.items() if part not in name}
+
+
+def with_copies(part: str, other: str) -> Callable[[State], State]:
+    return lambda state: state | {name.replace(part, other): values for name, values in state.items() if part in name}
+
+
+def with_relative_positions(state: State) -> State:
+    return state | {"encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(127, 8)}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            without("word_embeddings"),
+            r"missing \(they would be random numbers\): bert.embeddings.word_embeddings.weight",
+        ),
+        (without("encoder.layer.1."), r"missing .*bert.encoder.layer.1.* and 13 more"),
+        (without("pooler.dense.bias"), r"missing .*bert.pooler.dense.bias"),
+        (with_copies("layer.2.", "layer.3."), r"left over: encoder.layer.3.* and 13 more"),
+        (with_relative_positions, r"left over: encoder.layer.0.attention.self.distance_embedding.weight"),
+        (lambda state: {f"module.{name}": values for name, values in state.items()}, r"left over: module.embeddings"),
+        (
+            lambda state: state | {"embeddings.LayerNorm.weight": torch.ones(30)},
+            r"LayerNorm.weight is 30 instead of 32",
+        ),
+    ],
+)
+def test_an_encoder_that_is_not_whole_is_refused(
+    encoder: Path, change: Callable[[State], State], sentence: str
+) -> None:
+    change_weights(encoder, change)
+    with pytest.raises(MissingInputError, match=f"encoder does not hold the weights of the bert model.*{sentence}"):
+        load_encoder(str(encoder), TASK)
+
+
+def test_a_wrapper_s_prefix_is_recognised(encoder: Path) -> None:
+    change_weights(encoder, lambda state: {f"module.{name}": values for name, values in state.items()})
+    with pytest.raises(MissingInputError) as caught:
+        load_encoder(str(encoder), TASK)
+    assert caught.value.fix is not None
+    assert "module." in caught.value.fix
+
+
+def test_a_checkpoint_of_a_training_is_recognised(encoder: Path) -> None:
+    state = load_file(encoder / "model.safetensors")
+    (encoder / "model.safetensors").unlink()
+    torch.save({"state_dict": state, "epoch": 3}, encoder / "pytorch_model.bin")
+    with pytest.raises(MissingInputError) as caught:
+        load_encoder(str(encoder), TASK)
+    assert caught.value.fix == "save the state_dict itself in place of a dictionary with the keys epoch, state_dict"
+
+
+def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
+    AutoModelForSequenceClassification.from_pretrained(tiny_encoder).save_pretrained(encoder, max_shard_size="20KB")
+    (encoder / "model.safetensors").unlink()
+    lost = sorted(encoder.glob("model-0*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(MissingInputError, match=lost.name):
+        load_encoder(str(encoder), TASK)
+
+
+def test_weights_that_are_not_finite_are_refused(encoder: Path) -> None:
+    change_weights(encoder, lambda state: state | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)})
+    with pytest.raises(MissingInputError, match=r"LayerNorm.weight is not finite"):
+        load_encoder(str(encoder), TASK)
+
+
+def test_the_head_of_pretraining_is_left_out_with_a_remark(
+    tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A masked language model has no pooler either."""
+    source = BertForMaskedLM(BertConfig(**SIZES))
+    folder = saved(source, tiny_encoder, tmp_path / "mlm")
+    with caplog.at_level(logging.WARNING, "kdqat_cli"):
+        loaded, _ = load_encoder(str(folder), TASK)
+    assert torch.equal(
+        loaded.base_model.embeddings.word_embeddings.weight, source.bert.embeddings.word_embeddings.weight
+    )
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("kdqat_cli")] == [
+        f"{folder} has no pooler; a new one is trained with the head.",
+        f"{folder}: cls.predictions.bias, cls.predictions.transform.LayerNorm.bias, "
+        "cls.predictions.transform.LayerNorm.weight and 2 more are not used.",
+    ]
+
+
+def test_position_ids_and_a_pooler_that_is_not_used_are_left_out(tiny_encoder: Path, tmp_path: Path) -> None:
+    source = RobertaModel(RobertaConfig(**SIZES, type_vocab_size=2, pad_token_id=0))
+    folder = saved(source, tiny_encoder, tmp_path / "roberta")
+    change_weights(folder, lambda state: state | {"embeddings.position_ids": torch.arange(512)[None]})
+    loaded, _ = load_encoder(str(folder), TASK)
+    words = loaded.base_model.embeddings.word_embeddings.weight
+    assert torch.equal(words, source.embeddings.word_embeddings.weight)
+
+
+def test_a_classifier_without_its_head_is_refused(tiny_encoder: Path, classifier: Path) -> None:
+    """Of an encoder; and of a classifier that has lost a part of it."""
+    with pytest.raises(MissingInputError, match=r"has no trained classification head: classifier.bias") as caught:
+        load_classifier(tiny_encoder)
+    assert caught.value.fix == f"kdqat finetune-teacher --task TASK --encoder {tiny_encoder}"
+    change_weights(classifier, without("classifier.weight"))
+    with pytest.raises(MissingInputError, match=r"has no trained classification head: classifier.weight would"):
+        load_classifier(classifier)
+
+
+def test_a_head_of_another_size_is_refused(classifier: Path) -> None:
+    edit(classifier / "config.json", id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1})
+    with pytest.raises(MissingInputError, match=r"classifier.weight is 3×32 instead of 2×32"):
+        load_classifier(classifier)
+    with pytest.raises(MissingInputError, match=r"classifier.weight is 3×32 instead of 2×32"):
+        load_encoder(str(classifier), task_with(["no", "yes"]))
+
+
+@pytest.mark.parametrize("load", [load_classifier, lambda folder: load_encoder(str(folder), TASK)])
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"model_type": "albert"}, "has the architecture 'albert', which kdqat does not know; it knows bert, roberta"),
+        ({"position_embedding_type": "relative_key"}, "has the position_embedding_type 'relative_key'"),
+        ({"is_decoder": True}, "is a decoder"),
+    ],
+)
+def test_what_kdqat_cannot_quantise_is_refused_before_its_weights_are_read(
+    classifier: Path, load: Callable[[Path], Any], config: dict[str, Any], sentence: str
+) -> None:
+    edit(classifier / "config.json", **config)
+    (classifier / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"{classifier} {sentence}"):
+        load(classifier)
+
+
+def test_every_known_architecture_is_named(classifier: Path) -> None:
+    edit(classifier / "config.json", model_type="gpt2")
+    with pytest.raises(ConfigError) as caught:
+        load_encoder(str(classifier), TASK)
+    for name in [*ENCODERS, "t5", "mt5"]:
+        assert name in caught.value.sentence
+
+
+def test_an_adapter_is_no_model(encoder: Path) -> None:
+    """transformers would load the model that it is for, from wherever that is."""
+    (encoder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}), encoding="utf-8")
+    with pytest.raises(MissingInputError, match="holds an adapter"):
+        load_encoder(str(encoder), TASK)
+    shutil.rmtree(encoder)

@@ -1,0 +1,68 @@
+"""Where results lie by default: other settings, other folders."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdqat_cli.config import Params, resolve
+from kdqat_cli.store.places import student_run, ternary_folder
+
+
+def named(params: Params | None = None, recipe: str | None = None, sets: list[str] | None = None, **given: Any) -> str:
+    params = params or Params()
+    return student_run("rte", params, recipe, resolve("rte", params, recipe, given, sets))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "map+output"),
+        ({"distillation": {"loss": "map"}}, "map"),
+        ({"quantization": {"weights": "int8"}}, "map+output-int8"),
+        ({"quantization": {"weights": "ternary"}}, "map+output"),  # the recipe's
+        ({"quantization": {"activations": "fp32"}}, "map+output-activations-fp32"),
+        ({"distillation": {"beta": 0.3}}, "map+output-beta0.3"),
+        ({"distillation": {"beta": 3.0}}, "map+output-beta3"),
+        ({"distillation": {"mix": "SM2"}}, "map+output-SM2"),
+        ({"distillation": {"loss": "map", "temperature": 5.0}}, "map-temperature5"),
+        ({"distillation": {"hidden_layers": [-1, -3]}}, "map+output-hidden_layers-1_-3"),
+        ({"distillation": {"labels": 0.5, "beta": 0.3}, "quantization": {"weights": "int4"}},
+         "map+output-int4-beta0.3-labels0.5"),
+        ({"student": {"max_steps": 150, "precision": "bf16"}}, "map+output-max_steps150-precision-bf16"),
+    ],
+)  # fmt: skip
+def test_a_student_is_named_by_what_differs_from_the_recipe(given: dict[str, Any], name: str) -> None:
+    assert named(**given) == name
+
+
+def test_fields_of_one_name_are_told_apart_by_their_sections() -> None:
+    assert named(sets=["distillation.padding=counted"]) == "map+output-distillation.padding-counted"
+    assert named(sets=["student.padding=max_length"]) == "map+output-student.padding-max_length"
+    assert named(sets=["quantization.weight_clip=1.5"]) == "map+output-weight_clip1.5"
+    assert named(recipe="paper", sets=["quantization.activation_clip=null"]) == "map+output-paper-activation_clip-none"
+
+
+def test_another_recipe_is_named_where_it_changes_anything(tmp_path: Path) -> None:
+    assert named(recipe="clean") == "map+output"
+    assert named(recipe="paper") == "map+output-paper"
+    assert named(Params(recipe="paper"), "paper") == "map+output"
+    assert named(Params(recipe="paper"), "clean", distillation={"beta": 0.3}) == "map+output-clean-beta0.3"
+
+
+def test_what_params_yaml_asks_for_is_the_plain_name() -> None:
+    params = Params(settings={"rte": {"distillation": {"beta": 0.3}, "quantization": {"weights": "int8"}}})
+    assert named(params) == "map+output"
+    assert named(params, distillation={"beta": 0.1}) == "map+output-beta0.1"
+
+
+def test_a_model_that_is_only_quantised_is_named_likewise() -> None:
+    params = Params()
+
+    def folder(**given: Any) -> str:
+        return str(ternary_folder("rte", params, None, resolve("rte", params, None, given)))
+
+    assert folder() == "runs/rte/ternary"
+    assert folder(quantization={"weights": "int8"}) == "runs/rte/ternary-int8"
+    assert folder(student={"max_length": 64}) == "runs/rte/ternary-max_length64"
+    assert folder(student={"epochs": 9.0}, distillation={"beta": 0.3}) == "runs/rte/ternary", "it trains nothing"

@@ -1,0 +1,113 @@
+"""Lines become texts as they arrive, and what is no text is named."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.texts import LONGEST_LINE, Text, open_source, read_texts
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    yield read, write
+    os.close(read)
+
+
+def texts_of(content: bytes, folder: Path, name: str = "lines.txt", pairs: bool | None = None) -> list[Text]:
+    file = folder / name
+    file.write_bytes(content)
+    with open_source(file) as source:
+        return [text for batch in read_texts(source, str(file), 2, pairs) for text in batch]
+
+
+def test_lines_are_texts_pairs_or_objects(tmp_path: Path) -> None:
+    content = b'a film\na\tb\r\n{"text": "c\\td"}\n  {"text": "e", "pair": "f"}\n\n[1]\n"quoted"'
+    expected = [Text("a film"), Text("a", "b"), Text("c\td"), Text("e", "f"), Text(""), Text("[1]"), Text('"quoted"')]
+    assert texts_of(content, tmp_path) == expected
+    assert texts_of(b"", tmp_path) == []
+    assert texts_of(b"\n", tmp_path) == [Text("")]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    content = "one\rstill one\r\ntwo\x0b\x0c\x1c\x85\u2028still two\nthree\r\r\n".encode()
+    assert texts_of(content, tmp_path) == [
+        Text("one\rstill one"),
+        Text("two\x0b\x0c\x1c\x85\u2028still two"),
+        Text("three\r"),
+    ]
+
+
+def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
+    assert texts_of(b"\xef\xbb\xbfgood\nbad", tmp_path) == [Text("good"), Text("bad")]
+    assert texts_of(b'\xef\xbb\xbf{"text": "good"}\n', tmp_path) == [Text("good")]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"{", "not a JSON object"),
+        (b"{smile} a sunny day", "not a JSON object"),
+        (b'{"txt": "a"}', "not a JSON object"),
+        (b'{"text": "a", "text": "b"}', "not a JSON object"),
+        (b'{"text": ' + b"[" * 100_000, "not a JSON object"),
+        (b'{"text": 1}', "must be strings"),
+        (b'{"text": "a", "pair": 2}', "must be strings"),
+        (b'{"text": "half \\ud83d of one"}', "not valid Unicode"),
+        (b"bad \xff\xfe bytes", "not UTF-8"),
+        (b"a\tb\tc", "has 3 cells"),
+        (b"a\tb", "is a pair"),
+        (b"x" * (LONGEST_LINE + 1), "more than 16,777,216 characters"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_a_wrong_line_is_named_after_those_before_it(line: bytes, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "some.txt"
+    file.write_bytes(b"one\ntwo\n" + line + b"\nlast\n")
+    with open_source(file) as source:
+        batches = read_texts(source, "some.txt", 32, False)
+        assert next(batches) == [Text("one"), Text("two")]
+        with pytest.raises(KdqatError, match=f"some.txt, line 3.*{told}"):
+            next(batches)
+
+
+def test_what_has_arrived_is_not_held_back(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    batches = read_texts(read, "pipe", 3, None)
+    os.write(write, b"one\ntw")
+    assert next(batches) == [Text("one")]
+    os.write(write, b"o\nthree\nfour\nfive\nsix")
+    assert next(batches) == [Text("two"), Text("three"), Text("four")]
+    os.close(write)
+    assert next(batches) == [Text("five"), Text("six")]
+    assert list(batches) == []
+
+
+def test_a_line_without_end_is_not_held(pipe: tuple[int, int], tmp_path: Path) -> None:
+    file = tmp_path / "endless"
+    file.write_bytes(b"\n" + b"x" * (5 * LONGEST_LINE))
+    with open_source(file) as source, pytest.raises(MissingInputError, match="line 2 has more than"):
+        list(read_texts(source, "endless", 32, None))
+
+
+@pytest.mark.parametrize("content", [b"sentence\tlabel\nbad\t1\n", b"text\nbad\n", b"sentence1\tsentence2\na\tb\n"])
+def test_a_table_is_not_classified(content: bytes, tmp_path: Path) -> None:
+    for name in ("rows.tsv", "rows.csv", "ROWS.CSV"):
+        with pytest.raises(ConfigError, match=r"table.*--file takes lines"):
+            texts_of(content, tmp_path, name)
+    assert texts_of(b"bad\tone\n", tmp_path, "rows.tsv") == [Text("bad", "one")], "without a header"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="nowhere cannot be read: No such file"):
+        texts_of_missing(tmp_path / "nowhere")
+    with open_source(tmp_path) as source, pytest.raises(MissingInputError, match="here cannot be read: Is a directory"):
+        list(read_texts(source, "here", 2, None))
+
+
+def texts_of_missing(file: Path) -> None:
+    with open_source(file):
+        pass

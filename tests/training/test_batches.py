@@ -1,0 +1,59 @@
+"""Which rows make each step: the same for however many processes, in an order of the seed and the epoch alone."""
+
+from itertools import chain
+
+import pytest
+import torch
+from datasets import Dataset
+
+from kdqat_cli.training.batches import STAND_IN, Collator, SharedBatches
+
+COUNT = 89  # eleven batches of 8, and a row
+LENGTHS = [number * 7 % 11 + 3 for number in range(COUNT)]
+ROWS = Dataset.from_dict({"length": LENGTHS})
+
+
+def batches(grouped: bool, epoch: int = 0, seed: int = 1, rank: int = 0, processes: int = 1) -> list[list[int]]:
+    shared = SharedBatches(ROWS, 8, grouped, seed, rank, processes)
+    shared.set_epoch(epoch)
+    out = list(shared)
+    assert len(out) == len(shared) == 12
+    return out
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_row_once_an_epoch_in_another_order_each(grouped: bool) -> None:
+    orders = [list(chain(*batches(grouped, epoch, seed))) for epoch, seed in ((0, 1), (1, 1), (0, 5))]
+    assert all(sorted(order) == list(range(COUNT)) for order in orders)
+    assert len(set(map(tuple, orders))) == 3
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_is_drawn_elsewhere_does_not_matter(grouped: bool) -> None:
+    torch.manual_seed(0)
+    before = batches(grouped, 3)
+    torch.manual_seed(1)
+    assert batches(grouped, 3) == before
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_batch(grouped: bool, processes: int) -> None:
+    shares = [batches(grouped, 2, rank=rank, processes=processes) for rank in range(processes)]
+    for whole, *parts in zip(batches(grouped, 2), *shares, strict=True):
+        assert sorted(whole) == sorted(chain(*parts))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert shares[-1][-1] == [], "of the last row one process gets none"
+
+
+def test_rows_of_like_length_meet() -> None:
+    def spread(grouped: bool) -> int:
+        return sum(max(lengths) - min(lengths) for rows in batches(grouped) if (lengths := [LENGTHS[i] for i in rows]))
+
+    assert spread(True) < 0.8 * spread(False)
+
+
+def test_a_process_without_a_row_gets_a_marked_one() -> None:
+    collate = Collator(lambda rows: {"input_ids": [row["input_ids"] for row in rows]}, {"input_ids": 7})
+    assert collate([{"input_ids": 1}, {"input_ids": 2}]) == {"input_ids": [1, 2]}
+    assert collate([]) == {"input_ids": [7], STAND_IN: True}

@@ -1,0 +1,104 @@
+"""What is said of a training whose numbers are not finite."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.errors import GateError
+from kdqat_cli.networks.finite import weight_at_fault
+from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.training.diagnosis import diverged, explain
+from kdqat_cli.training.trainer import EncoderTrainer
+from tests.recipes import distillation, quantization
+
+
+def network(first: float = 1.0) -> nn.Sequential:
+    """y = w₁ · w₀ · x, with w₁ = 2."""
+    layers = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for layer, weight in zip(layers, (first, 2.0), strict=True):
+        nn.init.constant_(layer.weight, weight)
+    return nn.Sequential(*layers)
+
+
+def test_a_weight_is_named_before_what_it_spoils() -> None:
+    model = network(first=torch.nan)
+    said = explain({"model": model}, lambda: {"fine": torch.ones(()), "labels": model(torch.ones(1, 1)).sum()})
+    assert said == "the loss term labels is not finite, first the model's weight 0.weight"
+    assert weight_at_fault({"model": network(), "teacher": model}) == "the teacher's weight 0.weight"
+    assert weight_at_fault({"model": network()}) is None
+
+
+def test_an_overflow_is_named_where_it_happens() -> None:
+    """w₀ x = 3·10³⁸ is still a 32-bit number, and twice that is not."""
+    model = network(first=3e38)
+    said = explain({"student": model}, lambda: {"hidden (layer 1)": model(torch.ones(1, 1)).sum()})
+    assert said == "the loss term hidden (layer 1) is not finite, first the output of the student's 1"
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_gradient_is_named_where_it_begins() -> None:
+    """√ has an infinite slope at 0: the last weight before it gets inf, those below inf times 0 and inf times 2."""
+    model = network(first=0.0)
+    terms = {"fine": model(torch.ones(1, 1)).sum(), "map": model(torch.ones(1, 1)).sum().sqrt()}
+    said = explain({"model": model}, lambda: terms)
+    assert said == "the gradient of the loss term map is not finite, first at the weight 1.weight"
+
+
+def test_what_does_not_happen_again_is_not_explained_away() -> None:
+    model = network()
+    said = explain({"model": model}, lambda: {"labels": model(torch.ones(1, 1)).sum()})
+    assert said == "the loss or its gradient is not finite"
+
+
+@pytest.mark.parametrize(
+    ("loss", "first", "expected"), [(9.9, 1, False), (10.1, 1, True), (9.9, 0, False), (15, 2, False), (20.1, 2, True)]
+)
+def test_a_loss_diverges_when_it_is_ten_times_the_first(loss: float, first: float, expected: bool) -> None:
+    assert diverged(loss, first) is expected
+
+
+@pytest.fixture
+def distiller(model: PreTrainedModel, tmp_path: Path) -> EncoderTrainer:
+    teacher = copy.deepcopy(model)
+    use_kdqat_attention(teacher)
+    quantize_model(model, quantization())
+    return EncoderTrainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+        score=lambda _: {"score": 0.0},
+        teacher=teacher,
+        loss=DistillationLoss(distillation("map+output")),
+    )
+
+
+def test_the_layer_is_named_whose_loss_is_not_finite(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
+    assert distiller.teacher is not None
+    with torch.no_grad():
+        distiller.teacher.bert.encoder.layer[1].attention.self.query.bias[0] = torch.inf
+    with pytest.raises(GateError) as caught:
+        step(distiller, batch)
+    assert "stopped at step 1 of" in caught.value.sentence
+    assert "map (layer 1)" in caught.value.sentence
+    assert "first the teacher's weight bert.encoder.layer.1.attention.self.query.bias" in caught.value.sentence
+
+
+def test_no_weight_that_is_not_finite_is_scored_or_saved(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
+    step(distiller, batch)
+    with torch.no_grad():
+        distiller.model.classifier.weight[0, 0] = torch.nan
+    with pytest.raises(GateError, match=r"the student's weight classifier\.weight is not finite"):
+        distiller.evaluate()
+
+
+def step(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
+    inputs = {**batch, "labels": torch.tensor([0, 1, 2, 2, 1])}
+    loss = distiller.compute_loss(distiller.model, inputs)
+    assert isinstance(loss, Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    distiller._get_grad_norm(distiller.model)

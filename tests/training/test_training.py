@@ -1,0 +1,272 @@
+"""The training loop's optimiser, learning rates and batches, watched from outside."""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
+
+from kdqat_cli.config import Training
+from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.training.loop import train
+from kdqat_cli.training.optimizers import BertAdam
+from tests.recipes import training
+
+ROWS, BATCH, LENGTH = 40, 4, 24
+STEPS, WARM = 20, 2  # of two epochs; 10 %
+GROUPED = 4.3  # tokens between the longest and the shortest row of a batch: about 6 at random, 3 where they are grouped
+
+
+@dataclass
+class Watched:
+    """What a training did: each step's optimiser, rates, gradient norms, and each batch's tokens."""
+
+    optimizers: list[Optimizer] = field(default_factory=list)
+    rates: list[set[float]] = field(default_factory=list)
+    norms: list[dict[int, float]] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def watch(model: PreTrainedModel) -> Iterator[Watched]:
+    seen = Watched()
+
+    def at_step(optimizer: Optimizer, *_: Any) -> None:
+        groups = optimizer.param_groups
+        seen.optimizers.append(optimizer)
+        seen.rates.append({group["lr"] for group in groups})
+        norms = {id(x): x.grad.norm().item() for group in groups for x in group["params"] if x.grad is not None}
+        seen.norms.append(norms)
+
+    def at_batch(module: Any, _args: Any, inputs: dict[str, Tensor]) -> None:
+        if module.training:
+            seen.tokens.append(inputs["input_ids"].clone())
+
+    handles = register_optimizer_step_pre_hook(at_step), model.register_forward_pre_hook(at_batch, with_kwargs=True)
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
+    """As many different rows as ROWS."""
+    task = load_task(str(rated_task / "rated.yaml"))
+    loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
+    first = loaded.rows.select(range(ROWS))
+    assert len({tuple(ids) for ids in first["input_ids"]}) == ROWS
+    return TaskRows(task, first, loaded.tokenizer, loaded.digest, loaded.batches)
+
+
+@pytest.fixture
+def learner(tiny_encoder: Path) -> PreTrainedModel:
+    set_seed(0)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
+    return model
+
+
+def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
+    trained = train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
+    assert trained.steps == (settings.max_steps or STEPS // 2 * settings.epochs)
+    return trained.history
+
+
+def settings_with(**changes: Any) -> Training:
+    return training(batch_size=BATCH, optimizer="bert-adam", padding="max_length", warmup=0.1).model_copy(
+        update=changes
+    )
+
+
+def whole_norm(norms: dict[int, float]) -> float:
+    return math.sqrt(sum(norm**2 for norm in norms.values()))
+
+
+def test_bert_adam_is_used_and_nothing_else_clips(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    """Its gradients come as the loss gives them: far above a clip that is this small."""
+    settings = settings_with(gradient_clip=1e-3, weight_decay=0.02)
+    with watch(learner) as seen:
+        run(learner, rows, settings, tmp_path)
+    assert len(seen.optimizers) == STEPS
+    optimizer = seen.optimizers[0]
+    assert all(other is optimizer for other in seen.optimizers)
+    assert type(optimizer) is BertAdam
+    assert all(group["gradient_clip"] == 1e-3 for group in optimizer.param_groups)
+    assert all(max(norms.values()) > 0.1 for norms in seen.norms)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    decays = {names[id(x)]: group["weight_decay"] for group in optimizer.param_groups for x in group["params"]}
+    assert decays.keys() == set(names.values())
+    plain = {name for name, decay in decays.items() if decay == 0}
+    assert plain == {name for name in decays if "bias" in name or "LayerNorm" in name}
+    assert {decays[name] for name in decays.keys() - plain} == {0.02}
+
+
+def test_adamw_has_the_whole_gradient_clipped(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(optimizer="adamw", gradient_clip=1e-3), tmp_path)
+    assert type(seen.optimizers[0]) is AdamW
+    assert all(whole_norm(norms) == pytest.approx(1e-3, rel=1e-3) for norms in seen.norms)
+
+
+@pytest.mark.parametrize("optimizer", ["bert-adam", "adamw"])
+def test_the_rate_rises_from_0_and_falls_linearly_to_0(
+    learner: PreTrainedModel, rows: TaskRows, optimizer: str, tmp_path: Path
+) -> None:
+    with watch(learner) as seen:
+        history = run(learner, rows, settings_with(optimizer=optimizer, learning_rate=2e-4, eval_every=7), tmp_path)
+    rises = [2e-4 * step / WARM for step in range(WARM)]
+    falls = [2e-4 * (STEPS - step) / (STEPS - WARM) for step in range(WARM, STEPS)]
+    assert rises[0] == 0
+    assert max(falls) == falls[0] == 2e-4
+    assert all(len(rates) == 1 for rates in seen.rates), "decayed or not"
+    assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
+    scored = [row["step"] for row in history if "score" in row]
+    assert scored == [7, 14, STEPS], "and at the end, wherever the interval falls"
+
+
+def test_a_warm_up_ends_at_a_fraction_of_a_step(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    """0.17 · 20 = 3.4 steps, not 4: step 3 has 3/3.4 of the peak rate, and step 4 is on the way down."""
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(warmup=0.17, learning_rate=2e-4), tmp_path)
+    rises = [2e-4 * step / 3.4 for step in range(4)]
+    falls = [2e-4 * (STEPS - step) / (STEPS - 3.4) for step in range(4, STEPS)]
+    assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"eval_every": 7, "eval_before_end": 1}, [7, 14, STEPS - 1]),
+        ({"eval_every": 5, "eval_before_end": 1}, [5, 10, 15, STEPS - 1, STEPS]),  # as the public code
+        ({"eval_every": 7, "eval_before_end": 6}, [7, 14]),
+        ({"eval_every": 7, "eval_before_end": 0}, [7, 14, STEPS]),
+        ({"eval_every": 7, "eval_before_end": 99, "max_steps": 3}, [1]),
+        ({"eval_every": None, "eval_before_end": 1}, [STEPS // 2, STEPS]),  # after each epoch
+    ],
+)
+def test_the_last_evaluation_may_come_before_the_last_step(
+    learner: PreTrainedModel, rows: TaskRows, changes: dict[str, Any], steps: list[int], tmp_path: Path
+) -> None:
+    settings = settings_with(**changes)
+    history = run(learner, rows, settings, tmp_path)
+    assert [row["step"] for row in history if "score" in row] == steps
+    kept = {name: values.clone() for name, values in learner.state_dict().items()}
+    assert run(learner, rows, settings, tmp_path) == history, "a training that has ended is not continued"
+    assert all(torch.equal(values, kept[name]) for name, values in learner.state_dict().items())
+
+
+@pytest.mark.parametrize(("keep_best", "best"), [("score", 1), ("accuracy", 0)])
+def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
+    learner: PreTrainedModel, rows: TaskRows, keep_best: str, best: int, tmp_path: Path
+) -> None:
+    """The second has the better mean of accuracy and F1, the first the better accuracy; a tie keeps the earlier one."""
+    metrics = [(70.0, 60.0), (69.0, 90.0), (70.0, 50.0)]
+    weights: list[dict[str, Tensor]] = []
+
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        accuracy, f1 = metrics[len(weights)]
+        weights.append({name: values.clone() for name, values in model.state_dict().items()})
+        return {"score": (accuracy + f1) / 2, "f1": f1, "accuracy": accuracy}
+
+    settings = settings_with(eval_every=7, keep_best=keep_best)
+    train(learner, rows.rows, rows.tokenizer, score, settings, LENGTH, 1, tmp_path, lambda *_: None)
+    assert len(weights) == 3
+    for name, values in learner.state_dict().items():
+        assert torch.equal(values, weights[best][name]), name
+    assert not torch.equal(weights[0][name], weights[1][name])
+
+
+def test_the_first_step_moves_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    before = {name: values.clone() for name, values in learner.state_dict().items()}
+    run(learner, rows, settings_with(max_steps=1), tmp_path / "one")
+    assert all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
+    run(learner, rows, settings_with(max_steps=2, warmup=0.5), tmp_path / "two")
+    assert not all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
+
+
+def lengths_of(batches: list[Tensor]) -> list[list[int]]:
+    return [(ids != 0).sum(1).tolist() for ids in batches]
+
+
+def spread(batches: list[Tensor]) -> float:
+    """Mean difference in length within a batch."""
+    return sum(max(lengths) - min(lengths) for lengths in lengths_of(batches)) / len(batches)
+
+
+def test_static_batches_are_all_as_wide_and_in_random_order(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(), tmp_path)
+    assert [tuple(ids.shape) for ids in seen.tokens] == [(BATCH, LENGTH)] * STEPS
+    assert max(rows.rows["length"]) < LENGTH
+    padded = sorted(ids + [0] * (LENGTH - len(ids)) for ids in rows.rows["input_ids"])
+    epochs = [torch.cat(seen.tokens[start : start + STEPS // 2]).tolist() for start in (0, STEPS // 2)]
+    assert [sorted(epoch) for epoch in epochs] == [padded, padded], "each row once an epoch"
+    assert epochs[0] != epochs[1], "another order"
+    assert spread(seen.tokens) > GROUPED
+
+
+def test_otherwise_rows_of_like_length_meet(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+    with watch(learner) as seen:
+        run(learner, rows, settings_with(padding="longest"), tmp_path)
+    for ids, lengths in zip(seen.tokens, lengths_of(seen.tokens), strict=True):
+        assert ids.shape == (BATCH, max(lengths))
+    assert len({ids.shape for ids in seen.tokens}) > 3
+    assert spread(seen.tokens) < GROUPED
+
+
+def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_have_seen(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    """Nor does dropout draw anything else."""
+
+    def stop(step: int, steps: int, news: str) -> None:
+        if step == STEPS // 2 + 4:
+            raise KeyboardInterrupt
+
+    settings = settings_with(padding="longest", eval_every=3)
+    interrupted, again = copy.deepcopy(learner), copy.deepcopy(learner)
+    history = run(learner, rows, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, tmp_path / "cut", stop)
+    with watch(again) as seen:
+        assert run(again, rows, settings, tmp_path / "cut") == history
+    assert len(seen.tokens) == STEPS - (STEPS // 2 + 2), "from the last evaluation"
+    for name, values in learner.state_dict().items():
+        assert torch.equal(values, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (99, 1), (250, 2)])
+def test_the_history_has_some_hundred_rows_with_every_loss(
+    learner: PreTrainedModel, rows: TaskRows, steps: int, every: int, tmp_path: Path
+) -> None:
+    """Each is the mean over the steps since the row before, so that all together make up the mean of all steps."""
+    settings = settings_with(max_steps=steps, eval_every=45)
+    with watch(learner) as seen:
+        history = run(learner, rows, settings, tmp_path / "one")
+    assert len(seen.optimizers) == steps
+    scored = {step for step in range(1, steps + 1) if step % 45 == 0 or step == steps}
+    logged = {step for step in range(1, steps + 1) if step % every == 0} | {1} | scored
+    assert [row["step"] for row in history] == sorted(logged)
+    assert {row["step"] for row in history if "score" in row} == scored
+    assert all(row["loss"] > 0 and row["loss_labels"] == pytest.approx(row["loss"], rel=1e-6) for row in history)
+    assert [row["epoch"] for row in history] == pytest.approx([row["step"] / (STEPS // 2) for row in history])
+
+
+def test_epochs_are_evaluated_where_their_last_step_has_been_logged_or_not(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    history = run(learner, rows, settings_with(epochs=21), tmp_path)  # 210 steps: every second is logged, and the first
+    assert [row["step"] for row in history if "score" in row] == list(range(10, 211, 10))
+    assert [row["step"] for row in history] == [1, *range(2, 211, 2)]
+    assert all("loss" in row for row in history)
