@@ -37,8 +37,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kdqat_cli.config import load_recipe
-from kdqat_cli.distillation.losses import LOSSES, DistillationLoss, RunningLoss
-from kdqat_cli.networks.captures import capture
+from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
+from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.tasks.registry import load_task
@@ -114,17 +114,11 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
     student = deepcopy(teacher).train()
     quantize_model(student, settings.quantization)
     use_kdqat_attention(teacher)
-    kind, arguments = optimizer_of(settings.student)
-    optimizer: Any = kind(student.parameters(), **arguments)
-    products = products_of(device, precision)
+    optimizer: Any = optimizer_of(student, settings.student)
+    objective = OnTeacher(student, teacher, loss, "bf16" if precision == "bf16" else "fp32")
 
     def step(batch: dict[str, Tensor]) -> None:
-        with products, torch.no_grad(), capture(teacher, loss.captures) as taught:
-            taught_logits = teacher(**batch).logits
-        running = RunningLoss(loss, taught, batch["attention_mask"])
-        with products, capture(student, loss.captures, running.compare):
-            logits = student(**batch).logits
-        total: Any = torch.stack(list(running.terms(logits, taught_logits).values())).sum()
+        total: Any = torch.stack(list(objective.terms(student, batch).values())).sum()
         total.backward()
         if settings.student.optimizer == "adamw":  # the other clips for itself
             torch.nn.utils.clip_grad_norm_(student.parameters(), settings.student.gradient_clip)

@@ -44,6 +44,8 @@ MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spear
 
 Device = Literal["cpu", "cuda"]
 """Where a model is computed."""
+PaddingName = Literal["longest", "max_length"]
+"""What rows are padded to."""
 KeepsMoreName = Literal["longer", "first"]
 """Rules for the odd token of a cut pair; stages/inference.py says what each is."""
 
@@ -73,7 +75,7 @@ class Training(Section):
     """Tokens a row is cut to; null: the task's own length."""
     keeps_more: KeepsMoreName
     """Text of a pair that keeps one token more where both are cut: the longer (the tokenizer's rule), or the first."""
-    padding: Literal["longest", "max_length"]
+    padding: PaddingName
     """What rows are padded to: the longest of their batch, where rows of like length meet, or max_length always."""
     optimizer: OptimizerName
     """adamw, or bert-adam: no bias correction, epsilon 1e-6, and gradient_clip for each parameter alone."""

@@ -9,6 +9,7 @@ from transformers import set_seed
 from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.networks.encoders import layers_of
 from kdqat_cli.networks.interface import use_kdqat_attention
@@ -21,7 +22,9 @@ from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.registry import Task, check_keep_best
 from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
-from kdqat_cli.training.loop import Progress, train, write_history
+from kdqat_cli.training.batches import SharedBatches
+from kdqat_cli.training.history import write_history
+from kdqat_cli.training.loop import Progress, train
 
 
 def distill(
@@ -74,18 +77,16 @@ def distill(
         student = deepcopy(source.model)
         quantize_model(student, settings.quantization)
         use_kdqat_attention(source.model)
+        loss, recipe = DistillationLoss(settings.distillation), settings.student
         steps, history = train(
             student,
-            rows.rows,
-            source.tokenizer,
+            SharedBatches.of(rows, recipe, seed),
+            OnTeacher(student, source.model, loss, recipe.precision),
             dev.score,
-            settings.student,
-            record.row_length,
+            recipe,
             seed,
             work.resume_folder(digest_of(record.to_json() | {"devices": group.size()})),
             progress,
-            teacher=source.model,
-            loss=DistillationLoss(settings.distillation),
         )
         freeze(student)
         score = dev.score(student)["score"]

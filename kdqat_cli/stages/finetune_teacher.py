@@ -7,6 +7,7 @@ from transformers import set_seed
 
 from kdqat_cli import group
 from kdqat_cli.config import Settings
+from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
@@ -15,7 +16,9 @@ from kdqat_cli.tasks.registry import Task, check_keep_best
 from kdqat_cli.tasks.text.models import encoder_digest, encoder_location, load_encoder, save_classifier, task_file
 from kdqat_cli.tasks.text.reader import inputs_of
 from kdqat_cli.tasks.text.rows import row_length, task_rows
-from kdqat_cli.training.loop import Progress, train, write_history
+from kdqat_cli.training.batches import SharedBatches
+from kdqat_cli.training.history import write_history
+from kdqat_cli.training.loop import Progress, train
 
 
 def finetune_teacher(
@@ -55,9 +58,9 @@ def finetune_teacher(
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
-        batches = Batches(keeps_more=settings.teacher.keeps_more)
-        rows = task_rows(task, "train", data_dir, tokenizer, max_length, batches)
-        dev = task_rows(task, "dev", data_dir, tokenizer, max_length, batches)
+        scored = Batches(keeps_more=settings.teacher.keeps_more)
+        rows = task_rows(task, "train", data_dir, tokenizer, max_length, scored)
+        dev = task_rows(task, "dev", data_dir, tokenizer, max_length, scored)
         record = Record(
             kind="teacher",
             task=task.name,
@@ -68,16 +71,16 @@ def finetune_teacher(
             seed=seed,
             max_length=max_length,
             inputs=inputs_of(tokenizer),
-            batches=batches,
+            batches=scored,
             settings=settings.teacher.model_dump(),
             sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
             versions=versions(),
         )
         work.refuse_other(record)
         resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
-        steps, history = train(
-            model, rows.rows, tokenizer, dev.score, settings.teacher, max_length, seed, resume, progress
-        )
+        batches = SharedBatches.of(rows, settings.teacher, seed)
+        objective = OnLabels(settings.teacher.precision)
+        steps, history = train(model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
         score = dev.score(model)["score"]
         if group.leads():
             save_classifier(model, tokenizer, work.scratch / MODEL, record)

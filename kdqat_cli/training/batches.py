@@ -1,66 +1,89 @@
 """Which rows make each step of a training, and which of them are this process's.
 
-The order depends on the seed and the epoch alone: neither on what dropout draws meanwhile, so that a training that
-was interrupted goes on with the rows that it would have seen, nor on how many processes share a step.
+The order depends on the seed and the epoch alone. An interrupted training therefore goes on with the rows that it
+would have seen, and any number of processes sees the same rows in a step.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
 
 import torch
-from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from kdqat_cli import group
+from kdqat_cli.config import PaddingName, Training
+from kdqat_cli.distillation.objective import STAND_IN, Batch
+
 Row = dict[str, Any]
-Inputs = dict[str, Any]
-
-STAND_IN = "stand_in"
-"""Stands in the inputs of a process for which its step has no row left: it computes along, and counts for nothing."""
 
 
-class SharedBatches(Sampler[list[int]]):
+class Rows(Protocol):
+    """The training rows of a task of any kind."""
+
+    @property
+    def examples(self) -> Any:
+        """A dataset that gives a row at an index, and has a length."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """What a row costs, tokens for example; rows of similar length are batched together."""
+
+    def collate(self, padding: PaddingName) -> Callable[[list[Row]], Any]:
+        """What puts rows together to a batch by name, with its `labels`."""
+
+
+class SharedBatches:
     """The batches of each epoch, of which every process takes every so many-th row."""
 
-    def __init__(self, rows: Dataset, size: int, grouped: bool, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        rows: Any,
+        collate: Callable[[list[Row]], Batch],
+        size: int,
+        seed: int,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         """Sets what they are made of.
 
         Args:
-            rows: with the column `length`.
+            rows: a dataset that gives a row at an index, and has a length.
+            collate: puts rows together.
             size: rows of a step, in all processes together; the last step of an epoch may have fewer.
-            grouped: rows of like length meet.
             seed: of the order.
-            rank: this process's place.
-            processes: how many share a step.
+            lengths: of the rows; rows of similar length are batched together. None: the order is random.
         """
-        self.lengths = list(rows["length"])
-        self.size, self.grouped, self.seed = size, grouped, seed
-        self.rank, self.processes = rank, processes
-        self.epoch = 0
+        self._rows, self._collate, self._lengths = rows, collate, lengths
+        self._size, self._seed = size, seed
 
-    def set_epoch(self, epoch: int) -> None:
-        """The loop's hook: which epoch comes next."""
-        self.epoch = epoch
+    @classmethod
+    def of(cls, rows: Rows, settings: Training, seed: int) -> Self:
+        """The batches that a training's settings ask for."""
+        lengths = rows.lengths if settings.padding == "longest" else None  # else all rows are equally long
+        return cls(rows.examples, rows.collate(settings.padding), settings.batch_size, seed, lengths)
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.size)
+        """Steps of an epoch."""
+        return -(-len(self._rows) // self._size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        draw = torch.Generator().manual_seed(self.seed + self.epoch)
-        if self.grouped:
-            order = get_length_grouped_indices(self.lengths, self.size, generator=draw)
+    def indices(self, epoch: int) -> list[list[int]]:
+        """The rows of each step of an epoch that are this process's."""
+        draw = torch.Generator().manual_seed(self._seed + epoch)
+        if self._lengths is None:
+            order = torch.randperm(len(self._rows), generator=draw).tolist()
         else:
-            order = torch.randperm(len(self.lengths), generator=draw).tolist()
-        for start in range(0, len(order), self.size):
-            yield order[start + self.rank : start + self.size : self.processes]
+            order = get_length_grouped_indices(list(self._lengths), self._size, generator=draw)
+        starts = range(0, len(order), self._size)
+        return [order[start + group.rank() : start + self._size : group.size()] for start in starts]
 
+    def loader(self, epoch: int, done: int = 0) -> DataLoader[Any]:
+        """The batches of an epoch, without the first `done`; each iterator draws one number from torch's generator."""
+        return DataLoader(
+            self._rows,
+            batch_sampler=self.indices(epoch)[done:],
+            collate_fn=self._batch,
+            pin_memory=torch.cuda.is_available(),
+        )
 
-class Collator:
-    """Rows → inputs, through `pad`; without a row those of `example`, marked as a stand-in."""
-
-    def __init__(self, pad: Callable[[list[Row]], Inputs], example: Row) -> None:
-        self.pad, self.example = pad, example
-
-    def __call__(self, rows: list[Row]) -> Inputs:
-        """The inputs (B, L) by name."""
-        return self.pad(rows) if rows else {**self.pad([self.example]), STAND_IN: True}
+    def _batch(self, rows: list[Row]) -> Batch:
+        return dict(self._collate(rows)) if rows else {**self._collate([self._rows[0]]), STAND_IN: True}

@@ -12,16 +12,8 @@ from torch import Tensor, nn
 
 from kdqat_cli.networks.finite import is_finite, weight_at_fault
 
-GROWTH = 10.0
-"""A training diverges when its loss is this many times that of its first step, and at least this."""
-
 Terms = Mapping[str, Tensor]
 """The summands of a loss by name, those of single layers apart."""
-
-
-def diverged(loss: float, first: float) -> bool:
-    """Whether a mean loss has grown out of bounds since the first step."""
-    return loss > GROWTH * max(first, 1.0)
 
 
 def explain(models: Mapping[str, nn.Module], terms: Callable[[], Terms]) -> str:

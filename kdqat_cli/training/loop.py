@@ -1,86 +1,39 @@
-"""Runs the training loop on a task: arguments, resume state, history."""
+"""The one training loop: of teachers and students, of any network, task and loss.
 
-import csv
-import shutil
-from collections.abc import Callable
-from math import ceil
+Each optimiser step takes one batch, which the processes of the group share. The dev metrics of `score` choose the
+weights that are kept. Guarantees: an interrupted training that is called again ends with the same bits; several
+processes take the steps that one takes, up to rounding; a loss, gradient or weight that is not finite, and a loss that
+grows out of bounds, end the training with the reason, before anything is overwritten.
+"""
+
+from collections.abc import Callable, Iterator
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
-from safetensors.torch import load_model
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
-from transformers.utils import SAFE_WEIGHTS_NAME
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from transformers.trainer_utils import enable_full_determinism
 
 from kdqat_cli import group
 from kdqat_cli.config import Training
-from kdqat_cli.distillation.losses import DistillationLoss
-from kdqat_cli.store.writing import sync_tree
-from kdqat_cli.training.batches import Collator, SharedBatches
+from kdqat_cli.distillation.objective import Objective
+from kdqat_cli.errors import GateError
+from kdqat_cli.networks.finite import weight_at_fault
+from kdqat_cli.training.batches import SharedBatches
+from kdqat_cli.training.checkpoints import Checkpoints
+from kdqat_cli.training.diagnosis import explain
+from kdqat_cli.training.history import Means, Row, growth
 from kdqat_cli.training.memory import keep_freed_memory
-from kdqat_cli.training.optimizers import optimizer_of
-from kdqat_cli.training.trainer import EncoderTrainer
+from kdqat_cli.training.optimizers import optimizer_of, share_of_rate
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing)."""
 
 _RESUMED = "continues from here"
-_WHOLE = "whole"  # stands in a checkpoint that was written to its end
 _LOGS = 100  # of a training, at least, where it has as many steps; at most twice as many, and one per evaluation
-
-
-class _Report(TrainerCallback):  # type: ignore[misc]
-    """Tells how far the training is, sets its last evaluation, and makes whole checkpoints of what Trainer writes."""
-
-    def __init__(self, progress: Progress, eval_before_end: int) -> None:
-        self.progress = progress
-        self.eval_before_end = eval_before_end
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step:
-            self.progress(state.global_step, state.max_steps, _RESUMED)
-        if state.best_global_step:  # wherever the folder was when the checkpoint was written
-            state.best_model_checkpoint = str(_checkpoint(Path(args.output_dir), state.best_global_step))
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress(state.global_step, state.max_steps, "")
-        if args.eval_strategy == IntervalStrategy.STEPS:
-            if state.global_step == max(state.max_steps - self.eval_before_end, 1):  # wherever the interval falls
-                control.should_evaluate = control.should_save = True
-            elif state.global_step == state.max_steps:  # where Trainer evaluates in any case
-                control.should_evaluate = state.global_step % state.eval_steps == 0
-        control.should_log |= control.should_evaluate
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # An evaluation's row has the losses of the steps before it, and a checkpoint no half-filled mean.
-        control.should_log |= control.should_evaluate
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        group.meet()  # each process has a file in it: where its dropout stands
-        if not group.leads():
-            return
-        resume = Path(args.output_dir)
-        written = _checkpoint(resume, state.global_step)
-        sync_tree(written)
-        (written / _WHOLE).touch()
-        sync_tree(written)
-        # Only now: Trainer itself would remove the one before while this one still can be lost.
-        _keep(resume, {written, _checkpoint(resume, state.best_global_step)})
-
-    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.progress(state.global_step, state.max_steps, f"dev score {kwargs['metrics']['eval_score']:.2f}")
 
 
 class Trained(NamedTuple):
@@ -88,149 +41,154 @@ class Trained(NamedTuple):
 
     steps: int
     """Optimiser steps."""
-    history: list[dict[str, float]]
-    """One row for every evaluation and for some hundred steps: step, epoch, loss and its terms (means over the steps
-    since the row before), and for an evaluation the dev metrics."""
+    history: list[Row]
+    """One row per evaluation and for some hundred steps; losses are means over the steps since the row before."""
 
 
 def train(
-    model: PreTrainedModel,
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    score: Callable[[PreTrainedModel], dict[str, float]],
+    model: nn.Module,
+    batches: SharedBatches,
+    objective: Objective,
+    score: Callable[[Any], dict[str, float]],
     settings: Training,
-    max_length: int,
     seed: int,
     resume: Path,
     progress: Progress,
-    teacher: PreTrainedModel | None = None,
-    loss: DistillationLoss | None = None,
 ) -> Trained:
     """Trains a model in place and leaves it at its best evaluation on dev.
 
     Args:
         model: the teacher to fine-tune, or the student.
-        rows: what to train on, tokenised.
-        tokenizer: pads the batches.
+        batches: what to train on.
+        objective: what is minimised.
         score: gives the dev metrics of a model; `settings.keep_best` names the one that is maximised.
         settings: how to train.
-        max_length: tokens that the rows were cut to.
-        seed: of the order of rows and of dropout.
+        seed: of dropout; that of the order of rows is in `batches`.
         resume: folder of this very training's checkpoints; the last one is continued.
         progress: is told of every step.
-        teacher: runs kdqat's attention function; None: train on the labels.
-        loss: what the student learns from the teacher.
 
     Returns:
         The steps and the history.
+
+    Raises:
+        GateError: the training diverges.
     """
-    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-    if settings.eval_every is not None:
-        every = {"eval_strategy": "steps", "save_strategy": "steps"}
-        every |= {"eval_steps": settings.eval_every, "save_steps": settings.eval_every}
-    last = _last_whole(resume)
-    # Where every row is as long as any other, there is nothing to group.
-    grouped = settings.padding == "longest"
-    batches = SharedBatches(rows, settings.batch_size, grouped, seed, group.rank(), group.size())
-    steps = settings.max_steps or ceil(settings.epochs * len(batches))
-    arguments = TrainingArguments(
-        output_dir=str(resume),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size // group.size(),
-        weight_decay=settings.weight_decay,
-        # 0: the optimiser clips for itself.
-        max_grad_norm=settings.gradient_clip if settings.optimizer == "adamw" else 0.0,
-        load_best_model_at_end=True,
-        metric_for_best_model=f"eval_{settings.keep_best}",
-        greater_is_better=True,
-        seed=seed,
-        full_determinism=True,
-        logging_strategy="steps",
-        logging_steps=max(1, steps // _LOGS),
-        logging_first_step=True,  # what EncoderTrainer measures divergence by
-        logging_nan_inf_filter=False,  # it hides what EncoderTrainer stops at
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=group.size() > 1 and not torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        **every,
-    )
-    # One process uses one GPU: Trainer would split its batches over all that it sees.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    rows = rows.remove_columns("length")
-    pad = DataCollatorWithPadding(tokenizer, padding=settings.padding, max_length=max_length)
-    trainer = EncoderTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows,  # Trainer asks for one; `score` knows the dev rows
-        data_collator=Collator(pad, rows[0]),
-        optimizer_cls_and_kwargs=optimizer_of(settings),
-        callbacks=[_Report(progress, settings.eval_before_end)],
-        score=score,
-        batches=batches,
-        teacher=teacher,
-        loss=loss,
-        precision=settings.precision,
-        warmup=settings.warmup,
-    )
-    trainer.remove_callback(PrinterCallback)
-    keep_freed_memory()
-    state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else trainer.state
-    if last and state.global_step >= state.max_steps:  # it ended, but not so the command: Trainer would add a step
-        progress(state.global_step, state.max_steps, _RESUMED)
-        best = _checkpoint(resume, state.best_global_step or state.global_step)
-        load_model(model, best / SAFE_WEIGHTS_NAME, strict=False)
-        return Trained(state.global_step, _history(state.log_history))
-    torch.manual_seed(seed + group.rank())  # each process draws dropout of its own
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return Trained(trainer.state.global_step, _history(trainer.state.log_history))
+    return _Loop(model, batches, objective, score, settings, seed, resume, progress).run()
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Writes a history as CSV, for `dvc plots`."""
-    known = {key for row in history for key in row}
-    # In an order of its own: a history that was resumed from comes back with its keys sorted.
-    columns = [key for key in _KEPT if key in known] + sorted(known - set(_KEPT))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(history)
+class _Loop:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: SharedBatches,
+        objective: Objective,
+        score: Callable[[Any], dict[str, float]],
+        settings: Training,
+        seed: int,
+        resume: Path,
+        progress: Progress,
+    ) -> None:
+        self.model, self.batches, self.objective, self.score = model, batches, objective, score
+        self.settings, self.seed, self.progress = settings, seed, progress
+        self.steps = settings.max_steps or ceil(settings.epochs * len(batches))
+        self.checkpoints = Checkpoints(resume)
+        self.standing = self.checkpoints.standing()
+        self.means = Means()
+        keep_freed_memory()
 
+    def run(self) -> Trained:
+        """Trains from where the last checkpoint stands to the end."""
+        now = self.standing
+        if now.step:
+            self.progress(now.step, self.steps, _RESUMED)
+        if now.step < self.steps:  # else it ended, but not so the command
+            self._train()
+        self.checkpoints.load_best(self.model, now)
+        return Trained(now.step, now.history)
 
-def _checkpoint(resume: Path, step: int) -> Path:
-    return resume / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    def _train(self) -> None:
+        enable_full_determinism(self.seed)
+        torch.manual_seed(self.seed + group.rank())  # each process draws dropout of its own
+        here = Accelerator(cpu=group.size() > 1 and not torch.cuda.is_available(), mixed_precision="no")
+        optimizer = optimizer_of(self.model, self.settings)
+        trained, optimizer = here.prepare(self.model, optimizer)
+        self.objective.to(here.device)
+        for batch in self._batches(here):
+            trained.train()
+            losses = self._losses(trained, batch)
+            here.backward(losses["loss"])
+            # The optimiser that clips for itself still has its gradient's norm looked at.
+            clip = self.settings.gradient_clip if self.settings.optimizer == "adamw" else inf
+            norm = here.clip_grad_norm_(trained.parameters(), clip)
+            if not torch.isfinite(losses["loss"].detach() + norm):
+                models = {self.objective.trains: self.model} | self.objective.models
+                raise self._stopped(explain(models, lambda: self.objective.parts(self.model, batch)), 1)  # noqa: B023
+            rate = self.settings.learning_rate * share_of_rate(self.standing.step, self.steps, self.settings.warmup)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+            self.means.add(losses)
+            self._after_step(here, rate)
 
+    def _batches(self, here: Accelerator) -> Iterator[Any]:
+        """The batches that are left, on the device; those of a resumed epoch from the one that comes next."""
+        restored = False
+        while self.standing.step < self.steps:
+            epoch, done = divmod(self.standing.step, len(self.batches))
+            loader = iter(self.batches.loader(epoch, done))  # draws a random number, which restoring takes back
+            if not restored:
+                self.checkpoints.restore(here)
+                restored = True
+            for batch in loader:
+                yield send_to_device(batch, here.device, non_blocking=True)
+                if self.standing.step == self.steps:
+                    return
 
-def _last_whole(resume: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; what a kill or a full disk cut short is removed."""
-    whole = {marker.parent for marker in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_WHOLE}")}
-    if group.leads():
-        _keep(resume, whole)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    def _losses(self, trained: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """The loss and its terms: means over the rows of all processes, once the gradients' mean is taken."""
+        terms = self.objective.terms(trained, batch)
+        means = torch.stack(list(terms.values()))
+        if group.size() > 1:
+            counts = self.objective.counts(batch)
+            mine = torch.stack([counts[name] for name in terms]).to(means.dtype)
+            means = means * (group.size() * mine / group.add_up(mine.clone()))
+        return {"loss": means.sum()} | {f"loss_{name}": mean for name, mean in zip(terms, means, strict=True)}
 
+    def _after_step(self, here: Accelerator, rate: float) -> None:
+        now = self.standing
+        now.step += 1
+        self.progress(now.step, self.steps, "")
+        evaluates = self._evaluates(now.step)
+        if evaluates or now.step == 1 or now.step % max(1, self.steps // _LOGS) == 0:
+            row = {"step": now.step, "epoch": now.step / len(self.batches), "learning_rate": rate}
+            now.history.append(row | self.means.take())
+        if evaluates:
+            self._evaluate()
+            self.checkpoints.save(here, now)
 
-def _keep(resume: Path, wanted: set[Path]) -> None:
-    for path in resume.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if path not in wanted:
-            # Its mark goes first: half removed, it is not whole.
-            (path / _WHOLE).unlink(missing_ok=True)
-            shutil.rmtree(path)
+    def _evaluates(self, step: int) -> bool:
+        every = self.settings.eval_every
+        if every is None:
+            return step % len(self.batches) == 0 or step == self.steps
+        return step % every == 0 or step == max(self.steps - self.settings.eval_before_end, 1)
 
+    def _evaluate(self) -> None:
+        """The dev metrics, by the same code as `kdqat evaluate`; what it sees may be saved."""
+        now = self.standing
+        if grown := growth(now.history):
+            raise self._stopped(grown)
+        if weight := weight_at_fault({self.objective.trains: self.model}):
+            raise self._stopped(f"{weight} is not finite")
+        metrics = self.score(self.model)
+        now.history[-1] |= metrics
+        self.progress(now.step, self.steps, f"dev score {metrics['score']:.2f}")
+        if metrics[self.settings.keep_best] > now.best:
+            now.best, now.best_step = metrics[self.settings.keep_best], now.step
 
-def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    rows: dict[float, dict[str, float]] = {}
-    for entry in log:
-        values = {key.removeprefix("eval_"): value for key, value in entry.items() if key in _KEPT or _is_result(key)}
-        rows.setdefault(entry["step"], {}).update(values)
-    return list(rows.values())
-
-
-_KEPT = ("step", "epoch", "learning_rate", "loss")
-
-
-def _is_result(key: str) -> bool:
-    return key.startswith(("loss_", "eval_"))
+    def _stopped(self, why: str, next_step: int = 0) -> GateError:
+        step = self.standing.step + next_step
+        return GateError(
+            f"The training stopped at step {step} of {self.steps}, before anything was overwritten: {why}.",
+            f"the same command with a --learning-rate below {self.settings.learning_rate:g}",
+        )

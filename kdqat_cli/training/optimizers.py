@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.adamw import adamw
+from transformers.trainer_pt_utils import get_parameter_names
 
 from kdqat_cli.config import Training
 
 _UNBIASED = 1e7  # steps
+_NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # as transformers has it
 
 
 class BertAdam(Optimizer):
@@ -92,9 +94,17 @@ def share_of_rate(step: int, steps: int, warmup: float) -> float:
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
-def optimizer_of(settings: Training) -> tuple[type[Optimizer], dict[str, Any]]:
-    """Class and arguments of the optimiser that the settings name, without parameters."""
-    rate = {"lr": settings.learning_rate}
+def optimizer_of(model: nn.Module, settings: Training) -> Optimizer:
+    """The optimiser that the settings name, for a model; biases and normalisation have no weight decay."""
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _NOT_DECAYED))
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[name in decayed].append(parameter)
+    groups = [
+        {"params": parts[True], "weight_decay": settings.weight_decay},
+        {"params": parts[False], "weight_decay": 0.0},
+    ]
     if settings.optimizer == "bert-adam":
-        return BertAdam, rate | {"gradient_clip": settings.gradient_clip}
-    return AdamW, rate | {"fused": True}
+        return BertAdam(groups, settings.learning_rate, settings.gradient_clip)
+    return AdamW(groups, settings.learning_rate, fused=True)

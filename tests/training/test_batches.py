@@ -6,7 +6,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from kdqat_cli.training.batches import STAND_IN, Collator, SharedBatches
+from kdqat_cli import group
+from kdqat_cli.distillation.objective import STAND_IN
+from kdqat_cli.training.batches import SharedBatches
 
 COUNT = 89  # eleven batches of 8, and a row
 LENGTHS = [number * 7 % 11 + 3 for number in range(COUNT)]
@@ -14,9 +16,11 @@ ROWS = Dataset.from_dict({"length": LENGTHS})
 
 
 def batches(grouped: bool, epoch: int = 0, seed: int = 1, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    shared = SharedBatches(ROWS, 8, grouped, seed, rank, processes)
-    shared.set_epoch(epoch)
-    out = list(shared)
+    shared = SharedBatches(ROWS, lambda rows: {"rows": rows}, 8, seed, LENGTHS if grouped else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group, "rank", lambda: rank)
+        patch.setattr(group, "size", lambda: processes)
+        out = shared.indices(epoch)
     assert len(out) == len(shared) == 12
     return out
 
@@ -53,7 +57,16 @@ def test_rows_of_like_length_meet() -> None:
     assert spread(True) < 0.8 * spread(False)
 
 
-def test_a_process_without_a_row_gets_a_marked_one() -> None:
-    collate = Collator(lambda rows: {"input_ids": [row["input_ids"] for row in rows]}, {"input_ids": 7})
-    assert collate([{"input_ids": 1}, {"input_ids": 2}]) == {"input_ids": [1, 2]}
-    assert collate([]) == {"input_ids": [7], STAND_IN: True}
+def test_a_process_without_a_row_gets_a_marked_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedBatches([7, 8, 9], lambda rows: {"ids": rows}, 2, 1)
+    monkeypatch.setattr(group, "rank", lambda: 1)
+    monkeypatch.setattr(group, "size", lambda: 2)
+    first, last = shared.loader(epoch=0)
+    assert first.keys() == {"ids"}
+    assert last == {"ids": [7], STAND_IN: True}
+
+
+def test_the_batches_of_a_resumed_epoch_are_those_that_are_left() -> None:
+    shared = SharedBatches(ROWS, lambda rows: {"length": [row["length"] for row in rows]}, 8, 1, LENGTHS)
+    whole = list(shared.loader(epoch=1))
+    assert list(shared.loader(epoch=1, done=5)) == whole[5:]

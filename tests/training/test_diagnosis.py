@@ -1,21 +1,24 @@
 """What is said of a training whose numbers are not finite."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
 from kdqat_cli.distillation.losses import DistillationLoss
+from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.errors import GateError
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.training.diagnosis import diverged, explain
-from kdqat_cli.training.trainer import EncoderTrainer
-from tests.recipes import distillation, quantization
+from kdqat_cli.training.batches import SharedBatches
+from kdqat_cli.training.diagnosis import explain
+from kdqat_cli.training.loop import Progress, train
+from tests.recipes import distillation, quantization, training
 
 
 def network(first: float = 1.0) -> nn.Sequential:
@@ -56,49 +59,45 @@ def test_what_does_not_happen_again_is_not_explained_away() -> None:
     assert said == "the loss or its gradient is not finite"
 
 
-@pytest.mark.parametrize(
-    ("loss", "first", "expected"), [(9.9, 1, False), (10.1, 1, True), (9.9, 0, False), (15, 2, False), (20.1, 2, True)]
-)
-def test_a_loss_diverges_when_it_is_ten_times_the_first(loss: float, first: float, expected: bool) -> None:
-    assert diverged(loss, first) is expected
+Start = Callable[[Progress], None]
 
 
 @pytest.fixture
-def distiller(model: PreTrainedModel, tmp_path: Path) -> EncoderTrainer:
-    teacher = copy.deepcopy(model)
-    use_kdqat_attention(teacher)
+def teacher(model: PreTrainedModel) -> PreTrainedModel:
+    out = copy.deepcopy(model)
+    use_kdqat_attention(out)
+    return out
+
+
+@pytest.fixture
+def start(model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path) -> Start:
+    """Distils for four steps, all of them on one batch."""
     quantize_model(model, quantization())
-    return EncoderTrainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
-        score=lambda _: {"score": 0.0},
-        teacher=teacher,
-        loss=DistillationLoss(distillation("map+output")),
-    )
+    rows = SharedBatches(range(4), lambda _: {**batch, "labels": torch.tensor([0, 1, 2, 2, 1])}, 1, 0)
+    objective = OnTeacher(model, teacher, DistillationLoss(distillation("map+output")), "fp32")
+
+    def run(progress: Progress) -> None:
+        train(model, rows, objective, lambda _: {"score": 0.0}, training(epochs=1), 1, tmp_path, progress)
+
+    return run
 
 
-def test_the_layer_is_named_whose_loss_is_not_finite(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
-    assert distiller.teacher is not None
+def test_the_layer_is_named_whose_loss_is_not_finite(teacher: PreTrainedModel, start: Start) -> None:
     with torch.no_grad():
-        distiller.teacher.bert.encoder.layer[1].attention.self.query.bias[0] = torch.inf
+        teacher.bert.encoder.layer[1].attention.self.query.bias[0] = torch.inf
     with pytest.raises(GateError) as caught:
-        step(distiller, batch)
-    assert "stopped at step 1 of" in caught.value.sentence
+        start(lambda *_: None)
+    assert "stopped at step 1 of 4" in caught.value.sentence
     assert "map (layer 1)" in caught.value.sentence
     assert "first the teacher's weight bert.encoder.layer.1.attention.self.query.bias" in caught.value.sentence
 
 
-def test_no_weight_that_is_not_finite_is_scored_or_saved(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
-    step(distiller, batch)
-    with torch.no_grad():
-        distiller.model.classifier.weight[0, 0] = torch.nan
+def test_no_weight_that_is_not_finite_is_scored_or_saved(model: PreTrainedModel, start: Start, tmp_path: Path) -> None:
+    def spoil(step: int, steps: int, news: str) -> None:
+        if step == steps:
+            with torch.no_grad():
+                model.classifier.weight[0, 0] = torch.nan
+
     with pytest.raises(GateError, match=r"the student's weight classifier\.weight is not finite"):
-        distiller.evaluate()
-
-
-def step(distiller: EncoderTrainer, batch: dict[str, Tensor]) -> None:
-    inputs = {**batch, "labels": torch.tensor([0, 1, 2, 2, 1])}
-    loss = distiller.compute_loss(distiller.model, inputs)
-    assert isinstance(loss, Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
-    distiller._get_grad_norm(distiller.model)
+        start(spoil)
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -59,7 +59,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rated_tas
 def test_two_processes_train_as_one_does(
     two: dict[str, Any], tiny_encoder: Path, rated_task: Path, tmp_path: Path, name: str
 ) -> None:
-    """Trainer's logs are of single precision; the weights are not, and differ by 1e-12 after these steps."""
+    """Losses are logged in single precision; the weights are not, and differ by 1e-12 after these steps."""
     one, both = trained(name, tiny_encoder, rated_task, tmp_path), two[name]
     assert len(one["history"]) == len(both["history"]) == 12
     assert sum("score" in row for row in both["history"]) == 2
@@ -122,7 +122,7 @@ def started(work: Path, out: str) -> tuple["subprocess.Popen[bytes]", list[psuti
             stderr=file,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
-    wait_until(lambda: any((work / out).glob(".kdqat-resume/*/checkpoint-*/whole")) or process.poll() is not None)
+    wait_until(lambda: any((work / out).glob(".kdqat-resume/*/checkpoint-*/complete")) or process.poll() is not None)
     assert process.poll() is None, log.read_text(encoding="utf-8")
     members = sorted(psutil.Process(process.pid).children(), key=lambda member: member.create_time())
     assert len(members) == 2

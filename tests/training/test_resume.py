@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import train
 from tests.recipes import training
 
+LENGTH = 24
 Result = tuple[list[dict[str, float]], dict[str, Tensor]]
 Start = Callable[..., Result]
 
@@ -27,8 +30,8 @@ class KilledError(BaseException):
 def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
     """40 of them: an epoch has 5 steps."""
     task = load_task(str(rated_task / "rated.yaml"))
-    loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), 24)
-    return TaskRows(task, loaded.rows.select(range(40)), loaded.tokenizer, loaded.digest, loaded.batches)
+    loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
+    return TaskRows(task, loaded.rows.select(range(40)), loaded.tokenizer, loaded.digest, loaded.batches, LENGTH)
 
 
 @pytest.fixture
@@ -43,9 +46,8 @@ def start(tiny_encoder: Path, rows: TaskRows, tmp_path: Path) -> Start:
         set_seed(0)
         model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
         settings = training(**{"epochs": 3} | changes)
-        history = train(
-            model, rows.rows, rows.tokenizer, rows.score, settings, 24, 1, tmp_path / folder, progress
-        ).history
+        batches = SharedBatches.of(rows, settings, 1)
+        history = train(model, batches, OnLabels(), rows.score, settings, 1, tmp_path / folder, progress).history
         return history, model.state_dict()
 
     return run
@@ -77,13 +79,13 @@ def test_what_was_cut_short_is_neither_continued_from_nor_kept(start: Start, tmp
     whole = start("whole", eval_every=4)
     with pytest.raises(KilledError):
         start("cut", until=10, eval_every=4)
-    marks = sorted(path.parent.name for path in (tmp_path / "cut").glob("*/whole"))
+    marks = sorted(path.parent.name for path in (tmp_path / "cut").glob("*/complete"))
     assert "checkpoint-8" in marks
     assert len(marks) <= 2, "the last and the best"
     half = tmp_path / "cut/checkpoint-9"
     shutil.copytree(tmp_path / "cut/checkpoint-8", half)
-    (half / "whole").unlink()
-    (half / "optimizer.pt").write_bytes((half / "optimizer.pt").read_bytes()[:1000])
+    (half / "complete").unlink()
+    (half / "optimizer.bin").write_bytes((half / "optimizer.bin").read_bytes()[:1000])
     assert same(start("cut", eval_every=4), whole)
     assert not half.exists()
 

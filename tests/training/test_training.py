@@ -16,8 +16,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
 
 from kdqat_cli.config import Training
+from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import train
 from kdqat_cli.training.optimizers import BertAdam
 from tests.recipes import training
@@ -65,7 +67,7 @@ def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
     loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
     first = loaded.rows.select(range(ROWS))
     assert len({tuple(ids) for ids in first["input_ids"]}) == ROWS
-    return TaskRows(task, first, loaded.tokenizer, loaded.digest, loaded.batches)
+    return TaskRows(task, first, loaded.tokenizer, loaded.digest, loaded.batches, LENGTH)
 
 
 @pytest.fixture
@@ -76,7 +78,8 @@ def learner(tiny_encoder: Path) -> PreTrainedModel:
 
 
 def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
-    trained = train(model, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, folder, lambda *_: None)
+    batches = SharedBatches.of(rows, settings, 1)
+    trained = train(model, batches, OnLabels(), rows.score, settings, 1, folder, lambda *_: None)
     assert trained.steps == (settings.max_steps or STEPS // 2 * settings.epochs)
     return trained.history
 
@@ -178,7 +181,8 @@ def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
         return {"score": (accuracy + f1) / 2, "f1": f1, "accuracy": accuracy}
 
     settings = settings_with(eval_every=7, keep_best=keep_best)
-    train(learner, rows.rows, rows.tokenizer, score, settings, LENGTH, 1, tmp_path, lambda *_: None)
+    batches = SharedBatches.of(rows, settings, 1)
+    train(learner, batches, OnLabels(), score, settings, 1, tmp_path, lambda *_: None)
     assert len(weights) == 3
     for name, values in learner.state_dict().items():
         assert torch.equal(values, weights[best][name]), name
@@ -237,8 +241,9 @@ def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_hav
     settings = settings_with(padding="longest", eval_every=3)
     interrupted, again = copy.deepcopy(learner), copy.deepcopy(learner)
     history = run(learner, rows, settings, tmp_path / "whole")
+    batches = SharedBatches.of(rows, settings, 1)
     with pytest.raises(KeyboardInterrupt):
-        train(interrupted, rows.rows, rows.tokenizer, rows.score, settings, LENGTH, 1, tmp_path / "cut", stop)
+        train(interrupted, batches, OnLabels(), rows.score, settings, 1, tmp_path / "cut", stop)
     with watch(again) as seen:
         assert run(again, rows, settings, tmp_path / "cut") == history
     assert len(seen.tokens) == STEPS - (STEPS // 2 + 2), "from the last evaluation"

@@ -17,11 +17,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from kdqat_cli import group
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
+from kdqat_cli.distillation.objective import Objective, OnLabels, OnTeacher
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.parallel.launch import launch
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import train
 from tests.recipes import distillation, quantization, training
 
@@ -41,7 +43,7 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
     torch.set_num_threads(1)
     task, tokenizer = load_task(str(tasks / "rated.yaml")), AutoTokenizer.from_pretrained(encoder)
     all_rows = task_rows(task, "train", None, tokenizer, LENGTH)
-    rows = TaskRows(task, all_rows.rows.select(range(ROWS)), tokenizer, all_rows.digest, all_rows.batches)
+    rows = TaskRows(task, all_rows.rows.select(range(ROWS)), tokenizer, all_rows.digest, all_rows.batches, LENGTH)
     set_seed(0)
     options = {"num_labels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = AutoModelForSequenceClassification.from_pretrained(encoder, **options).double()
@@ -49,16 +51,16 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
         for parameter in model.parameters():  # no bias is 0
             parameter += 0.1 * torch.randn_like(parameter)
     settings: Training = TRAINING
-    more: dict[str, Any] = {}
+    objective: Objective = OnLabels()
     if name in DISTILLATIONS:
         teacher = copy.deepcopy(model)
         use_kdqat_attention(teacher)
         quantize_model(model, quantization())
         settings, chosen = DISTILLATIONS[name]
-        more = {"teacher": teacher, "loss": DistillationLoss(chosen)}
+        objective = OnTeacher(model, teacher, DistillationLoss(chosen), "fp32")
     score = task_rows(task, "dev", None, tokenizer, LENGTH).score
-    where = folder / name
-    history = train(model, rows.rows, tokenizer, score, settings, LENGTH, 1, where, lambda *_: None, **more).history
+    batches = SharedBatches.of(rows, settings, 1)
+    history = train(model, batches, objective, score, settings, 1, folder / name, lambda *_: None).history
     draws = torch.zeros(group.size())
     draws[group.rank()] = torch.rand(())
     weights = {key: values.tolist() for key, values in model.state_dict().items() if values.is_floating_point()}

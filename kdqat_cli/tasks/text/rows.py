@@ -1,13 +1,15 @@
 """A task's rows as a model reads them, and its score on them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
@@ -27,6 +29,7 @@ class TaskRows:
         tokenizer: what they were tokenised with.
         digest: sha256 of the rows before tokenising.
         batches: how they are put together to be scored.
+        max_length: tokens that they were cut to.
     """
 
     task: Task
@@ -34,11 +37,29 @@ class TaskRows:
     tokenizer: PreTrainedTokenizerBase
     digest: str
     batches: Batches
+    max_length: int
 
     @property
     def labels(self) -> Any:
         """The gold labels (rows,)."""
         return np.asarray(self.rows["labels"])
+
+    @property
+    def examples(self) -> Dataset:
+        """The rows as `collate` takes them."""
+        return self.rows.remove_columns("length")
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return list(self.rows["length"])
+
+    def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], Any]:
+        """Puts rows together to inputs (B, L) by name, padded to the longest of them or to `max_length`."""
+        collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(
+            self.tokenizer, padding=padding, max_length=self.max_length
+        )
+        return collator
 
     def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
@@ -88,4 +109,4 @@ def task_rows(
     """
     rows = load_split(task, split, data_dir)
     tokenized = tokenize(rows, tokenizer, max_length, batches.keeps_more)
-    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches)
+    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches, max_length)

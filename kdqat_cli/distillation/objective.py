@@ -1,0 +1,149 @@
+"""What a training minimises: named terms, each a mean over the rows or tokens of a batch; their sum is the loss.
+
+`OnLabels` fine-tunes a teacher. `OnTeacher` distils a student: it runs both models and compares what they compute.
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import PrecisionName
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences, wide
+from kdqat_cli.networks.captures import capture
+
+Batch = dict[str, Any]
+STAND_IN = "stand_in"
+"""Marks the dummy batch of a process that has no row in a step; it is computed, and its weight in the loss is 0."""
+
+
+class Objective(Protocol):
+    """What the training loop asks for."""
+
+    trains: str
+    """What messages call the model that is trained."""
+    models: dict[str, nn.Module]
+    """Other models that take part, by what messages call them."""
+
+    def to(self, device: torch.device) -> None:
+        """Moves the other models."""
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Every term of one batch, weighted, with its gradient.
+
+        Args:
+            model: the one that is trained, perhaps wrapped for several processes.
+            batch: inputs and labels on the model's device.
+        """
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each term's mean divides by, up to a factor that all batches share."""
+
+    def parts(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The terms, those of single layers apart, to find the first that is not finite."""
+
+
+class OnLabels:
+    """Cross entropy with the labels, or their squared error."""
+
+    trains = "model"
+
+    def __init__(self, precision: PrecisionName = "fp32") -> None:
+        """Sets the precision of matrix products."""
+        self.models: dict[str, nn.Module] = {}
+        self._products = _Products(precision)
+
+    def to(self, device: torch.device) -> None:
+        """There is no other model."""
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`."""
+        with self._products.on(batch):
+            logits = model(**_inputs(batch)).logits
+        return {"labels": gold_loss(logits, batch["labels"])}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`."""
+        return {"labels": sentences(_counted(batch))}
+
+    parts = terms
+
+
+class OnTeacher:
+    """A distillation loss, and the labels where they have a weight."""
+
+    trains = "student"
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, loss: DistillationLoss, precision: PrecisionName
+    ) -> None:
+        """Sets what is compared.
+
+        Args:
+            student: the model that is trained, as it is before it is wrapped.
+            teacher: runs kdqat's attention function; it is set to eval mode.
+            loss: what the student learns from the teacher.
+            precision: of both models' matrix products; bf16 takes them in bfloat16, but for those of integers.
+        """
+        self._student, self._teacher, self._loss = student, teacher.eval(), loss
+        self.models: dict[str, nn.Module] = {"teacher": teacher}
+        self._products = _Products(precision)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the teacher."""
+        self._teacher.to(device)
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`."""
+        return self._compared(model, batch)[0]
+
+    def parts(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`."""
+        return self._compared(model, batch)[1]
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`."""
+        return self._loss.counts(_counted(batch))
+
+    def _compared(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        inputs, loss = _inputs(batch), self._loss
+        with self._products.on(batch), torch.no_grad(), capture(self._teacher, loss.captures) as taught:
+            teacher_logits = self._teacher(**inputs).logits
+        running = RunningLoss(loss, taught, inputs["attention_mask"])
+        with self._products.on(batch), capture(self._student, loss.captures, running.compare):
+            logits = model(**inputs).logits
+        terms = running.terms(logits, teacher_logits)
+        if loss.settings.labels:
+            terms["labels"] = loss.settings.labels * gold_loss(logits, batch["labels"])
+        whole = {name: value for name, value in terms.items() if name not in TERMS}
+        return terms, running.by_layer() | whole
+
+
+class _Products:
+    """The precision of matrix products. The model itself never changes: it is evaluated as it is saved."""
+
+    def __init__(self, precision: PrecisionName) -> None:
+        self._half = precision == "bf16"
+
+    def on(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=self._half)
+
+
+def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy with the labels (B,); one column of logits: squared error."""
+    logits = wide(logits)
+    if logits.size(-1) == 1:
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: values for name, values in batch.items() if name not in ("labels", STAND_IN)}
+
+
+def _counted(batch: Batch) -> Tensor:
+    """The mask (B, L) of the tokens that count."""
+    mask: Tensor = batch["attention_mask"]
+    return torch.zeros_like(mask) if STAND_IN in batch else mask

@@ -1,0 +1,88 @@
+"""Checkpoints of a training: what it needs to go on as if it had never been interrupted.
+
+A checkpoint is accelerate's (weights, optimiser, random states of each process) and `progress.json`. It counts once
+its file `complete` is there, which is written last. The newest and the best one are kept.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from torch import nn
+
+from kdqat_cli import group
+from kdqat_cli.store.writing import sync_tree
+from kdqat_cli.training.history import Row
+
+_WHOLE = "complete"
+_PROGRESS = "progress.json"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Standing:
+    """How far a training is.
+
+    Attributes:
+        step: optimiser steps that are done.
+        best: the best value of the metric that is maximised.
+        best_step: where it was reached; 0: not evaluated yet.
+        history: see `Row`.
+    """
+
+    step: int = 0
+    best: float = float("-inf")
+    best_step: int = 0
+    history: list[Row] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Finds the newest whole checkpoint, and removes what a kill or a full disk cut short."""
+        self._folder = folder
+        whole = {marker.parent for marker in folder.glob(f"*/{_WHOLE}")}
+        self._newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        if group.leads():
+            self._keep(whole)
+
+    def standing(self) -> Standing:
+        """That of the newest checkpoint; without one, the beginning."""
+        if self._newest is None:
+            return Standing()
+        return Standing(**json.loads((self._newest / _PROGRESS).read_text(encoding="utf-8")))
+
+    def restore(self, accelerator: Accelerator) -> None:
+        """Weights, optimiser and random states as they were at the newest checkpoint, if there is one."""
+        if self._newest is not None:
+            accelerator.load_state(str(self._newest))
+
+    def save(self, accelerator: Accelerator, standing: Standing) -> None:
+        """Writes a checkpoint, then removes those that are neither the newest nor the best."""
+        path = self._at(standing.step)
+        accelerator.save_state(str(path))
+        group.meet()  # each process has a file in it: its random states
+        if not group.leads():
+            return
+        (path / _PROGRESS).write_text(json.dumps(asdict(standing)), encoding="utf-8")
+        sync_tree(path)
+        (path / _WHOLE).touch()
+        sync_tree(path)
+        self._keep({path, self._at(standing.best_step)})
+
+    def load_best(self, model: nn.Module, standing: Standing) -> None:
+        """Gives the model the weights of its best evaluation."""
+        load_model(model, self._at(standing.best_step) / _WEIGHTS)
+
+    def _at(self, step: int) -> Path:
+        return self._folder / f"checkpoint-{step}"
+
+    def _keep(self, wanted: set[Path]) -> None:
+        for path in self._folder.glob("checkpoint-*"):
+            if path not in wanted:
+                (path / _WHOLE).unlink(missing_ok=True)  # first: half removed, it is not whole
+                shutil.rmtree(path)
