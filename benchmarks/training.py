@@ -242,7 +242,7 @@ def lengths_table(name: str, options: argparse.Namespace) -> Table:
     lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, task.max_length).rows["length"])
     sizes, rows, _ = SHAPES[options.shapes[0]]
     draw = random.Random(0)  # noqa: S311
-    drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many as Trainer sorts at a time
+    drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many as are sorted at a time
     grouped = sorted(drawn)
     batches = [grouped[start : start + rows] for start in range(0, len(grouped) - rows + 1, rows)]
     chosen = draw.sample(batches, min(len(batches), options.batches))

@@ -69,4 +69,5 @@ def _main(folder: Path, command: tuple[str, ...], variables: Mapping[str, str], 
     os.environ.update(variables)
     os.chdir(folder)
     sys.argv = [shutil.which("kdqat") or "kdqat", *command[1:]]
+    sys.orig_argv = [sys.executable, *sys.argv]  # what a training on several devices starts once more
     main()

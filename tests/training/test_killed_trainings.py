@@ -20,7 +20,7 @@ BYTES = ("model/model.safetensors", "model/kdqat.json", "model/config.json", "mo
 
 
 def writes_checkpoint(out: Path) -> bool:
-    return any(not (path / "whole").exists() for path in out.glob(".kdqat-resume/*/checkpoint-*"))
+    return any(not (path / "complete").exists() for path in out.glob(".kdqat-resume/*/checkpoint-*"))
 
 
 def writes_results(out: Path) -> bool:
