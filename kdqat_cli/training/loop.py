@@ -7,6 +7,7 @@ grows out of bounds, end the training with the reason, before anything is overwr
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,13 +134,16 @@ class _Loop:
 
     def _batches(self, here: Accelerator) -> Iterator[Any]:
         """The batches that are left, on the device; those of a resumed epoch from the one that comes next."""
-        restored = False
+        restore: Callable[[], None] | None = partial(self.checkpoints.restore, here)
         while self.standing.step < self.steps:
             epoch, done = divmod(self.standing.step, len(self.batches))
-            loader = iter(self.batches.loader(epoch, done))  # draws a random number, which restoring takes back
-            if not restored:
-                self.checkpoints.restore(here)
-                restored = True
+            # The iterator draws a random number: before a checkpoint within the epoch, after one at its start.
+            if restore and not done:
+                restore()
+            loader = iter(self.batches.loader(epoch, done))
+            if restore and done:
+                restore()
+            restore = None
             for batch in loader:
                 yield send_to_device(batch, here.device, non_blocking=True)
                 if self.standing.step == self.steps:
