@@ -87,7 +87,7 @@ def forms(
         out = scratch / name
         output.remark(f"exporting {name}")
         try:
-            told = export(source, out, format_name=name, task=task, data_dir=data_dir)  # type: ignore[arg-type]
+            told = export(source, out, format_name=name, task=task, data_dir=data_dir)
         except KdqatError as error:
             output.remark(f"{name} is left out: {error.sentence}")
             continue

@@ -10,19 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.files import is_there
+from kdqat_cli.names import LOSSES
+from kdqat_cli.plugins import load_plugins
 from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 OPTIONS = "options"
 _PACKAGED = Path(__file__).parent / "recipes"
 
-LossName = Literal["score", "map", "output", "mha", "map+output"]
-"""Values of `--loss`; distillation/losses.py says what each is."""
+LossName = Annotated[str, BeforeValidator(LOSSES.checked)]
+"""Values of `--loss`."""
 
 MixName = Literal["SM1", "SM2"]
 """Forms of the mix of losses in Eq. 8."""
@@ -164,6 +166,8 @@ class Params(Section):
     """A hub id, a local folder, or `embedded` (what `kdqat fetch` brings)."""
     data_dir: str | None = None
     """Folder of local task data in the published layouts; null: what `kdqat fetch` brings, or the hub."""
+    plugins: list[str] = []
+    """Python files that add losses, quantisers, networks or formats; paths from the folder of params.yaml."""
     tasks: list[str] = []
     """Tasks of the pipeline: names that `kdqat ls tasks` lists, or of YAML files in the folder tasks/."""
     losses: list[LossName] = []
@@ -268,13 +272,27 @@ def _recipe_path(name: str) -> Path:
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """params.yaml of the working folder, or the defaults where there is none.
+    """params.yaml of the working folder, or the defaults where there is none; its plugins are loaded.
 
     Raises:
-        ConfigError: with every error of the file at once.
-        MissingInputError: it is there, but cannot be read.
+        ConfigError: with every error of the file at once, or a plugin fails.
+        MissingInputError: it is there, but cannot be read; or a plugin is not there.
     """
+    use_plugins(path)  # first: the names that they add are values of other keys
     return parse(Params, read_yaml(path) or {}, str(path)) if is_there(path) else Params()
+
+
+def use_plugins(path: Path = PARAMS_FILE) -> None:
+    """Loads the plugins that params.yaml names, if it is there; its other keys may be anything.
+
+    Raises:
+        ConfigError: a plugin fails.
+        MissingInputError: params.yaml cannot be read, or a plugin is not there.
+    """
+    value = read_yaml(path) if is_there(path) else None
+    plugins = value.get("plugins") if isinstance(value, dict) else None
+    if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+        load_plugins(plugins, path.parent, str(path))
 
 
 def resolve(

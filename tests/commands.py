@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 from kdqat_cli.cli import main
 
@@ -53,7 +54,8 @@ def _forked(folder: Path, command: tuple[str, ...]) -> subprocess.CompletedProce
     with tempfile.TemporaryDirectory() as place:
         streams = Path(place, "stdout"), Path(place, "stderr")
         process = _SERVER.Process(target=_main, args=(folder, command, environment(), streams))
-        process.start()
+        with mock.patch.dict(os.environ, environment()):  # the first command starts the server, which imports
+            process.start()
         process.join()
         out, err = (path.read_text(encoding="utf-8") for path in streams)
     assert process.exitcode is not None

@@ -43,7 +43,7 @@ def test_summaries_fit_eighty_columns(tmp_path: Path) -> None:
 _MISTAKES = {
     "distill --task rte --beta -1": (2, "--beta"),
     "distill --task rte --seed x": (2, "--seed"),
-    "distill --task rte --loss foo": (2, "Invalid value for '--loss': 'foo' is not one of 'score', 'map'"),
+    "distill --task rte --loss foo": (2, "--loss: input should be 'score', 'map',"),
     "distill --task rte --teacher absent": (3, "There is no model folder absent."),
     "quantize --task absent.yaml": (3, "There is no file absent.yaml."),
     "quantize --task rte": (3, "There is no model folder runs/rte/teacher."),

@@ -6,7 +6,7 @@ import typer
 
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JsonOption
-from kdqat_cli.config import read_recipe
+from kdqat_cli.config import read_recipe, use_plugins
 from kdqat_cli.output import Output
 from kdqat_cli.store.places import Listed
 
@@ -19,6 +19,7 @@ def ls(
     """List what kdqat knows."""
     from kdqat_cli.stages.ls import ls as stage
 
+    use_plugins()
     Output(json).rows(stage(what))
 
 

@@ -11,6 +11,7 @@ from kdqat_cli.commands.options import (
     DataDirOption,
     DeviceOption,
     ForceOption,
+    FormatOption,
     JsonOption,
     LossOption,
     MaxLengthOption,
@@ -24,8 +25,8 @@ from kdqat_cli.commands.options import (
 )
 from kdqat_cli.config import Device, load_params, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.exporters import FormatName
 from kdqat_cli.hub import refuse_absent
+from kdqat_cli.names import FORMATS
 from kdqat_cli.store.places import export_folder, student_folder
 from kdqat_cli.tasks.registry import load_task
 
@@ -75,9 +76,7 @@ def export(
     student: Annotated[
         Path | None, typer.Option("--student", help="Ternary folder to export. [default: runs/TASK/student/LOSS-SEED]")
     ] = None,
-    format_: Annotated[
-        FormatName, typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.")
-    ] = "packed",
+    format_: FormatOption = "packed",
     out: OutOption = None,
     force: ForceOption = False,
     data_dir: DataDirOption = None,
@@ -92,12 +91,15 @@ def export(
     A packed file stores five weights per byte. An export for another engine is compared with the student on the dev
     rows.
     """
+    params = load_params()
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format: there is no format {format_!r}; there is {FORMATS.listed()}.", "kdqat ls formats")
     if student is not None:
         folder = student.resolve() if student.name in ("", "..") else student
         source, target = student, folder.with_name(f"{folder.name}-{format_}")
     elif task is not None:
         named = load_task(task).name
-        name = loss or resolve(named, load_params()).distillation.loss
+        name = loss or resolve(named, params).distillation.loss
         source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
         others = [path.parent for path in sorted(source.parent.glob("*/model"))]
         if others and not source.exists():

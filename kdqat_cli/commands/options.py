@@ -10,7 +10,6 @@ from kdqat_cli.config import (
     ActivationsName,
     Device,
     Distillation,
-    LossName,
     MixName,
     Params,
     PrecisionName,
@@ -20,6 +19,7 @@ from kdqat_cli.config import (
     field_help,
 )
 from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.names import FORMATS, LOSSES
 from kdqat_cli.native import MOST_THREADS
 
 TaskOption = Annotated[
@@ -58,7 +58,13 @@ BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_
 MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
 EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
 PrecisionOption = Annotated[PrecisionName | None, typer.Option("--precision", help=field_help(Training, "precision"))]
-LossOption = Annotated[LossName | None, typer.Option("--loss", help=field_help(Distillation, "loss"))]
+LossOption = Annotated[
+    str | None, typer.Option("--loss", help=field_help(Distillation, "loss"), metavar=LOSSES.metavar())
+]
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.", metavar=FORMATS.metavar()),
+]
 MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
 TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
 BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]

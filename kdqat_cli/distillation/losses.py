@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdqat_cli.config import Distillation, LossName
+from kdqat_cli.config import Distillation
+from kdqat_cli.names import LOSSES as LOSS_NAMES
 from kdqat_cli.native import fused
 from kdqat_cli.networks.captures import Captures
 
@@ -199,19 +200,36 @@ class Term:
         capture: the field.
         function: the loss, a mean.
         count: what the mean divides by, up to a factor that all batches have: a function of the mask.
+        options: the function's keyword arguments that settings give.
     """
 
     capture: str
     function: LayerLoss
     count: Callable[[Tensor], Tensor]
+    options: Callable[[Distillation], dict[str, Any]] = lambda settings: {}
+
+
+def _padding(settings: Distillation) -> dict[str, Any]:
+    return {"count_padding": settings.padding == "counted"}
 
 
 TERMS: dict[str, Term] = {
-    "hidden": Term("hidden", hidden_loss, Tensor.sum),
-    "score": Term("scores", score_loss, lambda mask: mask.sum(-1).square().sum()),
-    "map": Term("scores", map_loss, sentences),
-    "output": Term("outputs", hidden_loss, Tensor.sum),
-    "mha": Term("mha", hidden_loss, Tensor.sum),
+    "hidden": Term("hidden", hidden_loss, Tensor.sum, _padding),
+    "score": Term(
+        "scores",
+        score_loss,
+        lambda mask: mask.sum(-1).square().sum(),
+        lambda settings: _padding(settings) | {"cutoff": settings.score_cutoff},
+    ),
+    # Of padded queries the public code keeps nothing either, so that `padding` changes nothing here.
+    "map": Term(
+        "scores",
+        map_loss,
+        sentences,
+        lambda settings: {"temperature": settings.temperature, "floor": settings.map_floor},
+    ),
+    "output": Term("outputs", hidden_loss, Tensor.sum, _padding),
+    "mha": Term("mha", hidden_loss, Tensor.sum, _padding),
 }
 
 ALWAYS = ("hidden",)
@@ -226,7 +244,7 @@ class Loss:
     source: str
 
 
-LOSSES: dict[LossName, Loss] = {
+LOSSES: dict[str, Loss] = {
     "score": Loss(("score",), "attention scores, before softmax: the TernaryBERT baseline", "Eq. 5"),
     "map": Loss(("map",), "attention maps, by KL divergence; reads temperature", "Eq. 6, Table 1"),
     "output": Loss(("output",), "attention outputs Y = LayerNorm(X + MHA(X))", "Eq. 7"),
@@ -235,6 +253,19 @@ LOSSES: dict[LossName, Loss] = {
         ("map", "output"), "SM1: map + beta·output, SM2: output + beta·map; reads mix, beta, temperature", "Eq. 8"
     ),
 }
+
+
+def register(name: str, term: Term, about: str, source: str) -> None:
+    """Adds a loss of one attention term; its name is then a value of `--loss`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    LOSS_NAMES.add(name)
+    TERMS[name] = term
+    LOSSES[name] = Loss((name,), about, source)
+
+
 _SCALED = {"SM1": "output", "SM2": "map"}
 
 
@@ -281,15 +312,10 @@ class DistillationLoss:
         chosen = self.settings.hidden_layers
         counts = 1 if chosen == "all" or capture != "hidden" else [index % layers for index in chosen].count(layer)
         names = [name for name in self.weights if TERMS[name].capture == capture and counts]
-        return {name: (counts * self.weights[name], self._function(name)) for name in names}
-
-    def _function(self, name: str) -> LayerLoss:
-        function = TERMS[name].function
-        if name == "map":  # of padded queries the public code keeps nothing either
-            return partial(function, temperature=self.settings.temperature, floor=self.settings.map_floor)
-        if name == "score":
-            function = partial(function, cutoff=self.settings.score_cutoff)
-        return partial(function, count_padding=self.settings.padding == "counted")
+        return {
+            name: (counts * self.weights[name], partial(TERMS[name].function, **TERMS[name].options(self.settings)))
+            for name in names
+        }
 
 
 class RunningLoss:

@@ -8,11 +8,5 @@
     gguf, gguf-tq1   llama.cpp, 2.06 or 1.69 bits a weight, embeddings too
 
 Each file has `write`, which makes the folder, and `logits`, which runs it on the engine it is made for; catalogue.py
-lists them with what each loses, parity.py says how the two models are compared. No torch here: the command line reads
-the names.
+lists them with what each loses, parity.py says how the two models are compared.
 """
-
-from typing import Literal
-
-FormatName = Literal["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"]
-"""Values of `--format`; `packed` is kdqat's own."""

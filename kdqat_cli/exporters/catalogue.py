@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdqat_cli.exporters import bitnet, compressed, dense, gguf_file, gguf_run, onnx_graph, stock
 from kdqat_cli.exporters.parity import Batch, Logits
+from kdqat_cli.names import FORMATS as FORMAT_NAMES
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class Format:
     packages: tuple[str, ...] = ()
     half: bool = False
     tokens: Callable[[Path, list[str]], list[list[int]]] | None = None
+
+
+def register(name: str, spec: Format) -> None:
+    """Adds a format; its name is then a value of `--format`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    FORMAT_NAMES.add(name)
+    FORMATS[name] = spec
 
 
 _ONNX = ("onnx", "onnxruntime", "onnxscript")

@@ -7,7 +7,6 @@ import numpy as np
 from datasets import Dataset
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.exporters import FormatName
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import Batches, Record
@@ -30,7 +29,7 @@ def export(
     student: str,
     out: Path,
     half: bool = False,
-    format_name: FormatName = "packed",
+    format_name: str = "packed",
     task: Task | None = None,
     data_dir: Path | None = None,
     force: bool = False,
@@ -100,7 +99,7 @@ def _pack(student: str, out: Path, half: bool, force: bool) -> dict[str, Any]:
 
 
 def _export_foreign(
-    student: str, out: Path, half: bool, format_name: FormatName, task: Task, data_dir: Path | None, force: bool
+    student: str, out: Path, half: bool, format_name: str, task: Task, data_dir: Path | None, force: bool
 ) -> dict[str, Any]:
     # Here, not above: the exporters load what packing alone does not need.
     from kdqat_cli.exporters.catalogue import FORMATS

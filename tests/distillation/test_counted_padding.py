@@ -1,13 +1,11 @@
 """Losses that count padding, as the public code does: forward and gradient, against float64 loops."""
 
-import typing
-
 import numpy as np
 import pytest
 import torch
 
-from kdqat_cli.config import LossName
 from kdqat_cli.distillation.losses import DistillationLoss, hidden_loss, score_loss
+from kdqat_cli.names import LOSSES as LOSS_NAMES
 from tests.distillation.reference import (
     HEADS,
     LENGTH,
@@ -141,7 +139,7 @@ def test_a_score_of_a_padded_key_may_be_anything(garbage: float) -> None:
         assert not variable.grad[torch.tensor(padded)].any()
 
 
-@pytest.mark.parametrize("name", typing.get_args(LossName))
+@pytest.mark.parametrize("name", LOSS_NAMES)
 @pytest.mark.parametrize("mask", [MASKS["odd lengths"], MASKS["a row of padding"]], ids=["odd lengths", "a row"])
 def test_the_setting_reaches_every_squared_error_and_no_map(name: str, mask: Array) -> None:
     student, teacher = both_sides()

@@ -2,18 +2,17 @@
 
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.exporters import FormatName
 from kdqat_cli.exporters.catalogue import FORMATS
 from kdqat_cli.exporters.packages import require_packages
+from kdqat_cli.names import FORMATS as FORMAT_NAMES
 
 
 def test_every_name_has_a_format() -> None:
-    assert list(get_args(FormatName)) == ["packed", *FORMATS]
+    assert list(FORMAT_NAMES) == ["packed", *FORMATS]
 
 
 def test_names_need_no_torch() -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError, GateError, MissingInputError
-from kdqat_cli.exporters import FormatName, catalogue, dense
+from kdqat_cli.exporters import catalogue, dense
 from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
@@ -40,7 +40,7 @@ def student(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFac
 # One of each engine; test_stock.py, test_onnx.py and test_gguf.py hold the formats' own tests.
 @pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
 def test_an_export_is_compared_on_the_dev_rows(
-    format_name: FormatName, package: str, student: str, task: Task, tmp_path: Path
+    format_name: str, package: str, student: str, task: Task, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
     out = tmp_path / "out"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from kdqat_cli import names
 from kdqat_cli.analysis.published import published_names
 from kdqat_cli.cli import app
-from kdqat_cli.config import LossName, recipe_names
+from kdqat_cli.config import recipe_names
 from kdqat_cli.distillation.losses import LOSSES
-from kdqat_cli.exporters import FormatName
 from kdqat_cli.networks.encoders import ENCODERS
 from kdqat_cli.stages.ls import ls
 from kdqat_cli.store.places import Listed
@@ -22,10 +22,10 @@ from tests.test_recipes import GLUE
 CATALOGUES = typing.get_args(Listed)
 KEYS: dict[Listed, tuple[str, set[str]]] = {
     "tasks": ("task", set(task_names())),
-    "losses": ("loss", set(typing.get_args(LossName))),
+    "losses": ("loss", set(names.LOSSES)),
     "recipes": ("recipe", set(recipe_names())),
     "encoders": ("model type", set(ENCODERS)),
-    "formats": ("format", set(typing.get_args(FormatName))),
+    "formats": ("format", set(names.FORMATS)),
     "published": ("published", set(published_names())),
 }
 

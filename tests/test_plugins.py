@@ -1,0 +1,84 @@
+"""Plugins: a file outside the package adds a loss and an export format, and the command line runs them."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+
+pytestmark = pytest.mark.pipeline
+
+PLUGIN = """\
+import json
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdqat_cli.distillation import losses
+from kdqat_cli.exporters import catalogue, dense, stock
+
+
+def cosine(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
+    return sum((1 - F.cosine_similarity(s, t, dim=-1))[mask.bool()].mean() for s, t in zip(student, teacher))
+
+
+def write(model, tokenizer, folder: Path) -> None:
+    dense.write(model, tokenizer, folder)
+    (folder / "weights.txt").write_text(str(sum(p.numel() for p in model.parameters())))
+
+
+losses.register("cosine", losses.Term("outputs", cosine, Tensor.sum), "angles of attention outputs", "mine")
+catalogue.register("counted", catalogue.Format(write, stock.logits, "weights.txt", engine="eyes", loses="everything"))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
+    """A folder with the plugin, the task `tiny` and a teacher of it."""
+    folder = tmp_path_factory.mktemp("plugins")
+    shutil.copytree(tiny_task, folder / "tasks")
+    (folder / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    (folder / "params.yaml").write_text("plugins: [mine.py]\nlosses: [cosine, map]\n", encoding="utf-8")
+    teach = ("finetune-teacher", "--task", "tiny", "--epochs", "4", "--batch-size", "8", "--learning-rate", "4e-3")
+    run(folder, "kdqat", *teach, "--encoder", str(tiny_encoder))
+    return folder
+
+
+def test_a_loss_and_a_format_of_one_file(project: Path) -> None:
+    student = ("distill", "--task", "tiny", "--loss", "cosine", "--epochs", "2", "--learning-rate", "2e-3")
+    told = json.loads(run(project, "kdqat", *student, "--json").stdout)
+    with (project / told["folder"] / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 < float(row["loss_cosine"]) < 2 * 3 for row in rows), "three layers"
+    assert float(rows[-1]["loss_cosine"]) < float(rows[0]["loss_cosine"])
+    assert "angles of attention outputs" in run(project, "kdqat", "ls", "losses").stdout
+    export = ("export", "--student", told["folder"], "--format", "counted", "--json")
+    told = json.loads(run(project, "kdqat", *export).stdout)
+    assert told["rows"] == 60
+    counted = (project / told["folder"] / "model/weights.txt").read_text(encoding="utf-8")
+    assert int(counted) > 10_000
+    assert told["bytes"] == len(counted)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "content", "said", "code"),
+    [
+        ("[nix.py]", None, "nix.py", 3),
+        ("[mine.py]", "1 / 0", "the plugin mine.py fails: ZeroDivisionError: division by zero.", 2),
+        ("[mine.py]", "from kdqat_cli.names import LOSSES; LOSSES.add('map')", "the name 'map' is taken.", 2),
+        ("mine.py", "", "plugins: input should be a valid list", 2),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_one_sentence(
+    plugins: str, content: str | None, said: str, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"plugins: {plugins}\n", encoding="utf-8")
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content, encoding="utf-8")
+    done = run(tmp_path, "kdqat", "finetune-teacher", "--task", "movie", code=code)
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
