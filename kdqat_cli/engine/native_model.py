@@ -16,15 +16,9 @@ from kdqat_cli.engine.chain import ACTIVATIONS
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.native.library import call, library
-from kdqat_cli.networks.layouts import (
-    HEADS,
-    MATRIX_NUMBERS,
-    VECTOR_NUMBERS,
-    Layout,
-    layout_of,
-    native_sizes,
-    padding_position,
-)
+from kdqat_cli.networks.families import configured
+from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.parts import HEADS, MATRIX_NUMBERS, VECTOR_NUMBERS, native_sizes
 from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.record import Record
 
@@ -63,11 +57,13 @@ class NativeModel:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._config = file.config
-        self._layout = layout_of(file.config)
+        self._family = configured(file.config)
+        count = self._family.padding_position
+        self._padding = None if count is None else count(file.config)
         clip = _activation_clip(file.record)
-        self._relative = file.arrays.pop(self._layout.relative, None) if self._layout.relative else None
+        self._relative = file.arrays.pop(self._family.relative, None) if self._family.relative else None
         try:
-            config = _native_config(file, self._layout, clip)
+            config = _native_config(file, self._family, clip)
             self.labels, self.positions, self.types = config.labels, config.positions, config.types
             self._heads = config.heads
             self._handle = self._library.kdqat_model_new(ctypes.byref(config), kernel.encode(), threads)
@@ -81,9 +77,9 @@ class NativeModel:
             raise MissingInputError(f"The packed model does not fit its own configuration: {error}.") from error
 
     def _fill(self, file: PackedParts, layers: int) -> None:
-        layout, scales = self._layout, file.scales()
-        parts = [(-1, "", layout.matrices, layout.vectors)]
-        parts += [(n, layout.layer.format(n), layout.layer_matrices, layout.layer_vectors) for n in range(layers)]
+        family, scales = self._family, file.scales()
+        parts = [(-1, "", family.matrices, family.vectors)]
+        parts += [(n, family.layer(n), family.layer_matrices, family.layer_vectors) for n in range(layers)]
         for number, prefix, matrices, vectors in parts:
             for which, module in matrices.items():
                 name = f"{prefix}{module}.weight"
@@ -102,7 +98,7 @@ class NativeModel:
             for which, module in vectors.items():
                 values = _take(file, prefix + module)
                 call("kdqat_model_vector", self._handle, number, VECTOR_NUMBERS[which], values, values.size)
-        name = f"{layout.words}.weight"
+        name = f"{family.word_embedding}.weight"
         rows, columns, count = file.shapes[name]
         if count != rows:
             raise ValueError(f"{name} has {count} scales")
@@ -143,16 +139,15 @@ class NativeModel:
         return out
 
     def _row_positions(self, ids: Sequence[int]) -> NDArray[Any]:
-        if not self._layout.positions_after_padding:
+        if self._padding is None:
             return np.arange(len(ids))
         # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
-        padding = padding_position(self._config)
-        real = np.asarray(ids) != padding
-        positions: NDArray[Any] = np.cumsum(real) * real + padding
+        real = np.asarray(ids) != self._padding
+        positions: NDArray[Any] = np.cumsum(real) * real + self._padding
         return positions
 
     def _check_relative(self) -> None:
-        if (self._relative is None) != (self._layout.relative is None):
+        if (self._relative is None) != (self._family.relative is None):
             raise ValueError("the table of relative positions is missing")
         if self._relative is not None:
             buckets = self._buckets()
@@ -177,7 +172,7 @@ class NativeModel:
 
 
 def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> NDArray[Any]:
-    """T5's buckets of relative positions (Raffel et al., 2020, section 2.1), which MPNet shares.
+    """T5's buckets of relative positions (Raffel et al., 2020, section 2.1).
 
     Half of them are for keys after the query. Of each half, one half is for single distances, and the other grows
     logarithmically up to `farthest`, from where on all share the last.
@@ -209,15 +204,13 @@ def _activation_clip(record: Record) -> float:
     return math.inf if clip is None else clip
 
 
-def _native_config(file: PackedParts, layout: Layout, clip: float) -> _Config:
-    values = native_sizes(layout, file.config)
-    values["head"], values["head_activation"] = HEADS[layout.head], ACTIVATIONS[layout.head_activation]
-    if layout.head == "pooled":
-        values["head_activation"] = ACTIVATIONS["tanh"]
+def _native_config(file: PackedParts, family: Family, clip: float) -> _Config:
+    values = native_sizes(family, file.config)
+    values["head"], values["head_activation"] = HEADS[family.head], ACTIVATIONS[family.head_activation]
     values["activation"] = ACTIVATIONS[values["activation"]]
-    values["words"] = file.shapes[f"{layout.words}.weight"][0]
+    values["words"] = file.shapes[f"{family.word_embedding}.weight"][0]
     for name, tensor in (("labels", "classifier_weight"), ("positions", "positions"), ("types", "types")):
-        values[name] = len(file.arrays[layout.vectors[tensor]]) if tensor in layout.vectors else 0
+        values[name] = len(file.arrays[family.vectors[tensor]]) if tensor in family.vectors else 0
     values["clip"] = clip
     if any(type(values.get(name, 0)) is not int or values.get(name, 0) > _LARGEST_INTEGER for name in _INTEGERS):
         raise ValueError("a size that is none")

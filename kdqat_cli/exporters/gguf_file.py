@@ -13,9 +13,9 @@ What llama.cpp computes otherwise than the student: scales have 11 bits; inputs 
 with one scale 256 (Q4_0: 32); those of the attention are not rounded, but stored as FP16; GELU is the form with tanh,
 looked up for FP16. Token types are all 0 there: gguf_run.py refuses rows that have others.
 
-The architecture is `bert`, whose classifier is cls.output(tanh(cls(x[0]))): BERT's pooler and classifier, and likewise
-RoBERTa's and XLM-R's head. ELECTRA's and DistilBERT's heads have another function in between, and MPNet and T5 biases
-of relative positions: llama.cpp has none of them.
+The classifier of llama.cpp's `bert` is cls.output(tanh(cls(x[0]))): BERT's pooler and classifier, and likewise
+RoBERTa's and XLM-R's head. Another function in between (ELECTRA, DistilBERT) and biases of relative positions (MPNet,
+T5) llama.cpp does not have. Which families it computes, their own files in networks/ say.
 """
 
 from pathlib import Path
@@ -28,29 +28,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.gguf_vocabulary import write_vocabulary
 from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
-from kdqat_cli.networks.encoders import classifier_of
+from kdqat_cli.networks.families import FAMILIES, configured
+from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.parts import sizes_of
 from kdqat_cli.quantizers.ternary import join
 
 FILE = "model.gguf"
 TRITS_BLOCK, NIBBLES_BLOCK = 256, 32
-POOLERS = {"bert": "bert.pooler.dense", "roberta": "classifier.dense", "xlm-roberta": "classifier.dense"}
-"""Architectures that llama.cpp's `bert` computes → the linear before tanh."""
 _TANH_GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 _LAYER = {
-    "attention.self.query": "attn_q",
-    "attention.self.key": "attn_k",
-    "attention.self.value": "attn_v",
-    "attention.output.dense": "attn_output",
-    "attention.output.LayerNorm": "attn_output_norm",
-    "intermediate.dense": "ffn_up",
-    "output.dense": "ffn_down",
-    "output.LayerNorm": "layer_output_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "output": "attn_output",
+    "attention_gain": "attn_output_norm",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "output_gain": "layer_output_norm",
 }
-_EMBEDDINGS = {
-    "embeddings.word_embeddings": "token_embd",
-    "embeddings.position_embeddings": "position_embd",
-    "embeddings.token_type_embeddings": "token_types",
-    "embeddings.LayerNorm": "token_embd_norm",
+"""Role of a layer's part → GGUF's name."""
+_OTHER = {
+    "positions": "position_embd",
+    "types": "token_types",
+    "embedding_gain": "token_embd_norm",
+    "pooler": "cls",
+    "head_weight": "cls",
+    "classifier_weight": "cls.output",
 }
 
 
@@ -68,25 +71,26 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """
     import gguf
 
-    config = model.config
-    _check(config)
-    writer = gguf.GGUFWriter(folder / FILE, "bert")
-    # Rows of positions that RoBERTa keeps for padding: llama.cpp counts from 0.
-    first = 0 if config.model_type == "bert" else config.pad_token_id + 1
+    config, values = model.config, model.config.to_dict()
+    family = configured(values)
+    _check(family, values)
+    sizes = sizes_of(family, values)
+    writer = gguf.GGUFWriter(folder / FILE, family.llama_cpp)
     writer.add_name(Path(config.name_or_path).name or "kdqat")
-    writer.add_context_length(config.max_position_embeddings - first)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_context_length(family.longest_row(values))
+    writer.add_embedding_length(sizes.hidden)
+    writer.add_feed_forward_length(sizes.inner)
+    writer.add_block_count(sizes.layers)
+    writer.add_head_count(sizes.heads)
+    writer.add_layer_norm_eps(sizes.epsilon)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.RANK)
     writer.add_classifier_output_labels([str(config.id2label[index]) for index in range(config.num_labels)])
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{trits}"])
     write_vocabulary(writer, tokenizer, config)
 
-    names = _names(model)
+    names = _names(family, sizes.layers)
+    first = family.first_position(values)  # llama.cpp counts from 0, and has no rows for padding before it
     weights = ternary_weights(model)
     for name, weight in weights.items():
         kind, blocks = encode(weight, trits, name)
@@ -133,22 +137,24 @@ def _nibbles(weight: Ternary) -> NDArray[np.uint8]:
     return np.concatenate([scale_bytes, digits[:, :, 0] | digits[:, :, 1] << 4], axis=-1).reshape(rows, -1)
 
 
-def _check(config: Any) -> None:
-    if config.model_type not in POOLERS:
+def _check(family: Family, config: dict[str, Any]) -> None:
+    if family.llama_cpp is None:
+        known = [name for name, one in FAMILIES.items() if one.llama_cpp is not None]
         raise ConfigError(
-            f"llama.cpp has no classifier of the type {config.model_type}; it has {', '.join(POOLERS)}.",
+            f"llama.cpp has no classifier of the type {family.model_type}; it has {', '.join(known)}.",
             "--format onnx",
         )
-    if config.hidden_act not in _TANH_GELUS:
-        raise ConfigError(f"llama.cpp computes BERT with GELU; this model has {config.hidden_act}.", "--format onnx")
+    function = config[family.activation]
+    if function not in _TANH_GELUS:
+        raise ConfigError(f"llama.cpp computes BERT with GELU; this model has {function}.", "--format onnx")
 
 
-def _names(model: PreTrainedModel) -> dict[str, str]:
-    """Layer name → GGUF's."""
-    base = f"{model.base_model_prefix}."
-    names = {f"{base}{name}": translated for name, translated in _EMBEDDINGS.items()}
-    for index in range(model.config.num_hidden_layers):
-        names |= {f"{base}encoder.layer.{index}.{name}": f"blk.{index}.{x}" for name, x in _LAYER.items()}
-    head = classifier_of(model)
-    names |= {name: "cls.output" for name, module in model.named_modules() if module is head}
-    return names | {POOLERS[model.config.model_type]: "cls"}
+def _names(family: Family, layers: int) -> dict[str, str]:
+    """Module → GGUF's name."""
+    parts = family.matrices | family.vectors
+    names = {parts[role]: name for role, name in _OTHER.items() if role in parts}
+    parts = family.layer_matrices | family.layer_vectors
+    for number in range(layers):
+        names |= {f"{family.layer(number)}{parts[role]}": f"blk.{number}.{name}" for role, name in _LAYER.items()}
+    modules = {part.removesuffix(".weight"): name for part, name in names.items()}
+    return modules | {family.word_embedding: "token_embd"}

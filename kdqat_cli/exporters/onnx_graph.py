@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.exporters.parity import Batch, Logits
 from kdqat_cli.exporters.weights import Ternary, ternary_weights
-from kdqat_cli.networks.encoders import encoder_of
+from kdqat_cli.networks.modules import family_of
 
 FILE = "model.onnx"
 CODES_PER_BYTE = 4
@@ -165,7 +165,7 @@ class _Logits(nn.Module):
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy on the CPU whose activations are not rounded."""
-    encoder_of(model)
+    family_of(model)  # refuses unknown ones
     student = copy.deepcopy(model).cpu().eval()
     for module in student.modules():
         if getattr(module, "quantizer", None) is not None:

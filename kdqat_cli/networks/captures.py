@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.networks.encoders import encoder_of, layers_of, module_at
+from kdqat_cli.networks.modules import family_of, layers_of, module_at
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Captures:
     Attributes:
         hidden: N+1 hidden states (B, L, D): the layers' inputs, and what follows the last layer.
         scores: N attention scores (B, H, L, L): QKᵀ/√d_h and any position bias, before mask and softmax.
-        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see encoders.py for a pre-norm encoder.
+        outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see family.py for a pre-norm family.
         mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
     """
 
@@ -47,7 +47,7 @@ def capture(
     captures = Captures()
     if seen is None:
         seen = captures.append
-    encoder = encoder_of(model)
+    family = family_of(model)
     with ExitStack() as stack:
 
         def watch(module: Any, name: str) -> None:
@@ -60,16 +60,16 @@ def capture(
                 handle = layer.register_forward_pre_hook(lambda _module, inputs: seen("hidden", inputs[0]))
                 stack.callback(handle.remove)
             if "outputs" in names:
-                watch(module_at(layer, encoder.attention_output), "outputs")
+                watch(module_at(layer, family.attention_output), "outputs")
             if "mha" in names:
-                watch(module_at(layer, encoder.mha), "mha")
+                watch(module_at(layer, family.mha), "mha")
             if "scores" in names:
-                attention = module_at(layer, encoder.attention)
+                attention = module_at(layer, family.attention)
                 attention.on_scores = partial(seen, "scores")
                 stack.callback(delattr, attention, "on_scores")
         if "hidden" in names:
-            last = encoder.last_hidden
-            watch(layers[-1] if last is None else module_at(model.base_model, last), "hidden")
+            last = family.last_hidden
+            watch(layers[-1] if last is None else module_at(model, last), "hidden")
         yield captures
 
 

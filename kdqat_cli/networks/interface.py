@@ -4,17 +4,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from kdqat_cli.networks.attention import attention
+from kdqat_cli.networks.modules import family_of
 
 NAME = "kdqat"
 
 
 def use_kdqat_attention(model: PreTrainedModel) -> None:
     """Switches a model to `attention`."""
-    if model.config.model_type == "mpnet":
-        # Here, not above: MPNet's file loads transformers' auto classes, and those, through kdqat_cli's hook, this one.
-        from kdqat_cli.networks.mpnet import adapt_mpnet
-
-        adapt_mpnet(model)
+    adapt = family_of(model).adapt_attention
+    if adapt is not None:
+        adapt(model)
         return
     # Both registries: without a mask function of this name transformers passes no mask, and padding is attended.
     AttentionInterface.register(NAME, attention)

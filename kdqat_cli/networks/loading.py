@@ -20,20 +20,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.files import refuse_odd_files
 from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
-from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.families import FAMILIES, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
-from kdqat_cli.networks.t5_config import T5EncoderConfig
-from kdqat_cli.networks.t5_model import SOURCES, T5EncoderForSequenceClassification
+from kdqat_cli.networks.modules import family_of
 
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SHOWN = 3  # names of tensors in one sentence
 
-_OTHER_HEADS = (
-    *("cls.", "lm_head.", "qa_outputs."),
-    *("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),  # ELECTRA
-    *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),  # DistilBERT
-)
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
 
@@ -111,7 +105,7 @@ def load_config(source: Source) -> PreTrainedConfig:
 def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, Loader]:
     """The configuration of a new classifier on an encoder, and what loads that classifier.
 
-    T5 and mT5 have a decoder: the classifier is kdqat's own, on their encoder alone.
+    Of a model with a decoder (T5) the classifier is kdqat's own, on the encoder alone.
 
     Args:
         source: where the encoder lies.
@@ -123,17 +117,19 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
     """
     with source.reading():
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
-        if config.model_type in SOURCES:
-            return T5EncoderConfig.of(config), T5EncoderForSequenceClassification.from_t5
+        own = own_classifiers().get(config.model_type)
+        if own is not None:
+            own_config, own_model = own.classes()
+            return own_config.of(config), own_model.from_source
     _check_architecture(source, config)
     return config, AutoModelForSequenceClassification.from_pretrained
 
 
 def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
-    if config.model_type not in ENCODERS:
+    if config.model_type not in FAMILIES:
         raise ConfigError(
             f"{source.location} has the architecture {config.model_type!r}, which kdqat does not know; it knows "
-            f"{', '.join(ENCODERS)}, and of {' and '.join(SOURCES)} the encoder, to be fine-tuned."
+            f"{', '.join(FAMILIES)}, and of {' and '.join(own_classifiers())} the encoder, to be fine-tuned."
         )
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise ConfigError(f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.")
@@ -199,7 +195,7 @@ def _check_report(
     faults = []
     if lacking := missing - (head if new_head else set()):
         faults.append(f"missing (they would be random numbers): {_listed(lacking)}")
-    if strange := {name for name in left_over if not _unused(name)}:
+    if strange := {name for name in left_over if not _unused(name, model)}:
         faults.append(f"left over: {_listed(strange)}")
     if report["mismatched_keys"]:
         faults.append(f"of another size: {_listed(map(_size, report['mismatched_keys']))}")
@@ -222,13 +218,13 @@ def _remedy(strange: set[str]) -> str:
     return "model.save_pretrained(FOLDER), in the program that trained the model"
 
 
-def _unused(name: str) -> bool:
+def _unused(name: str, model: PreTrainedModel) -> bool:
     """Whether no answer of a classifier depends on a tensor that it has no place for.
 
     So it is with the heads of other tasks, with the pooler of encoders whose classifier has none (RoBERTa, ELECTRA,
     MPNet), and with the numbers 0, 1, 2, … that earlier versions of transformers saved as position_ids.
     """
-    return name.startswith(_OTHER_HEADS) or bool(_POOLER.search(name) or _POSITION_IDS.search(name))
+    return name.startswith(family_of(model).other_heads) or bool(_POOLER.search(name) or _POSITION_IDS.search(name))
 
 
 def _size(mismatch: tuple[str, Iterable[int], Iterable[int]]) -> str:

@@ -5,8 +5,8 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.networks.dropout import use_fast_dropout
-from kdqat_cli.networks.encoders import encoder_of, layers_of, module_at
 from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 from kdqat_cli.quantizers.weights import WeightQuantizer
@@ -23,7 +23,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization, frozen: bool 
     Raises:
         ConfigError: kdqat does not know the architecture.
     """
-    encoder = encoder_of(model)
+    family = family_of(model)
     weights = WeightQuantizer(settings.weights, settings.weight_clip)
     quantizer = None
     if settings.activations == "int8":
@@ -32,10 +32,10 @@ def quantize_model(model: PreTrainedModel, settings: Quantization, frozen: bool 
     linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
         _replace(base, name, QuantizedLinear(linear, weights, quantizer, frozen))
-    table = module_at(base, encoder.word_embeddings)
-    _replace(base, encoder.word_embeddings, QuantizedEmbedding(table, weights, frozen))
+    table = module_at(base, family.words)
+    _replace(base, family.words, QuantizedEmbedding(table, weights, frozen))
     for layer in layers_of(model):
-        module_at(layer, encoder.attention).quantizer = quantizer
+        module_at(layer, family.attention).quantizer = quantizer
     use_fast_dropout(model)
     use_kdqat_attention(model)
 

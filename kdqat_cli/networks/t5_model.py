@@ -4,20 +4,35 @@ transformers' `T5ForSequenceClassification` runs the decoder as well; the third 
 has no token that stands for the sentence, and the mean of the encoder's states is the best of the poolings compared
 in Sentence-T5 (Ni et al., 2022, section 5).
 
-The stack stands here without T5's `shared` table, which exists to be tied to a decoder: one table, one name.
+Its stack stands here without T5's `shared` table, which exists to be tied to a decoder: one table, one name.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel, T5PreTrainedModel, T5Stack
 
-from kdqat_cli.networks.t5_config import T5EncoderConfig
 
-SOURCES = ("t5", "mt5")  # model types whose encoder is this one
+class T5EncoderConfig(T5Config):  # type: ignore[misc]
+    """T5's configuration without a decoder.
+
+    It has a model type of its own because under T5's a transformers without kdqat would load the folder as
+    `T5ForSequenceClassification`, with a decoder of random weights, and only warn.
+    """
+
+    model_type = "kdqat-t5-encoder"
+    is_encoder_decoder: bool = False
+    use_cache: bool = False
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Self:
+        """The configuration of a T5's or mT5's encoder."""
+        own = ("model_type", "architectures", "is_encoder_decoder", "use_cache")
+        return cls(**{key: value for key, value in config.to_dict().items() if key not in own})
 
 
 class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[misc]
@@ -35,7 +50,7 @@ class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[mis
         self.post_init()
 
     @classmethod
-    def from_t5(
+    def from_source(
         cls, location: str | Path, config: T5EncoderConfig, **options: Any
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The encoder of a T5 or mT5 checkpoint under a new classifier.

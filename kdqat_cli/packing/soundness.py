@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.networks.layouts import Layout, Sizes, dense_parts, first_position, layout_of, sizes_of, ternary_parts
+from kdqat_cli.networks.families import configured
+from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.parts import Sizes, dense_parts, sizes_of, ternary_parts
 
 if TYPE_CHECKING:
     from kdqat_cli.packing.packed_file import PackedParts
@@ -28,17 +30,17 @@ _TABLES = {"words": "vocab_size", "positions": "max_position_embeddings", "types
 def fault_of(parts: "PackedParts") -> str | None:
     """What does not fit in a packed model, as the end of a sentence; None: it is sound."""
     try:
-        layout = layout_of(parts.config)
-        sizes = sizes_of(layout, parts.config)
+        family = configured(parts.config)
+        sizes = sizes_of(family, parts.config)
+        return (
+            _strange_number(parts.config)
+            or _wrong_tensor(parts, family, sizes)
+            or _wrong_configuration(parts, family)
+            or _wrong_record(parts, family)
+            or _overflow(parts, family, sizes)
+        )
     except ConfigError as error:
         return error.sentence
-    return (
-        _strange_number(parts.config)
-        or _wrong_tensor(parts, layout, sizes)
-        or _wrong_configuration(parts, layout)
-        or _wrong_record(parts, layout)
-        or _overflow(parts, layout, sizes)
-    )
 
 
 def _strange_number(value: Any, place: str = "config") -> str | None:
@@ -50,12 +52,12 @@ def _strange_number(value: Any, place: str = "config") -> str | None:
     return f"{place} is {shown(value)}." if strange or isinstance(value, dict | list) else None
 
 
-def _wrong_tensor(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | None:
-    words = f"{layout.words}.weight"
+def _wrong_tensor(parts: "PackedParts", family: Family, sizes: Sizes) -> str | None:
+    words = f"{family.word_embedding}.weight"
     rows = parts.shapes.get(words, (0, 0, 0))[0]
     ternary = {words: (rows, sizes.embedding, rows)}
-    ternary |= {name: (*shape, 1) for name, shape in ternary_parts(layout, sizes).items()}
-    dense = dense_parts(layout, sizes)
+    ternary |= {name: (*shape, 1) for name, shape in ternary_parts(family, sizes).items()}
+    dense = dense_parts(family, sizes)
     for name in [*ternary, *dense]:
         if name not in parts.arrays:
             return f"{name} is missing."
@@ -70,29 +72,29 @@ def _wrong_tensor(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | N
     return f"{min(other)} belongs to no part of this architecture." if other else None
 
 
-def _wrong_configuration(parts: "PackedParts", layout: Layout) -> str | None:
+def _wrong_configuration(parts: "PackedParts", family: Family) -> str | None:
     config = parts.config
-    rows = {"words": parts.shapes[f"{layout.words}.weight"][0]}
-    rows |= {name: len(parts.arrays[layout.vectors[name]]) for name in ("positions", "types") if name in layout.vectors}
+    rows = {"words": parts.shapes[f"{family.word_embedding}.weight"][0]}
+    rows |= {name: len(parts.arrays[family.vectors[name]]) for name in ("positions", "types") if name in family.vectors}
     for name, count in rows.items():
         if not count or type(config.get(_TABLES[name])) is not int or config[_TABLES[name]] != count:
             return f"{_TABLES[name]} is {shown(config.get(_TABLES[name]))}, but there are {count} of them."
     padding = config.get("pad_token_id")
     if padding is not None and not (type(padding) is int and 0 <= padding < rows["words"]):
         return f"pad_token_id is {shown(padding)}, of {rows['words']} tokens."
-    if layout.relative:
+    if family.relative:
         buckets, farthest = (config.get(f"relative_attention_{key}") for key in ("num_buckets", "max_distance"))
         buckets, farthest = 32 if buckets is None else buckets, 128 if farthest is None else farthest
-        if buckets != len(parts.arrays[layout.relative]) or type(buckets) is not int or buckets < 4:
+        if buckets != len(parts.arrays[family.relative]) or type(buckets) is not int or buckets < 4:
             return f"relative_attention_num_buckets is {shown(buckets)}."
         if type(farthest) is not int or farthest <= buckets // 4:
             return f"relative_attention_max_distance is {shown(farthest)}."
-    return _wrong_labels(parts, len(parts.arrays[layout.vectors["classifier_weight"]]), layout)
+    return _wrong_labels(parts, len(parts.arrays[family.vectors["classifier_weight"]]), family)
 
 
-def _wrong_labels(parts: "PackedParts", outputs: int, layout: Layout) -> str | None:
+def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | None:
     config, names = parts.config, parts.record.labels
-    bias = len(parts.arrays[layout.vectors["classifier_bias"]])
+    bias = len(parts.arrays[family.vectors["classifier_bias"]])
     told = config.get("id2label")
     if not isinstance(told, dict) or sorted(map(str, told)) != sorted(map(str, range(outputs))) or bias != outputs:
         return f"id2label does not name the {outputs} outputs of the classifier."
@@ -107,16 +109,13 @@ def _wrong_labels(parts: "PackedParts", outputs: int, layout: Layout) -> str | N
     return None
 
 
-def _wrong_record(parts: "PackedParts", layout: Layout) -> str | None:
+def _wrong_record(parts: "PackedParts", family: Family) -> str | None:
     record = parts.record
     if record.quantization is not None and record.quantization.weights != "ternary":
         return f"the record tells of {record.quantization.weights} weights."
-    if record.max_length is None or "positions" not in layout.vectors:
-        return None
-    count = len(parts.arrays[layout.vectors["positions"]])
-    taken = first_position(layout, parts.config)
-    if record.max_length > count - taken:
-        return f"the record has rows of {record.max_length} tokens, but there are positions for {count - taken}."
+    most = family.longest_row(parts.config)
+    if record.max_length is not None and most is not None and record.max_length > most:
+        return f"the record has rows of {record.max_length} tokens, but there are positions for {most}."
     return None
 
 
@@ -124,10 +123,10 @@ class _OverflowError(Exception):
     """A value that may be beyond FP32; the message says of what."""
 
 
-def _overflow(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | None:
+def _overflow(parts: "PackedParts", family: Family, sizes: Sizes) -> str | None:
     with np.errstate(all="ignore"):
         try:
-            _Magnitudes(parts, layout, sizes).walk()
+            _Magnitudes(parts, family, sizes).walk()
         except (_OverflowError, OverflowError) as error:
             return f"values may leave the range of FP32 in {error}."
     return None
@@ -136,13 +135,13 @@ def _overflow(parts: "PackedParts", layout: Layout, sizes: Sizes) -> str | None:
 class _Magnitudes:
     """The largest magnitudes that a forward pass can give, from step to step."""
 
-    def __init__(self, parts: "PackedParts", layout: Layout, sizes: Sizes) -> None:
-        self._arrays, self._layout, self._sizes = parts.arrays, layout, sizes
+    def __init__(self, parts: "PackedParts", family: Family, sizes: Sizes) -> None:
+        self._arrays, self._family, self._sizes = parts.arrays, family, sizes
         self._scales = {name: _largest(values) for name, values in parts.scales().items()}
         quantization = parts.record.quantization
         clip = None if quantization is None else quantization.activation_clip
         self._clip = math.inf if clip is None else clip
-        self._normalised_later = bool(layout.constants.get("pre_norm"))
+        self._normalised_later = family.pre_norm
 
     def walk(self) -> None:
         """Goes from the embeddings to the logits.
@@ -150,34 +149,34 @@ class _Magnitudes:
         Raises:
             _OverflowError: a step's values are not bounded far enough below FP32's end.
         """
-        layout, sizes, tables = self._layout, self._sizes, self._layout.vectors
-        x = self._scales[f"{layout.words}.weight"]
+        family, sizes, tables = self._family, self._sizes, self._family.vectors
+        x = self._scales[f"{family.word_embedding}.weight"]
         x += sum(self._dense(tables[name]) for name in ("positions", "types") if name in tables)
         if not self._normalised_later:
             x = self._norm(x, sizes.embedding, tables["embedding_gain"], tables["embedding_bias"])
         if sizes.embedding != sizes.hidden:
-            x = self._linear(x, layout.matrices["projection"], sizes.embedding)
+            x = self._linear(x, family.matrices["projection"], sizes.embedding)
         for number in range(sizes.layers):
-            x = self._layer(x, layout.layer.format(number))
+            x = self._layer(x, family.layer(number))
         if "final_gain" in tables:
             x = 2**20 * self._norm(x, sizes.hidden, tables["final_gain"])
-        if "pooler" in layout.matrices:
-            x = self._linear(x, layout.matrices["pooler"], sizes.hidden)
+        if "pooler" in family.matrices:
+            x = self._linear(x, family.matrices["pooler"], sizes.hidden)
         if "head_weight" in tables:
             x = self._product(x, tables["head_weight"], tables["head_bias"])
         self._product(x, tables["classifier_weight"], tables["classifier_bias"])
 
     def _layer(self, x: float, prefix: str) -> float:
-        layout, sizes, later = self._layout, self._sizes, self._normalised_later
-        vectors = {name: f"{prefix}{tensor}" for name, tensor in layout.layer_vectors.items()}
-        matrices = {name: f"{prefix}{module}" for name, module in layout.layer_matrices.items()}
+        family, sizes, later = self._family, self._sizes, self._normalised_later
+        vectors = {name: f"{prefix}{tensor}" for name, tensor in family.layer_vectors.items()}
+        matrices = {name: f"{prefix}{module}" for name, module in family.layer_matrices.items()}
 
         def norm(values: float, part: str) -> float:
             return self._norm(values, sizes.hidden, vectors[f"{part}_gain"], vectors.get(f"{part}_bias"))
 
         read = norm(x, "attention") if later else x
         query, key, value = (self._linear(read, matrices[name], sizes.hidden) for name in ("query", "key", "value"))
-        scores = sizes.head_size * query * key + (self._dense(layout.relative) if layout.relative else 0.0)
+        scores = sizes.head_size * query * key + (self._dense(family.relative) if family.relative else 0.0)
         self._within(scores, matrices["query"])
         attention = sizes.heads * sizes.head_size
         x += self._linear(_ROUNDED_UP * value, matrices["output"], attention)

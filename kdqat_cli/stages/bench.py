@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from kdqat_cli.bench.engines import OWN, Engine, serve
 from kdqat_cli.bench.machine import processor
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.networks.layouts import most_tokens
+from kdqat_cli.networks.families import configured
 from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.predict import packed_file
 
@@ -148,7 +148,7 @@ def bench(
 
 
 def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
-    most = most_tokens(file.config)
+    most = configured(file.config).longest_row(file.config)
     for rows, tokens in shapes:
         if most is not None and tokens > most:
             raise ConfigError(

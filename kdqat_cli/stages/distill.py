@@ -11,8 +11,8 @@ from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.errors import ConfigError, GateError
-from kdqat_cli.networks.encoders import layers_of
 from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.store.digest import digest_of

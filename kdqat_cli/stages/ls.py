@@ -41,9 +41,9 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _encoders() -> list[dict[str, Any]]:
-    from kdqat_cli.networks.encoders import ENCODERS
+    from kdqat_cli.networks.families import FAMILIES
 
-    return [{"model type": name, "layers": encoder.layers, "MHA(X)": encoder.mha} for name, encoder in ENCODERS.items()]
+    return [{"model type": name, "layers": family.layers, "MHA(X)": family.mha} for name, family in FAMILIES.items()]
 
 
 def _formats() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.native import MOST_THREADS
 from kdqat_cli.native.library import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
-from kdqat_cli.networks.layouts import most_tokens
+from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantizers.layers import freeze
@@ -120,7 +120,7 @@ def test_logits_do_not_depend_on_batch_mates_order_or_threads(architecture: str,
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
 def test_the_longest_row_is_known_before_it_is_tried(architecture: str, tmp_path: Path) -> None:
     engine = Engine.load(pack(tmp_path, tiny(architecture)), 1)
-    most = most_tokens(engine.config)
+    most = configured(engine.config).longest_row(engine.config)
     if most is None:
         assert architecture == "kdqat-t5-encoder"
         return

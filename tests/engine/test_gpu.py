@@ -162,9 +162,11 @@ def test_what_the_model_cannot_take_is_refused_before_the_gpu_sees_it(tmp_path: 
     for rows, sentence in REFUSED:
         with pytest.raises(ValueError, match=sentence):
             packed.logits(rows)
-    roberta = PackedModel(pack(tmp_path / "roberta", tiny("roberta")) / FILE_NAME, DEVICE)
-    with pytest.raises(ValueError, match="longer than 38"):  # two positions stand before the first token's
-        roberta.logits([([5] * 39, None)])
+    for name, options in (("roberta", {}), ("mpnet", {"pad_token_id": 5})):  # MPNet counts from 1, whatever padding is
+        packed = PackedModel(pack(tmp_path / name, tiny(name, **options)) / FILE_NAME, DEVICE)
+        with pytest.raises(ValueError, match="longer than 38"):  # two positions stand before the first token's
+            packed.logits([([6] * 39, None)])
+        assert np.isfinite(packed.logits([([6] * 38, None)])).all()
 
 
 def test_a_model_in_full_precision_is_refused(tmp_path: Path) -> None:

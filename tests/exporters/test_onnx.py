@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters import onnx_graph
-from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.families import FAMILIES
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
 
@@ -45,7 +45,7 @@ def test_bytes_by_hand() -> None:
     ]
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_the_packed_graph_computes_the_student(
     architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

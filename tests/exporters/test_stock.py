@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import bitnet, compressed, dense, stock
-from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.families import FAMILIES
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
 
-STOCK = [name for name in ENCODERS if name != "kdqat-t5-encoder"]
+STOCK = [name for name in FAMILIES if name != "kdqat-t5-encoder"]
 
 
 @pytest.fixture(scope="session")

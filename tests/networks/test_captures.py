@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.networks.captures import Captures, capture
-from kdqat_cli.networks.encoders import ENCODERS, encoder_of, layers_of, module_at
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.networks.quantized import quantize_model
 from tests.architectures import tiny, tokens
 from tests.recipes import quantization
@@ -71,7 +72,7 @@ def test_projected_embeddings_are_no_hidden_state() -> None:
     check_against_transformers(tiny("electra", embedding_size=16))
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_architecture_is_captured_alike(architecture: str) -> None:
     check_against_transformers(tiny(architecture))
 
@@ -86,14 +87,14 @@ def check_against_transformers(model: PreTrainedModel) -> None:
     derived = [maps(scores, batch["attention_mask"]) for scores in captures.scores]
     torch.testing.assert_close(derived, list(own.attentions), rtol=1e-9, atol=1e-12)
     for index, layer in enumerate(layers_of(model)):
-        output = module_at(layer, encoder_of(model).attention_output)
+        output = module_at(layer, family_of(model).attention_output)
         norm = next(module for module in output.modules() if "Norm" in type(module).__name__)
         expected = norm(captures.hidden[index] + captures.mha[index])
         torch.testing.assert_close(captures.outputs[index], expected, rtol=1e-9, atol=1e-12)
         assert captures.mha[index].std() > 0.01, "a sum with nothing would be the input alone"
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_mha_is_taken_before_dropout(architecture: str) -> None:
     model = tiny(architecture).train()
     use_kdqat_attention(model)
@@ -193,7 +194,7 @@ def test_the_gradient_flows_through_captures(model: PreTrainedModel, batch: Batc
     with capture(model, ALL) as captures:
         model(**batch)
     last = layers_of(model)[-1]
-    query = module_at(last, encoder_of(model).attention).query.weight
+    query = module_at(last, family_of(model).attention).query.weight
     captures.scores[-1].square().sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert query.grad is not None
     assert query.grad.any()

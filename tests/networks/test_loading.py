@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.tasks.text.models import load_classifier, load_encoder
 from tests.conftest import VOCABULARY
 from tests.stages.classifiers import THREE, change_weights, copied, edit, name_labels, task_with
@@ -192,7 +192,7 @@ def test_every_known_architecture_is_named(classifier: Path) -> None:
     edit(classifier / "config.json", model_type="gpt2")
     with pytest.raises(ConfigError) as caught:
         load_encoder(str(classifier), TASK)
-    for name in [*ENCODERS, "t5", "mt5"]:
+    for name in [*FAMILIES, "t5", "mt5"]:
         assert name in caught.value.sentence
 
 

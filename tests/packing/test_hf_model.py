@@ -19,6 +19,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, write_packed
 from kdqat_cli.packing.hf_model import model_parts, save_packed
 from kdqat_cli.quantizers.layers import freeze, quantized_layers
 from kdqat_cli.record import Record
+from tests.architectures import tiny
 from tests.recipes import quantization
 
 QUANTIZATION = quantization()
@@ -63,6 +64,15 @@ def packed(student: PreTrainedModel, tmp_path: Path) -> Path:
     folder.mkdir()
     save_packed(student, folder, RECORD)
     return folder
+
+
+def test_positions_that_count_from_no_padding_are_refused(tmp_path: Path) -> None:
+    student = tiny("roberta")
+    quantize_model(student, QUANTIZATION)
+    freeze(student)
+    student.config.pad_token_id = None
+    with pytest.raises(ConfigError, match="has the pad_token_id None"):
+        save_packed(student, tmp_path, RECORD)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from kdqat_cli.analysis.published import published_names
 from kdqat_cli.cli import app
 from kdqat_cli.config import recipe_names
 from kdqat_cli.distillation.losses import LOSSES
-from kdqat_cli.networks.encoders import ENCODERS
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.stages.ls import ls
 from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import task_names
@@ -24,7 +24,7 @@ KEYS: dict[Listed, tuple[str, set[str]]] = {
     "tasks": ("task", set(task_names())),
     "losses": ("loss", set(names.LOSSES)),
     "recipes": ("recipe", set(recipe_names())),
-    "encoders": ("model type", set(ENCODERS)),
+    "encoders": ("model type", set(FAMILIES)),
     "formats": ("format", set(names.FORMATS)),
     "published": ("published", set(published_names())),
 }

@@ -15,7 +15,8 @@ from kdqat_cli.engine.gpu.layers import PackedEmbedding, PackedLinear, runs_trit
 from kdqat_cli.engine.row import Row
 from kdqat_cli.engine.torch_model import TorchModel
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.networks.layouts import layout_of, require_encoder
+from kdqat_cli.networks.families import configured
+from kdqat_cli.networks.parts import require_encoder
 from kdqat_cli.packing.checkpoint import PackedCheckpoint
 from kdqat_cli.packing.hf_model import empty_model, fill
 from kdqat_cli.quantizers.activations import ActivationQuantizer
@@ -60,7 +61,7 @@ class PackedModel(TorchModel):
             MissingInputError: the file is damaged.
         """
         checkpoint = PackedCheckpoint(path)
-        layout = layout_of(checkpoint.config)
+        family = configured(checkpoint.config)
         require_encoder(checkpoint.config)
         model = empty_model(checkpoint)
         self.triton = runs_triton(device)
@@ -77,12 +78,9 @@ class PackedModel(TorchModel):
                 model.set_submodule(name, PackedLinear(layer, codes, float(scales)))
         if self.triton:
             _use_kernels(model)
-        state = checkpoint.dense()
-        super().__init__(fill(model, state, path).to(device))
-        sizes = {part: len(state[layout.vectors[part]]) for part in ("positions", "types") if part in layout.vectors}
-        skipped = model.config.pad_token_id + 1 if layout.positions_after_padding else 0
-        self._longest = sizes["positions"] - skipped if "positions" in sizes else None
-        self._words, self._types = model.get_input_embeddings().num_embeddings, sizes.get("types", 1)
+        super().__init__(fill(model, checkpoint.dense(), path).to(device))
+        self._longest, self._types = family.longest_row(checkpoint.config), family.type_count(checkpoint.config) or 1
+        self._words = model.get_input_embeddings().num_embeddings
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits (rows, labels) of sequences of any lengths.

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
-from kdqat_cli.networks.encoders import classifier_of
+from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.tasks.labels import plain
 from kdqat_cli.tasks.registry import Task
 

@@ -26,7 +26,7 @@ from kdqat_cli.config import KeepsMoreName
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import refuse_odd_files
-from kdqat_cli.networks.layouts import type_count
+from kdqat_cli.networks.families import configured
 from kdqat_cli.record import InputName, Inputs, Record
 
 _NORMALISERS = {"BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"}
@@ -111,7 +111,7 @@ class Reader:
         if highest >= config["vocab_size"]:
             return f"It has the token id {highest}, but the model has {config['vocab_size']} tokens."
         highest = max((kind for _, kinds in rows for kind in kinds or []), default=0)
-        known = type_count(config)
+        known = configured(config).type_count(config)
         if known is not None and highest >= known:
             return f"It has the token type {highest}, but the model has {known} types."
         return None

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import first_line
-from kdqat_cli.networks.encoders import longest_row, type_count
+from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.loading import Source
 from kdqat_cli.record import Inputs
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
@@ -42,7 +42,8 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
     if inputs is not None:
         tokenizer.truncation_side = inputs.truncation_side
     tokenizer.model_input_names = _input_names(tokenizer, config, inputs, source.location)
-    limit = longest_row(config)
+    values = config.to_dict()
+    limit = configured(values).longest_row(values)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     if tokenizer.model_max_length < _SHORTEST:
@@ -119,8 +120,9 @@ def _input_names(
 ) -> list[str]:
     """The inputs in an order of ours. The mask is always one; token types are, where the encoder tells them apart."""
     given = tokenizer.model_input_names if inputs is None else inputs.names
-    types = type_count(config)
-    if "token_type_ids" not in given or types == 1:
+    values = config.to_dict()
+    types = configured(values).type_count(values)
+    if "token_type_ids" not in given or types is None or types == 1:
         return ["input_ids", "attention_mask"]
     tokenizer.model_input_names = names = ["input_ids", "token_type_ids", "attention_mask"]
     largest = max(tokenizer("a", "a")["token_type_ids"], default=0)

@@ -17,7 +17,7 @@ from transformers import (
 
 from kdqat_cli.config import Params, resolve
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.networks.encoders import classifier_of
+from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.t5_model import T5EncoderForSequenceClassification
 from kdqat_cli.packing.checkpoint import FILE_NAME

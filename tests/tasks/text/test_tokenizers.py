@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, RobertaConfig, RobertaF
 
 from kdqat_cli.engine.student import native_student
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.networks.encoders import ENCODERS, longest_row
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.loading import Source, load_config
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.layers import freeze
@@ -238,10 +238,10 @@ class TestInputs:
 
 
 class TestPositions:
-    @pytest.mark.parametrize("architecture", ENCODERS)
+    @pytest.mark.parametrize("architecture", FAMILIES)
     def test_a_row_may_be_as_long_as_the_table_of_positions(self, architecture: str) -> None:
         model = tiny(architecture)
-        limit = longest_row(model.config)
+        limit = FAMILIES[architecture].longest_row(model.config.to_dict())
         if limit is None:
             assert architecture == "kdqat-t5-encoder"
             model(input_ids=torch.full((1, 300), 7))

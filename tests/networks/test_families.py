@@ -1,4 +1,4 @@
-"""Where architectures keep their modules, and what holds of every one of them, on tiny models."""
+"""Where families keep their modules, and what holds of every one of them, on tiny models."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, T5
 
 import kdqat_cli  # noqa: F401 - its import is what registers the packed format
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.networks.encoders import ENCODERS, classifier_of, encoder_of, layers_of, module_at
+from kdqat_cli.networks.families import FAMILIES
+from kdqat_cli.networks.modules import classifier_of, family_of, layers_of, module_at
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
@@ -62,31 +63,31 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_issue_s_architectures_are_known() -> None:
-    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"} <= ENCODERS.keys()
+    assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"} <= FAMILIES.keys()
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_path_leads_to_a_module(architecture: str) -> None:
     model = tiny(architecture)
-    encoder = encoder_of(model)
+    family = family_of(model)
     layers = layers_of(model)
     assert len(layers) == LAYERS
-    assert module_at(model.base_model, encoder.word_embeddings) is model.get_input_embeddings()
+    assert module_at(model.base_model, family.words) is model.get_input_embeddings()
     for layer in layers:
-        attention = module_at(layer, encoder.attention)
+        attention = module_at(layer, family.attention)
         linears = [name for name, module in attention.named_children() if isinstance(module, nn.Linear)]
         assert [name[0] for name in linears][:3] == ["q", "k", "v"]
-        mha = module_at(layer, encoder.mha)
+        mha = module_at(layer, family.mha)
         assert isinstance(mha, nn.Linear)
         assert mha.out_features == HIDDEN
-        norms = [x for x in module_at(layer, encoder.attention_output).modules() if "Norm" in type(x).__name__]
+        norms = [x for x in module_at(layer, family.attention_output).modules() if "Norm" in type(x).__name__]
         assert len(norms) == 1
     head = classifier_of(model)
     assert head.out_features == LABELS
     assert all(head is not module for module in model.base_model.modules())
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_quantising_replaces_the_encoder_s_linears_and_words_alone(architecture: str) -> None:
     model = tiny(architecture)
     names = {module: name for name, module in model.named_modules()}
@@ -115,7 +116,7 @@ def test_quantising_replaces_the_encoder_s_linears_and_words_alone(architecture:
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items()), "latent weights"
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_a_quantised_model_does_not_see_its_padding(architecture: str) -> None:
     model = tiny(architecture).double()
     quantize_model(model, QUANTIZATION)
@@ -132,7 +133,7 @@ def test_a_quantised_model_does_not_see_its_padding(architecture: str) -> None:
     assert expected.std(0).min() > 1e-3, "tokens decide"
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_what_is_masked_is_not_read(architecture: str) -> None:
     """Also in the middle of a row: an attention function without its mask function sees every token."""
     model = tiny(architecture).double()
@@ -146,7 +147,7 @@ def test_what_is_masked_is_not_read(architecture: str) -> None:
     assert (full - masked)[0].abs().max() > 1e-4, "real tokens are read"
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_activations_of_the_attention_are_quantised(architecture: str) -> None:
     """The quantiser sees Q, K, V and the probabilities of every layer; a module that does its own product has none."""
     model = tiny(architecture)
@@ -154,7 +155,7 @@ def test_activations_of_the_attention_are_quantised(architecture: str) -> None:
     batch = tokens(model)
     before = logits(model, batch)
     for layer in layers_of(model):
-        attention = module_at(layer, encoder_of(model).attention)
+        attention = module_at(layer, family_of(model).attention)
         quantizer = attention.quantizer
         attention.quantizer = None
         assert (logits(model, batch) - before).abs().max() > 1e-6
@@ -162,7 +163,7 @@ def test_activations_of_the_attention_are_quantised(architecture: str) -> None:
     assert torch.equal(logits(model, batch), before)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_training_reaches_every_latent_weight(architecture: str) -> None:
     model = tiny(architecture).train()
     quantize_model(model, QUANTIZATION)
@@ -173,7 +174,7 @@ def test_training_reaches_every_latent_weight(architecture: str) -> None:
         assert layer.weight.grad.any(), name
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_packing_and_loading_changes_no_bit(architecture: str, tmp_path: Path) -> None:
     model = tiny(architecture)
     quantize_model(model, QUANTIZATION)
@@ -194,5 +195,5 @@ def test_an_unknown_architecture_names_the_known_ones() -> None:
     model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(ConfigError, match="does not know the architecture 't5'") as caught:
         quantize_model(model, QUANTIZATION)
-    for name in ENCODERS:
+    for name in FAMILIES:
         assert name in caught.value.sentence

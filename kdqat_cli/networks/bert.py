@@ -1,0 +1,55 @@
+"""BERT (Devlin et al., 2019), and what its relatives have from it."""
+
+from typing import Any
+
+from kdqat_cli.networks.family import Family, classifier, embeddings, norms
+
+SIZES = {
+    "hidden": "hidden_size",
+    "embedding": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "inner": "intermediate_size",
+    "epsilon": "layer_norm_eps",
+    "embedding_epsilon": "layer_norm_eps",
+}
+FEED_FORWARD = {"up": "intermediate.dense", "down": "output.dense"}
+DENSE_HEAD = classifier("classifier.out_proj", "classifier.dense")
+
+
+def bert_like(model_type: str, base: str, **parts: Any) -> Family:
+    """A family whose modules are BERT's, and whose head is a linear, tanh and a linear in full precision.
+
+    Args:
+        model_type: see `Family`.
+        base: see `Family`.
+        parts: fields of `Family` in which it differs.
+    """
+    common: dict[str, Any] = {
+        "layers": "encoder.layer",
+        "words": "embeddings.word_embeddings",
+        "attention": "attention.self",
+        "layer_matrices": {
+            "query": "attention.self.query",
+            "key": "attention.self.key",
+            "value": "attention.self.value",
+            "output": "attention.output.dense",
+        }
+        | FEED_FORWARD,
+        "layer_vectors": norms("attention.output.LayerNorm", "output.LayerNorm"),
+        "vectors": embeddings(base) | DENSE_HEAD,
+        "sizes": SIZES,
+        "head": "dense",
+        "head_activation": "tanh",
+    }
+    return Family(model_type, base, **(common | parts))
+
+
+BERT = bert_like(
+    "bert",
+    "bert",
+    vectors=embeddings("bert") | classifier("classifier"),
+    matrices={"pooler": "bert.pooler.dense"},
+    head="pooled",
+    llama_cpp="bert",
+)
