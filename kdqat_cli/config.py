@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.files import is_there
+from kdqat_cli.levels import LEVELS
 from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -27,8 +28,17 @@ LossName = Literal["score", "map", "output", "mha", "map+output"]
 MixName = Literal["SM1", "SM2"]
 """Forms of the mix of losses in Eq. 8."""
 
-WeightsName = Literal["ternary", "int4", "int8"]
-"""Values of `--weights`; quantization/weights.py says what each is."""
+
+def _known_weights(value: Any) -> Any:
+    if not isinstance(value, str) or value not in LEVELS:
+        *others, last = map(repr, LEVELS)
+        raise PydanticCustomError("weights", "Input should be {names}", {"names": f"{', '.join(others)} or {last}"})
+    return value
+
+
+WeightsName = Annotated[str, BeforeValidator(_known_weights)]
+"""Values of `--weights`: a name in levels.py, to which a registered quantiser adds its own; quantizers/weights.py says
+what each is."""
 
 ActivationsName = Literal["int8", "fp32"]
 """Values of `--activations`."""

@@ -16,10 +16,10 @@ from kdqat_cli.config import (
     PrecisionName,
     Quantization,
     Training,
-    WeightsName,
     field_help,
 )
 from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.levels import LEVELS
 from kdqat_cli.native import MOST_THREADS
 
 TaskOption = Annotated[
@@ -66,7 +66,9 @@ HiddenLayersOption = Annotated[
     str | None,
     typer.Option("--hidden-layers", help=field_help(Distillation, "hidden_layers"), metavar="all|0,3,-1"),
 ]
-WeightsOption = Annotated[WeightsName | None, typer.Option("--weights", help=field_help(Quantization, "weights"))]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", help=field_help(Quantization, "weights"), metavar=f"[{'|'.join(LEVELS)}]")
+]
 ActivationsOption = Annotated[
     ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
 ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdqat_cli.errors import ConfigError, shown
+from kdqat_cli.levels import LEVELS, are_trits
 from kdqat_cli.networks.layouts import Layout, Sizes, dense_parts, first_position, layout_of, sizes_of, ternary_parts
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _wrong_labels(parts: "PackedParts", outputs: int, layout: Layout) -> str | N
 
 def _wrong_record(parts: "PackedParts", layout: Layout) -> str | None:
     record = parts.record
-    if record.quantization is not None and record.quantization.weights != "ternary":
+    if record.quantization is not None and not are_trits(LEVELS[record.quantization.weights]):
         return f"the record tells of {record.quantization.weights} weights."
     if record.max_length is None or "positions" not in layout.vectors:
         return None
