@@ -1,6 +1,8 @@
 """The packed file: what is written is what is read, and anything else is refused with one class of error."""
 
+import hashlib
 import json
+import math
 import random
 from pathlib import Path
 
@@ -27,6 +29,10 @@ QUERY, KEY = (f"{LAYER}.attention.{name}_lin" for name in "qk")
 SHAPES = {f"{LAYER}.attention.{name}_lin.weight": (7, 7) for name in ("q", "k", "v", "out")}
 SHAPES |= {f"{LAYER}.ffn.lin1.weight": (13, 7), f"{LAYER}.ffn.lin2.weight": (7, 13), WORDS: (9, 7)}
 NORMS = [f"{LAYER}.sa_layer_norm", f"{LAYER}.output_layer_norm", "distilbert.embeddings.LayerNorm"]
+VERSION_1 = [
+    (False, "307d51f95503a7315f754cdc9eca74be2c55575293fd2f78a416bbd2a8a551ee"),
+    (True, "ea7f383da209d8a629f0b9b57cabe5176666dce54e4995dfb610a6d2c7b9612a"),
+]
 RECORD = Record(task="tiny", labels=["schön", "bad"], quantization=quantization())
 
 
@@ -128,6 +134,24 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
     start, end = header[f"{LAYER}.ffn.lin1.weight"]["data_offsets"]
     codes = [byte // 3**place % 3 - 1 for byte in content[8 + length :][start:end] for place in range(5)]
     assert codes[:91] == parts()[0][f"{LAYER}.ffn.lin1.weight"].levels.flatten().tolist()
+
+
+def counted(*shape: int) -> Tensor:
+    """Multiples of an eighth, exact in FP16 too."""
+    return (torch.arange(math.prod(shape)) % 64 / 8 - 3).view(shape)
+
+
+@pytest.mark.parametrize(("half", "sha256"), VERSION_1)
+def test_version_1_is_written_byte_for_byte(half: bool, sha256: str, tmp_path: Path) -> None:
+    """The digests are of the files that kdqat 0.1.0 wrote of the same numbers."""
+    weights = {}
+    for name, (rows, columns) in SHAPES.items():
+        levels = (torch.arange(rows * columns) * 7 % 11 % 3 - 1).to(torch.int8).view(rows, columns)
+        grouping = ROW if name == WORDS else MATRIX
+        weights[name] = Codes(levels, counted(grouping.count(levels.shape)).abs(), grouping)
+    dense = {name: counted(*values.shape) for name, values in parts()[1].items()}
+    write_packed(tmp_path / FILE_NAME, packed_parts(weights, dense, CONFIG, RECORD, half))
+    assert hashlib.sha256((tmp_path / FILE_NAME).read_bytes()).hexdigest() == sha256
 
 
 def test_equal_models_are_equal_files(tmp_path: Path) -> None:
