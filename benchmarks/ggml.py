@@ -164,9 +164,9 @@ def _tq2_0(codes: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
     import torch
 
     from kdqat_cli.exporters.gguf_file import encode
-    from kdqat_cli.exporters.weights import Ternary
+    from kdqat_cli.quantizers.codes import MATRIX, Codes
 
-    return encode(Ternary(torch.from_numpy(codes), torch.tensor([scale]), embedding=False), "TQ2_0", "a matrix")[1]
+    return encode(Codes(torch.from_numpy(codes), torch.tensor([scale]), MATRIX), "TQ2_0", "a matrix")[1]
 
 
 def _iq2_bn(codes: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:

@@ -126,8 +126,8 @@ def _linear(console: Console, device: torch.device, options: argparse.Namespace)
     times: list[dict[str, Any]] = []
     for rows in options.rows:
         x = torch.randn(rows, size, device=device)
-        codes = quantizer.codes(x)
-        values, scales = codes.values, codes.scale.flatten()
+        rounded = quantizer.rounded(x)
+        values, scales = rounded.values, rounded.scale.flatten()
         jobs: dict[str, list[Run]] = {
             "kdqat": [partial(_packed_linear, quantizer, x, weight, bias) for weight in packed],
             "product": [partial(ternary_product, values, scales, weight, _ALPHA, bias) for weight in packed],
@@ -164,13 +164,13 @@ def _quantizer(device: torch.device) -> ActivationQuantizer:
 
 
 def _packed_linear(quantizer: ActivationQuantizer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    codes = quantizer._codes(x)  # not `codes`, which remembers them
-    return ternary_product(codes.values, codes.scale.flatten(), weight, _ALPHA, bias)
+    rounded = quantizer._rounded(x)  # not `rounded`, which remembers them
+    return ternary_product(rounded.values, rounded.scale.flatten(), weight, _ALPHA, bias)
 
 
 def _int8_linear(quantizer: ActivationQuantizer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    codes = quantizer._codes(x)
-    return _int8_product(codes.values, codes.scale, weight, _ALPHA, bias)
+    rounded = quantizer._rounded(x)
+    return _int8_product(rounded.values, rounded.scale, weight, _ALPHA, bias)
 
 
 def _tf32(run: Run) -> Run:
@@ -198,9 +198,9 @@ class _Int8Linear(nn.Module):
         self.register_buffer("weight", unpack_two_bits(packed.weight, columns).contiguous(), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        codes = self.quantizer.codes(inputs)
+        rounded = self.quantizer.rounded(inputs)
         weight: Any = self.weight
-        out = _int8_product(codes.values.flatten(0, -2), codes.scale.reshape(-1, 1), weight, self.scale, self.bias)
+        out = _int8_product(rounded.values.flatten(0, -2), rounded.scale.reshape(-1, 1), weight, self.scale, self.bias)
         return out.view(*inputs.shape[:-1], -1)
 
 

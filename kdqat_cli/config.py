@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.files import is_there
-from kdqat_cli.names import LOSSES
+from kdqat_cli.names import LEVELS, LOSSES
 from kdqat_cli.plugins import load_plugins
 from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
@@ -29,8 +29,9 @@ LossName = Annotated[str, BeforeValidator(LOSSES.checked)]
 MixName = Literal["SM1", "SM2"]
 """Forms of the mix of losses in Eq. 8."""
 
-WeightsName = Literal["ternary", "int4", "int8"]
-"""Values of `--weights`; quantization/weights.py says what each is."""
+
+WeightsName = Annotated[str, BeforeValidator(LEVELS.checked)]
+"""Values of `--weights`."""
 
 ActivationsName = Literal["int8", "fp32"]
 """Values of `--activations`."""

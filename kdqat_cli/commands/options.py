@@ -15,11 +15,10 @@ from kdqat_cli.config import (
     PrecisionName,
     Quantization,
     Training,
-    WeightsName,
     field_help,
 )
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.names import FORMATS, LOSSES
+from kdqat_cli.names import FORMATS, LEVELS, LOSSES
 from kdqat_cli.native import MOST_THREADS
 
 TaskOption = Annotated[
@@ -72,7 +71,9 @@ HiddenLayersOption = Annotated[
     str | None,
     typer.Option("--hidden-layers", help=field_help(Distillation, "hidden_layers"), metavar="all|0,3,-1"),
 ]
-WeightsOption = Annotated[WeightsName | None, typer.Option("--weights", help=field_help(Quantization, "weights"))]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", help=field_help(Quantization, "weights"), metavar=LEVELS.metavar())
+]
 ActivationsOption = Annotated[
     ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
 ]

@@ -21,9 +21,9 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
         model: any classifier; it is not changed, and may train on.
 
     Returns:
-        None where torch is to compute: the model is no ternary student with 8-bit activations, a batch shares its
-        scales, it is on a GPU or not in FP32, its architecture is not served, a value in it is no finite number, the
-        library was not built, or KDQAT_KERNEL is `torch`.
+        None where torch is to compute: the model is no student with 8-bit activations, its weights do not fit the
+        packed file, a batch shares its scales, it is on a GPU or not in FP32, its architecture is not served, a value
+        in it is NaN or infinite, the library was not built, or KDQAT_KERNEL is `torch`.
 
     Raises:
         ConfigError: KDQAT_KERNEL names a kernel that does not run here.
@@ -36,14 +36,13 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
         return None
     try:
         return NativeModel(model_parts(model, Record(quantization=quantization)), kernel, torch.get_num_threads())
-    except ConfigError:  # an architecture that it does not serve; or no finite number, which torch will show
+    except ConfigError:  # other weights or another architecture than it serves; or NaN, which torch will show
         return None
 
 
 def _quantization(model: PreTrainedModel) -> Quantization | None:
-    layers = list(quantized_layers(model).values())
-    linears = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
-    if not linears or any(layer.weight_quantizer.name != "ternary" for layer in layers):
+    linears = [layer for layer in quantized_layers(model).values() if isinstance(layer, QuantizedLinear)]
+    if not linears:
         return None
     quantizers = {layer.quantizer for layer in linears}
     quantizer = quantizers.pop()
@@ -51,5 +50,9 @@ def _quantization(model: PreTrainedModel) -> Quantization | None:
         return None
     clip = quantizer.clip
     return Quantization(
-        weights="ternary", weight_clip=None, activations="int8", activation_clip=clip, activation_scale="token"
+        weights=linears[0].weight_quantizer.quantizer.name,
+        weight_clip=None,
+        activations="int8",
+        activation_clip=clip,
+        activation_scale="token",
     )

@@ -1,14 +1,14 @@
 """hf: linears in the layout of transformers' `quant_method: bitnet`, 2 bits a weight.
 
-    <name>.weight         U8 (O/4, I)   byte [r, i] = Σ_{j<4} (code[r + j·O/4, i] + 1) << 2j
+    <name>.weight         U8 (O/4, I)   byte [r, i] = Σ_{j<4} (level[r + j·O/4, i] + 1) << 2j
     <name>.weight_scale   F32 (1,)      1/α
 
-transformers' BitLinear rounds the input of each linear to 8 bits with one scale a token, as the student does, and
+transformers' BitLinear rounds the input of each linear to 8 bits with one scale per token, as the student does, and
 divides by the stored scale; a matrix of zeros, whose 1/α does not exist, gets 1. Q, K, V and the attention
 probabilities stay in full precision.
 
-There is one scale a matrix, so the word embedding with its row scales stays a plain table of floats, and is most of the
-file; hf-compressed packs it.
+There is one scale per matrix, so the word embedding with its row scales stays a plain table of floats, and is most of
+the file; hf-compressed packs it.
 """
 
 from pathlib import Path
@@ -20,8 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.stock import write_stock
-from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
-from kdqat_cli.quantizers.ternary import join
+from kdqat_cli.exporters.weights import other_tensors, ternary_codes
+from kdqat_cli.quantizers.codes import Codes
+from kdqat_cli.quantizers.layers import QuantizedEmbedding
 
 ROWS_PER_BYTE = 4
 
@@ -30,7 +31,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """Writes config.json, model.safetensors and the tokenizer.
 
     Args:
-        model: a frozen student with one scale a linear.
+        model: a frozen student with one scale per linear.
         tokenizer: its tokenizer.
         folder: an existing folder.
         half: store what is not ternary as FP16; it is loaded as FP32.
@@ -38,28 +39,30 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     Raises:
         ConfigError: row scales, out features that do not divide by 4, or no such architecture in transformers.
     """
-    weights = ternary_weights(model)
+    weights = ternary_codes(model)
     tensors = other_tensors(model, weights)
-    for name, weight in weights.items():
-        if weight.embedding:
-            tensors[f"{name}.weight"] = join(weight.codes, weight.scales)
+    for name, codes in weights.items():
+        if isinstance(model.get_submodule(name), QuantizedEmbedding):
+            tensors[f"{name}.weight"] = codes.value()
             continue
-        _check(name, weight)
-        tensors[f"{name}.weight"] = pack(weight.codes)
-        tensors[f"{name}.weight_scale"] = 1 / weight.scales.where(weight.scales > 0, 1)
+        _check(name, codes)
+        tensors[f"{name}.weight"] = pack(codes.levels)
+        tensors[f"{name}.weight_scale"] = 1 / codes.scales.where(codes.scales > 0, 1)
     write_stock(model, tokenizer, folder, tensors, half, _quantization(model))
 
 
-def pack(codes: Tensor) -> Tensor:
-    """Codes (O, I) in {-1, 0, 1} → bytes (O/4, I); the lowest two bits hold the first quarter of the rows."""
-    quarters = (codes + 1).to(torch.uint8).view(ROWS_PER_BYTE, -1, codes.shape[1])
+def pack(levels: Tensor) -> Tensor:
+    """Levels (O, I) in {-1, 0, 1} → bytes (O/4, I); the lowest two bits hold the first quarter of the rows."""
+    quarters = (levels + 1).to(torch.uint8).view(ROWS_PER_BYTE, -1, levels.shape[1])
     return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
 
 
-def _check(name: str, weight: Ternary) -> None:
-    rows = len(weight.codes)
-    if weight.scales.numel() != 1:
-        raise ConfigError(f"{name} has one scale a row; the bitnet layout has one a matrix.", "--format hf-compressed")
+def _check(name: str, codes: Codes) -> None:
+    rows = len(codes.levels)
+    if codes.scales.numel() != 1:
+        raise ConfigError(
+            f"{name} has one scale per row; the bitnet layout has one per matrix.", "--format hf-compressed"
+        )
     if rows % ROWS_PER_BYTE:
         raise ConfigError(f"{name} has {rows} out features; the bitnet layout takes fours.", "--format hf-compressed")
 

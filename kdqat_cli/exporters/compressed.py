@@ -1,6 +1,6 @@
 """hf-compressed: compressed-tensors' `pack-quantized`, 2 bits a weight of linears and word embedding alike.
 
-    <name>.weight_packed   I32 (O, ⌈I/16⌉)   word [o, k] = Σ_{j<16} (code[o, 16k + j] + 2) << 2j
+    <name>.weight_packed   I32 (O, ⌈I/16⌉)   word [o, k] = Σ_{j<16} (level[o, 16k + j] + 2) << 2j
     <name>.weight_scale    F32 (O, 1)        α of the row; of a linear with one scale, that one again
     <name>.weight_shape    I64 (2,)          O, I
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.exporters.stock import write_stock
-from kdqat_cli.exporters.weights import other_tensors, ternary_weights
+from kdqat_cli.exporters.weights import other_tensors, ternary_codes
 
 CODES_PER_WORD = 16
 
@@ -37,24 +37,24 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     Raises:
         ConfigError: transformers has no classifier of this architecture.
     """
-    weights = ternary_weights(model)
+    weights = ternary_codes(model)
     tensors = other_tensors(model, weights)
-    for name, weight in weights.items():
-        rows = len(weight.codes)
-        tensors[f"{name}.weight_packed"] = pack(weight.codes)
-        tensors[f"{name}.weight_scale"] = weight.scales[:, None].expand(rows, 1)
-        tensors[f"{name}.weight_shape"] = torch.tensor(weight.codes.shape)
+    for name, codes in weights.items():
+        rows = len(codes.levels)
+        tensors[f"{name}.weight_packed"] = pack(codes.levels)
+        tensors[f"{name}.weight_scale"] = codes.scales[:, None].expand(rows, 1)
+        tensors[f"{name}.weight_shape"] = torch.tensor(codes.levels.shape)
     write_stock(model, tokenizer, folder, tensors, half, _quantization(list(weights)))
 
 
-def pack(codes: Tensor) -> Tensor:
-    """Codes (O, I) in {-1, 0, 1} → words (O, ⌈I/16⌉), int32; the last is filled up with zero bits."""
-    rows, columns = codes.shape
+def pack(levels: Tensor) -> Tensor:
+    """Levels (O, I) in {-1, 0, 1} → words (O, ⌈I/16⌉), int32; the last is filled up with zero bits."""
+    rows, columns = levels.shape
     words = -(-columns // CODES_PER_WORD)
     digits = torch.zeros(rows, words * CODES_PER_WORD, dtype=torch.int64)
-    digits[:, :columns] = codes + 2
+    digits[:, :columns] = levels + 2
     shifted = digits.view(rows, words, CODES_PER_WORD) << 2 * torch.arange(CODES_PER_WORD)
-    return shifted.sum(-1).to(torch.int32)  # int64 → int32 keeps the lower 32 bits: the sign bit is a code's
+    return shifted.sum(-1).to(torch.int32)  # int64 → int32 keeps the lower 32 bits: the sign bit is a level's
 
 
 def _quantization(names: list[str]) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.gguf_vocabulary import write_vocabulary
-from kdqat_cli.exporters.weights import Ternary, other_tensors, ternary_weights
+from kdqat_cli.exporters.weights import other_tensors, ternary_codes
 from kdqat_cli.networks.families import FAMILIES, configured
 from kdqat_cli.networks.family import Family
 from kdqat_cli.networks.parts import sizes_of
-from kdqat_cli.quantizers.ternary import join
+from kdqat_cli.quantizers.codes import Codes
 
 FILE = "model.gguf"
 TRITS_BLOCK, NIBBLES_BLOCK = 256, 32
@@ -91,9 +91,9 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
     names = _names(family, sizes.layers)
     first = family.first_position(values)  # llama.cpp counts from 0, and has no rows for padding before it
-    weights = ternary_weights(model)
-    for name, weight in weights.items():
-        kind, blocks = encode(weight, trits, name)
+    weights = ternary_codes(model)
+    for name, codes in weights.items():
+        kind, blocks = encode(codes, trits, name)
         writer.add_tensor(f"{names[name]}.weight", blocks, raw_dtype=gguf.GGMLQuantizationType[kind])
     for name, tensor in other_tensors(model, weights).items():
         layer, _, part = name.rpartition(".")
@@ -105,11 +105,11 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     writer.close()
 
 
-def encode(weight: Ternary, trits: str, name: str) -> tuple[str, NDArray[np.uint8]]:
-    """A weight in the smallest exact type: its name, and its blocks' bytes (O, bytes a row).
+def encode(codes: Codes, trits: str, name: str) -> tuple[str, NDArray[np.uint8]]:
+    """A weight in the smallest exact type: its name, and its blocks' bytes (O, bytes per row).
 
     Args:
-        weight: codes (O, I) and scales.
+        codes: the weight (O, I), with one scale per matrix or row.
         trits: TQ1_0 or TQ2_0, where rows are multiples of 256.
         name: what the error calls the weight.
 
@@ -118,21 +118,21 @@ def encode(weight: Ternary, trits: str, name: str) -> tuple[str, NDArray[np.uint
     """
     import gguf
 
-    columns = weight.codes.shape[1]
+    columns = codes.levels.shape[1]
     if columns % TRITS_BLOCK == 0:
         kind = gguf.GGMLQuantizationType[trits]
-        # The blocks' scale is their largest magnitude; a block without a code that is not 0 gets 0.
-        return trits, gguf.quants.quantize(join(weight.codes, weight.scales).numpy(), kind)
+        # The blocks' scale is their largest magnitude; a block with levels of 0 alone gets 0.
+        return trits, gguf.quants.quantize(codes.value().numpy(), kind)
     if columns % NIBBLES_BLOCK == 0:
-        return "Q4_0", _nibbles(weight)
+        return "Q4_0", _nibbles(codes)
     raise ConfigError(f"{name} has rows of {columns} weights; GGUF's blocks hold {TRITS_BLOCK} or {NIBBLES_BLOCK}.")
 
 
-def _nibbles(weight: Ternary) -> NDArray[np.uint8]:
-    """Q4_0 blocks: FP16 scale, then 16 bytes whose low halves hold the first 16 codes + 8, the high ones the rest."""
-    rows, columns = weight.codes.shape
-    digits = (weight.codes.numpy() + 8).astype(np.uint8).reshape(rows, columns // NIBBLES_BLOCK, 2, NIBBLES_BLOCK // 2)
-    scales = weight.scales.expand(rows).numpy().astype(np.float16)
+def _nibbles(codes: Codes) -> NDArray[np.uint8]:
+    """Q4_0 blocks: FP16 scale, then 16 bytes whose low halves hold the first 16 levels + 8, the high ones the rest."""
+    rows, columns = codes.levels.shape
+    digits = (codes.levels.numpy() + 8).astype(np.uint8).reshape(rows, columns // NIBBLES_BLOCK, 2, NIBBLES_BLOCK // 2)
+    scales = codes.scales.expand(rows).numpy().astype(np.float16)
     scale_bytes = np.broadcast_to(scales.view(np.uint8).reshape(rows, 1, 2), (rows, digits.shape[1], 2))
     return np.concatenate([scale_bytes, digits[:, :, 0] | digits[:, :, 1] << 4], axis=-1).reshape(rows, -1)
 

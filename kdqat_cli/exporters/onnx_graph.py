@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.exporters.parity import Batch, Logits
-from kdqat_cli.exporters.weights import Ternary, ternary_weights
+from kdqat_cli.exporters.weights import ternary_codes
 from kdqat_cli.networks.modules import family_of
+from kdqat_cli.quantizers.codes import Codes
+from kdqat_cli.quantizers.layers import QuantizedLinear
 
 FILE = "model.onnx"
 CODES_PER_BYTE = 4
@@ -53,9 +55,10 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """
     student = _copy(model)
     quantized = {name for name, layer in model.named_modules() if getattr(layer, "quantizer", None) is not None}
-    for name, weight in ternary_weights(student).items():
+    for name, codes in ternary_codes(student).items():
         layer = student.get_submodule(name)
-        packed = _PackedEmbedding(weight) if weight.embedding else _PackedLinear(weight, layer.bias, name in quantized)
+        linear = isinstance(layer, QuantizedLinear)
+        packed = _PackedLinear(codes, layer.bias, name in quantized) if linear else _PackedEmbedding(codes)
         student.set_submodule(name, packed)
     _write(student, tokenizer, folder)
 
@@ -84,15 +87,15 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
     return [session.run(None, batch)[0] for batch in batches]
 
 
-def pack(codes: Tensor, block: int) -> Tensor:
-    """Codes (O, I) in {-1, 0, 1} → bytes (O, ⌈I/block⌉, block/4), four codes a byte, the lowest bits first.
+def pack(levels: Tensor, block: int) -> Tensor:
+    """Levels (O, I) in {-1, 0, 1} → bytes (O, ⌈I/block⌉, block/4), four levels per byte, the lowest bits first.
 
     What a block has beyond I is filled up with zeros (stored as 2).
     """
-    rows, columns = codes.shape
+    rows, columns = levels.shape
     blocks = -(-columns // block)
     digits = torch.full((rows, blocks * block), 2, dtype=torch.uint8)
-    digits[:, :columns] = (codes + 2).to(torch.uint8)
+    digits[:, :columns] = (levels + 2).to(torch.uint8)
     digits = digits.view(rows, blocks, block // CODES_PER_BYTE, CODES_PER_BYTE)
     return digits[..., 0] | digits[..., 1] << 2 | digits[..., 2] << 4 | digits[..., 3] << 6
 
@@ -101,12 +104,12 @@ class _PackedLinear(nn.Module):
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Ternary, bias: Tensor | None, quantized: bool) -> None:
+    def __init__(self, codes: Codes, bias: Tensor | None, quantized: bool) -> None:
         super().__init__()
-        rows, columns = weight.codes.shape
-        codes = pack(weight.codes, BLOCK)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", weight.scales[:, None].expand(rows, codes.shape[1]).contiguous())
+        rows, columns = codes.levels.shape
+        packed = pack(codes.levels, BLOCK)
+        self.register_buffer("codes", packed)
+        self.register_buffer("scales", codes.scales[:, None].expand(rows, packed.shape[1]).contiguous())
         self.bias = bias
         # 1: FP32. A student with unrounded activations does not get rounded ones here.
         accuracy = 4 if quantized else 1
@@ -128,13 +131,13 @@ class _PackedEmbedding(nn.Module):
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Ternary) -> None:
+    def __init__(self, codes: Codes) -> None:
         super().__init__()
-        rows, self.columns = weight.codes.shape
+        rows, self.columns = codes.levels.shape
         block = max(SMALLEST_BLOCK, 1 << (self.columns - 1).bit_length())  # the power of two that holds a row
         used = -(-self.columns // CODES_PER_BYTE)
-        self.register_buffer("codes", pack(weight.codes, block).view(rows, -1)[:, :used].contiguous())
-        self.register_buffer("scales", weight.scales[:, None].clone())
+        self.register_buffer("codes", pack(codes.levels, block).view(rows, -1)[:, :used].contiguous())
+        self.register_buffer("scales", codes.scales[:, None].clone())
         self.attributes = {"bits": 2, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
 
     def forward(self, input_ids: Tensor) -> Tensor:

@@ -1,54 +1,37 @@
-"""What every exporter reads of a student."""
-
-from dataclasses import dataclass
+"""What every exporter of 2-bit weights reads of a student."""
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, quantized_layers
-from kdqat_cli.quantizers.ternary import split
+from kdqat_cli.quantizers.codes import Codes
+from kdqat_cli.quantizers.layers import quantized_layers
 
 
-@dataclass(frozen=True)
-class Ternary:
-    """A ternary weight in its parts.
-
-    Attributes:
-        codes: (O, I), int8 in {-1, 0, 1}.
-        scales: (1,) or (O,), FP32.
-        embedding: a table of word embeddings, not the matrix of a linear.
-    """
-
-    codes: Tensor
-    scales: Tensor
-    embedding: bool
-
-
-def ternary_weights(model: PreTrainedModel) -> dict[str, Ternary]:
-    """Layer name → its weight, on the CPU.
+def ternary_codes(model: PreTrainedModel) -> dict[str, Codes]:
+    """Layer name → its weight, on the CPU: levels (O, I) of -1, 0 and 1, scales (1,) or (O,).
 
     Args:
         model: a frozen student.
 
     Raises:
-        ConfigError: the model has no ternary layers, or some that are not.
+        ConfigError: the model has no quantised layers, or some whose weights the formats cannot hold.
     """
     weights = {}
     for name, layer in quantized_layers(model).items():
-        try:
-            codes, scales = split(layer.weight.detach().cpu(), layer.granularity)
-        except ValueError as error:
+        if not layer.is_ternary:
             raise ConfigError(
-                f"The weight of {name} is not ternary; this format holds ternary weights only."
-            ) from error
-        weights[name] = Ternary(codes, scales, isinstance(layer, QuantizedEmbedding))
+                f"The student cannot be exported: {name} is {layer.described}; this format holds levels of -1, 0 and "
+                "1 with one scale per matrix or row.",
+                "kdqat distill --weights ternary",
+            )
+        weights[name] = layer.codes().cpu()
     if not weights:
         raise ConfigError("The model has no ternary weights.", "kdqat distill")
     return weights
 
 
-def other_tensors(model: PreTrainedModel, weights: dict[str, Ternary]) -> dict[str, Tensor]:
+def other_tensors(model: PreTrainedModel, weights: dict[str, Codes]) -> dict[str, Tensor]:
     """Every tensor of the model's state that is not one of `weights`, on the CPU."""
     names = {f"{name}.weight" for name in weights}
     return {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in names}

@@ -9,31 +9,30 @@ from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
-from kdqat_cli.quantizers.weights import WeightQuantizer
+from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 
 
-def quantize_model(model: PreTrainedModel, settings: Quantization, frozen: bool = False) -> None:
+def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
     """Replaces the encoder's linears and word embedding with quantised ones that own the same parameters.
 
     Args:
         model: a sequence classifier of a known architecture; changed in place.
         settings: what the numbers may be.
-        frozen: the weights are quantised already and are used as they are.
 
     Raises:
         ConfigError: kdqat does not know the architecture.
     """
     family = family_of(model)
-    weights = WeightQuantizer(settings.weights, settings.weight_clip)
+    weights = StraightThrough(WEIGHTS[settings.weights], settings.weight_clip)
     quantizer = None
     if settings.activations == "int8":
         quantizer = ActivationQuantizer(8, settings.activation_clip, settings.activation_scale)
     base = model.base_model
     linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
-        _replace(base, name, QuantizedLinear(linear, weights, quantizer, frozen))
+        _replace(base, name, QuantizedLinear(linear, weights, quantizer))
     table = module_at(base, family.words)
-    _replace(base, family.words, QuantizedEmbedding(table, weights, frozen))
+    _replace(base, family.words, QuantizedEmbedding(table, weights))
     for layer in layers_of(model):
         module_at(layer, family.attention).quantizer = quantizer
     use_fast_dropout(model)

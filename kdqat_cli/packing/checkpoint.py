@@ -32,37 +32,36 @@ from kdqat_cli.packing.packed_file import (
     to_json,
 )
 from kdqat_cli.packing.soundness import SCALES
-from kdqat_cli.quantizers.ternary import join
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes
 from kdqat_cli.record import Record
 
-__all__ = ["FILE_NAME", "PackedCheckpoint", "Ternary", "packed_parts", "write_packed"]
-
-Ternary = dict[str, tuple[Tensor, Tensor]]
+__all__ = ["FILE_NAME", "PackedCheckpoint", "packed_parts", "write_packed"]
 
 
 def packed_parts(
-    ternary: Ternary, dense: dict[str, Tensor], config: dict[str, Any], record: Record, half: bool = False
+    weights: dict[str, Codes], dense: dict[str, Tensor], config: dict[str, Any], record: Record, half: bool = False
 ) -> PackedParts:
     """A model as a packed checkpoint holds it.
 
     Args:
-        ternary: name → codes (O, I) int8 and scales (1,) or (O,).
+        weights: name → a weight (O, I) with levels of -1, 0 and 1, and one scale per matrix or row.
         dense: name → every other tensor of the model.
         config: the model's configuration, as in config.json.
         record: where the model comes from.
         half: scales and dense tensors as FP16 instead of FP32.
 
     Raises:
-        ConfigError: a value is no finite number, or too large for FP16.
+        ConfigError: a value is NaN or infinite, or too large for FP16.
     """
     rest = torch.float16 if half else torch.float32
     arrays: Arrays = {name: tensor.to(rest).contiguous().numpy() for name, tensor in dense.items()}
     shapes = {}
-    for name, (codes, scales) in ternary.items():
-        arrays[name] = pack(codes.numpy())
-        shapes[name] = (*codes.shape, scales.numel())
-    if ternary:
-        arrays[SCALES] = torch.cat([scales for _, scales in ternary.values()]).to(rest).numpy()
+    for name, codes in weights.items():
+        arrays[name] = pack(codes.levels.numpy())
+        rows, columns = codes.levels.shape
+        shapes[name] = (rows, columns, codes.scales.numel())
+    if weights:
+        arrays[SCALES] = torch.cat([codes.scales for codes in weights.values()]).to(rest).numpy()
     if broken := not_finite(arrays):
         where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
         raise ConfigError(f"The student's {broken} is not finite in {where}.", fix)
@@ -93,18 +92,18 @@ class PackedCheckpoint(PackedFile):
         super().__init__(path)
         self.tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
-    def codes_and_scales(self) -> Ternary:
-        """Name → codes (O, I) int8 and FP32 scales (1,) or (O,) of every ternary weight."""
-        ternary: Ternary = {}
+    def codes(self) -> dict[str, Codes]:
+        """Name → levels (O, I) int8 and FP32 scales of every ternary weight."""
+        weights = {}
         for name, scales in self.scales().items():
-            rows, columns, _ = self.shapes[name]
-            codes = torch.from_numpy(unpack(self.arrays[name], rows * columns)).view(rows, columns)
-            ternary[name] = codes, torch.from_numpy(scales)
-        return ternary
+            rows, columns, count = self.shapes[name]
+            levels = torch.from_numpy(unpack(self.arrays[name], rows * columns)).view(rows, columns)
+            weights[name] = Codes(levels, torch.from_numpy(scales), MATRIX if count == 1 else ROW)
+        return weights
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state in FP32, ternary weights multiplied out."""
-        return self.dense() | {name: join(codes, scales) for name, (codes, scales) in self.codes_and_scales().items()}
+        return self.dense() | {name: codes.value() for name, codes in self.codes().items()}
 
     def dense(self) -> dict[str, Tensor]:
         """The part of the model's state that is not ternary, in FP32."""

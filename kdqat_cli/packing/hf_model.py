@@ -12,14 +12,14 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
-from kdqat_cli.packing.packed_file import PackedParts
+from kdqat_cli.packing.packed_file import VERSION, PackedParts
 from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.quantizers.layers import quantized_layers
 from kdqat_cli.record import Record
 
 
 def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> PackedParts:
-    """A student with ternary layers as its packed checkpoint holds it.
+    """A student as its packed checkpoint holds it.
 
     Args:
         model: the student; layers that are not frozen give the codes that they would be frozen at.
@@ -27,14 +27,20 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
         half: what is not ternary as FP16.
 
     Raises:
-        ConfigError: a value is not finite, or its parts do not fit each other (soundness.py).
+        ConfigError: the file cannot hold its weights, a value is not finite, or its parts do not fit each other
+            (soundness.py).
     """
-    ternary = {}
+    weights = {}
     for name, layer in quantized_layers(model).items():
-        codes, scales = layer.ternary_codes()
-        ternary[f"{name}.weight"] = codes.cpu(), scales.cpu()
-    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in ternary}
-    parts = packed_parts(ternary, dense, model.config.to_dict(), record, half)
+        if not layer.is_ternary:
+            raise ConfigError(
+                f"The student cannot be packed: {name} is {layer.described}; the packed file (version {VERSION}) holds "
+                "levels of -1, 0 and 1 with one scale per matrix or row.",
+                "kdqat distill --weights ternary",
+            )
+        weights[f"{name}.weight"] = layer.codes().cpu()
+    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in weights}
+    parts = packed_parts(weights, dense, model.config.to_dict(), record, half)
     if fault := fault_of(parts):
         raise ConfigError(f"The student cannot be packed: {fault}", "kdqat distill")
     return parts
@@ -50,7 +56,7 @@ def save_packed(model: PreTrainedModel, folder: Path, record: Record, half: bool
 
 
 def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
-    """The architecture of a packed file with frozen quantised layers; its parameters have no storage yet."""
+    """The architecture of a packed file with quantised layers; its parameters have no storage yet."""
     # Here, not above: importing the auto classes registers kdqat's own class with them.
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -64,7 +70,7 @@ def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # of keys that soundness.py does not know, each architecture says it in its own way
         raise MissingInputError(f"The packed model's configuration is damaged: {error}.", "kdqat export") from error
-    quantize_model(model, checkpoint.record.quantization, frozen=True)
+    quantize_model(model, checkpoint.record.quantization)
     return model
 
 
@@ -101,4 +107,9 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
         """
         checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
-        return fill(empty_model(checkpoint), checkpoint.state_dict(), folder)
+        model, state, codes = empty_model(checkpoint), checkpoint.dense(), checkpoint.codes()
+        for name, layer in quantized_layers(model).items():
+            if f"{name}.weight" in codes:  # if not, `fill` says so
+                layer.freeze(codes[f"{name}.weight"])
+                state[f"{name}.weight"] = layer.weight
+        return fill(model, state, folder)

@@ -22,7 +22,7 @@ from kdqat_cli.quantizers.remembered import Remembered
 
 
 @dataclass(frozen=True)
-class Codes:
+class Rounded:
     """Quantised activations as x̂ = values · scale.
 
     Attributes:
@@ -49,7 +49,7 @@ class ActivationQuantizer:
     bits: int
     clip: float | None
     scale: Literal["token", "batch"] = "token"
-    _last: Remembered[Codes] = field(default_factory=Remembered, compare=False, repr=False)
+    _last: Remembered[Rounded] = field(default_factory=Remembered, compare=False, repr=False)
 
     def __call__(self, values: Tensor) -> Tensor:
         """The quantised values, (..., D) → (..., D); gradient straight-through."""
@@ -57,23 +57,23 @@ class ActivationQuantizer:
         return out
 
     @torch.no_grad()
-    def codes(self, values: Tensor) -> Codes:
-        """The same as codes and scales. Asked again for the tensor it was asked for last (Q, K and V), it remembers."""
-        return self._last(self._codes, values)
+    def rounded(self, values: Tensor) -> Rounded:
+        """The same as integers and scales. Asked for the same tensor again (Q, K and V), it remembers them."""
+        return self._last(self._rounded, values)
 
-    def _codes(self, values: Tensor) -> Codes:
+    def _rounded(self, values: Tensor) -> Rounded:
         if self._fuses(values):
-            return Codes(*self._fused(values))
+            return Rounded(*self._fused(values))
         rounded, scale, inside = self.round(values)
-        return Codes(rounded.to(torch.int8), scale, inside)
+        return Rounded(rounded.to(torch.int8), scale, inside)
 
-    def quantized(self, values: Tensor) -> tuple[Codes, Tensor]:
-        """The codes, and the quantised values (..., D)."""
+    def quantized(self, values: Tensor) -> tuple[Rounded, Tensor]:
+        """The integers and scales, and the quantised values (..., D)."""
         if self._fuses(values):
             value = torch.empty(values.shape)
-            return Codes(*self._fused(values, value)), value
+            return Rounded(*self._fused(values, value)), value
         rounded, scale, inside = self.round(values)
-        return Codes(rounded.to(torch.int8), scale, inside), rounded.mul_(scale)
+        return Rounded(rounded.to(torch.int8), scale, inside), rounded.mul_(scale)
 
     def _fuses(self, values: Tensor) -> bool:
         return self.bits == 8 and fused.fuses(values)
@@ -114,8 +114,8 @@ class _StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, quantizer: ActivationQuantizer) -> Tensor:
         if quantizer._fuses(values):
-            codes, value = quantizer.quantized(values)
-            ctx.inside = codes.inside
+            integers, value = quantizer.quantized(values)
+            ctx.inside = integers.inside
             return value
         rounded, scale, ctx.inside = quantizer.round(values)
         return rounded.mul_(scale)

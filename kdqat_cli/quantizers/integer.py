@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdqat_cli.quantizers.activations import Codes, masked
+from kdqat_cli.quantizers.activations import Rounded, masked
+from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.product import product_type
 
 
@@ -28,10 +29,9 @@ def multiplies_integers(inputs: Tensor) -> bool:
 
 def integer_linear(
     inputs: Tensor,
-    codes: Codes,
+    rounded: Rounded,
     weight: Tensor,
-    signs: Tensor,
-    alpha: Tensor,
+    codes: Codes,
     clip: float | None,
     bias: Tensor | None,
 ) -> Tensor:
@@ -39,15 +39,14 @@ def integer_linear(
 
     Args:
         inputs: (..., I), which get the gradient.
-        codes: of `inputs`.
+        rounded: c and s of `inputs`.
         weight: (O, I), latent, which gets the gradient.
-        signs: (O, I), int8, q of `weight`.
-        alpha: (1,), α of `weight`.
+        codes: q and α of `weight`, with one scale per matrix.
         clip: no gradient where |weight| reaches it.
         bias: (O,).
     """
     apply: Any = _IntegerLinear.apply
-    out: Tensor = apply(inputs, weight, bias, codes, signs, alpha, clip)
+    out: Tensor = apply(inputs, weight, bias, rounded, codes, clip)
     return out
 
 
@@ -58,16 +57,16 @@ class _IntegerLinear(torch.autograd.Function):
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        rounded: Rounded,
         codes: Codes,
-        signs: Tensor,
-        alpha: Tensor,
         clip: float | None,
     ) -> Tensor:
-        values, scale = codes.values.flatten(0, -2), codes.scale.flatten(0, -2)
+        values, scale = rounded.values.flatten(0, -2), rounded.scale.flatten(0, -2)
+        signs, alpha = codes.levels, codes.scales
         reaches = False
         if clip is not None and ctx.needs_input_grad[1]:
             reaches = bool((weight.amax() >= clip) | (weight.amin() <= -clip))
-        ctx.save_for_backward(values, scale, codes.inside, signs, alpha, weight if reaches else None)
+        ctx.save_for_backward(values, scale, rounded.inside, signs, alpha, weight if reaches else None)
         ctx.clip, ctx.shape, ctx.kind = clip, inputs.shape, product_type(inputs)
         out = torch._int_mm(values, signs.t()).to(inputs.dtype)
         out = out.mul_(scale * alpha) if bias is None else torch.addcmul(bias, out, scale * alpha, out=out)
@@ -84,4 +83,4 @@ class _IntegerLinear(torch.autograd.Function):
         to_weight = torch.mm(grad.t(), values.to(ctx.kind).mul_(scale)).to(whole.dtype)
         if clamped is not None:
             to_weight = masked(to_weight, clamped.abs() < ctx.clip)
-        return to_inputs, to_weight, whole.sum(0) if ctx.needs_input_grad[2] else None, None, None, None, None
+        return to_inputs, to_weight, whole.sum(0) if ctx.needs_input_grad[2] else None, None, None, None

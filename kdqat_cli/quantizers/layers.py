@@ -1,7 +1,8 @@
 """Linear and embedding layers with quantised weights.
 
 Each holds its latent weight under the plain layer's name, so a state dictionary of the teacher fits the student.
-`freeze` puts the quantised weight in the latent one's place, for good: what was evaluated is then what is saved.
+`freeze` puts codes in the latent weight's place, for good: what was evaluated is then what is saved. The plain name
+then holds their value, so a state dictionary of the student fits the plain model.
 """
 
 from typing import Any, Self
@@ -10,78 +11,104 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdqat_cli.levels import are_trits
 from kdqat_cli.quantizers.activations import ActivationQuantizer
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping
 from kdqat_cli.quantizers.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantizers.remembered import Remembered
-from kdqat_cli.quantizers.ternary import Granularity, split
-from kdqat_cli.quantizers.weights import WeightQuantizer
+from kdqat_cli.quantizers.weights import StraightThrough
 
 
-class _QuantizedWeight(nn.Module):
-    """What both layers share: a weight that is quantised at each use until it is frozen."""
+class QuantizedWeight(nn.Module):
+    """What both layers share: a weight that is quantised at each use until it is frozen.
 
-    granularity: Granularity
+    Attributes:
+        weight: the latent weight; of a frozen layer, the value of its codes.
+        weight_quantizer: what quantises the latent weight.
+        grouping: what shares a scale.
+    """
+
     weight: nn.Parameter
+    _levels: Tensor | None
+    _scales: Tensor | None
 
-    def _set_up(self, weight: Any, weight_quantizer: WeightQuantizer, frozen: bool) -> None:
+    def __init__(self, weight: Any, weight_quantizer: StraightThrough, grouping: Grouping) -> None:
+        """Takes over `weight`; `grouping` is taken where the quantiser has none of its own."""
+        super().__init__()
         self.weight = weight
         self.weight_quantizer = weight_quantizer
-        self.frozen = frozen
-        self.weight.requires_grad_(not frozen)
+        self.grouping = weight_quantizer.quantizer.grouping or grouping
+        # Buffers, to follow the layer to its device; not in its state, whose names are the plain layer's.
+        self.register_buffer("_levels", None, persistent=False)
+        self.register_buffer("_scales", None, persistent=False)
+        self._has_trits = are_trits(weight_quantizer.quantizer.levels)
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether packed file, engine and 2-bit formats hold it: levels of -1, 0 and 1, one scale per matrix or row."""
+        return self._has_trits and self.grouping in (MATRIX, ROW)
+
+    @property
+    def described(self) -> str:
+        """The kind of weight, for messages."""
+        quantizer = self.weight_quantizer.quantizer
+        return f"{quantizer.name}, {len(quantizer.levels)} levels with one scale per {self.grouping}"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the layer holds codes in place of a latent weight."""
+        return self._levels is not None
+
+    def codes(self) -> Codes:
+        """The quantised weight; of a latent one, what it would be frozen at."""
+        if self._levels is None or self._scales is None:
+            return self.weight_quantizer.codes(self.weight, self.grouping)
+        return Codes(self._levels, self._scales, self.grouping)
+
+    @torch.no_grad()
+    def freeze(self, codes: Codes | None = None) -> None:
+        """Puts codes in the place of the latent weight.
+
+        Args:
+            codes: what the layer holds from now on; None: those of the latent weight, with which it computes the same
+                as before, or those that it holds already.
+        """
+        if self.frozen and codes is None:
+            return
+        codes = self.codes() if codes is None else codes
+        self._levels, self._scales, self.grouping = codes.levels, codes.scales, codes.grouping
+        if self.weight.is_meta:
+            self.weight = nn.Parameter(codes.value(), requires_grad=False)
+        else:
+            self.weight.copy_(codes.value()).requires_grad_(False)
 
     def _quantized(self, latent: Tensor) -> Tensor:
-        return latent if self.frozen else self.weight_quantizer(latent, self.granularity)
-
-    @torch.no_grad()
-    def ternary_codes(self) -> tuple[Tensor, Tensor]:
-        """Codes (O, I) int8 and scales (1,) or (O,) of the ternary weight; of a latent one, what it would be frozen at.
-
-        Raises:
-            ValueError: the weight is quantised to more than three values.
-        """
-        if self.weight_quantizer.name != "ternary":
-            raise ValueError(f"{self.weight_quantizer.name} weights are not ternary")
-        if self.frozen:
-            return split(self.weight, self.granularity)
-        return self.weight_quantizer.ternary_codes(self.weight, self.granularity)
-
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Replaces the latent weight with its quantised one; the layer computes the same from now on."""
-        if not self.frozen:
-            self.weight.copy_(self.weight_quantizer.value(self.weight, self.granularity))
-            self._set_up(self.weight, self.weight_quantizer, frozen=True)
+        return latent if self.frozen else self.weight_quantizer(latent, self.grouping)
 
 
-class QuantizedLinear(_QuantizedWeight):
-    """y = quantised(x) · quantised(W)ᵀ + b, with one scale for the matrix W (O, I)."""
-
-    granularity: Granularity = "matrix"
+class QuantizedLinear(QuantizedWeight):
+    """y = quantised(x) · quantised(W)ᵀ + b; one scale for the matrix W (O, I) unless the quantiser groups otherwise."""
 
     def __init__(
-        self,
-        linear: nn.Linear,
-        weight_quantizer: WeightQuantizer,
-        quantizer: ActivationQuantizer | None,
-        frozen: bool,
+        self, linear: nn.Linear, weight_quantizer: StraightThrough, quantizer: ActivationQuantizer | None
     ) -> None:
         """Takes over the parameters of `linear`; `quantizer` None leaves the input in full precision."""
-        super().__init__()
-        self._last: Remembered[tuple[Tensor, Tensor]] = Remembered()
+        super().__init__(linear.weight, weight_quantizer, MATRIX)
+        self._last: Remembered[Codes] = Remembered()
         self.train(linear.training)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.quantizer = quantizer
-        self._set_up(linear.weight, weight_quantizer, frozen)
         self.bias = linear.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) → (..., O)."""
-        quantizer, weights = self.quantizer, self.weight_quantizer
-        if quantizer is not None and weights.name == "ternary" and multiplies_integers(inputs):
-            signs, alpha = self._codes()
-            return integer_linear(inputs, quantizer.codes(inputs), self.weight, signs, alpha, weights.clip, self.bias)
+        quantizer = self.quantizer
+        fits = self.is_ternary and self.grouping == MATRIX
+        if quantizer is not None and fits and multiplies_integers(inputs):
+            clip = self.weight_quantizer.clip
+            return integer_linear(inputs, quantizer.rounded(inputs), self.weight, self._codes(), clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
-        # In the inputs' type under autocast, too: scales and codes of bfloat16 would be others than an evaluation's.
+        # In the inputs' type under autocast, too: scales and levels of bfloat16 would be others than an evaluation's.
         return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
     def train(self, mode: bool = True) -> Self:
@@ -89,35 +116,36 @@ class QuantizedLinear(_QuantizedWeight):
         self._last.forget()
         return super().train(mode)
 
-    def _codes(self) -> tuple[Tensor, Tensor]:
-        return self.ternary_codes() if self.training else self._last(lambda _: self.ternary_codes(), self.weight)
+    def _codes(self) -> Codes:
+        remembers = not (self.training or self.frozen)
+        return self._last(lambda _: self.codes(), self.weight) if remembers else self.codes()
 
 
-class QuantizedEmbedding(_QuantizedWeight):
-    """Rows of a quantised table (V, D), with one scale a row.
+class QuantizedEmbedding(QuantizedWeight):
+    """Rows of a quantised table (V, D), with one scale per row unless the quantiser groups otherwise.
 
-    The scale of a row depends on that row alone, so only the rows that are looked up are quantised.
+    The scale of a row depends on that row alone, so only the rows that are looked up are quantised; of a table that is
+    grouped otherwise, all are.
     """
 
-    granularity: Granularity = "row"
-
-    def __init__(self, embedding: nn.Embedding, weight_quantizer: WeightQuantizer, frozen: bool) -> None:
+    def __init__(self, embedding: nn.Embedding, weight_quantizer: StraightThrough) -> None:
         """Takes over the table of `embedding`."""
-        super().__init__()
+        super().__init__(embedding.weight, weight_quantizer, ROW)
         self.train(embedding.training)
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         self.padding_idx = embedding.padding_idx
-        self._set_up(embedding.weight, weight_quantizer, frozen)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, L) → (B, L, D)."""
+        if self.grouping != ROW:
+            return F.embedding(input_ids, self._quantized(self.weight), self.padding_idx)
         rows = F.embedding(input_ids, self.weight, self.padding_idx)
         return self._quantized(rows.flatten(0, -2)).view_as(rows)
 
 
-def quantized_layers(model: nn.Module) -> dict[str, Any]:
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight]:
     """The quantised layers of a model by name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _QuantizedWeight)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
 
 
 def freeze(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""x̂·ŷ of two quantised activations, keeping for the gradient their 8-bit codes instead of their values.
+"""x̂·ŷ of two quantised activations, keeping for the gradient their 8-bit integers instead of their values.
 
 The gradient is the straight-through one: products with x̂ and ŷ, zero where a value reached its clamp. Under torch's
 autocast the products of both passes are taken in its type; what goes in and comes out keeps its own.
@@ -40,9 +40,9 @@ class _Product(torch.autograd.Function):
         ctx.transposed = transposed
         sides, kept = [], []
         for values in (left, right):
-            codes, value = quantizer.quantized(values)
+            rounded, value = quantizer.quantized(values)
             if any(ctx.needs_input_grad):
-                kept += [codes.values, codes.scale, codes.inside]
+                kept += [rounded.values, rounded.scale, rounded.inside]
             sides.append(value)
         ctx.save_for_backward(*kept)
         ctx.kind = product_type(left)
@@ -53,11 +53,11 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         kind = grad_outputs[0].dtype
         grad = grad_outputs[0].to(ctx.kind)
-        codes, scale, inside, other_codes, other_scale, other_inside = ctx.saved_tensors
-        right = other_codes.to(ctx.kind).mul_(other_scale)
+        integers, scale, inside, other_integers, other_scale, other_inside = ctx.saved_tensors
+        right = other_integers.to(ctx.kind).mul_(other_scale)
         to_left = torch.matmul(grad, right if ctx.transposed else right.mT).to(kind)
         del right
-        left = codes.to(ctx.kind).mul_(scale)
+        left = integers.to(ctx.kind).mul_(scale)
         to_right = (torch.matmul(grad.mT, left) if ctx.transposed else torch.matmul(left.mT, grad)).to(kind)
         if inside is not None:
             to_left = masked(to_left, inside)

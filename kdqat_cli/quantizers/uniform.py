@@ -14,23 +14,24 @@ Left out: zero points, and the public code's own 4-bit quantiser, which has thre
 import torch
 from torch import Tensor
 
-from kdqat_cli.quantizers.ternary import Granularity
+from kdqat_cli.quantizers.codes import Codes, Grouping
 
 
-def round_uniform(weight: Tensor, granularity: Granularity, bits: int) -> Tensor:
-    """ŵ = s · round(w / s), with at most 2^bits - 1 values in a group.
+class Uniform:
+    """The quantisers `int4` and `int8`; for their attributes see `weights.WeightQuantizer`."""
 
-    Args:
-        weight: (O, I), any floating type.
-        granularity: one scale for the whole matrix, or one for each row.
-        bits: at least 2.
+    grouping = None
 
-    Returns:
-        (O, I).
-    """
-    dims = (0, 1) if granularity == "matrix" else (1,)
-    levels = 2 ** (bits - 1) - 1
-    # The smallest normal number instead of 0: a group of zeros then gives 0, not 0/0.
-    scale = (weight.abs().amax(dims, keepdim=True) / levels).clamp(min=torch.finfo(weight.dtype).tiny)
-    rounded: Tensor = (weight / scale).round_().mul_(scale)
-    return rounded
+    def __init__(self, bits: int) -> None:
+        """A quantiser of 2 to 8 bits, which has 2^bits - 1 levels."""
+        self.name = f"int{bits}"
+        largest = 2 ** (bits - 1) - 1
+        self.levels = range(-largest, largest + 1)
+
+    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
+        """Levels round(w / s) and scales s of a latent weight of any shape and floating type."""
+        groups = grouping.split(latent)
+        # The smallest normal number instead of 0: a group of zeros then gives 0, not 0/0.
+        scales = (groups.abs().amax(1) / self.levels[-1]).clamp(min=torch.finfo(latent.dtype).tiny)
+        levels = (groups / scales[:, None]).round_().to(torch.int8)
+        return Codes(grouping.join(levels, latent.shape), scales, grouping)

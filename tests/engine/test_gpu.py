@@ -113,7 +113,7 @@ def test_rounding_is_the_student_s(shape: tuple[int, ...], clip: float | None) -
         values = values.transpose(1, 2)
     if values.dim() == 3:
         values = values.mT.contiguous().mT  # whose last dimension does not lie together
-    expected = ActivationQuantizer(8, clip).codes(values)
+    expected = ActivationQuantizer(8, clip).rounded(values)
     codes, scales = round_rows(values.to(DEVICE), clip, torch.int8)
     assert torch.equal(codes.cpu(), expected.values)
     assert torch.equal(scales.cpu(), expected.scale)

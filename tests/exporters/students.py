@@ -28,7 +28,7 @@ def unrounded(model: PreTrainedModel, linears: bool = True) -> PreTrainedModel:
     """A copy that rounds no activations; `linears` False: that rounds those of linears, not of the attention."""
     other = copy.deepcopy(model)
     for module in other.modules():
-        if getattr(module, "quantizer", None) is not None and (linears or not hasattr(module, "granularity")):
+        if getattr(module, "quantizer", None) is not None and (linears or not hasattr(module, "grouping")):
             module.quantizer = None
     return other
 

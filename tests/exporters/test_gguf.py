@@ -18,7 +18,7 @@ from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import gguf_file, gguf_run
 from kdqat_cli.exporters.gguf_file import encode
 from kdqat_cli.exporters.gguf_vocabulary import added_tokens
-from kdqat_cli.exporters.weights import Ternary
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes
 from tests.conftest import VOCABULARY
 from tests.exporters.students import logits, student, unrounded
 
@@ -31,18 +31,18 @@ def tokenizer(tiny_encoder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(tiny_encoder)
 
 
-def random_weight(rows: int, columns: int, row_scales: bool) -> Ternary:
+def random_weight(rows: int, columns: int, row_scales: bool) -> Codes:
     draw = torch.Generator().manual_seed(columns)
-    codes = torch.randint(-1, 2, (rows, columns), generator=draw).to(torch.int8)
+    levels = torch.randint(-1, 2, (rows, columns), generator=draw).to(torch.int8)
     scales = torch.rand(rows if row_scales else 1, generator=draw) + 0.01
-    return Ternary(codes, scales, embedding=row_scales)
+    return Codes(levels, scales, ROW if row_scales else MATRIX)
 
 
 def test_tq2_bytes_by_hand() -> None:
     """Byte i of the first 32 holds the codes i, i + 32, i + 64 and i + 96, each plus 1, the first lowest."""
-    codes = torch.zeros(1, 256, dtype=torch.int8)
-    codes[0, 0], codes[0, 32], codes[0, 96], codes[0, 128] = 1, -1, 1, -1
-    kind, blocks = encode(Ternary(codes, torch.tensor([0.5]), False), "TQ2_0", "w")
+    levels = torch.zeros(1, 256, dtype=torch.int8)
+    levels[0, 0], levels[0, 32], levels[0, 96], levels[0, 128] = 1, -1, 1, -1
+    kind, blocks = encode(Codes(levels, torch.tensor([0.5]), MATRIX), "TQ2_0", "w")
     assert (kind, blocks.shape) == ("TQ2_0", (1, 66))
     assert blocks[0, 0] == 0b10_01_00_10
     assert blocks[0, 32] == 0b01_01_01_00
@@ -51,9 +51,9 @@ def test_tq2_bytes_by_hand() -> None:
 
 
 def test_q4_bytes_by_hand() -> None:
-    codes = torch.zeros(1, 32, dtype=torch.int8)
-    codes[0, 0], codes[0, 16], codes[0, 31] = 1, -1, 1
-    kind, blocks = encode(Ternary(codes, torch.tensor([0.5]), False), "TQ2_0", "w")
+    levels = torch.zeros(1, 32, dtype=torch.int8)
+    levels[0, 0], levels[0, 16], levels[0, 31] = 1, -1, 1
+    kind, blocks = encode(Codes(levels, torch.tensor([0.5]), MATRIX), "TQ2_0", "w")
     assert (kind, blocks.shape) == ("Q4_0", (1, 18))
     assert blocks[0, :2].tobytes() == np.float16(0.5).tobytes()
     assert blocks[0, 2:].tolist() == [0x79, *[0x88] * 14, 0x98]
@@ -69,11 +69,11 @@ def test_every_type_holds_the_codes_exactly(columns: int, trits: str, expected: 
     assert kind == expected
     values = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     scales = weight.scales[:, None].expand(5, 1).half().float().numpy()
-    assert np.array_equal(values, weight.codes.numpy() * scales)
+    assert np.array_equal(values, weight.levels.numpy() * scales)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
-    weight = Ternary(torch.zeros(2, 256, dtype=torch.int8), torch.zeros(2), True)
+    weight = Codes(torch.zeros(2, 256, dtype=torch.int8), torch.zeros(2), ROW)
     values = gguf.quants.dequantize(encode(weight, "TQ2_0", "w")[1], gguf.GGMLQuantizationType.TQ2_0)
     assert not values.any()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import bitnet, compressed, dense, stock
 from kdqat_cli.networks.families import FAMILIES
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.quantizers.layers import QuantizedWeight, freeze
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
+from tests.recipes import quantization
 
 STOCK = [name for name in FAMILIES if name != "kdqat-t5-encoder"]
 
@@ -99,8 +103,9 @@ def test_stock_transformers_computes_the_student(
 
 
 def _negate(module: Any) -> None:
-    if hasattr(module, "granularity"):
-        module.weight.data.neg_()
+    if isinstance(module, QuantizedWeight):
+        codes = module.codes()
+        module.freeze(replace(codes, levels=-codes.levels))
 
 
 @pytest.mark.parametrize("write", [dense.write, bitnet.write, compressed.write])
@@ -137,9 +142,10 @@ def test_what_is_not_ternary_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="no ternary weights"):
         write(tiny("bert"), tokenizer, tmp_path)
-    model = student("bert")
-    model.bert.pooler.dense.weight.data[0, 0] += 0.25
-    with pytest.raises(ConfigError, match=r"weight of bert\.pooler\.dense is not ternary"):
+    model = tiny("bert")
+    quantize_model(model, quantization(weights="int8"))
+    freeze(model)
+    with pytest.raises(ConfigError, match=r"word_embeddings is int8, 255 levels .* this format holds levels of -1, 0"):
         write(model, tokenizer, tmp_path)
 
 

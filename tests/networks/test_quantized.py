@@ -111,7 +111,10 @@ def test_a_frozen_state_loads_into_a_plain_model_and_back(model: PreTrainedModel
     expected = logits(model, batch)
     plain = type(model)(model.config)
     plain.load_state_dict(model.state_dict())
-    quantize_model(plain, TERNARY, frozen=True)
+    quantize_model(plain, TERNARY)
+    codes = {name: layer.codes() for name, layer in quantized_layers(model).items()}
+    for name, layer in quantized_layers(plain).items():
+        layer.freeze(codes[name])
     assert torch.equal(logits(plain.eval(), batch), expected)
     assert not any(layer.weight.requires_grad for layer in quantized_layers(plain).values())
 

@@ -1,6 +1,8 @@
 """The packed file: what is written is what is read, and anything else is refused with one class of error."""
 
+import hashlib
 import json
+import math
 import random
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing import checkpoint as module
-from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, Ternary, packed_parts, write_packed
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping
 from kdqat_cli.record import Record
 from tests.recipes import quantization
 
@@ -26,19 +29,21 @@ QUERY, KEY = (f"{LAYER}.attention.{name}_lin" for name in "qk")
 SHAPES = {f"{LAYER}.attention.{name}_lin.weight": (7, 7) for name in ("q", "k", "v", "out")}
 SHAPES |= {f"{LAYER}.ffn.lin1.weight": (13, 7), f"{LAYER}.ffn.lin2.weight": (7, 13), WORDS: (9, 7)}
 NORMS = [f"{LAYER}.sa_layer_norm", f"{LAYER}.output_layer_norm", "distilbert.embeddings.LayerNorm"]
+VERSION_1 = [
+    (False, "307d51f95503a7315f754cdc9eca74be2c55575293fd2f78a416bbd2a8a551ee"),
+    (True, "ea7f383da209d8a629f0b9b57cabe5176666dce54e4995dfb610a6d2c7b9612a"),
+]
 RECORD = Record(task="tiny", labels=["schön", "bad"], quantization=quantization())
 
 
-def parts(seed: int = 0) -> tuple[Ternary, dict[str, Tensor]]:
+def parts(seed: int = 0) -> tuple[dict[str, Codes], dict[str, Tensor]]:
     draw = torch.Generator().manual_seed(seed)
 
-    def codes(*shape: int) -> Tensor:
-        return torch.randint(-1, 2, shape, generator=draw).to(torch.int8)
+    def codes(shape: tuple[int, int], grouping: Grouping) -> Codes:
+        levels = torch.randint(-1, 2, shape, generator=draw).to(torch.int8)
+        return Codes(levels, torch.rand(grouping.count(levels.shape), generator=draw), grouping)
 
-    ternary = {
-        name: (codes(*shape), torch.rand(shape[0] if name == WORDS else 1, generator=draw))
-        for name, shape in SHAPES.items()
-    }
+    ternary = {name: codes(shape, ROW if name == WORDS else MATRIX) for name, shape in SHAPES.items()}
     sizes: dict[str, tuple[int, ...]] = {f"{norm}.{part}": (7,) for norm in NORMS for part in ("weight", "bias")}
     sizes |= {name.replace("weight", "bias"): shape[:1] for name, shape in SHAPES.items() if name != WORDS}
     sizes |= {POSITIONS: (3, 7), "pre_classifier.weight": (7, 7), "pre_classifier.bias": (7,)}
@@ -59,18 +64,19 @@ def test_round_trip(packed: Path) -> None:
     read = PackedCheckpoint(packed)
     assert read.config == CONFIG
     assert read.record == RECORD
-    back = read.codes_and_scales()
+    back = read.codes()
     assert list(back) == list(ternary), "the order of the scales"
-    for name, (codes, scales) in ternary.items():
-        assert torch.equal(back[name][0], codes)
-        assert back[name][0].dtype == torch.int8
-        assert torch.equal(back[name][1], scales)
+    for name, codes in ternary.items():
+        assert torch.equal(back[name].levels, codes.levels)
+        assert back[name].levels.dtype == torch.int8
+        assert torch.equal(back[name].scales, codes.scales)
+        assert back[name].grouping == codes.grouping
     state = read.state_dict()
     assert state.keys() == {*ternary, *dense}
     for name, values in dense.items():
         assert torch.equal(state[name], values)
-    for name, (codes, scales) in ternary.items():
-        assert torch.equal(state[name], codes * scales[:, None])
+    for name, codes in ternary.items():
+        assert torch.equal(state[name], codes.levels * codes.scales[:, None])
 
 
 @pytest.mark.parametrize(("value", "half"), [(float("nan"), False), (float("-inf"), False), (7e4, True)])
@@ -79,7 +85,7 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
 ) -> None:
     for scaled in (False, True):
         ternary, dense = parts()
-        values = ternary[WORDS][1] if scaled else next(iter(dense.values()))
+        values = ternary[WORDS].scales if scaled else next(iter(dense.values()))
         values.view(-1)[3] = value
         with pytest.raises(ConfigError, match=f"is not finite in FP{16 if half else 32}"):
             packed_parts(ternary, dense, CONFIG, RECORD, half)
@@ -95,9 +101,9 @@ def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
     path = tmp_path / "half.safetensors"
     write_packed(path, packed_parts(ternary, dense, CONFIG, RECORD, half=True))
     read = PackedCheckpoint(path)
-    for name, (codes, scales) in ternary.items():
-        assert torch.equal(read.codes_and_scales()[name][0], codes)
-        assert torch.equal(read.codes_and_scales()[name][1], scales.half().float())
+    for name, codes in ternary.items():
+        assert torch.equal(read.codes()[name].levels, codes.levels)
+        assert torch.equal(read.codes()[name].scales, codes.scales.half().float())
     state = read.state_dict()
     assert all(values.dtype == torch.float32 for values in state.values())
     assert all(torch.equal(state[name], values.half().float()) for name, values in dense.items())
@@ -127,7 +133,25 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
     }
     start, end = header[f"{LAYER}.ffn.lin1.weight"]["data_offsets"]
     codes = [byte // 3**place % 3 - 1 for byte in content[8 + length :][start:end] for place in range(5)]
-    assert codes[:91] == parts()[0][f"{LAYER}.ffn.lin1.weight"][0].flatten().tolist()
+    assert codes[:91] == parts()[0][f"{LAYER}.ffn.lin1.weight"].levels.flatten().tolist()
+
+
+def counted(*shape: int) -> Tensor:
+    """Multiples of an eighth, exact in FP16 too."""
+    return (torch.arange(math.prod(shape)) % 64 / 8 - 3).view(shape)
+
+
+@pytest.mark.parametrize(("half", "sha256"), VERSION_1)
+def test_version_1_is_written_byte_for_byte(half: bool, sha256: str, tmp_path: Path) -> None:
+    """The digests are of the files that kdqat 0.1.0 wrote of the same numbers."""
+    weights = {}
+    for name, (rows, columns) in SHAPES.items():
+        levels = (torch.arange(rows * columns) * 7 % 11 % 3 - 1).to(torch.int8).view(rows, columns)
+        grouping = ROW if name == WORDS else MATRIX
+        weights[name] = Codes(levels, counted(grouping.count(levels.shape)).abs(), grouping)
+    dense = {name: counted(*values.shape) for name, values in parts()[1].items()}
+    write_packed(tmp_path / FILE_NAME, packed_parts(weights, dense, CONFIG, RECORD, half))
+    assert hashlib.sha256((tmp_path / FILE_NAME).read_bytes()).hexdigest() == sha256
 
 
 def test_equal_models_are_equal_files(tmp_path: Path) -> None:

@@ -44,13 +44,13 @@ class Counts:
 def empty(config: BertConfig) -> BertForSequenceClassification:
     with init_empty_weights(include_buffers=False):
         model = BertForSequenceClassification(config)
-    quantize_model(model, QUANTIZATION, frozen=True)
+    quantize_model(model, QUANTIZATION)
     return model
 
 
 def count(model: BertForSequenceClassification) -> Counts:
     layers = quantized_layers(model.base_model).values()
-    scales = sum(layer.weight.shape[0] if layer.granularity == "row" else 1 for layer in layers)
+    scales = sum(layer.grouping.count(layer.weight.shape) for layer in layers)
     parameters = sum(parameter.numel() for parameter in model.base_model.parameters())
     return Counts(parameters, [layer.weight.numel() for layer in layers], scales)
 
@@ -96,7 +96,7 @@ def test_the_file_on_disk(config: BertConfig, full: float, half: float, tmp_path
         for parameter in model.parameters():
             parameter.fill_(0.01)
         for layer in quantized_layers(model).values():
-            for part in layer.weight.view(-1).split(len(pattern)):
+            for part in torch.split(layer.weight.view(-1), len(pattern)):
                 part.copy_(pattern[: len(part)])
     fp32 = 4 * sum(parameter.numel() for parameter in model.base_model.parameters())
     sizes = {}

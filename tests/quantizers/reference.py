@@ -6,8 +6,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from kdqat_cli.config import WeightsName
-
 Array = npt.NDArray[np.float64]
 
 
@@ -32,7 +30,7 @@ def threshold_is_clear(weight: Array, rowwise: bool) -> bool:
 
 
 def uniform(weight: Array, rowwise: bool, bits: int) -> Array:
-    """Symmetric, one step a matrix or row: s = max|w| / (2^(bits-1) - 1), round(w/s)·s; zeros stay zero."""
+    """Symmetric, one step per matrix or row: s = max|w| / (2^(bits-1) - 1), round(w/s)·s; zeros stay zero."""
     weight = np.asarray(weight, dtype=np.float64)
     if rowwise:
         return np.stack([uniform(row[None], False, bits)[0] for row in weight])
@@ -42,7 +40,7 @@ def uniform(weight: Array, rowwise: bool, bits: int) -> Array:
     return np.array([round(w / step) * step if largest else 0.0 for w in values]).reshape(weight.shape)
 
 
-REFERENCES: dict[WeightsName, Callable[[Array, bool], Array]] = {
+REFERENCES: dict[str, Callable[[Array, bool], Array]] = {
     "ternary": ternary,
     "int4": partial(uniform, bits=4),
     "int8": partial(uniform, bits=8),

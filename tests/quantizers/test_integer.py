@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kdqat_cli.quantizers.activations import ActivationQuantizer
+from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantizers.layers import QuantizedLinear
-from kdqat_cli.quantizers.weights import WeightQuantizer
+from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 
-WEIGHTS = WeightQuantizer("ternary", 0.15)  # some weights of the layers below lie beyond
+TERNARY = StraightThrough(WEIGHTS["ternary"], 0.15)  # some weights of the layers below lie beyond
 
 
 def gradients(layer: QuantizedLinear, inputs: Tensor, upstream: Tensor) -> list[Tensor]:
@@ -34,7 +35,7 @@ def test_equals_the_same_layer_in_float64(scale: str, clip: float | None, bias: 
     plain = nn.Linear(33, 17, bias=bias)
     inputs, upstream = torch.randn(2, 5, 33), torch.randn(2, 5, 17)
     quantizer = ActivationQuantizer(8, clip, scale)  # type: ignore[arg-type]
-    layer = QuantizedLinear(plain, WEIGHTS, quantizer, frozen=False)
+    layer = QuantizedLinear(plain, TERNARY, quantizer)
     mine = gradients(layer, inputs, upstream)
     expected = gradients(layer.double(), inputs.double(), upstream.double())
     for name, here, there in zip(("output", "input", "weight", "bias"), mine, expected, strict=True):
@@ -53,13 +54,13 @@ def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.Monke
         return integer_linear(*args)
 
     monkeypatch.setattr("kdqat_cli.quantizers.layers.integer_linear", counted)
-    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False)
+    layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None))
     trained = layer(torch.ones(1, 8))
     assert calls == [1]
     assert torch.equal(layer.eval()(torch.ones(1, 8)), trained)
     assert calls == [1, 1]
-    full = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, None, frozen=False)
-    eight_bit = QuantizedLinear(nn.Linear(8, 8), WeightQuantizer("int8", None), ActivationQuantizer(8, None), False)
+    full = QuantizedLinear(nn.Linear(8, 8), TERNARY, None)
+    eight_bit = QuantizedLinear(nn.Linear(8, 8), StraightThrough(WEIGHTS["int8"], None), ActivationQuantizer(8, None))
     for other in (full, eight_bit):
         other(torch.ones(1, 8))
     assert calls == [1, 1]
@@ -68,14 +69,14 @@ def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.Monke
 @needs_integers
 def test_an_evaluation_takes_a_weight_s_codes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    plain = QuantizedLinear.ternary_codes
+    plain = QuantizedLinear.codes
 
-    def counted(layer: QuantizedLinear) -> tuple[Tensor, Tensor]:
+    def counted(layer: QuantizedLinear) -> Codes:
         taken.append(layer.training)
         return plain(layer)
 
-    monkeypatch.setattr(QuantizedLinear, "ternary_codes", counted)
-    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    monkeypatch.setattr(QuantizedLinear, "codes", counted)
+    layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     for _ in range(3):
         layer(torch.ones(1, 8))
     assert taken == [False]
@@ -109,7 +110,7 @@ def assigned(layer: QuantizedLinear) -> None:
 def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
     """An optimiser's fused step does not tell a tensor's version."""
     torch.manual_seed(0)
-    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
     before = layer(inputs)
     change(layer)
@@ -123,7 +124,7 @@ def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
     "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copied", "pickled"]
 )
 def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> None:
-    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
     before = layer(inputs)
     other = copied(layer)
@@ -134,26 +135,26 @@ def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> No
 
 
 def test_serves_in_inference_mode() -> None:
-    layer = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=False).eval()
+    layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
     expected = layer(inputs)
     with torch.inference_mode():
         assert torch.equal(layer(inputs * 1), expected)
-        weightless = QuantizedLinear(nn.Linear(8, 8), WEIGHTS, ActivationQuantizer(8, None), frozen=True)
-        weightless.weight.copy_(layer.weight_quantizer.value(layer.weight, "matrix"))
-        weightless.bias.copy_(layer.bias)
-        assert torch.equal(weightless.eval()(inputs * 1), expected)
+        other = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None))
+        other.freeze(layer.codes())
+        other.bias.copy_(layer.bias)
+        assert torch.equal(other.eval()(inputs * 1), expected)
 
 
 def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
     quantizer = ActivationQuantizer(8, None)
     values = torch.randn(3, 4)
-    first = quantizer.codes(values)
-    assert quantizer.codes(values) is first
-    assert quantizer.codes(values.clone()) is not first
-    again = quantizer.codes(values)
+    first = quantizer.rounded(values)
+    assert quantizer.rounded(values) is first
+    assert quantizer.rounded(values.clone()) is not first
+    again = quantizer.rounded(values)
     values.mul_(-2)
-    changed = quantizer.codes(values)
+    changed = quantizer.rounded(values)
     assert torch.equal(changed.values, -again.values)
     torch.testing.assert_close(changed.scale, 2 * again.scale)
 
@@ -161,7 +162,7 @@ def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
 @needs_integers
 def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> None:
     torch.manual_seed(0)
-    layer = QuantizedLinear(nn.Linear(64, 48), WEIGHTS, ActivationQuantizer(8, None), frozen=False)
+    layer = QuantizedLinear(nn.Linear(64, 48), TERNARY, ActivationQuantizer(8, None))
     inputs, upstream = torch.randn(9, 64), torch.randn(9, 48)
     exact = gradients(layer, inputs, upstream)
     with torch.autocast("cpu", torch.bfloat16):
@@ -173,6 +174,6 @@ def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> Non
 
 def test_every_quantised_layer_gives_the_next_one_fp32() -> None:
     """Of bfloat16 the next layer would round other codes than it rounds in an evaluation."""
-    layer = QuantizedLinear(nn.Linear(8, 8), WeightQuantizer("int4", None), ActivationQuantizer(8, None), frozen=False)
+    layer = QuantizedLinear(nn.Linear(8, 8), StraightThrough(WEIGHTS["int4"], None), ActivationQuantizer(8, None))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(2, 8)).dtype == torch.float32

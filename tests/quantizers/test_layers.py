@@ -1,5 +1,6 @@
 """Quantised layers compute what plain layers compute with quantised weights, before and after they are frozen."""
 
+import copy
 from typing import Literal
 
 import numpy as np
@@ -10,13 +11,15 @@ from torch import nn
 
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
-from kdqat_cli.quantizers.weights import WeightQuantizer
+from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 from tests.quantizers.reference import REFERENCES, eight_bit
 
-FREE = WeightQuantizer("ternary", None)
-CLIPPED = WeightQuantizer("ternary", 0.15)  # of the layers below some weights lie beyond 0.15
+FREE = StraightThrough(WEIGHTS["ternary"], None)
+CLIPPED = StraightThrough(WEIGHTS["ternary"], 0.15)  # of the layers below some weights lie beyond 0.15
 each_weights = pytest.mark.parametrize(
-    "weights", [FREE, CLIPPED, WeightQuantizer("int4", 0.15), WeightQuantizer("int8", None)], ids=str
+    "weights",
+    [FREE, CLIPPED, StraightThrough(WEIGHTS["int4"], 0.15), StraightThrough(WEIGHTS["int8"], None)],
+    ids=["ternary", "ternary 0.15", "int4 0.15", "int8"],
 )
 QUANTIZERS = [
     None,
@@ -47,9 +50,9 @@ def embedding(size: int = 31) -> nn.Embedding:
     return table
 
 
-def reference(weight: torch.Tensor, quantizer: WeightQuantizer, rowwise: bool) -> torch.Tensor:
+def reference(weight: torch.Tensor, quantizer: StraightThrough, rowwise: bool) -> torch.Tensor:
     values, clip = weight.detach().numpy(), quantizer.clip
-    formula = REFERENCES[quantizer.name]
+    formula = REFERENCES[quantizer.quantizer.name]
     return torch.tensor(formula(values if clip is None else np.clip(values, -clip, clip), rowwise))
 
 
@@ -57,24 +60,24 @@ def reference(weight: torch.Tensor, quantizer: WeightQuantizer, rowwise: bool) -
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 def test_linear_equals_the_plain_computation(
-    weights: WeightQuantizer, bias: bool, quantizer: ActivationQuantizer | None
+    weights: StraightThrough, bias: bool, quantizer: ActivationQuantizer | None
 ) -> None:
     plain = linear(bias)
     inputs = torch.randn(2, 5, 33, dtype=torch.float64)
     weight = reference(plain.weight, weights, rowwise=False)
     expected = rounded(inputs, quantizer) @ weight.T + (plain.bias if bias else 0)
-    out = QuantizedLinear(plain, weights, quantizer, frozen=False)(inputs)
+    out = QuantizedLinear(plain, weights, quantizer)(inputs)
     torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("weights", [CLIPPED, WeightQuantizer("int4", 0.15)], ids=str)
+@pytest.mark.parametrize("weights", [CLIPPED, StraightThrough(WEIGHTS["int4"], 0.15)], ids=["ternary", "int4"])
 @pytest.mark.parametrize("scale", ["token", "batch"])
 def test_the_linear_s_gradient_is_that_of_the_quantised_computation(
-    weights: WeightQuantizer, scale: Literal["token", "batch"]
+    weights: StraightThrough, scale: Literal["token", "batch"]
 ) -> None:
     """dL/dW = Gᵀ·x̂ where |w| < clip, dL/dx = G·Ŵ, dL/db = Σ G: straight through both quantisers."""
     quantizer = ActivationQuantizer(8, 1.0, scale)
-    layer = QuantizedLinear(linear(), weights, quantizer, frozen=False)
+    layer = QuantizedLinear(linear(), weights, quantizer)
     inputs = torch.randn(6, 33, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(6, 17, dtype=torch.float64)
     layer(inputs).backward(upstream)
@@ -91,17 +94,17 @@ def test_the_linear_s_gradient_is_that_of_the_quantised_computation(
 
 
 @each_weights
-def test_embedding_equals_quantising_the_whole_table(weights: WeightQuantizer) -> None:
+def test_embedding_equals_quantising_the_whole_table(weights: StraightThrough) -> None:
     plain = embedding()
     ids = torch.tensor([[0, 3, 8, 49], [7, 7, 3, 1]])
     table = reference(plain.weight, weights, rowwise=True)
-    out = QuantizedEmbedding(plain, weights, frozen=False)(ids)
+    out = QuantizedEmbedding(plain, weights)(ids)
     torch.testing.assert_close(out, table[ids], rtol=1e-13, atol=0)
     assert not out[0, 2].any(), "a row of zeros"
 
 
 def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None:
-    layer = QuantizedEmbedding(embedding(), CLIPPED, frozen=False)
+    layer = QuantizedEmbedding(embedding(), CLIPPED)
     layer(torch.tensor([[7, 3, 9, 7]])).sum().backward()
     grad = layer.weight.grad
     assert grad is not None
@@ -114,10 +117,10 @@ def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None
 
 @each_weights
 @pytest.mark.parametrize("size", [1, 31, 384, 1000])
-def test_freezing_changes_no_bit(weights: WeightQuantizer, size: int) -> None:
+def test_freezing_changes_no_bit(weights: StraightThrough, size: int) -> None:
     """In FP32, where another order of summing would show."""
-    dense = QuantizedLinear(linear().float(), weights, ActivationQuantizer(8, None), frozen=False)
-    table = QuantizedEmbedding(embedding(size).float(), weights, frozen=False)
+    dense = QuantizedLinear(linear().float(), weights, ActivationQuantizer(8, None))
+    table = QuantizedEmbedding(embedding(size).float(), weights)
     both = nn.ModuleList([dense, table])
     inputs, ids = torch.randn(4, 33), torch.tensor([[0, 1, 2], [3, 49, 7]])
 
@@ -135,9 +138,9 @@ def test_freezing_changes_no_bit(weights: WeightQuantizer, size: int) -> None:
 
 
 @each_weights
-def test_a_frozen_weight_is_quantised_and_in_place(weights: WeightQuantizer) -> None:
+def test_a_frozen_weight_is_quantised_and_in_place(weights: StraightThrough) -> None:
     plain = linear()
-    layer = QuantizedLinear(plain, weights, None, frozen=False)
+    layer = QuantizedLinear(plain, weights, None)
     assert layer.weight is plain.weight
     latent = plain.weight.detach().clone()
     layer.freeze()
@@ -145,14 +148,29 @@ def test_a_frozen_weight_is_quantised_and_in_place(weights: WeightQuantizer) -> 
     assert layer.weight is plain.weight
 
 
-def test_a_layer_made_frozen_uses_its_weight_as_it_is() -> None:
-    plain, inputs = linear(), torch.randn(2, 33, dtype=torch.float64)
-    assert torch.equal(
-        QuantizedLinear(plain, CLIPPED, None, frozen=True)(inputs), F.linear(inputs, plain.weight, plain.bias)
-    )
+@each_weights
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_layer_holds_the_codes_that_it_is_frozen_at(weights: StraightThrough, meta: bool) -> None:
+    """Of a layer whose weight has no storage yet, too."""
+    codes, inputs = QuantizedLinear(linear(), weights, None).codes(), torch.randn(2, 33, dtype=torch.float64)
+    with torch.device("meta" if meta else "cpu"):
+        other = QuantizedLinear(nn.Linear(33, 17, bias=False, dtype=torch.float64), weights, None)
+    other.freeze(codes)
+    assert torch.equal(other.codes().levels, codes.levels)
+    assert torch.equal(other.codes().scales, codes.scales)
+    assert torch.equal(other(inputs), F.linear(inputs, codes.value()))
+
+
+def test_a_frozen_layer_moves_and_copies_with_its_codes() -> None:
+    layer = QuantizedLinear(linear(), FREE, None)
+    layer.freeze()
+    codes = copy.deepcopy(layer).float().codes()
+    assert torch.equal(codes.levels, layer.codes().levels)
+    assert codes.scales.dtype == torch.float32
+    assert copy.deepcopy(layer).to("meta").codes().levels.is_meta
 
 
 def test_names_are_those_of_the_plain_layers() -> None:
-    assert QuantizedLinear(linear(), FREE, None, False).state_dict().keys() == linear().state_dict().keys()
-    assert QuantizedLinear(linear(False), FREE, None, False).state_dict().keys() == linear(False).state_dict().keys()
-    assert QuantizedEmbedding(embedding(), FREE, False).state_dict().keys() == embedding().state_dict().keys()
+    assert QuantizedLinear(linear(), FREE, None).state_dict().keys() == linear().state_dict().keys()
+    assert QuantizedLinear(linear(False), FREE, None).state_dict().keys() == linear(False).state_dict().keys()
+    assert QuantizedEmbedding(embedding(), FREE).state_dict().keys() == embedding().state_dict().keys()

@@ -1,19 +1,17 @@
 """Every weight quantiser of the catalogue: its formula, the clamp, and the straight-through gradient."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 
-from kdqat_cli.config import WeightsName
-from kdqat_cli.quantizers.ternary import Granularity
-from kdqat_cli.quantizers.weights import WEIGHTS, WeightQuantizer
+from kdqat_cli.names import LEVELS
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Grouping
+from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 from tests.quantizers.reference import REFERENCES
 
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+GROUPINGS = (MATRIX, ROW)
 each_quantizer = pytest.mark.parametrize("name", REFERENCES)
-each_granularity = pytest.mark.parametrize("granularity", GRANULARITIES)
+each_grouping = pytest.mark.parametrize("grouping", GROUPINGS)
 
 
 def latent(seed: int = 0, rows: int = 7, columns: int = 19) -> torch.Tensor:
@@ -24,23 +22,22 @@ def latent(seed: int = 0, rows: int = 7, columns: int = 19) -> torch.Tensor:
 
 
 def test_the_command_line_s_names_are_the_catalogue() -> None:
-    assert get_args(WeightsName) == tuple(WEIGHTS) == tuple(REFERENCES)
+    assert {name: quantizer.levels for name, quantizer in WEIGHTS.items()} == LEVELS
+    assert tuple(LEVELS) == tuple(WEIGHTS) == tuple(REFERENCES)
 
 
 @each_quantizer
-@each_granularity
+@each_grouping
 @pytest.mark.parametrize("clip", [None, 2.5, 0.3])
-def test_equals_the_formula_forward_and_backward(
-    name: WeightsName, granularity: Granularity, clip: float | None
-) -> None:
+def test_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, clip: float | None) -> None:
     weight = latent()
     values = weight.detach().numpy()
     clamped = values if clip is None else np.array([[min(max(w, -clip), clip) for w in row] for row in values])
-    expected = torch.tensor(REFERENCES[name](clamped, granularity == "row"))
-    quantizer = WeightQuantizer(name, clip)
-    quantized = quantizer(weight, granularity)
+    expected = torch.tensor(REFERENCES[name](clamped, grouping == ROW))
+    quantizer = StraightThrough(WEIGHTS[name], clip)
+    quantized = quantizer(weight, grouping)
     torch.testing.assert_close(quantized.detach(), expected, rtol=1e-13, atol=0)
-    torch.testing.assert_close(quantizer.value(weight.detach(), granularity), expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(quantizer.codes(weight.detach(), grouping).value(), expected, rtol=1e-13, atol=0)
 
     upstream = torch.tensor(np.random.default_rng(1).normal(0, 1, values.shape))
     quantized.backward(upstream)  # type: ignore[no-untyped-call]
@@ -54,21 +51,21 @@ def test_equals_the_formula_forward_and_backward(
 
 
 @each_quantizer
-@each_granularity
-def test_no_gradient_at_the_clamp_itself(name: WeightsName, granularity: Granularity) -> None:
+@each_grouping
+def test_no_gradient_at_the_clamp_itself(name: str, grouping: Grouping) -> None:
     weight = torch.tensor([[3.0, -2.5, 2.5, 0.1], [-2.499, 1.0, -7.0, 0.0]], requires_grad=True)
     upstream = torch.arange(1.0, 9.0).view(2, 4)
-    WeightQuantizer(name, 2.5)(weight, granularity).backward(upstream)  # type: ignore[no-untyped-call]
+    StraightThrough(WEIGHTS[name], 2.5)(weight, grouping).backward(upstream)  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert torch.equal(weight.grad, upstream * torch.tensor([[0, 0, 0, 1], [1, 1, 0, 1]]))
 
 
 @each_quantizer
-@each_granularity
+@each_grouping
 @pytest.mark.parametrize("clip", [None, 2.5])
-def test_zeros_stay_zero_and_learn(name: WeightsName, granularity: Granularity, clip: float | None) -> None:
+def test_zeros_stay_zero_and_learn(name: str, grouping: Grouping, clip: float | None) -> None:
     weight = torch.zeros(3, 4, requires_grad=True)
-    quantized = WeightQuantizer(name, clip)(weight, granularity)
+    quantized = StraightThrough(WEIGHTS[name], clip)(weight, grouping)
     assert torch.equal(quantized, torch.zeros(3, 4))
     upstream = torch.arange(12.0).view(3, 4)
     quantized.backward(upstream)  # type: ignore[no-untyped-call]
@@ -78,7 +75,7 @@ def test_zeros_stay_zero_and_learn(name: WeightsName, granularity: Granularity, 
 
 def test_each_name_is_another_quantiser() -> None:
     weight = latent().detach()
-    values = [WeightQuantizer(name, None)(weight, "matrix").flatten().tolist() for name in get_args(WeightsName)]
+    values = [StraightThrough(WEIGHTS[name], None)(weight, MATRIX).flatten().tolist() for name in WEIGHTS]
     counts = [len(set(of_one)) for of_one in values]
     assert counts[0] == 3
     assert 3 < counts[1] <= 15 < counts[2] <= 255

@@ -128,8 +128,8 @@ def test_its_packed_form_has_one_scale_a_token(task: Task, student: tuple[Path, 
     for layer in linears:
         assert layer.quantizer is not None
         assert (layer.quantizer.scale, layer.quantizer.clip) == ("token", 2.5)
-    for name, layer in quantized_layers(source.model).items():
-        assert torch.equal(layers[name].weight, layer.weight)
+    for name, trained in quantized_layers(source.model).items():
+        assert torch.equal(layers[name].weight, trained.weight)
 
     rows = dev_rows(task, loaded, BY_LENGTH)
     ways = [BY_LENGTH, Batches(size=8, pad_to=24), Batches(size=1), Batches(size=5, pad_to=32)]

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdqat_cli.quantizers.activations import ActivationQuantizer, Codes
+from kdqat_cli.quantizers.activations import ActivationQuantizer, Rounded
 
 
 class Tile(NamedTuple):
@@ -269,5 +269,5 @@ class KernelQuantizer(ActivationQuantizer):
         """The integers x / s (..., D) in the type of x; s."""
         return *round_rows(values, self.clip, values.dtype), None
 
-    def _codes(self, values: Tensor) -> Codes:
-        return Codes(*round_rows(values, self.clip, torch.int8), None)
+    def _rounded(self, values: Tensor) -> Rounded:
+        return Rounded(*round_rows(values, self.clip, torch.int8), None)

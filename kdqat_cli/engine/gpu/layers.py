@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 
 _CODES_PER_BYTE = 4
@@ -78,20 +79,20 @@ class PackedLinear(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, linear: QuantizedLinear, codes: Tensor, scale: float) -> None:
-        """Takes over quantiser and bias of `linear`; codes (O, I) int8."""
+    def __init__(self, linear: QuantizedLinear, codes: Codes) -> None:
+        """Takes over quantiser and bias of `linear`; codes (O, I) with one scale per matrix."""
         super().__init__()
         assert linear.quantizer is not None
         self.quantizer = linear.quantizer
-        self.scale = scale
+        self.scale = float(codes.scales)
         self.bias = linear.bias
         # Under this name and of this type, T5's feed-forward knows that its input is not to be cast to it.
-        self.register_buffer("weight", pack_two_bits(codes), persistent=False)
+        self.register_buffer("weight", pack_two_bits(codes.levels), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) → (..., O)."""
-        codes = self.quantizer.codes(inputs)
-        values, scales = codes.values.flatten(0, -2), codes.scale.flatten()
+        rounded = self.quantizer.rounded(inputs)
+        values, scales = rounded.values.flatten(0, -2), rounded.scale.flatten()
         out = ternary_product(values, scales, self.weight, self.scale, self.bias)
         return out.view(*inputs.shape[:-1], -1)
 
@@ -102,12 +103,12 @@ class PackedEmbedding(nn.Module):
     weight: Tensor
     scales: Tensor
 
-    def __init__(self, embedding: QuantizedEmbedding, codes: Tensor, scales: Tensor) -> None:
-        """Codes (V, D) int8, scales (V,)."""
+    def __init__(self, embedding: QuantizedEmbedding, codes: Codes) -> None:
+        """Takes over the sizes of `embedding`; codes (V, D) with one scale per row."""
         super().__init__()
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
-        self.register_buffer("weight", pack_two_bits(codes), persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("weight", pack_two_bits(codes.levels), persistent=False)
+        self.register_buffer("scales", codes.scales, persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, L) → (B, L, D)."""

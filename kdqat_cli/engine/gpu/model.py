@@ -20,7 +20,7 @@ from kdqat_cli.networks.parts import require_encoder
 from kdqat_cli.packing.checkpoint import PackedCheckpoint
 from kdqat_cli.packing.hf_model import empty_model, fill
 from kdqat_cli.quantizers.activations import ActivationQuantizer
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, quantized_layers
 
 
 def gpu() -> torch.device:
@@ -65,17 +65,17 @@ class PackedModel(TorchModel):
         require_encoder(checkpoint.config)
         model = empty_model(checkpoint)
         self.triton = runs_triton(device)
-        ternary = checkpoint.codes_and_scales()
+        packed = checkpoint.codes()
         for name, layer in quantized_layers(model).items():
-            if f"{name}.weight" not in ternary:
+            if f"{name}.weight" not in packed:
                 raise MissingInputError(f"{path} does not fit its own configuration: it has no ternary {name}.")
-            codes, scales = ternary[f"{name}.weight"]
+            codes = packed[f"{name}.weight"]
             if isinstance(layer, QuantizedEmbedding):
-                model.set_submodule(name, PackedEmbedding(layer, codes, scales))
-            elif layer.quantizer is None or layer.quantizer.scale != "token":
-                raise ConfigError("On a GPU the engine computes with 8-bit activations, one scale a token.")
+                model.set_submodule(name, PackedEmbedding(layer, codes))
+            elif not isinstance(layer, QuantizedLinear) or layer.quantizer is None or layer.quantizer.scale != "token":
+                raise ConfigError("On a GPU the engine computes with 8-bit activations, one scale per token.")
             else:
-                model.set_submodule(name, PackedLinear(layer, codes, float(scales)))
+                model.set_submodule(name, PackedLinear(layer, codes))
         if self.triton:
             _use_kernels(model)
         super().__init__(fill(model, checkpoint.dense(), path).to(device))

@@ -17,6 +17,7 @@ from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.networks.loading import Source, load_config, load_encoder_config, load_weights
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
+from kdqat_cli.packing.codes_file import load_codes, save_codes
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.folder import ABOUT, MODEL
@@ -81,7 +82,8 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
     again = None if record.kind == "plain" else f"kdqat {_AGAIN[record.kind]}, to make it again"
     model = load_weights(place, config, again=again)
     if record.quantization is not None:
-        quantize_model(model, record.quantization, frozen=True)
+        quantize_model(model, record.quantization)
+        load_codes(model, folder, again or "kdqat distill")
     weights = folder / _WEIGHTS
     return Classifier(_placed(model).eval(), tokenizer, weights if weights.exists() else None, record)
 
@@ -147,8 +149,9 @@ def encoder_location(encoder: str) -> str:
 
 
 def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, record: Record) -> None:
-    """Writes config.json, model.safetensors, the tokenizer and kdqat.json."""
+    """Writes config.json, model.safetensors, a student's codes, the tokenizer and kdqat.json."""
     model.save_pretrained(folder)
+    save_codes(model, folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / ABOUT, record.to_json())
 

@@ -1,0 +1,11 @@
+"""What levels of quantised weights fit."""
+
+from collections.abc import Collection
+
+TRITS = range(-1, 2)
+"""What the packed file, the engine and every 2-bit format hold."""
+
+
+def are_trits(levels: Collection[int]) -> bool:
+    """Whether all levels are among -1, 0 and 1."""
+    return all(level in TRITS for level in levels)

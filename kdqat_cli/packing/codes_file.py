@@ -1,0 +1,96 @@
+"""The codes of a frozen student, in a file beside its weights.
+
+model.safetensors holds the quantised weights as floats, so that everything that reads a plain checkpoint loads the
+folder. codes.safetensors holds what these floats are made of:
+
+    <layer>.levels   integers, of the weight's shape
+    <layer>.scales   F32 (groups,)
+
+A folder without it (an earlier kdqat wrote none) is read from the floats alone; only there do floats become codes, and
+only where the codes give every float back.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import is_there, open_file
+from kdqat_cli.quantizers.codes import Codes, recovered
+from kdqat_cli.quantizers.layers import QuantizedWeight, quantized_layers
+
+CODES = "codes.safetensors"
+
+
+def save_codes(model: nn.Module, folder: Path) -> None:
+    """Writes the codes of a model's frozen layers; nothing for a model without any."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in quantized_layers(model).items():
+        codes = layer.codes().cpu()
+        tensors |= {f"{name}.levels": codes.levels, f"{name}.scales": codes.scales}
+    if tensors:
+        # Not by the library's save_file, whose files are the user's alone to read.
+        (folder / CODES).write_bytes(save(tensors))
+
+
+def load_codes(model: nn.Module, folder: Path, again: str) -> None:
+    """Freezes the quantised layers of a model, whose weights are the floats of model.safetensors.
+
+    Args:
+        model: a student as it was loaded from `folder`.
+        folder: a student's model folder.
+        again: the command that makes the folder again, for errors.
+
+    Raises:
+        MissingInputError: the codes are damaged or not those of the weights.
+    """
+    path = folder / CODES
+    tensors = _read(path, again) if is_there(path) else None
+    for name, layer in quantized_layers(model).items():
+        weight = layer.weight.detach()
+        try:
+            codes = _of_floats(layer) if tensors is None else _taken(tensors, name, layer)
+        except ValueError as error:
+            source = folder if tensors is None else path
+            raise MissingInputError(f"{source}: {name} has no codes of its weight: {error}.", again) from error
+        if not torch.equal(codes.value(), weight):
+            raise MissingInputError(f"{path}: {name} has another weight than model.safetensors.", again)
+        layer.freeze(codes)
+    if tensors:
+        raise MissingInputError(f"{path}: {min(tensors)} belongs to no layer.", again)
+
+
+def _read(path: Path, again: str) -> dict[str, Tensor]:
+    open_file(path).close()  # refuses what is no regular file: a named pipe would block
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).", again) from error
+    return tensors
+
+
+def _taken(tensors: dict[str, Tensor], name: str, layer: QuantizedWeight) -> Codes:
+    try:
+        levels, scales = tensors.pop(f"{name}.levels"), tensors.pop(f"{name}.scales")
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    if levels.shape != layer.weight.shape or levels.dtype.is_floating_point:
+        raise ValueError(f"the levels are {tuple(levels.shape)} of {levels.dtype}")
+    if scales.dtype != layer.weight.dtype:
+        raise ValueError(f"the scales are {scales.dtype}")
+    low, high = min(layer.weight_quantizer.quantizer.levels), max(layer.weight_quantizer.quantizer.levels)
+    if levels.numel() and not low <= int(levels.min()) <= int(levels.max()) <= high:
+        raise ValueError(f"a level outside {low} to {high}")
+    return Codes(levels, scales, layer.grouping)
+
+
+def _of_floats(layer: QuantizedWeight) -> Codes:
+    """The codes of a weight that was saved without them."""
+    levels = layer.weight_quantizer.quantizer.levels
+    try:
+        return recovered(layer.weight.detach(), layer.grouping, max(levels))
+    except ValueError as error:
+        raise ValueError(f"it is not {layer.described}: {error}") from error

@@ -1,0 +1,130 @@
+"""The codes beside a student's weights: read back as they were, or refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing.codes_file import CODES, load_codes, save_codes
+from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from tests.recipes import quantization
+
+WORDS = "bert.embeddings.word_embeddings"
+
+
+def student(model: PreTrainedModel, weights: str) -> PreTrainedModel:
+    quantize_model(model, quantization(weights=weights))
+    freeze(model)
+    return model
+
+
+def loaded(folder: Path, weights: str) -> PreTrainedModel:
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    quantize_model(model, quantization(weights=weights))
+    load_codes(model, folder, "kdqat distill")
+    return model
+
+
+@pytest.mark.parametrize("weights", ["ternary", "int4", "int8"])
+def test_what_is_saved_comes_back_with_and_without_the_file(
+    weights: str, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    saved = quantized_layers(student(model, weights))
+    model.save_pretrained(tmp_path)
+    save_codes(model, tmp_path)
+    assert (tmp_path / CODES).stat().st_size < (tmp_path / "model.safetensors").stat().st_size / 2
+    with_codes = quantized_layers(loaded(tmp_path, weights))
+    (tmp_path / CODES).unlink()
+    without = quantized_layers(loaded(tmp_path, weights))
+    for name, layer in saved.items():
+        assert torch.equal(with_codes[name].codes().levels, layer.codes().levels)
+        assert torch.equal(with_codes[name].codes().scales, layer.codes().scales)
+        assert torch.equal(without[name].codes().levels, layer.codes().levels)
+        assert torch.equal(without[name].weight, layer.weight)
+        assert with_codes[name].frozen
+        assert without[name].frozen
+
+
+def test_a_plain_model_gets_no_file(model: PreTrainedModel, tmp_path: Path) -> None:
+    save_codes(model, tmp_path)
+    assert not (tmp_path / CODES).exists()
+
+
+def missing(tensors: dict[str, Tensor]) -> None:
+    del tensors[f"{WORDS}.scales"]
+
+
+def left_over(tensors: dict[str, Tensor]) -> None:
+    tensors["other.scales"] = torch.ones(1)
+
+
+def of_other_shape(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.levels"] = tensors[f"{WORDS}.levels"][:-1].clone()
+
+
+def of_other_type(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.levels"] = tensors[f"{WORDS}.levels"].float()
+
+
+def scales_of_other_type(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.scales"] = tensors[f"{WORDS}.scales"].half()
+
+
+def too_few_scales(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.scales"] = tensors[f"{WORDS}.scales"][:1].clone()
+
+
+def out_of_range(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.levels"] *= 2
+
+
+def of_another_weight(tensors: dict[str, Tensor]) -> None:
+    tensors[f"{WORDS}.scales"] *= 2
+
+
+DAMAGES = {
+    missing: r"word_embeddings\.scales is missing",
+    left_over: r"other\.scales belongs to no layer",
+    of_other_shape: "the levels are",
+    of_other_type: "of torch.float32",
+    scales_of_other_type: "the scales are torch.float16",
+    too_few_scales: "scales do not fit",
+    out_of_range: "a level outside -1 to 1",
+    of_another_weight: r"word_embeddings has another weight than model\.safetensors",
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
+def test_codes_that_do_not_fit_are_refused(
+    damage: Callable[[dict[str, Tensor]], None], sentence: str, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    student(model, "ternary").save_pretrained(tmp_path)
+    save_codes(model, tmp_path)
+    tensors = load_file(tmp_path / CODES)
+    damage(tensors)
+    save_file(tensors, tmp_path / CODES)
+    with pytest.raises(MissingInputError, match=sentence) as caught:
+        loaded(tmp_path, "ternary")
+    assert caught.value.fix == "kdqat distill"
+
+
+def test_a_cut_file_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    student(model, "ternary").save_pretrained(tmp_path)
+    save_codes(model, tmp_path)
+    content = (tmp_path / CODES).read_bytes()
+    for length in (0, 7, len(content) - 1):
+        (tmp_path / CODES).write_bytes(content[:length])
+        with pytest.raises(MissingInputError, match="truncated"):
+            loaded(tmp_path, "ternary")
+
+
+def test_floats_that_are_not_what_the_record_says_are_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    student(model, "int8").save_pretrained(tmp_path)
+    with pytest.raises(MissingInputError, match="not ternary, 3 levels with one scale per row: no multiples"):
+        loaded(tmp_path, "ternary")

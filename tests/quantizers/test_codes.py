@@ -1,0 +1,90 @@
+"""Codes of a weight: what shares a scale, the value, and codes taken back from floats."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping, recovered
+from kdqat_cli.quantizers.ternary import Ternary
+from kdqat_cli.quantizers.uniform import Uniform
+from kdqat_cli.quantizers.weights import WEIGHTS
+
+WEIGHT = torch.arange(10.0).view(2, 5)
+
+
+def bucket(size: int) -> Grouping:
+    return Grouping("bucket", size)
+
+
+@pytest.mark.parametrize(
+    ("grouping", "groups"),
+    [
+        (MATRIX, [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]),
+        (ROW, [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]),
+        (bucket(4), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]),
+        (bucket(5), [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]),
+        (bucket(11), [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]),
+    ],
+    ids=str,
+)
+def test_groups_by_hand(grouping: Grouping, groups: list[list[float]]) -> None:
+    """A last bucket is filled up with the last value; a weight below one bucket is a shorter one."""
+    split = grouping.split(WEIGHT)
+    assert split.tolist() == groups
+    assert grouping.count(WEIGHT.shape) == len(groups)
+    assert torch.equal(grouping.join(split, WEIGHT.shape), WEIGHT)
+
+
+def test_the_value_by_hand() -> None:
+    levels = torch.tensor([[-1, 0, 1], [2, -3, 0]], dtype=torch.int8)
+    for grouping, scales, value in (
+        (MATRIX, [0.5], [[-0.5, 0, 0.5], [1, -1.5, 0]]),
+        (ROW, [0.5, 2], [[-0.5, 0, 0.5], [4, -6, 0]]),
+        (bucket(4), [0.5, 2], [[-0.5, 0, 0.5], [1, -6, 0]]),
+    ):
+        codes = Codes(levels, torch.tensor(scales), grouping)
+        assert codes.value().tolist() == value
+        assert codes.value().dtype == torch.float32
+    assert not torch.signbit(Codes(levels, torch.tensor([0.5]), MATRIX).value()[0, 1])
+
+
+def test_a_convolution_s_rows_are_its_filters() -> None:
+    levels = torch.ones(4, 3, 2, 2, dtype=torch.int8)
+    value = Codes(levels, torch.arange(4.0), ROW).value()
+    assert torch.equal(value, torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2))
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) scales do not fit \(2, 5\) levels with one scale per bucket of 4"):
+        Codes(WEIGHT.to(torch.int8), torch.ones(2), bucket(4))
+    for unit, size in (("bucket", None), ("bucket", 0), ("row", 4)):
+        with pytest.raises(ValueError, match="of"):
+            Grouping(unit, size)  # type: ignore[arg-type]
+
+
+@given(st.sampled_from(sorted(WEIGHTS)), st.sampled_from([MATRIX, ROW, bucket(7)]), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=100)
+def test_codes_come_back_from_floats(name: str, grouping: Grouping, seed: int) -> None:
+    """What a folder without codes is read by: the floats, bit for bit, and therefore the same levels."""
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(seed)) * 0.04
+    weight[3] = 0
+    quantizer = WEIGHTS[name]
+    codes = quantizer.codes(weight, grouping)
+    back = recovered(codes.value(), grouping, max(quantizer.levels))
+    assert torch.equal(back.levels, codes.levels)
+    assert back.value().numpy().tobytes() == codes.value().numpy().tobytes()
+    if name == "ternary":
+        assert torch.equal(back.scales, codes.scales)
+
+
+def test_floats_that_are_no_codes_are_refused() -> None:
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    for floats, grouping, most in (
+        (weight, MATRIX, 127),
+        (Uniform(4).codes(weight, MATRIX).value(), MATRIX, 1),
+        (Ternary().codes(weight, ROW).value(), MATRIX, 1),
+        (Ternary().codes(weight, MATRIX).value().where(weight < 2, torch.nan), MATRIX, 1),
+    ):
+        with pytest.raises(ValueError, match=f"no multiples of one scale per {grouping}"):
+            recovered(floats, grouping, most)
