@@ -244,14 +244,6 @@ class _PlainProgress:
             self.say(", ".join(part for part in (f"{self.what}: step {step} of {total}", left, news) if part))
 
 
-_PROGRESS = re.compile(r": step (\d+) of (\d+)(?:, [\d.]+ min left)?(?:, (.*))?$", re.MULTILINE)
-
-
-def progress_lines(text: str) -> list[tuple[int, int, str]]:
-    """(step, steps, news) of every plain progress line in a log."""
-    return [(int(step), int(steps), news) for step, steps, news in _PROGRESS.findall(text)]
-
-
 class _PlainBoard:
     """Lines for a log file: whenever a stage changes its state or has news."""
 

@@ -6,7 +6,8 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.core import TyperCommand
 from kdqat_cli import group
 from kdqat_cli.config import Params, load_params
 from kdqat_cli.errors import KdqatError
-from kdqat_cli.output import Output
+from kdqat_cli.output import Advance, Output
 
 _QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -92,6 +93,21 @@ def start(as_json: bool, quiet: bool) -> Output:
     output = Output(as_json, quiet or not group.leads())
     logging.getLogger("kdqat_cli").handlers = [_Remarks(output)]
     return output
+
+
+@contextmanager
+def progress(output: Output, what: str) -> Iterator[Advance]:
+    """A function of (step, steps, news) that shows how far `what` is, and writes it as events where they are wanted."""
+    from kdqat_cli.store.progress import EventWriter
+
+    with output.progress(what) as show, closing(EventWriter()) as write:
+
+        def advance(step: int, steps: int, news: str) -> None:
+            if group.leads():
+                write(step, steps, news)
+            show(step, steps, news)
+
+        yield advance
 
 
 class _Remarks(logging.Handler):

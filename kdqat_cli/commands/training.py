@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli import group
-from kdqat_cli.commands.app import command, inputs, start, training_command
+from kdqat_cli.commands.app import command, inputs, progress, start, training_command
 from kdqat_cli.commands.launch import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
     ActivationsOption,
@@ -101,9 +101,9 @@ def finetune_teacher(
     output = start(json, quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
-    with output.progress(f"teacher {spec.name}") as progress:
+    with progress(output, f"teacher {spec.name}") as advance:
         target = out or teacher_folder(spec.name)
-        result = stage(spec, source, settings, seed, data, target, progress, force)
+        result = stage(spec, source, settings, seed, data, target, advance, force)
     if group.leads():
         output.result(result)
 
@@ -181,8 +181,8 @@ def distill(
     from kdqat_cli.stages.distill import distill as stage
 
     name = settings.distillation.loss
-    with output.progress(f"student {spec.name} {name} {seed}") as progress:
+    with progress(output, f"student {spec.name} {name} {seed}") as advance:
         target = out or student_folder(spec.name, student_run(spec.name, params, recipe, settings), seed)
-        result = stage(spec, source, settings, seed, data, target, progress, force)
+        result = stage(spec, source, settings, seed, data, target, advance, force)
     if group.leads():
         output.result(result)

@@ -1,7 +1,7 @@
 """repro: `dvc repro` with many stages at once, after which `dvc repro` itself finds nothing to do.
 
 .kdqat/lock         held by the coordinator and by every job, so that two coordinators never work in one folder
-.kdqat/logs/        what each stage printed the last time it ran
+.kdqat/logs/        what each stage printed the last time it ran (.log), and its progress (.jsonl: store/progress.py)
 
 Both keep themselves out of git.
 """

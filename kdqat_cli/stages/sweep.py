@@ -24,7 +24,6 @@ import yaml
 
 from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.output import progress_lines
 from kdqat_cli.parallel.median import Curve, hopeless
 from kdqat_cli.parallel.scheduler import StageState
 from kdqat_cli.stages.repro import Board, repro
@@ -41,7 +40,6 @@ _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
-_SCORE = re.compile(r"dev score (-?[\d.]+)")
 
 
 @dataclass(frozen=True)
@@ -240,16 +238,13 @@ class _Judge:
         return reasons
 
     def _has_news(self, state: StageState) -> bool:
-        size = state.log.stat().st_size if state.log is not None and state.log.exists() else 0
         known = self.seen.get(state.name)
-        self.seen[state.name] = size
-        return size != known
+        self.seen[state.name] = len(state.curve)
+        return len(state.curve) != known
 
     def _curve(self, state: StageState) -> Curve:
-        if state.log is not None and state.log.exists():
-            lines = progress_lines(state.log.read_text(encoding="utf-8", errors="replace"))
-            found = [(step / steps, _SCORE.search(news)) for step, steps, news in lines]
-            return [(share, float(score[1])) for share, score in found if score is not None]
+        if state.curve:
+            return state.curve
         history = self.runs[state.name].folder / HISTORY
         if state.state not in ("restored", "unchanged") or not history.is_file():
             return []

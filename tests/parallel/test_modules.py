@@ -101,7 +101,7 @@ def test_a_stale_list_is_an_error_and_fix_writes_it(project: Path) -> None:
         validate([])
     assert caught.value.fix == "kdqat validate --fix"
     student, score = caught.value.sentence.splitlines()
-    assert student.startswith("dvc.yaml: the stage student does not name kdqat_cli/config.py, ")
+    assert student.startswith("dvc.yaml: the stage student does not name kdqat_cli/codecs, kdqat_cli/config.py, ")
     assert "; it names kdqat_cli/stages/report.py, on which it does not depend." in student
     assert score.startswith("dvc.yaml: the stage score does not name ")
 
@@ -109,8 +109,8 @@ def test_a_stale_list_is_an_error_and_fix_writes_it(project: Path) -> None:
     text = (project / "dvc.yaml").read_text(encoding="utf-8")
     kept = [line for line in PIPELINE.splitlines() if "kdqat_cli/" not in line]
     assert [line for line in text.splitlines() if "kdqat_cli/" not in line] == kept, "all else is as it was"
-    assert "      - runs/teacher\n      - kdqat_cli/config.py\n" in text
-    assert "      deps:\n      - kdqat_cli/config.py\n" in text
+    assert "      - runs/teacher\n      - kdqat_cli/codecs\n" in text
+    assert "      deps:\n      - kdqat_cli/analysis\n" in text
     assert validate([])["errors"] == 0
 
     module = project / "kdqat_cli/tasks/text/rows.py"
