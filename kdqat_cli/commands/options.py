@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kdqat_cli.config import (
+    READ_BY,
     ActivationsName,
     Device,
     Distillation,
@@ -177,10 +178,9 @@ def processors() -> int:
     return min(count, MOST_THREADS)
 
 
-def refuse_idle(loss: str, **given: Any) -> None:
+def refuse_idle(loss: str, **given: object) -> None:
     """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
-    read_by = {"mix": ["map+output"], "beta": ["map+output"], "temperature": ["map", "map+output"]}
     for name, value in given.items():
-        if value is not None and loss not in read_by[name]:
-            fitting = " or ".join(f"--loss {other}" for other in read_by[name])
+        if value is not None and loss not in READ_BY[name]:
+            fitting = " or ".join(f"--loss {other}" for other in READ_BY[name])
             raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)

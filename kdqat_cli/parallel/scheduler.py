@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdqat_cli.errors import StageError
+from kdqat_cli.output import StageRow
 from kdqat_cli.parallel.executor import Executor
 from kdqat_cli.parallel.pipeline import BusyError, Pipeline
 from kdqat_cli.parallel.runner import STOPPED
@@ -55,7 +56,7 @@ class StageState:
     news: str = ""
     curve: list[tuple[float, float]] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> StageRow:
         """As a row."""
         return {
             "stage": self.name,
@@ -222,7 +223,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question, so that neither cuts a commit short; a second signal insists."""
     received: list[int] = []
 
-    def remember(number: int, frame: Any) -> None:
+    def remember(number: int, frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)

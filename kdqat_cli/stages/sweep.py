@@ -10,7 +10,6 @@ It writes a DVC pipeline of its own and runs it as `kdqat repro` does:
 The trainings run in the project's folder, with its tasks and its params.yaml.
 """
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -18,16 +17,19 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.output import Board
 from kdqat_cli.parallel.median import Curve, hopeless
 from kdqat_cli.parallel.scheduler import StageState
-from kdqat_cli.stages.repro import Board, repro
+from kdqat_cli.stages.repro import repro
 from kdqat_cli.store.digest import digest_of
+from kdqat_cli.store.figures import read_evaluations, read_run
 from kdqat_cli.store.folder import HISTORY, MODEL, RUN, refuse_inside
 from kdqat_cli.store.places import PIPELINE, teacher_folder
 from kdqat_cli.store.writing import refuse_target, write_json, write_text
@@ -40,6 +42,19 @@ _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
+
+
+class Stopped(TypedDict):
+    """A training that was stopped early."""
+
+    digest: str
+    """Of its settings."""
+    why: str
+    """The reason, for people."""
+
+
+_STOPPED_FILE = TypeAdapter(dict[str, Stopped])
+"""What stopped.json holds: stage → what became of it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class Outcome:
         remarks: what its user should know.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
     states: list[StageState]
     best: Path | None
     remarks: list[str] = field(default_factory=list)
@@ -211,9 +226,9 @@ class _Judge:
         self.runs = {run.stage: run for run in runs}
         self.active = active
         self.seen: dict[str, int] = {}
-        known = json.loads(record.read_text(encoding="utf-8")) if active and record.is_file() else {}
+        known = _STOPPED_FILE.validate_json(record.read_bytes()) if active and record.is_file() else {}
         # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
-        self.stopped: dict[str, dict[str, str]] = {
+        self.stopped = {
             stage: entry
             for stage, entry in known.items()
             if (run := self.runs.get(stage)) and entry["digest"] == run.digest and not (run.folder / RUN).exists()
@@ -248,10 +263,8 @@ class _Judge:
         history = self.runs[state.name].folder / HISTORY
         if state.state not in ("restored", "unchanged") or not history.is_file():
             return []
-        with history.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        steps = float(rows[-1]["step"])
-        return [(float(row["step"]) / steps, float(row["score"])) for row in rows if row["score"]]
+        evaluations, steps = read_evaluations(history)
+        return [(evaluation.step / steps, evaluation.score) for evaluation in evaluations]
 
 
 def _refuse_folder(plan: Sweep) -> None:
@@ -273,12 +286,10 @@ def _is_ours(text: str) -> bool:
 
 def _is_stopped(text: str) -> bool:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        _STOPPED_FILE.validate_json(text)
+    except ValidationError:
         return False
-    return isinstance(value, dict) and all(
-        isinstance(entry, dict) and entry.keys() >= {"digest", "why"} for entry in value.values()
-    )
+    return True
 
 
 def _write_pipeline(plan: Sweep) -> None:
@@ -314,13 +325,16 @@ def _write_pipeline(plan: Sweep) -> None:
 
 
 def _score(run: Run) -> float:
-    return float(json.loads((run.folder / RUN).read_text(encoding="utf-8"))["score"])
+    score = read_run(run.folder / RUN).score
+    if score is None:
+        raise MissingInputError(f"{run.folder / RUN} has no score.", f"rm -r {run.folder}, and the same command again")
+    return score
 
 
 def _outcome(
     plan: Sweep, runs: list[Run], states: list[StageState], scores: dict[str, float], stopped: set[str]
 ) -> Outcome:
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     winners: dict[str, tuple[str, ...]] = {}
     for task in plan.tasks:
         points: dict[tuple[str, ...], list[Run]] = {}
@@ -338,7 +352,7 @@ def _outcome(
         for values, members in points.items():
             found = [scores[run.stage] for run in members if run.stage in scores]
             seeds = {run.seed: _seed_text(run, scores, stopped) for run in members}
-            row: dict[str, Any] = {"task": task} | dict(zip(plan.short.values(), values, strict=True))
+            row: dict[str, object] = {"task": task, **dict(zip(plan.short.values(), values, strict=True))}
             row |= {"score": fmean(found) if found else None, "std": stdev(found) if len(found) > 1 else None}
             rows.append(row | {"seeds": seeds, "best": winners.get(task) == values})
     best = _write_best(plan, winners) if winners else None

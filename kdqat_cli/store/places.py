@@ -5,7 +5,7 @@ A result whose settings differ from those of params.yaml and its recipe has a fo
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kdqat_cli.config import Params, Settings, resolve
 
@@ -54,6 +54,40 @@ def student_folder(task: str, run: str, seed: int) -> Path:
 def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
     """What `export` writes."""
     return RUNS / task / format_name / f"{run}-{seed}"
+
+
+class Place(NamedTuple):
+    """What the path of a file under metrics/ says, where the file itself says nothing."""
+
+    task: str
+    """Name of the task."""
+    model: str
+    """`teacher`, `ternary`, `student`, `packed`, or a name of the user's."""
+    run: str
+    """Name of the run, with its seed; "" where a task has one such model only."""
+
+    def split(self, seed: int | None = None) -> tuple[str, int | None]:
+        """The run without its seed, and the seed.
+
+        Args:
+            seed: the seed, where it is known; else the number at the run's end is taken for it.
+        """
+        if seed is not None:
+            return self.run.removesuffix(f"-{seed}"), seed
+        name, dash, end = self.run.rpartition("-")
+        return (name, int(end)) if dash and end.isdecimal() else (self.run, None)
+
+
+def metrics_place(path: Path) -> Place | None:
+    """The place of metrics/TASK/MODEL.json or metrics/TASK/MODEL/RUN-SEED.json; None for any other path."""
+    _, *parts = path.with_suffix("").parts
+    if len(parts) not in (2, 3):
+        return None
+    task, model, *rest = parts
+    if model.startswith("ternary-"):  # of other settings: `ternary_folder`
+        model, _, name = model.partition("-")
+        rest = rest or [name]
+    return Place(task, model, rest[0] if rest else "")
 
 
 def _differences(

@@ -10,8 +10,10 @@ import pytest
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.record import Record
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.tasks.registry import task_names
+from tests.recipes import quantization
 
 SIZE = {"bytes": 5_550_000, "ratio_to_fp32": 16.36, "rows": 277}
 PIPELINE = """
@@ -115,7 +117,8 @@ def test_without_a_pipeline_all_is_current() -> None:
 def record_weights(name: str, weights: str) -> None:
     path = Path("runs") / name / "model/kdqat.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"quantization": {"weights": weights}}), encoding="utf-8")
+    record = Record(quantization=quantization(weights=weights))
+    path.write_text(json.dumps(record.to_json()), encoding="utf-8")
 
 
 def test_a_model_is_called_what_its_record_says() -> None:
