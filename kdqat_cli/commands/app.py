@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +18,9 @@ from kdqat_cli import group
 from kdqat_cli.config import Params, load_params
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Advance, Output
+
+if TYPE_CHECKING:
+    from kdqat_cli.tasks.registry import Task
 
 _QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -121,7 +124,7 @@ class _Remarks(logging.Handler):
         self.output.remark(record.getMessage())
 
 
-def inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:
+def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None]:
     """params.yaml, the task, and the folder of the user's data."""
     from kdqat_cli.tasks.data import resolve_data_dir
     from kdqat_cli.tasks.registry import load_task

@@ -96,15 +96,7 @@ def export(
         folder = student.resolve() if student.name in ("", "..") else student
         source, target = student, folder.with_name(f"{folder.name}-{format_}")
     elif task is not None:
-        named = load_task(task).name
-        name = loss or resolve(named, load_params()).distillation.loss
-        source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
-        others = [path.parent for path in sorted(source.parent.glob("*/model"))]
-        if others and not source.exists():
-            there = ", ".join(path.name for path in others)
-            raise MissingInputError(
-                f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}"
-            )
+        source, target = _of_task(task, loss, seed, format_)
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
@@ -116,6 +108,18 @@ def export(
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):
         _, spec, data = inputs(recorded, data_dir)
     output.result(stage(str(source), out or target, half, format_, spec, data, force))
+
+
+def _of_task(task: str, loss: str | None, seed: int, format_: FormatName) -> tuple[Path, Path]:
+    """A task's student, and where its export lies by default."""
+    name = load_task(task).name
+    run = loss or resolve(name, load_params()).distillation.loss
+    source = student_folder(name, run, seed)
+    others = [path.parent for path in sorted(source.parent.glob("*/model"))]
+    if others and not source.exists():
+        there = ", ".join(path.name for path in others)
+        raise MissingInputError(f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}")
+    return source, export_folder(name, format_, run, seed)
 
 
 @command

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -115,7 +115,7 @@ def training_options(
     max_length: int | None,
     eval_every: int | None,
     precision: PrecisionName | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The options of a training as changes to its section."""
     return {
         "epochs": epochs,
@@ -125,6 +125,27 @@ def training_options(
         "max_length": max_length,
         "eval_every": eval_every,
         "precision": precision,
+    }
+
+
+def distillation_options(
+    loss: LossName | None,
+    mix: MixName | None,
+    beta: float | None,
+    temperature: float | None,
+    hidden_layers: str | None,
+) -> dict[str, object]:
+    """The options of a distillation as changes to its section.
+
+    Raises:
+        ConfigError: `--hidden-layers` is not of its form.
+    """
+    return {
+        "loss": loss,
+        "mix": mix,
+        "beta": beta,
+        "temperature": temperature,
+        "hidden_layers": layers_option(hidden_layers),
     }
 
 

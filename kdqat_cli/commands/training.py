@@ -1,7 +1,7 @@
 """Commands that make models: fetch, finetune-teacher, quantize, distill."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,7 +35,7 @@ from kdqat_cli.commands.options import (
     TeacherOption,
     TemperatureOption,
     WeightsOption,
-    layers_option,
+    distillation_options,
     refuse_idle,
     training_options,
 )
@@ -167,8 +167,7 @@ def distill(
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
-    distillation |= {"hidden_layers": layers_option(hidden_layers)}
+    distillation = distillation_options(loss, mix, beta, temperature, hidden_layers)
     quantization = {"weights": weights, "activations": activations}
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
     settings = resolve(spec.name, params, recipe, changes, set_)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -374,7 +374,7 @@ def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:
 def _write_best(plan: Sweep, winners: dict[str, tuple[str, ...]]) -> Path:
     recipe = load_recipe(plan.recipe).model_dump()
     for task, values in winners.items():
-        sections: dict[str, Any] = {
+        sections: dict[str, dict[str, object]] = {
             name: dict(recipe["tasks"].get(task, {}).get(name, {})) for name in Settings.model_fields
         }
         for place, value in zip(plan.axes, values, strict=True):

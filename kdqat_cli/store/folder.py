@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdqat_cli import group
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
@@ -248,17 +247,17 @@ def model_record(model: Path) -> Record:
     return PackedFile(model / FILE_NAME).record
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: Record) -> dict[str, object]:
     """What two results of equal settings have in common: every value of a record, by its place."""
     return _flat(record.model_dump(mode="json", exclude={"version", "versions", "task_file"}))
 
 
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
+def _flat(value: object, place: str = "") -> dict[str, object]:
     """Every value in nested objects, under its place as text with dots."""
     if not isinstance(value, dict):
         return {place: value}
     parts = [_flat(part, f"{place}.{name}" if place else name) for name, part in value.items()]
-    return {name: part for part in parts for name, part in part.items()}
+    return {name: leaf for part in parts for name, leaf in part.items()}
 
 
 def _publish(scratch: Path, old: Path, out: Path) -> None:

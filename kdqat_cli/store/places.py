@@ -5,7 +5,7 @@ A result whose settings differ from those of params.yaml and its recipe has a fo
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from kdqat_cli.config import Params, Settings, resolve
 
@@ -106,7 +106,7 @@ def _differences(
     return parts
 
 
-def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
+def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, object]:
     values = {
         f"{section}.{name}": value
         for section, fields in settings.model_dump().items()
@@ -116,7 +116,7 @@ def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
     return {place: value for place, value in values.items() if place.startswith(places)}
 
 
-def _part(name: str, value: Any) -> str:
+def _part(name: str, value: object) -> str:
     text = "none" if value is None else "_".join(map(str, value)) if isinstance(value, list) else str(value)
     if name in _VALUE_ALONE:
         return text
