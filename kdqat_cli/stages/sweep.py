@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TypedDict
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
+from kdqat_cli.config import PARAMS_FILE, Params, Section, Settings, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.output import Board
 from kdqat_cli.parallel.median import Curve, hopeless
@@ -44,7 +43,7 @@ _ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
 
 
-class Stopped(TypedDict):
+class Stopped(Section):
     """A training that was stopped early."""
 
     digest: str
@@ -231,7 +230,7 @@ class _Judge:
         self.stopped = {
             stage: entry
             for stage, entry in known.items()
-            if (run := self.runs.get(stage)) and entry["digest"] == run.digest and not (run.folder / RUN).exists()
+            if (run := self.runs.get(stage)) and entry.digest == run.digest and not (run.folder / RUN).exists()
         }
 
     def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
@@ -247,9 +246,9 @@ class _Judge:
             reason = hopeless(curves[state.name], others)
             if reason is not None:
                 reasons[state.name] = reason
-                self.stopped[state.name] = {"digest": self.runs[state.name].digest, "why": reason}
+                self.stopped[state.name] = Stopped(digest=self.runs[state.name].digest, why=reason)
         if reasons:  # at once: an interruption must not forget it
-            write_json(self.record, self.stopped)
+            write_json(self.record, {stage: entry.model_dump() for stage, entry in self.stopped.items()})
         return reasons
 
     def _has_news(self, state: StageState) -> bool:
