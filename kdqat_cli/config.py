@@ -45,6 +45,13 @@ PrecisionName = Literal["fp32", "bf16"]
 MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 """Metrics; tasks/metrics.py says what each is."""
 
+READ_BY: dict[str, tuple[LossName, ...]] = {
+    "mix": ("map+output",),
+    "beta": ("map+output",),
+    "temperature": ("map", "map+output"),
+}
+"""Fields of `Distillation` that only some losses read, and these losses."""
+
 Device = Literal["cpu", "cuda"]
 """Where a model is computed."""
 PaddingName = Literal["longest", "max_length"]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import TextIO, TypedDict
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -37,6 +37,31 @@ Advance = Callable[[int, int, str], None]
 """Takes the step, the number of steps, and what is new (or nothing)."""
 
 
+class StageRow(TypedDict):
+    """How far a stage of a pipeline is."""
+
+    stage: str
+    """Its name, as DVC addresses it."""
+    state: str
+    """`waiting`, `running`, `done`, `restored`, `unchanged`, `failed`, `skipped` or `stopped`."""
+    why: str | None
+    """Why it ran, or why it did not."""
+    seconds: float | None
+    """How long it has been running, or ran."""
+    step: int
+    """Of `steps`, of a training."""
+    steps: int
+    """0 where it has none."""
+    news: str | None
+    """The last news of the training."""
+    log: str | None
+    """Path of what its commands printed."""
+
+
+Board = Callable[[Sequence[StageRow]], None]
+"""Is shown a row per stage, now and then."""
+
+
 class Output:
     """Prints results and progress in the way that was asked for."""
 
@@ -51,7 +76,7 @@ class Output:
         self.quiet = quiet
         self.stderr = _console(sys.stderr)
 
-    def result(self, values: Mapping[str, Any]) -> None:
+    def result(self, values: Mapping[str, object]) -> None:
         """One result of named values."""
         if self.as_json:
             self._json(values)
@@ -61,7 +86,7 @@ class Output:
         _fill(table, [("", names), ("", [_cell(value) for value in values.values()])])
         _print_table(table)
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
+    def rows(self, rows: Sequence[Mapping[str, object]], title: str | None = None) -> None:
         """A table; its columns are the rows' keys."""
         if self.as_json:
             self._json(rows)
@@ -74,7 +99,7 @@ class Output:
             _write(printable(title, sys.stdout) + "\n")
         _print_table(table)
 
-    def line(self, value: Mapping[str, Any]) -> None:
+    def line(self, value: Mapping[str, object]) -> None:
         """One JSON value on a line of its own, at once: for a pipe.
 
         Raises:
@@ -84,7 +109,7 @@ class Output:
         if reader_gone():
             raise BrokenPipeError
 
-    def changes(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def changes(self, rows: Sequence[Mapping[str, object]]) -> None:
         """The stages of a pipeline; for people only those that something happened to, and what matters of them."""
         if self.as_json:
             self._json(rows)
@@ -142,8 +167,8 @@ class Output:
             yield _PlainProgress(what, self.remark)
 
     @contextmanager
-    def board(self) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-        """A function of rows (stage, state, step, steps, news, why, seconds, log) that shows how far each is."""
+    def board(self) -> Iterator[Board]:
+        """A function of rows that shows how far each stage is."""
         if self.quiet:
             yield lambda rows: None
         elif self._moves_cursor():
@@ -152,7 +177,7 @@ class Output:
         else:
             yield _PlainBoard(self.remark)
 
-    def _json(self, value: Any) -> None:
+    def _json(self, value: object) -> None:
         _write(_json_text(value, indent=2) + "\n")
 
     def _moves_cursor(self) -> bool:
@@ -186,7 +211,7 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _json_text(value: Any, indent: int | None = None) -> str:
+def _json_text(value: object, indent: int | None = None) -> str:
     """JSON that any terminal shows and that stdout's encoding can take."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     text = _UNESCAPED_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -197,7 +222,7 @@ def _json_text(value: Any, indent: int | None = None) -> str:
     return text
 
 
-def _cell(value: Any) -> Text:
+def _cell(value: object) -> Text:
     """A value as one line of a table."""
     text = _text(value).replace("\n", "\\n").replace("\t", "\\t")
     return Text(printable(text, sys.stdout))
@@ -228,7 +253,7 @@ def _print_table(table: Table) -> None:
 class _PlainProgress:
     """Lines for a log file: at news, and now and then."""
 
-    def __init__(self, what: str, say: Any) -> None:
+    def __init__(self, what: str, say: Callable[[str], None]) -> None:
         self.what = what
         self.say = say
         self.last = time.monotonic()
@@ -244,22 +269,14 @@ class _PlainProgress:
             self.say(", ".join(part for part in (f"{self.what}: step {step} of {total}", left, news) if part))
 
 
-_PROGRESS = re.compile(r": step (\d+) of (\d+)(?:, [\d.]+ min left)?(?:, (.*))?$", re.MULTILINE)
-
-
-def progress_lines(text: str) -> list[tuple[int, int, str]]:
-    """(step, steps, news) of every plain progress line in a log."""
-    return [(int(step), int(steps), news) for step, steps, news in _PROGRESS.findall(text)]
-
-
 class _PlainBoard:
     """Lines for a log file: whenever a stage changes its state or has news."""
 
-    def __init__(self, say: Any) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self.known: dict[str, tuple[Any, Any]] = {}
+        self.known: dict[str, tuple[str, str | None]] = {}
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __call__(self, rows: Sequence[StageRow]) -> None:
         for row in rows:
             state, news = row["state"], row["news"]
             before, old = self.known.get(row["stage"], ("waiting", ""))
@@ -271,7 +288,7 @@ class _PlainBoard:
                 self.say(f"{row['stage']}: step {row['step']} of {row['steps']}, {news}")
 
 
-def _board(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _board(rows: Sequence[StageRow]) -> Table:
     """What runs and what failed, a row each; the rest as numbers below."""
     states = Counter(row["state"] for row in rows)
     caption = ", ".join(f"{number} {state}" for state, number in states.items())
@@ -292,7 +309,7 @@ def _shown(text: str) -> RenderableType:
     return Text(printable(text, sys.stderr))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

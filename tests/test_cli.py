@@ -15,6 +15,7 @@ import typer
 
 from kdqat_cli.cli import app
 from kdqat_cli.store.lock import locked
+from kdqat_cli.store.progress import EventReader
 from tests.commands import environment, run
 
 TRAINING = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "4e-3", "--seed", "1")
@@ -126,6 +127,18 @@ def test_validate_tells_every_error_at_once(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "validate", "--recipe", "mine.yaml", code=2)
     for fault in ("losses.0", "seeds.0", "encodr is not a known key; did you mean encoder?", "teacher.epochs"):
         assert fault in done.stderr
+
+
+def test_a_training_writes_its_evaluations_as_events(work: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    options = ("--task", "tiny", "--encoder", str(tiny_encoder), *TRAINING, "--out", str(tmp_path / "teacher"))
+    done = run(work, "kdqat", "finetune-teacher", *options, "--json", "--quiet", KDQAT_PROGRESS=str(events))
+    told = EventReader(events).new()
+    scores = [event.score for event in told if event.score is not None]
+    assert len(scores) == 6
+    assert max(scores) == json.loads(done.stdout)["score"]
+    assert told[-1].step == told[-1].steps
+    assert not [path for path in (tmp_path / "teacher").rglob("*") if path.suffix == ".jsonl"]
 
 
 def test_results_are_json_on_stdout_and_progress_is_on_stderr(work: Path) -> None:

@@ -17,9 +17,9 @@ data_dir: null
 published: null
 tasks: [tiny]
 axes:
-  changes:
-    - {{name: as-it-is, options: ""}}
-    - {{name: no-clip, options: --set quantization.weight_clip=null}}
+  runs:
+    - {{name: as-it-is, options: --loss map+output}}
+    - {{name: no-clip, options: --loss map+output --set quantization.weight_clip=null}}
 seeds: [1, 2]
 settings:
   tiny:
@@ -30,6 +30,10 @@ settings:
 """
 
 pytestmark = pytest.mark.pipeline
+
+
+def test_what_the_pipelines_share_stands_once() -> None:
+    assert {folder.joinpath("dvc.yaml").readlink() for folder in FOLDERS} == {Path("../stages.yaml")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

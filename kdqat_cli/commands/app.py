@@ -6,9 +6,10 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -16,7 +17,10 @@ from typer.core import TyperCommand
 from kdqat_cli import group
 from kdqat_cli.config import Params, load_params
 from kdqat_cli.errors import KdqatError
-from kdqat_cli.output import Output
+from kdqat_cli.output import Advance, Output
+
+if TYPE_CHECKING:
+    from kdqat_cli.tasks.registry import Task
 
 _QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -94,6 +98,21 @@ def start(as_json: bool, quiet: bool) -> Output:
     return output
 
 
+@contextmanager
+def progress(output: Output, what: str) -> Iterator[Advance]:
+    """A function of (step, steps, news) that shows how far `what` is, and writes it as events where they are wanted."""
+    from kdqat_cli.store.progress import EventWriter
+
+    with output.progress(what) as show, closing(EventWriter()) as write:
+
+        def advance(step: int, steps: int, news: str) -> None:
+            if group.leads():
+                write(step, steps, news)
+            show(step, steps, news)
+
+        yield advance
+
+
 class _Remarks(logging.Handler):
     """Makes remarks of what the stages log."""
 
@@ -105,7 +124,7 @@ class _Remarks(logging.Handler):
         self.output.remark(record.getMessage())
 
 
-def inputs(task: str, data_dir: str | None) -> tuple[Params, Any, Path | None]:
+def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None]:
     """params.yaml, the task, and the folder of the user's data."""
     from kdqat_cli.tasks.data import resolve_data_dir
     from kdqat_cli.tasks.registry import load_task

@@ -23,7 +23,7 @@ from kdqat_cli.commands.options import (
     shapes_option,
     text_argument,
 )
-from kdqat_cli.config import Device, load_params, resolve
+from kdqat_cli.config import Device, load_params, resolve, use_plugins
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
@@ -91,22 +91,14 @@ def export(
     A packed file stores five weights per byte. An export for another engine is compared with the student on the dev
     rows.
     """
-    params = load_params()
+    use_plugins()
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; there is {FORMATS.listed()}.", "kdqat ls formats")
     if student is not None:
         folder = student.resolve() if student.name in ("", "..") else student
         source, target = student, folder.with_name(f"{folder.name}-{format_}")
     elif task is not None:
-        named = load_task(task).name
-        name = loss or resolve(named, params).distillation.loss
-        source, target = student_folder(named, name, seed), export_folder(named, format_, name, seed)
-        others = [path.parent for path in sorted(source.parent.glob("*/model"))]
-        if others and not source.exists():
-            there = ", ".join(path.name for path in others)
-            raise MissingInputError(
-                f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}"
-            )
+        source, target = _of_task(task, loss, seed, format_)
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
@@ -118,6 +110,18 @@ def export(
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):
         _, spec, data = inputs(recorded, data_dir)
     output.result(stage(str(source), out or target, half, format_, spec, data, force))
+
+
+def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:
+    """A task's student, and where its export lies by default."""
+    name = load_task(task).name
+    run = loss or resolve(name, load_params()).distillation.loss
+    source = student_folder(name, run, seed)
+    others = [path.parent for path in sorted(source.parent.glob("*/model"))]
+    if others and not source.exists():
+        there = ", ".join(path.name for path in others)
+        raise MissingInputError(f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}")
+    return source, export_folder(name, format_, run, seed)
 
 
 @command

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kdqat_cli.config import (
+    READ_BY,
     ActivationsName,
     Device,
     Distillation,
@@ -121,7 +122,7 @@ def training_options(
     max_length: int | None,
     eval_every: int | None,
     precision: PrecisionName | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The options of a training as changes to its section."""
     return {
         "epochs": epochs,
@@ -131,6 +132,27 @@ def training_options(
         "max_length": max_length,
         "eval_every": eval_every,
         "precision": precision,
+    }
+
+
+def distillation_options(
+    loss: str | None,
+    mix: MixName | None,
+    beta: float | None,
+    temperature: float | None,
+    hidden_layers: str | None,
+) -> dict[str, object]:
+    """The options of a distillation as changes to its section.
+
+    Raises:
+        ConfigError: `--hidden-layers` is not of its form.
+    """
+    return {
+        "loss": loss,
+        "mix": mix,
+        "beta": beta,
+        "temperature": temperature,
+        "hidden_layers": layers_option(hidden_layers),
     }
 
 
@@ -184,10 +206,9 @@ def processors() -> int:
     return min(count, MOST_THREADS)
 
 
-def refuse_idle(loss: str, **given: Any) -> None:
+def refuse_idle(loss: str, **given: object) -> None:
     """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
-    read_by = {"mix": ["map+output"], "beta": ["map+output"], "temperature": ["map", "map+output"]}
     for name, value in given.items():
-        if value is not None and loss not in read_by[name]:
-            fitting = " or ".join(f"--loss {other}" for other in read_by[name])
+        if value is not None and loss not in READ_BY[name]:
+            fitting = " or ".join(f"--loss {other}" for other in READ_BY[name])
             raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)

@@ -1,12 +1,12 @@
 """Commands that make models: fetch, finetune-teacher, quantize, distill."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kdqat_cli import group
-from kdqat_cli.commands.app import command, inputs, start, training_command
+from kdqat_cli.commands.app import command, inputs, progress, start, training_command
 from kdqat_cli.commands.launch import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
     ActivationsOption,
@@ -35,7 +35,7 @@ from kdqat_cli.commands.options import (
     TeacherOption,
     TemperatureOption,
     WeightsOption,
-    layers_option,
+    distillation_options,
     refuse_idle,
     training_options,
 )
@@ -101,9 +101,9 @@ def finetune_teacher(
     output = start(json, quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
-    with output.progress(f"teacher {spec.name}") as progress:
+    with progress(output, f"teacher {spec.name}") as advance:
         target = out or teacher_folder(spec.name)
-        result = stage(spec, source, settings, seed, data, target, progress, force)
+        result = stage(spec, source, settings, seed, data, target, advance, force)
     if group.leads():
         output.result(result)
 
@@ -167,8 +167,7 @@ def distill(
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    distillation: dict[str, Any] = {"loss": loss, "mix": mix, "beta": beta, "temperature": temperature}
-    distillation |= {"hidden_layers": layers_option(hidden_layers)}
+    distillation = distillation_options(loss, mix, beta, temperature, hidden_layers)
     quantization = {"weights": weights, "activations": activations}
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
     settings = resolve(spec.name, params, recipe, changes, set_)
@@ -181,8 +180,8 @@ def distill(
     from kdqat_cli.stages.distill import distill as stage
 
     name = settings.distillation.loss
-    with output.progress(f"student {spec.name} {name} {seed}") as progress:
+    with progress(output, f"student {spec.name} {name} {seed}") as advance:
         target = out or student_folder(spec.name, student_run(spec.name, params, recipe, settings), seed)
-        result = stage(spec, source, settings, seed, data, target, progress, force)
+        result = stage(spec, source, settings, seed, data, target, advance, force)
     if group.leads():
         output.result(result)

@@ -32,6 +32,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from kdqat_cli.errors import ConfigError, MissingInputError, StageError
 from kdqat_cli.parallel.executor import Job
 from kdqat_cli.store.places import PIPELINE
+from kdqat_cli.store.progress import PROGRESS
 
 Begun = Literal["unchanged", "restored", "running"]
 
@@ -127,14 +128,21 @@ class Pipeline:
             self._commit(stage)
             return "restored", why
 
-    def job(self, name: str, log: Path) -> Job:
-        """What a begun stage has to run."""
+    def job(self, name: str, log: Path, events: Path) -> Job:
+        """What a begun stage has to run.
+
+        Args:
+            name: of the stage.
+            log: absolute path of the file that takes its output.
+            events: absolute path of the file that takes its progress.
+        """
         stage = self._stages[name]
         started = prepare_kwargs(stage)
         shown = stage.cmd if isinstance(stage.cmd, list) else stage.cmd.splitlines()
         # DVC's own way of calling the user's shell without their start-up files.
         commands = [_make_cmd(get_executable(), command) for command in shown]
         environment = {str(key): str(value) for key, value in started["env"].items()}
+        environment[PROGRESS] = str(events)
         return Job(name, shown, commands, str(stage.wdir), environment, str(log))
 
     def finish(self, name: str) -> None:

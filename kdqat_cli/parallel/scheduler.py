@@ -12,18 +12,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdqat_cli.errors import StageError
-from kdqat_cli.output import progress_lines
+from kdqat_cli.output import StageRow
 from kdqat_cli.parallel.executor import Executor
 from kdqat_cli.parallel.pipeline import BusyError, Pipeline
 from kdqat_cli.parallel.runner import STOPPED
+from kdqat_cli.store.progress import EventReader
 
 _TICK = 0.1
-_TAIL = 8192  # bytes of a log in which its last progress line stands
+_TAIL = 8192  # bytes at the end of a log that may be shown
 
 StateName = Literal["waiting", "running", "done", "restored", "unchanged", "failed", "skipped", "stopped"]
 _NOT_COMING = ("failed", "skipped", "stopped")
@@ -42,6 +43,7 @@ class StageState:
         step: of `steps`, of a training.
         steps: 0 where it has none.
         news: the last of them.
+        curve: its evaluations so far, in this run.
     """
 
     name: str
@@ -52,8 +54,9 @@ class StageState:
     step: int = 0
     steps: int = 0
     news: str = ""
+    curve: list[tuple[float, float]] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> StageRow:
         """As a row."""
         return {
             "stage": self.name,
@@ -94,6 +97,7 @@ class Engine:
         self.judge = judge
         self.states = {name: StageState(name) for name in pipeline.names}
         self._started: dict[str, float] = {}
+        self._events: dict[str, EventReader] = {}
         self._ended: dict[str, int] = {}
         self._stopped: set[str] = set()
 
@@ -144,7 +148,10 @@ class Engine:
         stage.state = begun
         if begun == "running":
             stage.log = self.logs / f"{stage.name.replace('/', '_')}.log"
-            self.executor.start(self.pipeline.job(stage.name, stage.log.absolute()))
+            events = stage.log.with_suffix(".jsonl").absolute()
+            events.unlink(missing_ok=True)  # those of an earlier run
+            self._events[stage.name] = EventReader(events)
+            self.executor.start(self.pipeline.job(stage.name, stage.log.absolute(), events))
             self._started[stage.name] = time.monotonic()
 
     def _settle(self, name: str, code: int) -> None:
@@ -195,8 +202,10 @@ class Engine:
                 continue
             stage = self.states[name]
             stage.seconds = time.monotonic() - self._started[name]
-            for step, steps, news in progress_lines(tail(stage.log)) if stage.log else []:
-                stage.step, stage.steps, stage.news = step, steps, news or stage.news
+            for event in self._events[name].new():
+                stage.step, stage.steps, stage.news = event.step, event.steps, event.news or stage.news
+                if event.score is not None:
+                    stage.curve.append((event.step / event.steps, event.score))
 
 
 def tail(log: Path) -> str:
@@ -214,7 +223,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question, so that neither cuts a commit short; a second signal insists."""
     received: list[int] = []
 
-    def remember(number: int, frame: Any) -> None:
+    def remember(number: int, frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)

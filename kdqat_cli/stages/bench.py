@@ -19,12 +19,14 @@ is then the GPU's.
 import datetime
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +47,50 @@ _COMPARED: Shape = (16, 32)
 _FARTHEST = 0.5  # as far off as this, the logits are another model's
 
 
+Latency = TypedDict(
+    "Latency",
+    {
+        "rows × tokens": str,
+        "engine": str,
+        "ms": float,
+        "middle half": str,
+        "rows/s": float,
+        "times kdqat's": str,
+    },
+)
+"""One engine at one shape: median and middle half of its milliseconds, and how many times kdqat's time it takes."""
+
+Footprint = TypedDict(
+    "Footprint",
+    {"engine": str, "MB on disk": float, "seconds to load": float, "off": float, "MB in memory": float},
+    total=False,
+)
+"""One engine: its file, its loading, how far its logits are from kdqat's, and its memory."""
+
+
+class Benchmark(TypedDict):
+    """What `bench` measured."""
+
+    machine: str
+    """Name of the processor or the GPU."""
+    date: str
+    """As YYYY-MM-DD."""
+    threads: int
+    """Of every engine."""
+    rounds: int
+    """Turns of each engine at each shape."""
+    latency: list[Latency]
+    """One row per shape and engine."""
+    footprint: list[Footprint]
+    """One row per engine."""
+
+
 @dataclass
 class _Worker:
     name: str
-    process: Any
+    process: SpawnProcess
     pipe: Connection
-    footprint: dict[str, Any] = field(default_factory=dict)
+    footprint: Footprint = field(default_factory=Footprint)
     logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def ask(self, question: Any) -> Any:
@@ -85,7 +125,7 @@ def bench(
     rounds: int,
     engines: dict[str, Engine],
     told: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Benchmark:
     """Measures engines side by side.
 
     Args:
@@ -96,11 +136,6 @@ def bench(
         engines: name → what is measured, all on one device; `kdqat` is among them.
         told: is told what is going on, and which peer is left out.
 
-    Returns:
-        machine, date, threads, rounds; `latency`: one row an engine and shape (ms, its middle half, rows/s, and how
-        many times kdqat's time it takes, median and middle half); `footprint`: one row an engine (MB on disk, seconds
-        to load, how far off it is, MB in memory).
-
     Raises:
         ConfigError: kdqat's engine does not run the model, a shape has more tokens than the model has positions for,
             or a peer fails at one of the shapes.
@@ -109,16 +144,42 @@ def bench(
     packed = packed_file(model)
     if packed is None:
         raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
-    machine = processor()
-    if engines[OWN].device == "cuda":
-        from kdqat_cli.engine.gpu.model import gpu, gpu_name
-
-        machine = gpu_name(gpu())
+    machine = _machine(engines[OWN])
     file = PackedFile(packed)
-    words = file.config["vocab_size"]
     longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
     _check_lengths(shapes, file)
     shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
+    latency: list[Latency] = []
+    with _workers(engines, packed, threads, longest, told) as workers:
+        for shape in shapes:
+            told(f"measuring {shape[0]} × {shape[1]}")
+            latency += _rows(shape, workers, rounds)
+        for worker in workers:
+            worker.footprint["MB in memory"] = worker.ask("memory")
+    return {
+        "machine": machine,
+        "date": datetime.date.today().isoformat(),
+        "threads": threads,
+        "rounds": rounds,
+        "latency": latency,
+        "footprint": [worker.footprint for worker in workers],
+    }
+
+
+def _machine(engine: Engine) -> str:
+    if engine.device == "cpu":
+        return processor()
+    from kdqat_cli.engine.gpu.model import gpu, gpu_name
+
+    return gpu_name(gpu())
+
+
+@contextmanager
+def _workers(
+    engines: dict[str, Engine], packed: Path, threads: int, longest: int, told: Callable[[str], None]
+) -> Iterator[list[_Worker]]:
+    """The engines that can run here, each in its process, which ends with the block."""
+    words = PackedFile(packed).config["vocab_size"]
     ids = np.random.default_rng(1).integers(words // 2, words, (_COMPARED[0], min(_COMPARED[1], longest)))
     workers: list[_Worker] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -133,18 +194,10 @@ def bench(
                     if name == OWN:
                         raise
                     told(f"{name} is left out: {error.sentence}" + (f" ({error.fix})" if error.fix else ""))
-            latency = []
-            for shape in shapes:
-                told(f"measuring {shape[0]} × {shape[1]}")
-                latency += _rows(shape, workers, rounds)
-            for worker in workers:
-                worker.footprint["MB in memory"] = worker.ask("memory")
+            yield workers
         finally:
             for worker in workers:
                 worker.end()
-    footprint = [{"engine": worker.name, **worker.footprint} for worker in workers]
-    made = {"machine": machine, "date": datetime.date.today().isoformat(), "threads": threads, "rounds": rounds}
-    return made | {"latency": latency, "footprint": footprint}
 
 
 def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
@@ -163,7 +216,7 @@ def _start(name: str, engine: Engine, packed: Path, scratch: Path, threads: int)
     process = context.Process(target=serve, args=(engine, packed, scratch, threads, theirs), daemon=True)
     process.start()
     theirs.close()
-    worker = _Worker(name, process, ours)
+    worker = _Worker(name, process, ours, {"engine": name})
     worker.footprint.update(worker.answer())
     return worker
 
@@ -180,22 +233,27 @@ def _compare(workers: list[_Worker], ids: NDArray[np.int64]) -> None:
         raise ConfigError(f"its logits are {100 * off:.0f} % off kdqat's: it computes something else.")
 
 
-def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[dict[str, Any]]:
+def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[Latency]:
     for worker in workers:
         worker.ask(shape)  # the first pass of a shape allocates
     seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for _ in range(rounds):
         for worker in workers:
             seconds[worker.name].append(worker.ask(shape))
-    rows = []
-    for name, own in seconds.items():
-        times = [peer / base for peer, base in zip(own, seconds[OWN], strict=True)]
-        low, middle, high = _quartiles(own)
-        row = {"rows × tokens": f"{shape[0]} × {shape[1]}", "engine": name, "ms": 1e3 * middle}
-        row |= {"middle half": f"{1e3 * low:.1f} to {1e3 * high:.1f}", "rows/s": shape[0] / middle}
-        low, middle, high = _quartiles(times)
-        rows.append(row | {"times kdqat's": f"{middle:.2f} ({low:.2f} to {high:.2f})"})
-    return rows
+    return [_row(shape, name, own, seconds[OWN]) for name, own in seconds.items()]
+
+
+def _row(shape: Shape, name: str, own: list[float], base: list[float]) -> Latency:
+    low, middle, high = _quartiles(own)
+    least, times, most = _quartiles([mine / theirs for mine, theirs in zip(own, base, strict=True)])
+    return {
+        "rows × tokens": f"{shape[0]} × {shape[1]}",
+        "engine": name,
+        "ms": 1e3 * middle,
+        "middle half": f"{1e3 * low:.1f} to {1e3 * high:.1f}",
+        "rows/s": shape[0] / middle,
+        "times kdqat's": f"{times:.2f} ({least:.2f} to {most:.2f})",
+    }
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:

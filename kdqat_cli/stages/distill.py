@@ -2,9 +2,9 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from kdqat_cli import group
 from kdqat_cli.config import Settings
@@ -15,6 +15,7 @@ from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.record import Record
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
@@ -27,6 +28,19 @@ from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Progress, train
 
 
+class Distilled(TypedDict):
+    """What `distill` did."""
+
+    folder: str
+    """Where the student is."""
+    score: float
+    """Its dev score in percent."""
+    teacher_score: float
+    """The teacher's."""
+    seconds: float
+    """Wall-clock seconds."""
+
+
 def distill(
     task: Task,
     teacher: str,
@@ -36,7 +50,7 @@ def distill(
     out: Path,
     progress: Progress,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Distilled:
     """Trains a ternary copy of the teacher to follow it, and keeps the best evaluation on dev.
 
     Args:
@@ -48,9 +62,6 @@ def distill(
         out: receives model/, history.csv and run.json.
         progress: is told of every step.
         force: replace a result of other settings, and remove checkpoints of other settings.
-
-    Returns:
-        The folder, the student's and the teacher's dev scores, and the seconds.
 
     Raises:
         ConfigError: it is no teacher that kdqat takes, its labels are not the task's, or the task does not report the
@@ -64,12 +75,10 @@ def distill(
     with shared_folder(out, force) as work:
         source = load_teacher(teacher, task)
         _check_layers(settings, len(layers_of(source.model)))
-        record = student_record("student", task, source, settings)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
-        rows = task_rows(task, "train", data_dir, source.tokenizer, record.row_length, record.batches)
-        sources = record.sources | {"train": rows.digest, "dev": dev.digest}
-        made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
-        record = record.model_copy(update=made)
+        plain = student_record("student", task, source, settings)
+        dev = task_rows(task, "dev", data_dir, source.tokenizer, plain.row_length, plain.batches)
+        rows = task_rows(task, "train", data_dir, source.tokenizer, plain.row_length, plain.batches)
+        record = _trained_record(plain, settings, seed, rows, dev)
         work.refuse_other(record)
         teacher_score = _check_teacher(source.model, dev, teacher)
 
@@ -97,6 +106,13 @@ def distill(
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 
+def _trained_record(plain: Record, settings: Settings, seed: int, rows: TaskRows, dev: TaskRows) -> Record:
+    """A student's record with its training."""
+    sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
+    made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
+    return plain.model_copy(update=made)
+
+
 def _check_layers(settings: Settings, layers: int) -> None:
     chosen = settings.distillation.hidden_layers
     outside = [] if chosen == "all" else [index for index in chosen if not -layers - 1 <= index <= layers]
@@ -108,7 +124,7 @@ def _check_layers(settings: Settings, layers: int) -> None:
         )
 
 
-def _check_teacher(model: Any, dev: TaskRows, teacher: str) -> float:
+def _check_teacher(model: PreTrainedModel, dev: TaskRows, teacher: str) -> float:
     """The teacher's dev score, which must beat every constant answer."""
     score = dev.score(model)["score"]
     chance = chance_score(dev.task, dev.labels)

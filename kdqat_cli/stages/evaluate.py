@@ -1,12 +1,13 @@
 """evaluate: any classifier → its metrics and its size, as flat JSON."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdqat_cli.config import Device
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.engine.gpu.model import gpu
 from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.store.figures import Metrics, factors_of, holds_metrics
 from kdqat_cli.store.folder import refuse_inside
 from kdqat_cli.store.writing import refuse_target, write_json
 from kdqat_cli.tasks.registry import Task
@@ -30,7 +31,7 @@ def evaluate(
         task: the task.
         model: a plain, ternary or packed folder, or a hub id.
         data_dir: folder of local task data, or None.
-        out: the JSON file to write, or None. A link there is replaced, not followed.
+        out: the JSON file to write (`store/figures.py`), or None. A link there is replaced, not followed.
         max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
         min_score: the headline score, in percent, below which the command fails.
         device: that computes; None: the GPU where there is one, else the processor. A ternary student, packed or not,
@@ -49,35 +50,34 @@ def evaluate(
     """
     if out is not None:
         refuse_inside(out, {"model": model})
-        refuse_target(out, _is_metrics)
+        refuse_target(out, holds_metrics)
     loaded = load_classifier(model)
     align_labels(loaded.model, task, f"The model {model}")
+    figures = _scores(loaded, task, data_dir, max_length, _on(device, loaded, task) if device else None)
+    size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
+    metrics = Metrics.model_validate({**figures, **size, "model": factors_of(loaded.record, task.name)})
+    if out is not None:
+        write_json(out, metrics.to_json(), holds_metrics)
+    if min_score is not None and metrics.score < min_score:
+        raise GateError(f"{model} scores {metrics.score:.2f} on {task.name}, below the bar of {min_score:.2f}.")
+    return metrics.figures
+
+
+def _scores(
+    loaded: Classifier, task: Task, data_dir: Path | None, max_length: int | None, engine: Engine | None
+) -> dict[str, float]:
+    """The metrics and the number of rows of every split that the task is scored on."""
     batches = loaded.record.batches
     if max_length:
         batches = batches.model_copy(update={"pad_to": batches.pad_to and max_length})
-    max_length = row_length(task, loaded.tokenizer, max_length or loaded.record.max_length)
-    engine = _on(device, loaded, task) if device else None
-    metrics: dict[str, float] = {}
+    length = row_length(task, loaded.tokenizer, max_length or loaded.record.max_length)
+    figures: dict[str, float] = {}
     for split in task.splits:
-        rows = task_rows(task, split, data_dir, loaded.tokenizer, max_length, batches)
+        rows = task_rows(task, split, data_dir, loaded.tokenizer, length, batches)
         prefix = "" if split == "dev" else f"{split}_"
-        metrics |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model, engine).items()}
-        metrics[f"{prefix}rows"] = len(rows.rows)
-    if loaded.weights is not None:
-        metrics |= size_figures(loaded.model, loaded.weights)
-    if out is not None:
-        write_json(out, metrics, _is_metrics)
-    if min_score is not None and metrics["score"] < min_score:
-        raise GateError(f"{model} scores {metrics['score']:.2f} on {task.name}, below the bar of {min_score:.2f}.")
-    return metrics
-
-
-def _is_metrics(text: str) -> bool:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and "score" in value
+        figures |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model, engine).items()}
+        figures[f"{prefix}rows"] = len(rows.rows)
+    return figures
 
 
 def _on(device: Device, loaded: Classifier, task: Task) -> Engine | None:

@@ -1,7 +1,8 @@
 """export: ternary student → packed checkpoint, or a folder for another engine."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from datasets import Dataset
@@ -13,6 +14,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.figures import Size
 from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.store.writing import write_json
@@ -24,7 +26,38 @@ from kdqat_cli.tasks.text.models import Classifier, load_classifier, recorded, s
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 
+if TYPE_CHECKING:
+    from kdqat_cli.exporters.catalogue import Format
+    from kdqat_cli.exporters.parity import Batch, Logits
+
 _COMPARED = 10_000  # characters of a text that go through another engine's tokenizer
+
+
+class Compared(TypedDict, total=False):
+    """How an export for another engine compares with its student, on dev rows; the names are those of `Run`."""
+
+    rows: int
+    rows_differing: int
+    largest_difference: float
+    student_score: float
+    score: float
+    texts: int
+    texts_split_otherwise: int
+
+
+class Exported(Size, Compared):
+    """What `export` did; `packed` has no more than size, folder and seconds."""
+
+    folder: str
+    """Where the model is."""
+    format: NotRequired[str]
+    """Name of the other engine's format."""
+    engine: NotRequired[str]
+    """What loads it."""
+    loses: NotRequired[str]
+    """Where its numbers are not the student's."""
+    seconds: float
+    """Wall-clock seconds."""
 
 
 def export(
@@ -35,7 +68,7 @@ def export(
     task: Task | None = None,
     data_dir: Path | None = None,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Exported:
     """Packs a ternary student, or writes it for another engine.
 
     `packed` is kdqat's own file, five codes a byte; its logits are the student's by construction. A folder of any
@@ -51,15 +84,10 @@ def export(
         data_dir: folder of local task data, or None.
         force: replace a result of other settings.
 
-    Returns:
-        The folder, bytes of the weights file, bits per weight, ratio to FP32 and the seconds. Of another engine's
-        format also its name, `engine` and what it `loses`; `rows` compared, `rows_differing`, the
-        `largest_difference` of a logit, and in percent the `student_score` and the export's `score`; of an engine with
-        a tokenizer of its own, the `texts` and how many it splits otherwise.
-
     Raises:
-        require(parity, name)
-        write_json(folder / ABOUT, record.to_json())
+        ConfigError: it is no ternary student, an option does not fit the format, or `out` is an input, holds what kdqat
+            did not write, or a result of other settings.
+        GateError: the folder does not compute the student's labels.
         MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
     """
     refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
@@ -73,7 +101,7 @@ def export(
     return _export_foreign(student, out, half, format_name, task, data_dir, force)
 
 
-def _pack(student: str, out: Path, half: bool, force: bool) -> dict[str, Any]:
+def _pack(student: str, out: Path, half: bool, force: bool) -> Exported:
     watch = Stopwatch()
     with output_folder(out, force) as work:
         source, sources = _load_student(student)
@@ -83,79 +111,117 @@ def _pack(student: str, out: Path, half: bool, force: bool) -> dict[str, Any]:
         if fault := reader.fault(source.model.config.to_dict(), source.record.pairs):
             raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
         source.tokenizer.save_pretrained(folder)
-        made: dict[str, Any] = {"kind": "packed", "tokenizer": file_digest(folder / TOKENIZER_FILE), "sources": sources}
-        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
-        # measures what that changes.
-        assert source.record.quantization is not None
-        made["quantization"] = source.record.quantization.model_copy(update={"activation_scale": "token"})
-        made |= {
-            "inputs": inputs_of(source.tokenizer),
-            "batches": Batches(keeps_more=source.record.batches.keeps_more),
-        }
-        record = source.record.model_copy(update=made)
+        record = _packed_record(source, file_digest(folder / TOKENIZER_FILE), sources)
         work.refuse_other(record, half=half)
         save_packed(source.model, folder, record, half)
-        figures = size_figures(source.model, folder / FILE_NAME)
-        run = write_run(work.scratch, watch, half=half, **figures)
-    return {"folder": str(out), **figures, "seconds": run["seconds"]}
+        size = size_figures(source.model, folder / FILE_NAME)
+        run = write_run(work.scratch, watch, half=half, **size)
+    return {
+        "folder": str(out),
+        "parameters": size["parameters"],
+        "bytes": size["bytes"],
+        "bits_per_weight": size["bits_per_weight"],
+        "ratio_to_fp32": size["ratio_to_fp32"],
+        "seconds": run.seconds,
+    }
+
+
+def _packed_record(source: Classifier, tokenizer: str, sources: dict[str, str | None]) -> Record:
+    """The student's record, with what a packed model has of its own."""
+    assert source.record.quantization is not None
+    made = {
+        "kind": "packed",
+        "tokenizer": tokenizer,
+        "sources": sources,
+        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
+        # measures what that changes.
+        "quantization": source.record.quantization.model_copy(update={"activation_scale": "token"}),
+        "inputs": inputs_of(source.tokenizer),
+        "batches": Batches(keeps_more=source.record.batches.keeps_more),
+    }
+    return source.record.model_copy(update=made)
 
 
 def _export_foreign(
     student: str, out: Path, half: bool, format_name: str, task: Task, data_dir: Path | None, force: bool
-) -> dict[str, Any]:
-    # Here, not above: the exporters load what packing alone does not need.
-    from kdqat_cli.exporters.catalogue import FORMATS
-    from kdqat_cli.exporters.packages import require_packages
-    from kdqat_cli.exporters.parity import compare, require
-
+) -> Exported:
     watch = Stopwatch()
-    spec = FORMATS[format_name]
-    if half and not spec.half:
-        with_half = ", ".join(name for name, other in FORMATS.items() if other.half)
-        raise ConfigError(f"--half has no meaning for --format {format_name}.", f"--format packed, {with_half}")
-    require_packages(format_name, spec.packages)
+    spec = _format(format_name, half)
     with output_folder(out, force) as work:
         source, sources = _load_student(student)
-        # The student's record, but for `quantization`: kdqat would quantise the folder by it.
-        record = Record(
-            kind="export",
-            format=format_name,
-            task=source.record.task,
-            task_file=source.record.task_file,
-            labels=source.record.labels,
-            pairs=source.record.pairs,
-            max_length=source.record.max_length,
-            inputs=source.record.inputs,
-            sources=sources,
-            versions=versions(),
-        )
+        record = _foreign_record(source.record, format_name, sources)
         work.refuse_other(record, half=half)
-        batches = source.record.batches
-        rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
         folder = work.scratch / MODEL
         folder.mkdir()
         spec.write(source.model, source.tokenizer, folder, **({"half": True} if half else {}))
-        name = f"The {format_name} export of {student}"
-        tokens = {}
-        if spec.tokens is not None:
-            tokens = _compare_tokens(spec.tokens, folder, source, load_split(task, "dev", data_dir), name)
-        expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
-        found = _foreign_logits(spec.logits, folder, rows, expected.shape)
-        parity = compare(expected, found)
-        require(parity, name)
+        compared = _compare(spec, folder, source, task, data_dir, f"The {format_name} export of {student}")
         write_json(folder / ABOUT, record.to_json())
-        figures = {
-            **size_figures(source.model, folder / spec.file),
-            "rows": parity.rows,
-            "rows_differing": parity.differing,
-            "largest_difference": round(parity.largest, 6),
-            "student_score": compute_metrics(task, expected, rows.labels)["score"],
-            "score": compute_metrics(task, found, rows.labels)["score"],
-            **tokens,
-        }
-        run = write_run(work.scratch, watch, half=half, **figures)
-    told = {"folder": str(out), "format": format_name, "engine": spec.engine, "loses": spec.loses}
-    return {**told, **figures, "seconds": run["seconds"]}
+        size = size_figures(source.model, folder / spec.file)
+        run = write_run(work.scratch, watch, half=half, **size, **compared)
+    return {
+        "folder": str(out),
+        "format": format_name,
+        "engine": spec.engine,
+        "loses": spec.loses,
+        **size,
+        **compared,
+        "seconds": run.seconds,
+    }
+
+
+def _format(name: str, half: bool) -> "Format":
+    """A format whose packages are installed, and which takes `half` where that is asked for."""
+    # Here, not above: the exporters load what packing alone does not need.
+    from kdqat_cli.exporters.catalogue import FORMATS
+    from kdqat_cli.exporters.packages import require_packages
+
+    spec = FORMATS[name]
+    if half and not spec.half:
+        with_half = ", ".join(name for name, other in FORMATS.items() if other.half)
+        raise ConfigError(f"--half has no meaning for --format {name}.", f"--format packed, {with_half}")
+    require_packages(name, spec.packages)
+    return spec
+
+
+def _foreign_record(student: Record, format_name: str, sources: dict[str, str | None]) -> Record:
+    """The student's record, but for `quantization`: kdqat would quantise the folder by it."""
+    return Record(
+        kind="export",
+        format=format_name,
+        task=student.task,
+        task_file=student.task_file,
+        labels=student.labels,
+        pairs=student.pairs,
+        max_length=student.max_length,
+        inputs=student.inputs,
+        sources=sources,
+        versions=versions(),
+    )
+
+
+def _compare(
+    spec: "Format", folder: Path, source: Classifier, task: Task, data_dir: Path | None, name: str
+) -> Compared:
+    """Runs an export on its engine beside the student, on the dev rows; it must give the student's labels."""
+    from kdqat_cli.exporters.parity import compare, require
+
+    batches = source.record.batches
+    rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
+    expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
+    found = _foreign_logits(spec.logits, folder, rows, expected.shape)
+    parity = compare(expected, found)
+    require(parity, name)
+    compared: Compared = {
+        "rows": parity.rows,
+        "rows_differing": parity.differing,
+        "largest_difference": round(parity.largest, 6),
+        "student_score": compute_metrics(task, expected, rows.labels)["score"],
+        "score": compute_metrics(task, found, rows.labels)["score"],
+    }
+    if spec.tokens is not None:
+        texts = load_split(task, "dev", data_dir)
+        compared["texts"], compared["texts_split_otherwise"] = _compare_tokens(spec.tokens, folder, source, texts, name)
+    return compared
 
 
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
@@ -184,8 +250,10 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     return source, source.record.sources | {"student": file_digest(source.weights)}
 
 
-def _compare_tokens(tokens: Any, folder: Path, source: Classifier, rows: Dataset, name: str) -> dict[str, int]:
-    """Texts that the engine's own tokenizer splits otherwise, of the dev rows; added tokens must all be found."""
+def _compare_tokens(
+    tokens: Callable[[Path, list[str]], list[list[int]]], folder: Path, source: Classifier, rows: Dataset, name: str
+) -> tuple[int, int]:
+    """The dev rows' texts, and how many the engine's own tokenizer splits otherwise; added tokens must all be found."""
     from kdqat_cli.exporters.gguf_vocabulary import added_tokens
     from kdqat_cli.exporters.parity import require_tokens
 
@@ -196,10 +264,12 @@ def _compare_tokens(tokens: Any, folder: Path, source: Classifier, rows: Dataset
     found = tokens(folder, [*added, *texts])
     require_tokens(added, expected[: len(added)], found[: len(added)], name, bound=0.0)
     differing = require_tokens(texts, expected[len(added) :], found[len(added) :], name)
-    return {"texts": len(texts), "texts_split_otherwise": differing}
+    return len(texts), differing
 
 
-def _foreign_logits(logits: Any, folder: Path, rows: TaskRows, shape: tuple[int, ...]) -> Any:
+def _foreign_logits(
+    logits: "Callable[[Path, list[Batch]], list[Logits]]", folder: Path, rows: TaskRows, shape: tuple[int, ...]
+) -> "Logits":
     # Every row as long as the longest: among rows of like length a graph that has lost its mask is not noticed.
     batching = Batches(pad_to=max(rows.rows["length"]))
     places, batches = [], []

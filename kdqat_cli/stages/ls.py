@@ -1,20 +1,22 @@
 """ls: the catalogues, one row an entry."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.config import load_recipe, recipe_names
 from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
+Row = Mapping[str, object]
+"""An entry of a catalogue: column → cell."""
 
-def ls(what: Listed) -> list[dict[str, Any]]:
+
+def ls(what: Listed) -> Sequence[Row]:
     """The rows of one catalogue."""
     return _CATALOGUES[what]()
 
 
-def _tasks() -> list[dict[str, Any]]:
+def _tasks() -> Sequence[Row]:
     rows = []
     for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
         labels = "number" if spec.regression else str(spec.num_labels)
@@ -23,13 +25,13 @@ def _tasks() -> list[dict[str, Any]]:
     return rows
 
 
-def _losses() -> list[dict[str, Any]]:
+def _losses() -> Sequence[Row]:
     from kdqat_cli.distillation.losses import LOSSES
 
     return [{"loss": name, "source": loss.source, "compares": loss.about} for name, loss in LOSSES.items()]
 
 
-def _recipes() -> list[dict[str, Any]]:
+def _recipes() -> Sequence[Row]:
     rows = []
     for name in recipe_names():
         recipe = load_recipe(name)
@@ -40,25 +42,25 @@ def _recipes() -> list[dict[str, Any]]:
     return rows
 
 
-def _encoders() -> list[dict[str, Any]]:
+def _encoders() -> Sequence[Row]:
     from kdqat_cli.networks.families import FAMILIES
 
     return [{"model type": name, "layers": family.layers, "MHA(X)": family.mha} for name, family in FAMILIES.items()]
 
 
-def _formats() -> list[dict[str, Any]]:
+def _formats() -> Sequence[Row]:
     from kdqat_cli.exporters.catalogue import FORMATS
 
     rows = [{"format": "packed", "engine": "kdqat, transformers with kdqat", "loses": "nothing"}]
     return rows + [{"format": name, "engine": spec.engine, "loses": spec.loses} for name, spec in FORMATS.items()]
 
 
-def _published() -> list[dict[str, Any]]:
+def _published() -> Sequence[Row]:
     tables = [load_published(name) for name in published_names()]
     return [{"published": table.name, "about": table.about, "source": table.source} for table in tables]
 
 
-_CATALOGUES: dict[Listed, Callable[[], list[dict[str, Any]]]] = {
+_CATALOGUES: dict[Listed, Callable[[], Sequence[Row]]] = {
     "tasks": _tasks,
     "losses": _losses,
     "recipes": _recipes,

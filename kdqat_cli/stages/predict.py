@@ -5,7 +5,7 @@ A packed model runs on the engine, which needs no torch. Any other is loaded by 
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,23 @@ from kdqat_cli.packing.packed_file import FILE_NAME
 from kdqat_cli.store.folder import MODEL
 from kdqat_cli.tasks.text.reader import Reader, packed_reader
 from kdqat_cli.texts import Text
+
+
+class Answer(TypedDict, total=False):
+    """What `predict` says of a text: label and probabilities, or a value, or an error."""
+
+    text: str
+    """The text."""
+    pair: str
+    """The second text of a pair."""
+    label: str
+    """The most probable class."""
+    probabilities: dict[str, float]
+    """Of every class."""
+    value: float
+    """Of a regression."""
+    error: str
+    """Why there is no answer."""
 
 
 class Runner(Protocol):
@@ -63,7 +80,7 @@ def open_model(model: str, threads: int | None = None, device: Device | None = N
     return _LoadedRunner(model, threads, device) if packed is None else _EngineRunner(packed, threads, device or "cpu")
 
 
-def predict(runner: Runner, batches: Iterable[list[Text]]) -> Iterator[dict[str, Any]]:
+def predict(runner: Runner, batches: Iterable[list[Text]]) -> Iterator[Answer]:
     """One record per text, in their order: the text, and its label and probabilities, or its value.
 
     A text that the model has no answer for (it makes no tokens, or a logit is NaN or infinite) has an `error` instead.
@@ -84,7 +101,7 @@ def predict(runner: Runner, batches: Iterable[list[Text]]) -> Iterator[dict[str,
             raise MissingInputError(f"The model fails on a text: {error}.") from error
         answers = dict(zip(taken, logits, strict=True))
         for place, text in enumerate(batch):
-            given = {name: value for name, value in text._asdict().items() if value is not None}
+            given = Answer(text=text.text) if text.pair is None else Answer(text=text.text, pair=text.pair)
             yield given | _answer(runner.labels, answers.get(place))
 
 
@@ -147,7 +164,7 @@ def _read(reader: Reader, texts: list[Text]) -> list[Row]:
     return reader.rows([row.text for row in texts], [row.pair for row in texts])
 
 
-def _answer(labels: list[str] | None, logits: NDArray[np.float32] | None) -> dict[str, Any]:
+def _answer(labels: list[str] | None, logits: NDArray[np.float32] | None) -> Answer:
     if logits is None:
         return {"error": "The tokenizer makes no tokens of it."}
     if not np.isfinite(logits).all():

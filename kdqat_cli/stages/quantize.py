@@ -1,7 +1,7 @@
 """quantize: teacher → ternary student before any training, the "no QAT" row."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from kdqat_cli.config import Settings
 from kdqat_cli.networks.quantized import quantize_model
@@ -13,9 +13,20 @@ from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_r
 from kdqat_cli.tasks.text.rows import task_rows
 
 
+class Quantized(TypedDict):
+    """What `quantize` did."""
+
+    folder: str
+    """Where the model is."""
+    score: float
+    """Dev score in percent."""
+    seconds: float
+    """Wall-clock seconds."""
+
+
 def quantize(
     task: Task, teacher: str, settings: Settings, data_dir: Path | None, out: Path, force: bool = False
-) -> dict[str, Any]:
+) -> Quantized:
     """Ternarises a teacher and scores it.
 
     Args:
@@ -25,9 +36,6 @@ def quantize(
         data_dir: folder of local task data, or None.
         out: receives model/ and run.json.
         force: replace a result of other settings.
-
-    Returns:
-        The folder, the dev score and the seconds.
 
     Raises:
         ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
@@ -46,4 +54,4 @@ def quantize(
         score = dev.score(source.model)["score"]
         save_classifier(source.model, source.tokenizer, work.scratch / MODEL, record)
         run = write_run(work.scratch, watch, score=score)
-    return {"folder": str(out), "score": score, "seconds": run["seconds"]}
+    return {"folder": str(out), "score": score, "seconds": run.seconds}

@@ -1,34 +1,45 @@
 """report: what was measured, what is still missing, and what the paper has; one row per group of seeds.
 
-Measurements are the files metrics/TASK/MODEL.json and metrics/TASK/MODEL/RUN-SEED.json. If the dvc.yaml of the working
+Measurements are the files metrics/TASK/MODEL.json and metrics/TASK/MODEL/RUN-SEED.json. What was measured stands in the
+file (task, kind of model, seed, quantiser); the path gives the run its name. If the dvc.yaml of the working
 folder names measurements, a run that it names and that was not measured is shown as missing, and a measurement that it
 does not name (of a task or seed that is gone, or made by hand) has a row of its own, last and marked. A file that is
 not a measurement is left out, with a remark.
 
-What a model's weights are is read from the record beside it (runs/…/model/kdqat.json), not from the folder's name.
+Of a run that is missing, and of a file that an earlier kdqat wrote, the path alone says what it is; the weights are
+then read from the record beside the model (runs/…/model/kdqat.json).
 """
 
 import csv
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import NamedTuple
 
 from kdqat_cli.analysis.published import Published, Score, load_published
-from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.store.folder import ABOUT, MODEL, RUN
-from kdqat_cli.store.places import METRICS, PIPELINE, RUNS
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.store.figures import DamagedError, Metrics, read_metrics, read_run
+from kdqat_cli.store.folder import ABOUT, MODEL, RUN, model_record
+from kdqat_cli.store.places import METRICS, PIPELINE, RUNS, Place, metrics_place
 from kdqat_cli.store.writing import write_text
 
 _WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "ternary, packed"}
 _QUANTISED = ("ternary", "student")  # their records say what their weights are
 _MISSING = "missing"
 _APART = f"not in {PIPELINE}"
-_Key = tuple[str, str, str, bool]
+Remark = Callable[[str], None]
+
+
+class _Key(NamedTuple):
+    """What the measurements of a group have in common; see `Group`."""
+
+    task: str
+    kind: str
+    run: str
+    current: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Measurement:
 
     Attributes:
         seed: of a run that has one.
-        metrics: what `kdqat evaluate` wrote; None: missing.
+        metrics: what `kdqat evaluate` wrote, by name; None: missing.
         seconds: of the stage that made the model, where it was made here.
         weights: how the model's weights are quantised, where its record is here.
     """
@@ -100,11 +111,11 @@ class Group:
         """The scores' sample standard deviation; None for fewer than two."""
         return stdev(self.scores) if len(self.scores) > 1 else None
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """As a row for people."""
         size = self.mean("bytes")
         seconds = [measured.seconds for measured in self.measurements if measured.seconds is not None]
-        row = {
+        row: dict[str, object] = {
             "task": self.task,
             "model": self.what,
             "run": self.run or None,
@@ -118,7 +129,7 @@ class Group:
         further = {name: self.mean(name) for name in self._metric_names() if name.endswith("_score")}
         return row | further
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As a value for programs: every seed, every metric's mean."""
         mean, spread = self.published or (None, None)
         return {
@@ -140,12 +151,12 @@ class Group:
         return sorted({name for measured in self.measurements for name in measured.metrics or {}})
 
 
-def report(published: str | None = None, remark: Callable[[str], None] = lambda text: None) -> list[Group]:
+def report(published: str | None = None, remark: Remark = lambda text: None) -> list[Group]:
     """Everything under metrics/ and everything that dvc.yaml says should be there, in the order of tasks and models.
 
     Args:
         published: name of a published table to show beside it, or None.
-        remark: is told of each file under metrics/ that is not a measurement.
+        remark: is told of each file under metrics/ that is not a measurement, and of each damaged run.json.
 
     Raises:
         ConfigError: there is no such table, or DVC cannot read dvc.yaml.
@@ -155,19 +166,14 @@ def report(published: str | None = None, remark: Callable[[str], None] = lambda 
     expected = set(_expected())
     groups: dict[_Key, list[Measurement]] = {}
     for path in sorted({*expected, *METRICS.rglob("*.json")}):
-        try:
-            metrics = _metrics(path)
-        except ValueError as error:
-            remark(f"{path} is left out: {error}.")
-            metrics = None
-        if metrics is not None or path in expected:
-            task, kind, run, seed = _parts(path)
-            key = task, kind, run, path in expected or not expected
-            groups.setdefault(key, []).append(_measurement(path, kind, seed, metrics))
+        metrics, place = _metrics(path, remark), metrics_place(path)
+        if place is not None and (metrics is not None or path in expected):
+            key, measurement = _measurement(path, place, metrics, path in expected or not expected, remark)
+            groups.setdefault(key, []).append(measurement)
     if not groups:
         raise MissingInputError(f"There are no measurements in {METRICS} yet.", "dvc repro")
     order = list(_WHAT)
-    keys = sorted(groups, key=lambda key: (not key[3], key[0], order.index(key[1]) if key[1] in order else len(order)))
+    keys = sorted(groups, key=lambda key: (not key.current, key.task, (*order, key.kind).index(key.kind)))
     return [_group(key, groups[key], beside) for key in keys]
 
 
@@ -203,69 +209,61 @@ def _expected() -> Iterator[Path]:
     yield from (path.relative_to(here) for path in outs if path.is_relative_to(here / METRICS))
 
 
-def _parts(path: Path) -> tuple[str, str, str, int | None]:
-    """(task, kind, run, seed) of metrics/TASK/KIND.json or metrics/TASK/KIND/RUN-SEED.json."""
-    _, task, kind, *rest = path.with_suffix("").parts
-    name = rest[0] if rest else ""
-    if kind.startswith("ternary-"):  # of other settings: stages/layout.py
-        kind, _, name = kind.partition("-")
-    run, dash, seed = name.rpartition("-")
-    return (task, kind, run, int(seed)) if dash and seed.isdecimal() else (task, kind, name, None)
+def _metrics(path: Path, remark: Remark) -> Metrics | None:
+    """The metrics in a file; None where there is none, or, with a remark, where the file is not a measurement."""
+    if metrics_place(path) is None:
+        remark(f"{path} is left out: it is neither {METRICS}/TASK/MODEL.json nor {METRICS}/TASK/MODEL/RUN-SEED.json.")
+    elif path.exists() or path.is_symlink():
+        if not path.is_file():  # a pipe would be waited for
+            remark(f"{path} is left out: it is not a file.")
+            return None
+        try:
+            return read_metrics(path)
+        except DamagedError as error:
+            remark(f"{path} is left out: {error.reason}.")
+    return None
 
 
-def _metrics(path: Path) -> dict[str, float] | None:
-    """The metrics in a file; None where there is none.
-
-    Raises:
-        ValueError: what is there is not what `kdqat evaluate` writes, at a place where the report looks for it.
-    """
-    if len(path.parts) not in (3, 4):
-        raise ValueError(f"it is neither {METRICS}/TASK/MODEL.json nor {METRICS}/TASK/MODEL/RUN-SEED.json")
-    if not path.exists() and not path.is_symlink():
-        return None
-    if not path.is_file():
-        raise ValueError("it is not a file")
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError("it is not JSON") from error
-    if not isinstance(metrics, dict) or "score" not in metrics:
-        raise ValueError("it has no score")
-    for name, value in metrics.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"its {name} is not a finite number")
-    return metrics
-
-
-def _measurement(path: Path, kind: str, seed: int | None, metrics: dict[str, float] | None) -> Measurement:
+def _measurement(
+    path: Path, place: Place, metrics: Metrics | None, current: bool, remark: Remark
+) -> tuple[_Key, Measurement]:
+    model = metrics.model if metrics else None
+    run, seed = place.split(model.seed if model else None)
+    task, kind = (model.task, model.kind) if model else (place.task, place.model)
+    if kind not in _WHAT:  # the user's name says more than "plain" or "export"
+        kind = place.model
     folder = RUNS / path.relative_to(METRICS).with_suffix("")
-    seconds = _value(folder / RUN, "seconds")
-    weights = _value(folder / MODEL / ABOUT, "quantization", "weights") if kind in _QUANTISED else None
-    there = metrics is not None
-    return Measurement(
-        seed,
-        metrics,
-        seconds if there and isinstance(seconds, int | float) else None,
-        weights if there and isinstance(weights, str) else None,
+    return _Key(task, kind, run, current), Measurement(
+        seed if run else None,  # where a task has one such model only, its seed tells nothing apart
+        metrics.figures if metrics else None,
+        _seconds(folder, remark) if metrics else None,
+        model.weights if model else _weights(folder) if metrics and kind in _QUANTISED else None,
     )
 
 
-def _value(path: Path, *keys: str) -> Any:
-    """A value in the JSON of a file; None where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+def _seconds(folder: Path, remark: Remark) -> float | None:
+    """The seconds of the stage that made a result; None where it was not made here."""
+    if not (folder / RUN).is_file():
         return None
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    try:
+        return read_run(folder / RUN).seconds
+    except DamagedError as error:
+        remark(f"{error.sentence} Its time is left out.")
+        return None
+
+
+def _weights(folder: Path) -> str | None:
+    """The quantiser in the record beside a model; None where no record can be read."""
+    try:
+        record = model_record(folder / MODEL) if (folder / MODEL / ABOUT).is_file() else None
+    except KdqatError:
+        return None
+    return record.quantization.weights if record and record.quantization else None
 
 
 def _group(key: _Key, measurements: list[Measurement], beside: Published | None) -> Group:
-    task, kind, run, current = key
-    group = Group(task, kind, run, current, sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed), None)
+    kind, run, task = key.kind, key.run, key.task
+    group = Group(*key, sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed), None)
     # The tables' students are ternary.
     if beside is None or kind not in ("teacher", "student") or group.weights not in ([], ["ternary"]):
         return group
@@ -317,5 +315,5 @@ def _seed_text(measured: Measurement) -> str:
     return value if measured.seed is None else f"{measured.seed}: {value}"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """repro: `dvc repro` with many stages at once, after which `dvc repro` itself finds nothing to do.
 
 .kdqat/lock         held by the coordinator and by every job, so that two coordinators never work in one folder
-.kdqat/logs/        what each stage printed the last time it ran
+.kdqat/logs/        what each stage printed the last time it ran (.log), and its progress (.jsonl: store/progress.py)
 
 Both keep themselves out of git.
 """
@@ -9,12 +9,12 @@ Both keep themselves out of git.
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from kdqat_cli.errors import MissingInputError, StageError
+from kdqat_cli.output import Board
 from kdqat_cli.parallel.executor import Executor, LocalExecutor
 from kdqat_cli.parallel.pipeline import Pipeline
 from kdqat_cli.parallel.scheduler import Engine, Judge, StageState, tail
@@ -22,9 +22,6 @@ from kdqat_cli.parallel.scheduler import Engine, Judge, StageState, tail
 _OWN = Path(".kdqat")
 _LOCK_WITHIN = 15.0  # seconds: how long the jobs of a coordinator that was killed may take to stop
 _LAST_LINES = 5
-
-Board = Callable[[Sequence[dict[str, Any]]], None]
-"""Is shown a row a stage, now and then."""
 
 
 def repro(
@@ -55,14 +52,14 @@ def repro(
         return Engine(pipeline, executor, logs, lambda states: board([state.row() for state in states]), judge).run()
 
 
-def preview(targets: list[str]) -> list[dict[str, Any]]:
+def preview(targets: list[str]) -> list[dict[str, str | None]]:
     """What `repro` would do and why; nothing is written.
 
     Whether a stage runs that follows on another one's results is known only when these are there.
     """
     pipeline = Pipeline(targets)
     coming: set[str] = set()
-    rows = []
+    rows: list[dict[str, str | None]] = []
     with pipeline.locked():
         for name in pipeline.names:
             awaited = sorted(pipeline.needs[name] & coming)

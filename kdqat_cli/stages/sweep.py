@@ -10,7 +10,6 @@ It writes a DVC pipeline of its own and runs it as `kdqat repro` does:
 The trainings run in the project's folder, with its tasks and its params.yaml.
 """
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -18,17 +17,18 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from kdqat_cli.config import PARAMS_FILE, Params, Settings, load_recipe, resolve
+from kdqat_cli.config import PARAMS_FILE, Params, Section, Settings, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.output import progress_lines
+from kdqat_cli.output import Board
 from kdqat_cli.parallel.median import Curve, hopeless
 from kdqat_cli.parallel.scheduler import StageState
-from kdqat_cli.stages.repro import Board, repro
+from kdqat_cli.stages.repro import repro
 from kdqat_cli.store.digest import digest_of
+from kdqat_cli.store.figures import read_evaluations, read_run
 from kdqat_cli.store.folder import HISTORY, MODEL, RUN, refuse_inside
 from kdqat_cli.store.places import PIPELINE, teacher_folder
 from kdqat_cli.store.writing import refuse_target, write_json, write_text
@@ -41,7 +41,19 @@ _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
-_SCORE = re.compile(r"dev score (-?[\d.]+)")
+
+
+class Stopped(Section):
+    """A training that was stopped early."""
+
+    digest: str
+    """Of its settings."""
+    why: str
+    """The reason, for people."""
+
+
+_STOPPED_FILE = TypeAdapter(dict[str, Stopped])
+"""What stopped.json holds: stage → what became of it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ class Outcome:
         remarks: what its user should know.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
     states: list[StageState]
     best: Path | None
     remarks: list[str] = field(default_factory=list)
@@ -213,12 +225,12 @@ class _Judge:
         self.runs = {run.stage: run for run in runs}
         self.active = active
         self.seen: dict[str, int] = {}
-        known = json.loads(record.read_text(encoding="utf-8")) if active and record.is_file() else {}
+        known = _STOPPED_FILE.validate_json(record.read_bytes()) if active and record.is_file() else {}
         # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
-        self.stopped: dict[str, dict[str, str]] = {
+        self.stopped = {
             stage: entry
             for stage, entry in known.items()
-            if (run := self.runs.get(stage)) and entry["digest"] == run.digest and not (run.folder / RUN).exists()
+            if (run := self.runs.get(stage)) and entry.digest == run.digest and not (run.folder / RUN).exists()
         }
 
     def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
@@ -234,29 +246,24 @@ class _Judge:
             reason = hopeless(curves[state.name], others)
             if reason is not None:
                 reasons[state.name] = reason
-                self.stopped[state.name] = {"digest": self.runs[state.name].digest, "why": reason}
+                self.stopped[state.name] = Stopped(digest=self.runs[state.name].digest, why=reason)
         if reasons:  # at once: an interruption must not forget it
-            write_json(self.record, self.stopped)
+            write_json(self.record, {stage: entry.model_dump() for stage, entry in self.stopped.items()})
         return reasons
 
     def _has_news(self, state: StageState) -> bool:
-        size = state.log.stat().st_size if state.log is not None and state.log.exists() else 0
         known = self.seen.get(state.name)
-        self.seen[state.name] = size
-        return size != known
+        self.seen[state.name] = len(state.curve)
+        return len(state.curve) != known
 
     def _curve(self, state: StageState) -> Curve:
-        if state.log is not None and state.log.exists():
-            lines = progress_lines(state.log.read_text(encoding="utf-8", errors="replace"))
-            found = [(step / steps, _SCORE.search(news)) for step, steps, news in lines]
-            return [(share, float(score[1])) for share, score in found if score is not None]
+        if state.curve:
+            return state.curve
         history = self.runs[state.name].folder / HISTORY
         if state.state not in ("restored", "unchanged") or not history.is_file():
             return []
-        with history.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        steps = float(rows[-1]["step"])
-        return [(float(row["step"]) / steps, float(row["score"])) for row in rows if row["score"]]
+        evaluations, steps = read_evaluations(history)
+        return [(evaluation.step / steps, evaluation.score) for evaluation in evaluations]
 
 
 def _refuse_folder(plan: Sweep) -> None:
@@ -278,12 +285,10 @@ def _is_ours(text: str) -> bool:
 
 def _is_stopped(text: str) -> bool:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        _STOPPED_FILE.validate_json(text)
+    except ValidationError:
         return False
-    return isinstance(value, dict) and all(
-        isinstance(entry, dict) and entry.keys() >= {"digest", "why"} for entry in value.values()
-    )
+    return True
 
 
 def _write_pipeline(plan: Sweep) -> None:
@@ -319,13 +324,16 @@ def _write_pipeline(plan: Sweep) -> None:
 
 
 def _score(run: Run) -> float:
-    return float(json.loads((run.folder / RUN).read_text(encoding="utf-8"))["score"])
+    score = read_run(run.folder / RUN).score
+    if score is None:
+        raise MissingInputError(f"{run.folder / RUN} has no score.", f"rm -r {run.folder}, and the same command again")
+    return score
 
 
 def _outcome(
     plan: Sweep, runs: list[Run], states: list[StageState], scores: dict[str, float], stopped: set[str]
 ) -> Outcome:
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     winners: dict[str, tuple[str, ...]] = {}
     for task in plan.tasks:
         points: dict[tuple[str, ...], list[Run]] = {}
@@ -343,7 +351,7 @@ def _outcome(
         for values, members in points.items():
             found = [scores[run.stage] for run in members if run.stage in scores]
             seeds = {run.seed: _seed_text(run, scores, stopped) for run in members}
-            row: dict[str, Any] = {"task": task} | dict(zip(plan.short.values(), values, strict=True))
+            row: dict[str, object] = {"task": task, **dict(zip(plan.short.values(), values, strict=True))}
             row |= {"score": fmean(found) if found else None, "std": stdev(found) if len(found) > 1 else None}
             rows.append(row | {"seeds": seeds, "best": winners.get(task) == values})
     best = _write_best(plan, winners) if winners else None
@@ -365,7 +373,7 @@ def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:
 def _write_best(plan: Sweep, winners: dict[str, tuple[str, ...]]) -> Path:
     recipe = load_recipe(plan.recipe).model_dump()
     for task, values in winners.items():
-        sections: dict[str, Any] = {
+        sections: dict[str, dict[str, object]] = {
             name: dict(recipe["tasks"].get(task, {}).get(name, {})) for name in Settings.model_fields
         }
         for place, value in zip(plan.axes, values, strict=True):

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kdqat_cli.config import PARAMS_FILE, Params, Recipe, Settings, load_params, load_recipe, resolve
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
@@ -16,7 +16,7 @@ Read = TypeVar("Read")
 _FIX = "kdqat validate --fix"
 
 
-def validate(recipes: list[str], fix: bool = False) -> dict[str, Any]:
+def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
     """Checks params.yaml, dvc.yaml, the recipes, the packaged tasks and those in tasks/.
 
     Args:

@@ -3,10 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """sha256 of a JSON value; equal values, equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

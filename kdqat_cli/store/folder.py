@@ -23,12 +23,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdqat_cli import group
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
 from kdqat_cli.record import Record, read_record
+from kdqat_cli.store.figures import read_run
 from kdqat_cli.store.lock import LOCK, locked
 from kdqat_cli.store.writing import file_errors, read_object, sync, sync_tree
 
@@ -60,12 +60,12 @@ class Work:
     force: bool = False
     _resume: Path | None = field(default=None, init=False)
 
-    def refuse_other(self, record: Record, **more: Any) -> None:
+    def refuse_other(self, record: Record, half: bool | None = None) -> None:
         """Refuses to replace a finished result of other settings, unless forced to.
 
         Args:
             record: of the result to be. Versions do not count, nor what the record that is there does not have.
-            more: further settings, which run.json keeps.
+            half: of an export, whether what is not ternary is FP16; run.json keeps it.
 
         Raises:
             ConfigError: the result that is there has another record, or one that cannot be read.
@@ -74,11 +74,12 @@ class Work:
             return
         fix = "the same command with --force, which replaces it, or --out with another folder"
         try:
-            found = _record(self.out / MODEL)
+            old = _settings(model_record(self.out / MODEL))
+            if (self.out / RUN).exists() and (before := read_run(self.out / RUN).half) is not None:
+                old["half"] = before
         except KdqatError as error:
             raise ConfigError(f"{self.out} holds a result whose record cannot be read.", fix) from error
-        old = _settings(found) | (read_object(self.out / RUN) or {})
-        for place, value in (_settings(record) | more).items():
+        for place, value in (_settings(record) | {"half": half}).items():
             if place in old and old[place] != value:
                 difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
                 raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)
@@ -235,28 +236,28 @@ def _is_run(path: Path) -> bool:
     return (read_object(path) or {}).keys() >= {"seconds", "device"}
 
 
-def _record(model: Path) -> Record:
-    """What a model that is there says of itself.
+def model_record(model: Path) -> Record:
+    """The record of a `model` folder that a stage wrote.
 
     Raises:
-        MissingInputError: its record is damaged.
+        MissingInputError: it is damaged.
     """
     if (model / ABOUT).exists():
         return read_record(read_object(model / ABOUT), str(model / ABOUT))
     return PackedFile(model / FILE_NAME).record
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: Record) -> dict[str, object]:
     """What two results of equal settings have in common: every value of a record, by its place."""
     return _flat(record.model_dump(mode="json", exclude={"version", "versions", "task_file"}))
 
 
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
+def _flat(value: object, place: str = "") -> dict[str, object]:
     """Every value in nested objects, under its place as text with dots."""
     if not isinstance(value, dict):
         return {place: value}
     parts = [_flat(part, f"{place}.{name}" if place else name) for name, part in value.items()]
-    return {name: part for part in parts for name, part in part.items()}
+    return {name: leaf for part in parts for name, leaf in part.items()}
 
 
 def _publish(scratch: Path, old: Path, out: Path) -> None:

@@ -5,7 +5,7 @@ A result whose settings differ from those of params.yaml and its recipe has a fo
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from kdqat_cli.config import Params, Settings, resolve
 
@@ -56,6 +56,40 @@ def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
     return RUNS / task / format_name / f"{run}-{seed}"
 
 
+class Place(NamedTuple):
+    """What the path of a file under metrics/ says, where the file itself says nothing."""
+
+    task: str
+    """Name of the task."""
+    model: str
+    """`teacher`, `ternary`, `student`, `packed`, or a name of the user's."""
+    run: str
+    """Name of the run, with its seed; "" where a task has one such model only."""
+
+    def split(self, seed: int | None = None) -> tuple[str, int | None]:
+        """The run without its seed, and the seed.
+
+        Args:
+            seed: the seed, where it is known; else the number at the run's end is taken for it.
+        """
+        if seed is not None:
+            return self.run.removesuffix(f"-{seed}"), seed
+        name, dash, end = self.run.rpartition("-")
+        return (name, int(end)) if dash and end.isdecimal() else (self.run, None)
+
+
+def metrics_place(path: Path) -> Place | None:
+    """The place of metrics/TASK/MODEL.json or metrics/TASK/MODEL/RUN-SEED.json; None for any other path."""
+    _, *parts = path.with_suffix("").parts
+    if len(parts) not in (2, 3):
+        return None
+    task, model, *rest = parts
+    if model.startswith("ternary-"):  # of other settings: `ternary_folder`
+        model, _, name = model.partition("-")
+        rest = rest or [name]
+    return Place(task, model, rest[0] if rest else "")
+
+
 def _differences(
     task: str, params: Params, recipe: str | None, settings: Settings, places: tuple[str, ...]
 ) -> list[str]:
@@ -72,7 +106,7 @@ def _differences(
     return parts
 
 
-def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
+def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, object]:
     values = {
         f"{section}.{name}": value
         for section, fields in settings.model_dump().items()
@@ -82,7 +116,7 @@ def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, Any]:
     return {place: value for place, value in values.items() if place.startswith(places)}
 
 
-def _part(name: str, value: Any) -> str:
+def _part(name: str, value: object) -> str:
     text = "none" if value is None else "_".join(map(str, value)) if isinstance(value, list) else str(value)
     if name in _VALUE_ALONE:
         return text

@@ -4,12 +4,12 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kdqat_cli import group
 from kdqat_cli.native.library import kernel_here
+from kdqat_cli.store.figures import Run
 from kdqat_cli.store.folder import RUN
 from kdqat_cli.store.writing import write_json
 
@@ -32,16 +32,23 @@ class Stopwatch:
         return round(time.perf_counter() - self._start, 2)
 
 
-def write_run(folder: Path, watch: Stopwatch, **figures: Any) -> dict[str, Any]:
-    """Writes run.json: seconds, device, how many of them, threads of each, the engine's kernel, and what was measured.
+def write_run(folder: Path, watch: Stopwatch, **figures: object) -> Run:
+    """Writes run.json, which stands apart from the model: the model's bytes depend on its inputs alone.
 
-    On a GPU also `gpu_memory_mb`: what torch allocated there at most, in this process, 10^6 bytes.
-    It stands apart from the model, whose bytes depend on its inputs alone.
+    Args:
+        folder: takes the file.
+        watch: of the stage.
+        figures: what the stage measured; `Run` has their names and types.
     """
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    run = {"seconds": watch.seconds, "device": device, "devices": group.size(), "threads": torch.get_num_threads()}
-    run |= {"kernel": kernel_here()} | figures
-    if torch.cuda.is_available():
-        run["gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    write_json(folder / RUN, run)
+    gpu = torch.cuda.is_available()
+    machine = {
+        "seconds": watch.seconds,
+        "device": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
+        "devices": group.size(),
+        "threads": torch.get_num_threads(),
+        "kernel": kernel_here(),
+        "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1) if gpu else None,
+    }
+    run = Run.model_validate(machine | figures)
+    write_json(folder / RUN, run.to_json())
     return run

@@ -132,7 +132,7 @@ def write_text(path: Path, text: str, ours: Ours | None = None) -> None:
     write_bytes(path, text.encode("utf-8"), ours)
 
 
-def write_json(path: Path, value: Any, ours: Ours | None = None) -> None:
+def write_json(path: Path, value: object, ours: Ours | None = None) -> None:
     """As `write_bytes`, of JSON as people read it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", ours)
 

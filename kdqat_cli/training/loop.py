@@ -23,6 +23,7 @@ from kdqat_cli.config import Training
 from kdqat_cli.distillation.objective import Objective
 from kdqat_cli.errors import GateError
 from kdqat_cli.networks.finite import weight_at_fault
+from kdqat_cli.store.progress import DevScore
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.checkpoints import Checkpoints
 from kdqat_cli.training.diagnosis import explain
@@ -31,7 +32,7 @@ from kdqat_cli.training.memory import keep_freed_memory
 from kdqat_cli.training.optimizers import optimizer_of, share_of_rate
 
 Progress = Callable[[int, int, str], None]
-"""Called after each step with the step, the number of steps, and what is new (or nothing)."""
+"""Called after each step with the step, the number of steps, and what is new (or nothing); a score as `DevScore`."""
 
 _RESUMED = "continues from here"
 _LOGS = 100  # of a training, at least, where it has as many steps; at most twice as many, and one per evaluation
@@ -186,7 +187,7 @@ class _Loop:
             raise self._stopped(f"{weight} is not finite")
         metrics = self.score(self.model)
         now.history[-1] |= metrics
-        self.progress(now.step, self.steps, f"dev score {metrics['score']:.2f}")
+        self.progress(now.step, self.steps, DevScore(metrics["score"]))
         if metrics[self.settings.keep_best] > now.best:
             now.best, now.best_step = metrics[self.settings.keep_best], now.step
 

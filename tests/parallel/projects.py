@@ -43,7 +43,9 @@ import os, sys, time
 from pathlib import Path
 import psutil
 from kdqat_cli.store.folder import output_folder
+from kdqat_cli.store.progress import DevScore, EventWriter
 name = sys.argv[1]
+tell = EventWriter()
 number = int(open(name + ".at").read()) if os.path.exists(name + ".at") else 0
 with output_folder(Path(name)):
     pids = open(name + ".pids", "a+")
@@ -56,7 +58,7 @@ with output_folder(Path(name)):
         number += 1
         open(name + ".at.new", "w").write(str(number))
         os.replace(name + ".at.new", name + ".at")
-        print(f"{name}: step {number} of {sys.argv[2]}, dev score {number}.00", file=sys.stderr, flush=True)
+        tell(number, int(sys.argv[2]), DevScore(number))
         time.sleep(0.05)
         while number == 5 and not os.path.exists("go"):
             time.sleep(0.02)

@@ -31,7 +31,9 @@ with open("started", "a") as file:
 rows = []
 for step in (1, 2, 3, 4):
     rows.append((step, 50 + 10 * beta + seed / 10 + step))
-    print(f"student: step {{step}} of 4, dev score {{rows[-1][1]:.2f}}", file=sys.stderr, flush=True)
+    if "KDQAT_PROGRESS" in os.environ:
+        with open(os.environ["KDQAT_PROGRESS"], "a") as file:
+            print(json.dumps({{"version": 1, "step": step, "steps": 4, "score": rows[-1][1]}}), file=file)
     end = time.monotonic() + (30 if beta < 0.4 and os.path.exists("slow") else 0.0)
     while time.monotonic() < end:  # a bad one waits for its verdict
         time.sleep(0.05)

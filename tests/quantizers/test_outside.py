@@ -123,5 +123,5 @@ def test_the_name_is_a_setting_once_registered(settings: Quantization, tmp_path:
         ConfigError, match=r"weights: input should be 'ternary', 'int4', 'int8' or 'bucket3', but it is"
     ):
         parse(Quantization, values | {"weights": "bucket2"}, "here")
-    with pytest.raises(ValueError, match="there is a weight quantiser 'bucket3' already"):
+    with pytest.raises(ValueError, match="the name 'bucket3' is taken"):
         register(Buckets())

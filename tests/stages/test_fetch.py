@@ -22,7 +22,7 @@ import pytest
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages import fetch as stage
-from kdqat_cli.stages.fetch import ENCODER, ENCODER_FILES, MOVIE, Package, fetch, movie_split
+from kdqat_cli.stages.fetch import ENCODER, ENCODER_FILES, MOVIE, Fetched, Package, fetch, movie_split
 from kdqat_cli.store.lock import locked
 from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.registry import load_task
@@ -82,9 +82,9 @@ class Index:
     movie: Package
     setup_ran: Path
     fetched: Path
-    result: dict[str, Any]
+    result: Fetched
 
-    def fetch(self, out: Path) -> dict[str, Any]:
+    def fetch(self, out: Path) -> Fetched:
         return fetch(out, self.encoder, self.movie)
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.record import Record
 from kdqat_cli.stages.report import report, write_report
+from kdqat_cli.store.figures import Factors
 from kdqat_cli.tasks.registry import task_names
+from tests.recipes import quantization
 
 SIZE = {"bytes": 5_550_000, "ratio_to_fp32": 16.36, "rows": 277}
 PIPELINE = """
@@ -32,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def measure(name: str, score: float, seconds: float | None = None, **more: float) -> None:
+def measure(name: str, score: float, seconds: float | None = None, **more: Any) -> None:
     path = Path("metrics") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"score": score, **SIZE, **more}), encoding="utf-8")
@@ -115,7 +118,8 @@ def test_without_a_pipeline_all_is_current() -> None:
 def record_weights(name: str, weights: str) -> None:
     path = Path("runs") / name / "model/kdqat.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"quantization": {"weights": weights}}), encoding="utf-8")
+    record = Record(quantization=quantization(weights=weights))
+    path.write_text(json.dumps(record.to_json()), encoding="utf-8")
 
 
 def test_a_model_is_called_what_its_record_says() -> None:
@@ -132,6 +136,34 @@ def test_a_model_is_called_what_its_record_says() -> None:
     assert shown["student", "lost"] == ("distilled", None)
     assert shown["ternary", ""] == ("no training", None)
     assert shown["ternary", "int8"] == ("int8, no training", None)
+
+
+def test_what_was_measured_is_read_from_the_file_not_from_its_name() -> None:
+    for seed, score in ((1, 50.0), (2, 52.0)):
+        model = Factors(task="rte", kind="student", seed=seed, loss="map+output", mix="SM1", weights="int8")
+        measure(f"rte/student/SM1-{seed}", score, model=model.model_dump(exclude_none=True))
+    # Names that say something else: a run whose name ends in a number, and a packed model in another folder.
+    measure("rte/student/top-3", 40.0, model={"task": "rte", "kind": "student", "seed": 42, "weights": "ternary"})
+    measure("rte/mine/best-9", 60.0, model={"task": "cola", "kind": "packed", "seed": 9, "weights": "ternary"})
+    measure("rte/teacher", 70.0, model={"task": "rte", "kind": "teacher", "seed": 42})
+    groups = {(group.task, group.kind, group.run): group for group in report()}
+    mixed = groups["rte", "student", "SM1"]
+    assert mixed.row()["seeds"] == "1: 50.00  2: 52.00"
+    assert mixed.row()["model"] == "int8, distilled"
+    assert groups["rte", "student", "top-3"].row()["seeds"] == "42: 40.00"
+    assert groups["cola", "packed", "best"].row()["seeds"] == "9: 60.00"
+    assert groups["rte", "teacher", ""].row()["seeds"] is None
+    assert len(groups) == 4
+
+
+def test_a_damaged_run_is_told_and_its_time_left_out() -> None:
+    measure("rte/student/map-1", 52.0)
+    path = Path("runs/rte/student/map-1/run.json")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"seconds": "long"}', encoding="utf-8")
+    told: list[str] = []
+    assert report(remark=told.append)[0].row()["seconds"] is None
+    assert told == [f"{path} is damaged: its seconds: input should be a valid number. Its time is left out."]
 
 
 def test_a_file_that_is_no_measurement_is_left_out_with_a_remark() -> None:

@@ -20,6 +20,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.codes_file import load_codes, save_codes
 from kdqat_cli.record import BY_LENGTH, Batches, Kind, Record, read_record
 from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.figures import Size
 from kdqat_cli.store.folder import ABOUT, MODEL
 from kdqat_cli.store.places import EMBEDDED, teacher_folder
 from kdqat_cli.store.run import versions
@@ -178,7 +179,7 @@ def student_record(kind: Kind, task: Task, teacher: Classifier, settings: Settin
     )
 
 
-def size_figures(model: PreTrainedModel, weights: Path) -> dict[str, float]:
+def size_figures(model: PreTrainedModel, weights: Path) -> Size:
     """A model's parameters, its weights file's bytes, bits per weight and ratio to FP32."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = weights.stat().st_size
