@@ -25,7 +25,7 @@ from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_r
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.history import write_history
-from kdqat_cli.training.loop import Progress, train
+from kdqat_cli.training.loop import Progress, Trained, train
 
 
 class Distilled(TypedDict):
@@ -82,28 +82,36 @@ def distill(
         work.refuse_other(record)
         teacher_score = _check_teacher(source.model, dev, teacher)
 
-        set_seed(seed)
-        student = deepcopy(source.model)
-        quantize_model(student, settings.quantization)
-        use_kdqat_attention(source.model)
-        loss, recipe = DistillationLoss(settings.distillation), settings.student
-        steps, history = train(
-            student,
-            SharedBatches.of(rows, recipe, seed),
-            OnTeacher(student, source.model, loss, recipe.precision),
-            dev.score,
-            recipe,
-            seed,
-            work.resume_folder(digest_of(record.to_json() | {"devices": group.size()})),
-            progress,
-        )
-        freeze(student)
+        resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
+        student, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student)["score"]
         if group.leads():
             save_classifier(student, source.tokenizer, work.scratch / MODEL, record)
             write_history(work.scratch / HISTORY, history)
             write_run(work.scratch, watch, rows=len(rows.rows), steps=steps, score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
+
+
+def _distilled(
+    teacher: PreTrainedModel,
+    settings: Settings,
+    rows: TaskRows,
+    dev: TaskRows,
+    seed: int,
+    resume: Path,
+    progress: Progress,
+) -> tuple[PreTrainedModel, Trained]:
+    """A frozen student at its best evaluation, and what its training did."""
+    set_seed(seed)
+    student = deepcopy(teacher)
+    quantize_model(student, settings.quantization)
+    use_kdqat_attention(teacher)
+    recipe = settings.student
+    objective = OnTeacher(student, teacher, DistillationLoss(settings.distillation), recipe.precision)
+    batches = SharedBatches.of(rows, recipe, seed)
+    trained = train(student, batches, objective, dev.score, recipe, seed, resume, progress)
+    freeze(student)
+    return student, trained
 
 
 def _trained_record(plain: Record, settings: Settings, seed: int, rows: TaskRows, dev: TaskRows) -> Record:

@@ -14,6 +14,7 @@ from kdqat_cli.config import Device
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.packing.packed_file import FILE_NAME
+from kdqat_cli.record import LONGEST_ROW
 from kdqat_cli.store.folder import MODEL
 from kdqat_cli.tasks.text.reader import Reader, packed_reader
 from kdqat_cli.texts import Text
@@ -145,7 +146,7 @@ class _LoadedRunner:
         if config.problem_type != "regression":
             self.labels = [config.id2label[index] for index in range(config.num_labels)]
         self.remark = None
-        length = self.loaded.record.max_length or min(tokenizer.model_max_length, 512)
+        length = self.loaded.record.max_length or int(min(tokenizer.model_max_length, LONGEST_ROW))
         self._reader = reader_of(tokenizer, length, self.loaded.record.batches.keeps_more)
 
     def read(self, texts: list[Text]) -> list[Row]:

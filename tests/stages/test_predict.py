@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from kdqat_cli.config import load_recipe
 from kdqat_cli.engine.row import Row
@@ -156,6 +157,21 @@ def test_threads_that_cannot_start_are_done_without(stack: int, fewer: bool, fol
     assert done.returncode == 0, done.stderr
     assert ("of 64 threads could be started." in done.stderr) == fewer, done.stderr
     assert done.stdout == answers("--threads", "1").stdout
+
+
+def test_a_plain_model_reads_as_far_as_its_positions(tiny_encoder: Path, tmp_path: Path) -> None:
+    """What stands after the 512th token still counts."""
+    config = AutoConfig.from_pretrained(tiny_encoder, max_position_embeddings=700, num_labels=2)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder, model_max_length=10**30)
+    tokenizer.save_pretrained(tmp_path)
+    text = "good film " * 300 + "bad " * 40
+    with torch.no_grad():
+        expected = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+    (answer,) = predict(open_model(str(tmp_path)), [[Text(text)]])
+    assert list(answer["probabilities"].values()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:
