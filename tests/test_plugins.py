@@ -1,4 +1,4 @@
-"""Plugins: a file outside the package adds a loss and an export format, and the command line runs them."""
+"""Plugins: a file outside the package adds a loss, a quantiser and an export format; the command line runs them."""
 
 import csv
 import json
@@ -12,14 +12,16 @@ from tests.commands import run
 pytestmark = pytest.mark.pipeline
 
 PLUGIN = """\
-import json
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdqat_cli.distillation import losses
 from kdqat_cli.exporters import catalogue, dense, stock
+from kdqat_cli.quantizers import weights
+from kdqat_cli.quantizers.codes import Codes, Grouping
 
 
 def cosine(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
@@ -31,6 +33,19 @@ def write(model, tokenizer, folder: Path) -> None:
     (folder / "weights.txt").write_text(str(sum(p.numel() for p in model.parameters())))
 
 
+class Buckets:
+    name = "bucket3"
+    levels = range(-3, 4)
+    grouping = Grouping("bucket", 48)
+
+    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
+        groups = grouping.split(latent)
+        scales = groups.abs().amax(1) / 3
+        levels = (groups / scales.where(scales > 0, 1)[:, None]).round().to(torch.int8)
+        return Codes(grouping.join(levels, latent.shape), scales, grouping)
+
+
+weights.register(Buckets())
 losses.register("cosine", losses.Term("outputs", cosine, Tensor.sum), "angles of attention outputs", "mine")
 catalogue.register("counted", catalogue.Format(write, stock.logits, "weights.txt", engine="eyes", loses="everything"))
 """
@@ -62,6 +77,20 @@ def test_a_loss_and_a_format_of_one_file(project: Path) -> None:
     counted = (project / told["folder"] / "model/weights.txt").read_text(encoding="utf-8")
     assert int(counted) > 10_000
     assert told["bytes"] == len(counted)
+
+
+def test_a_quantiser_with_buckets(project: Path) -> None:
+    """It is trained, scored, and kept apart from ternary students; the packed file says what it cannot hold."""
+    student = ("distill", "--task", "tiny", "--loss", "map", "--weights", "bucket3", "--max-steps", "10")
+    told = json.loads(run(project, "kdqat", *student, "--json").stdout)
+    assert Path(told["folder"]).name == "map-max_steps10-bucket3-42"
+    scored = json.loads(run(project, "kdqat", "evaluate", told["folder"], "--json").stdout)
+    assert scored["score"] == told["score"] > 80
+    about = json.loads((project / told["folder"] / "model/kdqat.json").read_text(encoding="utf-8"))
+    assert about["quantization"]["weights"] == "bucket3"
+    refused = run(project, "kdqat", "export", "--student", told["folder"], code=2).stderr
+    assert "bucket3" in refused
+    assert "holds levels of -1, 0 and 1" in " ".join(refused.split())
 
 
 @pytest.mark.parametrize(
