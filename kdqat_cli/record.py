@@ -141,4 +141,6 @@ def read_record(value: Any, where: str) -> Record:
         return parse(Record, value, where)
     except ConfigError as error:
         fix = "the command that made the model, to make it again"
+        if "quantization.weights" in error.sentence:
+            fix = f"{fix}; or plugins: in params.yaml, where a plugin adds these weights"
         raise MissingInputError(f"{error.sentence}\nThe record is damaged.", fix) from error

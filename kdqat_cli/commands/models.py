@@ -51,6 +51,7 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score a model on its task's dev rows and tell its size."""
+    use_plugins()
     from kdqat_cli.stages.predict import packed_file
 
     if task is not None:
@@ -147,6 +148,7 @@ def predict(
 
     A line holds the label and the probabilities, and comes as soon as its text has been read.
     """
+    use_plugins()
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
     text, pair = text_argument(text), text_argument(pair)
@@ -195,6 +197,7 @@ def bench(
 
     These are torch FP32 and ONNX Runtime FP32 and int8; on a GPU torch FP32 and FP16.
     """
+    use_plugins()
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.bench.engines import ENGINES, OWN
