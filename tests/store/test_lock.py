@@ -22,10 +22,12 @@ import os, sys, time
 from pathlib import Path
 from kdqat_cli.store.lock import locked
 with locked(Path(sys.argv[1])):
-    if sys.argv[2:] and os.fork() == 0:
+    forked = sys.argv[2:] and os.fork() == 0
+    if forked or not sys.argv[2:]:  # the forked process says so: until it runs, it holds what it has inherited
+        print("working", flush=True)
+    if forked:
         time.sleep(30)
         os._exit(0)
-    print("working", flush=True)
     sys.stdin.readline()
 """
 
