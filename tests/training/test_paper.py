@@ -163,7 +163,7 @@ def test_a_stopped_training_continues_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         trained(task, rated_teacher, settings, tmp_path, stop=EVERY + 3)
     assert not (tmp_path / "model").exists()
-    (kept,) = tmp_path.glob(".kdqat-resume/*/checkpoint-*/optimizer.pt")
+    (kept,) = tmp_path.glob(".kdqat-resume/*/checkpoint-*/optimizer.bin")
     assert kept.parent.name == f"checkpoint-{EVERY}"
     saved = torch.load(kept, weights_only=True)
     assert all(state.keys() == {"m", "v"} and state["v"].any() for state in saved["state"].values())
