@@ -131,7 +131,8 @@ def test_a_change_of_the_engine_or_a_metric_makes_its_results_stale(project: Pat
         path.write_bytes(before)
     assert {"teacher@tiny", "ternary@tiny", "student@tiny-map+output-1"} <= stale.keys()
     assert {"packed@tiny-map+output-1", "evaluate-run@tiny-student-map+output-1"} <= stale.keys()
-    assert "report" not in stale
+    # The report reads packed records, whose check asks the families of networks, whose attention asks the library.
+    assert ("report" in stale) == module.startswith("native/")
 
 
 def test_the_same_seed_gives_the_same_bits(project: Path) -> None:
