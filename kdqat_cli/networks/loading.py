@@ -27,6 +27,7 @@ from kdqat_cli.networks.modules import family_of
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SHOWN = 3  # names of tensors in one sentence
+_SMALLEST_EPSILON = 1e-20
 
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
@@ -139,6 +140,15 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
             f"{source.location} has the position_embedding_type {positions!r}, which this version of transformers "
             "ignores; kdqat takes 'absolute' alone."
         )
+    for name in ("layer_norm_eps", "layer_norm_epsilon"):
+        value = getattr(config, name, _SMALLEST_EPSILON)
+        if not _SMALLEST_EPSILON <= value <= 1:  # an infinite one makes the same answer of every text
+            raise ConfigError(
+                f"{source.location} has the {name} {value!r} in its config.json; it must be above 0, at most 1."
+            )
+    config.chunk_size_feed_forward = (
+        0  # it saves memory, changes no answer, and fails on lengths that it does not divide
+    )
 
 
 def load_weights(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,8 @@ def test_a_head_of_another_size_is_refused(classifier: Path) -> None:
         ({"model_type": "albert"}, "has the architecture 'albert', which kdqat does not know; it knows bert, roberta"),
         ({"position_embedding_type": "relative_key"}, "has the position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "is a decoder"),
+        ({"layer_norm_eps": math.inf}, "has the layer_norm_eps inf in its config.json"),
+        ({"layer_norm_eps": -1.0}, "has the layer_norm_eps -1.0 in its config.json"),
     ],
 )
 def test_what_kdqat_cannot_quantise_is_refused_before_its_weights_are_read(
