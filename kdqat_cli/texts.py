@@ -7,6 +7,7 @@ sense is refused by the number of its line, after the lines before it have been 
 
 import json
 import os
+import re
 import select
 import sys
 from collections import deque
@@ -22,6 +23,7 @@ LONGEST_LINE = 2**24
 _READ = 2**16  # bytes at a time
 _HELD = 2**22  # bytes of lines that are handed out together, but for one that is longer
 _BOM = b"\xef\xbb\xbf"
+_ARRAY = re.compile(r"\s*\[\s*(\{|$)")  # how a JSON array of objects begins
 _LINES = 'a file of lines: a text, two texts with a tab between, or a JSON object {"text": …, "pair": …}'
 _HEADERS = {
     "text",
@@ -118,8 +120,8 @@ def read_texts(descriptor: int, where: str, batch_size: int, pairs: bool | None)
             place = f"{where}, line {number}"
             try:
                 text = _text(line.removeprefix(_BOM) if number == 1 else line, place)
-                if number == 1 and where.lower().endswith(".tsv"):
-                    _refuse_header(text, where)
+                if number == 1:
+                    _refuse_whole(text, where)
                 batch.append(require_fit(text, pairs, place))
             except KdqatError as error:
                 wrong = error
@@ -192,6 +194,14 @@ def _once(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{key} twice")
         value[key] = part
     return value
+
+
+def _refuse_whole(first: Text, where: str) -> None:
+    """Refuses what is one table or one JSON array, instead of a text per line."""
+    if _ARRAY.match(first.text):
+        raise ConfigError(f"{where} is a JSON array; --file takes one JSON object per line.", _LINES)
+    if where.lower().endswith(".tsv"):
+        _refuse_header(first, where)
 
 
 def _refuse_header(first: Text, where: str) -> None:

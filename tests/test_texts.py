@@ -101,6 +101,13 @@ def test_a_table_is_not_classified(content: bytes, tmp_path: Path) -> None:
     assert texts_of(b"bad\tone\n", tmp_path, "rows.tsv") == [Text("bad", "one")], "without a header"
 
 
+@pytest.mark.parametrize("content", [b'[{"text": "bad"}, {"text": "good"}]', b'[\n  {"text": "bad"}\n]\n', b" [ {"])
+def test_a_json_array_is_no_text(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a JSON array; --file takes one JSON object per line"):
+        texts_of(content, tmp_path, "rows.json")
+    assert texts_of(b"[sic] bad\n", tmp_path, "rows.txt") == [Text("[sic] bad")]
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="nowhere cannot be read: No such file"):
         texts_of_missing(tmp_path / "nowhere")

@@ -79,11 +79,17 @@ def row_length(
         option: what sets it, for the error.
 
     Raises:
-        ConfigError: the encoder does not read as many tokens as are wanted.
+        ConfigError: the encoder does not read as many tokens as are wanted, or they leave no room for text.
     """
     limit = int(min(tokenizer.model_max_length, LONGEST_ROW))
     if wanted is None:
         return min(task.max_length, limit)
+    special = tokenizer.num_special_tokens_to_add(pair=task.pairs)
+    least = special + (2 if task.pairs else 1)
+    if wanted < least:
+        raise ConfigError(
+            f"Rows of {wanted} tokens have no room for text beside the {special} special tokens.", f"{option}{least}"
+        )
     if wanted > limit:
         raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"{option}{limit}")
     return wanted

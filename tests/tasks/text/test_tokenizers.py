@@ -261,6 +261,14 @@ class TestPositions:
             row_length(TASK, tokenizer, 64)
         assert caught.value.fix == f"--max-length {limit}"
 
+    def test_a_row_has_room_for_text(self, roberta: Path) -> None:
+        tokenizer = fitted(roberta)
+        assert TASK.pairs
+        assert row_length(TASK, tokenizer, 5) == 5
+        with pytest.raises(ConfigError, match="no room for text beside the 3 special tokens") as caught:
+            row_length(TASK, tokenizer, 4)
+        assert caught.value.fix == "--max-length 5"
+
     def test_a_record_of_longer_rows_is_refused(self, classifier: Path) -> None:
         (classifier / "kdqat.json").write_text('{"version": 1, "kind": "teacher", "max_length": 65}')
         with pytest.raises(MissingInputError, match="was made for rows of 65 tokens, but reads at most 64"):
