@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run
+from tests.commands import REPOSITORY, run
 
 pytestmark = pytest.mark.pipeline
 
+BUCKETS = (REPOSITORY / "tests/buckets.py").read_text(encoding="utf-8")
 PLUGIN = """\
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdqat_cli.distillation import losses
 from kdqat_cli.exporters import catalogue, dense, stock
 from kdqat_cli.quantizers import weights
-from kdqat_cli.quantizers.codes import Codes, Grouping
 
 
 def cosine(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
@@ -31,18 +30,6 @@ def cosine(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor
 def write(model, tokenizer, folder: Path) -> None:
     dense.write(model, tokenizer, folder)
     (folder / "weights.txt").write_text(str(sum(p.numel() for p in model.parameters())))
-
-
-class Buckets:
-    name = "bucket3"
-    levels = range(-3, 4)
-    grouping = Grouping("bucket", 48)
-
-    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
-        groups = grouping.split(latent)
-        scales = groups.abs().amax(1) / 3
-        levels = (groups / scales.where(scales > 0, 1)[:, None]).round().to(torch.int8)
-        return Codes(grouping.join(levels, latent.shape), scales, grouping)
 
 
 weights.register(Buckets())
@@ -56,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
     """A folder with the plugin, the task `tiny` and a teacher of it."""
     folder = tmp_path_factory.mktemp("plugins")
     shutil.copytree(tiny_task, folder / "tasks")
-    (folder / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    (folder / "mine.py").write_text(f"{BUCKETS}\n{PLUGIN}", encoding="utf-8")
     (folder / "params.yaml").write_text("plugins: [mine.py]\nlosses: [cosine, map]\n", encoding="utf-8")
     teach = ("finetune-teacher", "--task", "tiny", "--epochs", "4", "--batch-size", "8", "--learning-rate", "4e-3")
     run(folder, "kdqat", *teach, "--encoder", str(tiny_encoder))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.gguf_vocabulary import write_vocabulary
@@ -71,11 +71,25 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """
     import gguf
 
-    config, values = model.config, model.config.to_dict()
-    family = configured(values)
-    _check(family, values)
-    sizes = sizes_of(family, values)
+    config = model.config.to_dict()
+    family = configured(config)
+    _check(family, config)
     writer = gguf.GGUFWriter(folder / FILE, family.llama_cpp)
+    _write_header(writer, model.config, family)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{trits}"])
+    write_vocabulary(writer, tokenizer, model.config)
+    _write_tensors(writer, model, family, trits)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _write_header(writer: Any, config: PreTrainedConfig, family: Family) -> None:
+    import gguf
+
+    values = config.to_dict()
+    sizes = sizes_of(family, values)
     writer.add_name(Path(config.name_or_path).name or "kdqat")
     writer.add_context_length(family.longest_row(values))
     writer.add_embedding_length(sizes.hidden)
@@ -86,11 +100,14 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.RANK)
     writer.add_classifier_output_labels([str(config.id2label[index]) for index in range(config.num_labels)])
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{trits}"])
-    write_vocabulary(writer, tokenizer, config)
 
-    names = _names(family, sizes.layers)
-    first = family.first_position(values)  # llama.cpp counts from 0, and has no rows for padding before it
+
+def _write_tensors(writer: Any, model: PreTrainedModel, family: Family, trits: str) -> None:
+    import gguf
+
+    config = model.config.to_dict()
+    names = _names(family, sizes_of(family, config).layers)
+    first = family.first_position(config)  # llama.cpp counts from 0, and has no rows for padding before it
     weights = ternary_codes(model)
     for name, codes in weights.items():
         kind, blocks = encode(codes, trits, name)
@@ -99,10 +116,6 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         layer, _, part = name.rpartition(".")
         values = tensor.float().numpy()
         writer.add_tensor(f"{names[layer]}.{part}", values[first:] if names[layer] == "position_embd" else values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def encode(codes: Codes, trits: str, name: str) -> tuple[str, NDArray[np.uint8]]:

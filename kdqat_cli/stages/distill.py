@@ -16,7 +16,6 @@ from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
-from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.metrics import chance_score
@@ -25,7 +24,7 @@ from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_r
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.history import write_history
-from kdqat_cli.training.loop import Progress, Trained, train
+from kdqat_cli.training.loop import Loop, Progress, Trained
 
 
 class Distilled(TypedDict):
@@ -82,7 +81,7 @@ def distill(
         work.refuse_other(record)
         teacher_score = _check_teacher(source.model, dev, teacher)
 
-        resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
+        resume = work.resume_folder(record)
         student, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student)["score"]
         if group.leads():
@@ -109,7 +108,7 @@ def _distilled(
     recipe = settings.student
     objective = OnTeacher(student, teacher, DistillationLoss(settings.distillation), recipe.precision)
     batches = SharedBatches.of(rows, recipe, seed)
-    trained = train(student, batches, objective, dev.score, recipe, seed, resume, progress)
+    trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
     freeze(student)
     return student, trained
 

@@ -9,7 +9,6 @@ from kdqat_cli import group
 from kdqat_cli.config import Settings, Training
 from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.record import Batches, Inputs, Record
-from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.tasks.registry import Task, check_keep_best
@@ -18,7 +17,7 @@ from kdqat_cli.tasks.text.reader import inputs_of
 from kdqat_cli.tasks.text.rows import row_length, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.history import write_history
-from kdqat_cli.training.loop import Progress, train
+from kdqat_cli.training.loop import Loop, Progress
 
 
 class FineTuned(TypedDict):
@@ -72,10 +71,10 @@ def finetune_teacher(
         sources = {"encoder": encoder_digest(encoder), "train": rows.digest, "dev": dev.digest}
         record = _record(task, encoder, settings.teacher, seed, max_length, inputs_of(tokenizer), sources)
         work.refuse_other(record)
-        resume = work.resume_folder(digest_of(record.to_json() | {"devices": group.size()}))
+        resume = work.resume_folder(record)
         batches = SharedBatches.of(rows, settings.teacher, seed)
         objective = OnLabels(settings.teacher.precision)
-        steps, history = train(model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
+        steps, history = Loop(model, batches, objective, dev.score, settings.teacher, seed, resume, progress).run()
         score = dev.score(model)["score"]
         if group.leads():
             save_classifier(model, tokenizer, work.scratch / MODEL, record)

@@ -28,6 +28,7 @@ from kdqat_cli import group
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
 from kdqat_cli.record import Record, read_record
+from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.figures import read_run
 from kdqat_cli.store.lock import LOCK, locked
 from kdqat_cli.store.writing import file_errors, read_object, sync, sync_tree
@@ -84,13 +85,13 @@ class Work:
                 difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
                 raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)
 
-    def resume_folder(self, digest: str) -> Path:
-        """Where the training of `digest` keeps its checkpoints.
+    def resume_folder(self, record: Record) -> Path:
+        """Where the training of a model with this record keeps its checkpoints; other numbers of devices have others.
 
         Raises:
             ConfigError: too many trainings of other settings have left theirs.
         """
-        folder = self.out / _RESUME / digest[:16]
+        folder = self.out / _RESUME / digest_of(record.to_json() | {"devices": group.size()})[:16]
         if group.leads():
             others = [path for path in folder.parent.glob("*") if path != folder]
             for path in others:

@@ -7,6 +7,7 @@ grows out of bounds, end the training with the reason, before anything is overwr
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
@@ -47,19 +48,11 @@ class Trained(NamedTuple):
     """One row per evaluation and for some hundred steps; losses are means over the steps since the row before."""
 
 
-def train(
-    model: nn.Module,
-    batches: SharedBatches,
-    objective: Objective,
-    score: Callable[[Any], dict[str, float]],
-    settings: Training,
-    seed: int,
-    resume: Path,
-    progress: Progress,
-) -> Trained:
-    """Trains a model in place and leaves it at its best evaluation on dev.
+@dataclass(eq=False)
+class Loop:
+    """One training: `run` trains a model in place and leaves it at its best evaluation on dev.
 
-    Args:
+    Attributes:
         model: the teacher to fine-tune, or the student.
         batches: what to train on.
         objective: what is minimised.
@@ -68,38 +61,31 @@ def train(
         seed: of dropout; that of the order of rows is in `batches`.
         resume: folder of this very training's checkpoints; the last one is continued.
         progress: is told of every step.
-
-    Returns:
-        The steps and the history.
-
-    Raises:
-        GateError: the training diverges.
     """
-    return _Loop(model, batches, objective, score, settings, seed, resume, progress).run()
 
+    model: nn.Module
+    batches: SharedBatches
+    objective: Objective
+    score: Callable[[Any], dict[str, float]]
+    settings: Training
+    seed: int
+    resume: Path
+    progress: Progress
 
-class _Loop:
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: SharedBatches,
-        objective: Objective,
-        score: Callable[[Any], dict[str, float]],
-        settings: Training,
-        seed: int,
-        resume: Path,
-        progress: Progress,
-    ) -> None:
-        self.model, self.batches, self.objective, self.score = model, batches, objective, score
-        self.settings, self.seed, self.progress = settings, seed, progress
-        self.steps = settings.max_steps or ceil(settings.epochs * len(batches))
-        self.checkpoints = Checkpoints(resume)
+    def __post_init__(self) -> None:
+        """Finds out where the training stands."""
+        self.steps = self.settings.max_steps or ceil(self.settings.epochs * len(self.batches))
+        self.checkpoints = Checkpoints(self.resume)
         self.standing = self.checkpoints.standing()
         self.means = Means()
         keep_freed_memory()
 
     def run(self) -> Trained:
-        """Trains from where the last checkpoint stands to the end."""
+        """Trains from where the last checkpoint stands to the end.
+
+        Raises:
+            GateError: the training diverges.
+        """
         now = self.standing
         if now.step:
             self.progress(now.step, self.steps, _RESUMED)

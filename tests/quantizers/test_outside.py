@@ -1,7 +1,4 @@
-"""A weight quantiser with buckets, added from outside in this one file: it trains, freezes, saves and loads.
-
-s = max|w| of a bucket / 3,  ŵ = s · round(w / s)
-"""
+"""A weight quantiser that is added from outside (tests/buckets.py): it trains, freezes, saves and loads."""
 
 import copy
 from collections.abc import Iterator
@@ -20,27 +17,12 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.codes_file import CODES
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.codes import Codes, Grouping
 from kdqat_cli.quantizers.layers import freeze, quantized_layers
 from kdqat_cli.quantizers.weights import WEIGHTS, register
 from kdqat_cli.record import BY_LENGTH, Record
 from kdqat_cli.tasks.text.models import load_classifier, save_classifier
+from tests.buckets import Buckets
 from tests.recipes import quantization
-
-
-class Buckets:
-    """Seven levels with one scale per 48 consecutive values: one and a half rows of the tiny encoder."""
-
-    name = "bucket3"
-    levels = range(-3, 4)
-    grouping = Grouping("bucket", 48)
-
-    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
-        """Levels and scales of a latent weight."""
-        groups = grouping.split(latent)
-        scales = groups.abs().amax(1) / 3
-        levels = (groups / scales.where(scales > 0, 1)[:, None]).round().to(torch.int8)
-        return Codes(grouping.join(levels, latent.shape), scales, grouping)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import pytest
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.record import read_record
+from kdqat_cli.record import Record, read_record
+from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.folder import (
     ABOUT,
     HISTORY,
@@ -236,33 +237,38 @@ def test_a_result_with_a_damaged_record_is_replaced_only_by_force(out: Path, nam
     finish(out, OLD, force=True)
 
 
-def interrupt(out: Path, digest: str, force: bool = False, name: str = "checkpoint") -> None:
+TRAININGS = {digest_of(Record(task=task).to_json() | {"devices": 1})[:16]: task for task in "abcdefgh"}
+"""Folder of checkpoints → task of the training."""
+
+
+def interrupt(out: Path, task: str, force: bool = False, name: str = "checkpoint") -> None:
     """A training that is interrupted after it has written a checkpoint."""
     with pytest.raises(KeyboardInterrupt), output_folder(out, force) as work:
-        _write_and_raise(work.resume_folder(digest * 64) / name, KeyboardInterrupt)
+        _write_and_raise(work.resume_folder(Record(task=task)) / name, KeyboardInterrupt)
 
 
 def kept(out: Path) -> str:
-    return "".join(sorted(path.parent.name[0] for path in (out / ".kdqat-resume").glob("*/checkpoint")))
+    """The tasks whose trainings have a checkpoint there."""
+    return "".join(sorted(TRAININGS[path.parent.name] for path in (out / ".kdqat-resume").glob("*/checkpoint")))
 
 
 def test_a_training_continues_from_its_own_checkpoints_only(out: Path) -> None:
     interrupt(out, "a")
     with output_folder(out) as work:
-        other = work.resume_folder("b" * 64)
+        other = work.resume_folder(Record(task="b"))
         assert not any(other.iterdir())
     assert kept(out) == "a", "those of other settings stay"
     with output_folder(out) as work:
-        assert (work.resume_folder("a" * 64) / "checkpoint").exists()
+        assert (work.resume_folder(Record(task="a")) / "checkpoint").exists()
     assert entries(out) == [], "forgotten when the results are there"
 
 
 def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
-    for digest in "abc"[:MOST_OTHERS]:
-        interrupt(out, digest)
+    for task in "abc"[:MOST_OTHERS]:
+        interrupt(out, task)
     sentence = f"{out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings"
     with output_folder(out) as work, pytest.raises(ConfigError, match=sentence) as caught:
-        work.resume_folder("e" * 64)
+        work.resume_folder(Record(task="e"))
     assert f"rm -r {out / '.kdqat-resume'}" in (caught.value.fix or "")
     assert kept(out) == "abc"
     interrupt(out, "a")
@@ -272,9 +278,9 @@ def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
 
 
 def test_an_unfinished_training_without_a_checkpoint_leaves_nothing(out: Path) -> None:
-    for digest in "abcdefgh":
-        interrupt(out, digest, name="../../elsewhere")
-    assert [path.name[0] for path in (out / ".kdqat-resume").iterdir()] == ["h"]
+    for task in "abcdefgh":
+        interrupt(out, task, name="../../elsewhere")
+    assert [TRAININGS[path.name] for path in (out / ".kdqat-resume").iterdir()] == ["h"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.diagnosis import explain
-from kdqat_cli.training.loop import Progress, train
+from kdqat_cli.training.loop import Loop, Progress
 from tests.recipes import distillation, quantization, training
 
 
@@ -77,7 +77,7 @@ def start(model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Ten
     objective = OnTeacher(model, teacher, DistillationLoss(distillation("map+output")), "fp32")
 
     def run(progress: Progress) -> None:
-        train(model, rows, objective, lambda _: {"score": 0.0}, training(epochs=1), 1, tmp_path, progress)
+        Loop(model, rows, objective, lambda _: {"score": 0.0}, training(epochs=1), 1, tmp_path, progress).run()
 
     return run
 

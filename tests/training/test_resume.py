@@ -14,7 +14,7 @@ from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.loop import train
+from kdqat_cli.training.loop import Loop
 from tests.recipes import training
 
 LENGTH = 24
@@ -47,7 +47,7 @@ def start(tiny_encoder: Path, rows: TaskRows, tmp_path: Path) -> Start:
         model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
         settings = training(**{"epochs": 3} | changes)
         batches = SharedBatches.of(rows, settings, 1)
-        history = train(model, batches, OnLabels(), rows.score, settings, 1, tmp_path / folder, progress).history
+        history = Loop(model, batches, OnLabels(), rows.score, settings, 1, tmp_path / folder, progress).run().history
         return history, model.state_dict()
 
     return run

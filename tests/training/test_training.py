@@ -20,7 +20,7 @@ from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.loop import train
+from kdqat_cli.training.loop import Loop
 from kdqat_cli.training.optimizers import BertAdam
 from tests.recipes import training
 
@@ -79,7 +79,7 @@ def learner(tiny_encoder: Path) -> PreTrainedModel:
 
 def run(model: PreTrainedModel, rows: TaskRows, settings: Training, folder: Path) -> list[dict[str, float]]:
     batches = SharedBatches.of(rows, settings, 1)
-    trained = train(model, batches, OnLabels(), rows.score, settings, 1, folder, lambda *_: None)
+    trained = Loop(model, batches, OnLabels(), rows.score, settings, 1, folder, lambda *_: None).run()
     assert trained.steps == (settings.max_steps or STEPS // 2 * settings.epochs)
     return trained.history
 
@@ -182,7 +182,7 @@ def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
 
     settings = settings_with(eval_every=7, keep_best=keep_best)
     batches = SharedBatches.of(rows, settings, 1)
-    train(learner, batches, OnLabels(), score, settings, 1, tmp_path, lambda *_: None)
+    Loop(learner, batches, OnLabels(), score, settings, 1, tmp_path, lambda *_: None).run()
     assert len(weights) == 3
     for name, values in learner.state_dict().items():
         assert torch.equal(values, weights[best][name]), name
@@ -243,7 +243,7 @@ def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_hav
     history = run(learner, rows, settings, tmp_path / "whole")
     batches = SharedBatches.of(rows, settings, 1)
     with pytest.raises(KeyboardInterrupt):
-        train(interrupted, batches, OnLabels(), rows.score, settings, 1, tmp_path / "cut", stop)
+        Loop(interrupted, batches, OnLabels(), rows.score, settings, 1, tmp_path / "cut", stop).run()
     with watch(again) as seen:
         assert run(again, rows, settings, tmp_path / "cut") == history
     assert len(seen.tokens) == STEPS - (STEPS // 2 + 2), "from the last evaluation"

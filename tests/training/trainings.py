@@ -24,7 +24,7 @@ from kdqat_cli.parallel.launch import launch
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.loop import train
+from kdqat_cli.training.loop import Loop
 from tests.recipes import distillation, quantization, training
 
 ROWS = 41  # in batches of 8: in the last step of an epoch one process has no row
@@ -60,7 +60,7 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
         objective = OnTeacher(model, teacher, DistillationLoss(chosen), "fp32")
     score = task_rows(task, "dev", None, tokenizer, LENGTH).score
     batches = SharedBatches.of(rows, settings, 1)
-    history = train(model, batches, objective, score, settings, 1, folder / name, lambda *_: None).history
+    history = Loop(model, batches, objective, score, settings, 1, folder / name, lambda *_: None).run().history
     draws = torch.zeros(group.size())
     draws[group.rank()] = torch.rand(())
     weights = {key: values.tolist() for key, values in model.state_dict().items() if values.is_floating_point()}
