@@ -20,7 +20,7 @@ results. Those of other settings stay, but a training that finds `MOST_OTHERS` o
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,22 +131,34 @@ def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
         ConfigError: kdqat did not write what would be replaced.
         MissingInputError: another process works in the folder, or it cannot be written.
     """
-    with file_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            _refuse_foreign(out)
-            scratch, old = out / _SCRATCH, out / _OLD
-            try:
-                for folder in (scratch, old):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    folder.mkdir()
-                work = Work(out, scratch, force)
-                yield work
-                _publish(scratch, old, out)
-                work.forget_checkpoints()
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
+    with file_errors(out), _made(out), locked(out):
+        _refuse_foreign(out)
+        scratch, old = out / _SCRATCH, out / _OLD
+        try:
+            for folder in (scratch, old):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+            work = Work(out, scratch, force)
+            yield work
+            _publish(scratch, old, out)
+            work.forget_checkpoints()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder; where the block fails and leaves it empty, a new one is removed again."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # it is not empty: an interrupted training has left checkpoints
+                folder.rmdir()
+        raise
 
 
 @contextmanager

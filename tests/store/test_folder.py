@@ -277,6 +277,18 @@ def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
     assert kept(out) == "e"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_refused_command_leaves_no_folder_that_was_not_there(there: bool, tmp_path: Path) -> None:
+    """An empty folder would be taken for a model that has lost its files."""
+    out = tmp_path / "new"
+    if there:
+        out.mkdir()
+    with pytest.raises(ConfigError), output_folder(out):
+        raise ConfigError("It is refused.")
+    assert out.exists() is there
+    assert not there or not entries(out)
+
+
 def test_an_unfinished_training_without_a_checkpoint_leaves_nothing(out: Path) -> None:
     for task in "abcdefgh":
         interrupt(out, task, name="../../elsewhere")
