@@ -30,7 +30,7 @@ from kdqat_cli.output import Output
 from kdqat_cli.record import Batches
 from kdqat_cli.stages.export import export
 from kdqat_cli.tasks.metrics import compute_metrics
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.inference import padded_batches, predict_logits
 from kdqat_cli.tasks.text.models import Classifier, load_classifier
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
@@ -131,7 +131,7 @@ def main() -> None:
     output = Output()
     for source in options.students:
         student = load_classifier(source)
-        task = load_task(student.record.task or "")
+        task = load_text_task(student.record.task or "")
         rows = task_rows(task, "dev", options.data_dir, student.tokenizer, student.record.row_length)
         padded = [batch for _, batch in padded_batches(rows.rows, student.tokenizer, Batches(size=8))]
         batches = [

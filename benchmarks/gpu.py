@@ -47,7 +47,7 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.quantizers.activations import ActivationQuantizer
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 
 Run = Callable[[], object]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.stages.fetch import fetch
-from kdqat_cli.tasks.data import ASSETS
+from kdqat_cli.tasks.sources import ASSETS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = "3.12"

@@ -56,7 +56,7 @@ def _write_model(folder: Path, layers: int) -> None:
     from kdqat_cli.config import Params, resolve
     from kdqat_cli.networks.quantized import quantize_model
     from kdqat_cli.packing.hf_model import save_packed
-    from kdqat_cli.quantizers.layers import freeze
+    from kdqat_cli.quantizers.parameters import freeze
     from kdqat_cli.record import Record
 
     logging.disable_progress_bar()

@@ -20,7 +20,7 @@ from kdqat_cli.config import Params, resolve
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 
 ROUNDS = 5

@@ -41,7 +41,7 @@ from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import task_rows
 from kdqat_cli.training.memory import keep_freed_memory
 from kdqat_cli.training.optimizers import optimizer_of
@@ -237,7 +237,7 @@ def steps_table(records: list[dict[str, Any]]) -> Table:
 
 def lengths_table(name: str, options: argparse.Namespace) -> Table:
     """Examples a second on a task's real lengths, in turns; random weights, as the time does not depend on them."""
-    task = load_task(name)
+    task = load_text_task(name)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, task.max_length).rows["length"])
     sizes, rows, _ = SHAPES[options.shapes[0]]

@@ -115,7 +115,12 @@ class Quantization(Section):
     activation_clip: float | None = Field(gt=0)
     """Activations are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
     activation_scale: Literal["token", "batch"]
-    """What shares one scale: a token (and head), or the whole batch tensor with its padding, as in the public code."""
+    """What shares one scale: a token (and head), or the whole batch tensor with its padding, as in the public code.
+    Of a convolution's input an image takes the place of a token."""
+    vectors: bool = False
+    """Whether biases and normalisation are quantised as well, as in the public code of Polino et al.; not of encoders."""
+    exempt: list[str] = []
+    """Parameters that stay in full precision, by name with * and ?; first and last name a network's outer layers."""
 
 
 class Distillation(Section):

@@ -73,6 +73,8 @@ class Record(Section):
     """Path of the task's YAML file, for a task of the user's own."""
     labels: list[_Label] | None = Field(default=None, min_length=2, max_length=100_000)
     """Class names in the order of the logits; null: regression."""
+    rows_kind: str = Field(default="text", max_length=1000)
+    """What a row of the task is: the kind of the task."""
     pairs: bool | None = None
     """Whether rows are pairs of texts; null: not recorded."""
     max_length: _Length | None = None

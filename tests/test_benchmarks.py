@@ -16,7 +16,7 @@ from kdqat_cli.errors import MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from tests.recipes import quantization
 

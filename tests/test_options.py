@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 from kdqat_cli.cli import app
 from kdqat_cli.commands.options import layers_option
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.quantizers.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedLinear
+from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.tasks.text.models import load_classifier
 
 TASK = ("--task", "rated", "--json")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdqat_cli.tasks.data import load_split
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.tasks.text.inference import predict_logits
 from kdqat_cli.tasks.text.models import load_classifier
 from kdqat_cli.tasks.text.rows import task_rows
@@ -41,7 +41,7 @@ def test_the_embedded_default_is_distilled_packed_and_scored_alike(tmp_path: Pat
     for folder in folders:
         loaded = load_classifier(folder)
         if rows is None:
-            rows = task_rows(load_task("movie"), "dev", tmp_path / "assets/data", loaded.tokenizer, 32)
+            rows = task_rows(load_text_task("movie"), "dev", tmp_path / "assets/data", loaded.tokenizer, 32)
         logits.append(predict_logits(loaded.model, rows.rows, loaded.tokenizer))
     assert np.array_equal(logits[0], logits[1])
     small, large = (
@@ -54,5 +54,5 @@ def test_the_embedded_default_is_distilled_packed_and_scored_alike(tmp_path: Pat
 @pytest.mark.skipif(DATA is None, reason="KDQAT_DATA_DIR names no folder of task data")
 @pytest.mark.parametrize("name", ROWS)
 def test_the_published_files_have_the_published_rows(name: str) -> None:
-    counts = tuple(len(load_split(load_task(name), split, Path(str(DATA)))) for split in ("train", "dev"))
+    counts = tuple(len(load_split(load_text_task(name), split, Path(str(DATA)))) for split in ("train", "dev"))
     assert counts == ROWS[name]

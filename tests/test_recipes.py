@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kdqat_cli.config import Params, load_recipe, recipe_names, resolve
-from kdqat_cli.tasks.registry import load_task, task_names
+from kdqat_cli.tasks.registry import load_text_task, task_names
 
 # Spec, section 5: rows of a step, tokens, and steps between evaluations.
 GLUE = {
@@ -97,7 +97,7 @@ def test_paper_is_the_specification_s(task: str) -> None:
         "score_cutoff": -100.0,
     }
     assert settings.teacher.model_dump() == TEACHER
-    assert max_length == load_task(task).max_length, "the teacher's rows are cut where the student's are"
+    assert max_length == load_text_task(task).max_length, "the teacher's rows are cut where the student's are"
 
 
 def test_clean_is_what_it_was() -> None:

@@ -20,7 +20,7 @@ from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Advance, Output
 
 if TYPE_CHECKING:
-    from kdqat_cli.tasks.registry import Task
+    from kdqat_cli.tasks.task import Task
 
 _QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -126,8 +126,8 @@ class _Remarks(logging.Handler):
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None]:
     """params.yaml, the task, and the folder of the user's data."""
-    from kdqat_cli.tasks.data import resolve_data_dir
     from kdqat_cli.tasks.registry import load_task
+    from kdqat_cli.tasks.sources import resolve_data_dir
 
     params = load_params()
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)

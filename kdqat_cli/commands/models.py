@@ -60,7 +60,7 @@ def evaluate(
         refuse_absent(model, None)
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
-    from kdqat_cli.tasks.text.models import recorded_task
+    from kdqat_cli.tasks.records import recorded_task
 
     name = task or recorded_task(model)
     if name is None:
@@ -105,7 +105,7 @@ def export(
     refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
     output = start(json, quiet)
     from kdqat_cli.stages.export import export as stage
-    from kdqat_cli.tasks.text.models import recorded_task
+    from kdqat_cli.tasks.records import recorded_task
 
     spec, data = None, None
     if format_ != "packed" and (recorded := task or recorded_task(str(source))):

@@ -35,7 +35,7 @@ class Objective(Protocol):
 
         Args:
             model: the one that is trained, perhaps wrapped for several processes.
-            batch: inputs and labels on the model's device.
+            batch: what `Rows.collate` (tasks/kind.py) puts together, on the model's device.
         """
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class OnTeacher:
         inputs, loss = _inputs(batch), self._loss
         with self._products.on(batch), torch.no_grad(), capture(self._teacher, loss.captures) as taught:
             teacher_logits = self._teacher(**inputs).logits
-        running = RunningLoss(loss, taught, inputs["attention_mask"])
+        running = RunningLoss(loss, taught, batch["counted"])
         with self._products.on(batch), capture(self._student, loss.captures, running.compare):
             logits = model(**inputs).logits
         terms = running.terms(logits, teacher_logits)
@@ -140,10 +140,10 @@ def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _inputs(batch: Batch) -> Batch:
-    return {name: values for name, values in batch.items() if name not in ("labels", STAND_IN)}
+    return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 
 def _counted(batch: Batch) -> Tensor:
-    """The mask (B, L) of the tokens that count."""
-    mask: Tensor = batch["attention_mask"]
+    """The mask (B, L) of what counts: no padding, and nothing of a dummy batch."""
+    mask: Tensor = batch["counted"]
     return torch.zeros_like(mask) if STAND_IN in batch else mask

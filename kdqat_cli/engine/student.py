@@ -8,7 +8,8 @@ from kdqat_cli.engine.native_model import NativeModel
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.native.library import TORCH, kernel_here
 from kdqat_cli.packing.hf_model import model_parts
-from kdqat_cli.quantizers.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedLinear
+from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import Record
 
 

@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.quantizers.codes import Codes
-from kdqat_cli.quantizers.layers import quantized_layers
+from kdqat_cli.quantizers.parameters import quantized_layers
 
 
 def ternary_codes(model: PreTrainedModel) -> dict[str, Codes]:

@@ -1,42 +1,116 @@
-"""Turns a full-precision classifier into a quantised one, in place."""
+"""Turns a full-precision network into a quantised one, in place."""
 
-from torch import nn
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.dropout import use_fast_dropout
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import family_of, layers_of, module_at
+from kdqat_cli.networks.nets import NETS
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
+from kdqat_cli.quantizers.parameters import quantize_parameter
 from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 
 
 def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
-    """Replaces the encoder's linears and word embedding with quantised ones that own the same parameters.
+    """Replaces the weights of a network with quantised ones that own the same parameters.
+
+    Of an encoder these are its linears and its word embedding, of any other network all its matrices, and its vectors
+    where `settings.vectors` says so; but not what `settings.exempt` names.
 
     Args:
-        model: a sequence classifier of a known architecture; changed in place.
+        model: a network of a known architecture; changed in place.
         settings: what the numbers may be.
 
     Raises:
-        ConfigError: kdqat does not know the architecture.
+        ConfigError: kdqat does not know the architecture, or nothing has a name of `settings.exempt`.
     """
-    family = family_of(model)
     weights = StraightThrough(WEIGHTS[settings.weights], settings.weight_clip)
     quantizer = None
     if settings.activations == "int8":
         quantizer = ActivationQuantizer(8, settings.activation_clip, settings.activation_scale)
-    base = model.base_model
-    linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
-    for name, linear in linears:
-        _replace(base, name, QuantizedLinear(linear, weights, quantizer))
-    table = module_at(base, family.words)
-    _replace(base, family.words, QuantizedEmbedding(table, weights))
+    net = NETS.get(model.config.model_type)
+    if net is not None:
+        outer = {"first": f"{net.first}.*", "last": f"{net.last}.*"}
+        quantize = _quantize_parameters
+    else:
+        family = family_of(model)
+        outer = {"first": f"{family.word_embedding}.weight", "last": "classifier*"}
+        quantize = _quantize_encoder
+    quantize(model, settings, weights, quantizer, _exempt(model, settings.exempt, outer))
+
+
+def _exempt(model: PreTrainedModel, patterns: list[str], outer: dict[str, str]) -> Callable[[str], bool]:
+    """Whether a parameter, by name, stays in full precision."""
+    names = [name for name, _ in model.named_parameters()]
+    wanted = [outer.get(pattern, pattern) for pattern in patterns]
+    for pattern, known in zip(wanted, patterns, strict=True):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"quantization.exempt: no parameter of the network is called {known}; the first is {names[0]}.",
+                "--set 'quantization.exempt=[first, last]'",
+            )
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in wanted)
+
+
+def _quantize_encoder(
+    model: PreTrainedModel,
+    settings: Quantization,
+    weights: StraightThrough,
+    quantizer: ActivationQuantizer | None,
+    exempt: Callable[[str], bool],
+) -> None:
+    if settings.vectors:
+        raise ConfigError(
+            "quantization.vectors: an encoder's biases and normalisation stay in full precision.",
+            "--set quantization.vectors=false",
+        )
+    family, base = family_of(model), model.base_model
+    for name, module in list(base.named_modules()):
+        if isinstance(module, nn.Linear) and not exempt(f"{family.base}.{name}.weight"):
+            _replace(base, name, QuantizedLinear(module, weights, quantizer))
+    if not exempt(f"{family.word_embedding}.weight"):
+        _replace(base, family.words, QuantizedEmbedding(module_at(base, family.words), weights))
     for layer in layers_of(model):
         module_at(layer, family.attention).quantizer = quantizer
     use_fast_dropout(model)
     use_kdqat_attention(model)
+
+
+def _quantize_parameters(
+    model: PreTrainedModel,
+    settings: Quantization,
+    weights: StraightThrough,
+    quantizer: ActivationQuantizer | None,
+    exempt: Callable[[str], bool],
+) -> None:
+    for path, module in list(model.named_modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            matrix = parameter.dim() > 1
+            if not (matrix or settings.vectors) or exempt(f"{path}.{name}" if path else name):
+                continue
+            quantize_parameter(module, name, weights)
+            if matrix and quantizer is not None and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+                module.register_forward_pre_hook(_rounding(quantizer))
+
+
+def _rounding(quantizer: ActivationQuantizer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:
+    """A hook that quantises what a module reads: a convolution's with one scale per image, a linear's per vector."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        values: Tensor = inputs[0]
+        if isinstance(module, nn.Linear):
+            return (quantizer(values),)
+        return (quantizer(values.flatten(1)).view_as(values),)
+
+    return hook
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -6,6 +6,8 @@ folder. codes.safetensors holds what these floats are made of:
     <layer>.levels   integers, of the weight's shape
     <layer>.scales   F32 (groups,)
 
+Of a parameter that is not called `weight` its name stands in the place of the layer's.
+
 A folder without it (an earlier kdqat wrote none) is read from the floats alone; only there do floats become codes, and
 only where the codes give every float back.
 """
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import is_there, open_file
 from kdqat_cli.quantizers.codes import Codes, recovered
-from kdqat_cli.quantizers.layers import QuantizedWeight, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedWeight
+from kdqat_cli.quantizers.parameters import quantized_weights
 
 CODES = "codes.safetensors"
 
@@ -28,8 +31,8 @@ CODES = "codes.safetensors"
 def save_codes(model: nn.Module, folder: Path) -> None:
     """Writes the codes of a model's frozen layers; nothing for a model without any."""
     tensors: dict[str, Tensor] = {}
-    for name, layer in quantized_layers(model).items():
-        codes = layer.codes().cpu()
+    for name, layer in quantized_weights(model).items():
+        codes, name = layer.codes().cpu(), name.removesuffix(".weight")
         tensors |= {f"{name}.levels": codes.levels, f"{name}.scales": codes.scales}
     if tensors:
         # Not by the library's save_file, whose files are the user's alone to read.
@@ -49,8 +52,8 @@ def load_codes(model: nn.Module, folder: Path, again: str) -> None:
     """
     path = folder / CODES
     tensors = _read(path, again) if is_there(path) else None
-    for name, layer in quantized_layers(model).items():
-        weight = layer.weight.detach()
+    for parameter, layer in quantized_weights(model).items():
+        name, weight = parameter.removesuffix(".weight"), layer.weight.detach()
         try:
             codes = _of_floats(layer) if tensors is None else _taken(tensors, name, layer)
         except ValueError as error:

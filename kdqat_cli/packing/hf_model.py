@@ -14,7 +14,7 @@ from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_par
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
 from kdqat_cli.packing.packed_file import VERSION, PackedParts
 from kdqat_cli.packing.soundness import fault_of
-from kdqat_cli.quantizers.layers import quantized_layers
+from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import Record
 
 

@@ -20,7 +20,7 @@ from kdqat_cli.quantizers.weights import StraightThrough
 
 
 class QuantizedWeight(nn.Module):
-    """What both layers share: a weight that is quantised at each use until it is frozen.
+    """What the layers share: a weight that is quantised at each use until it is frozen.
 
     Attributes:
         weight: the latent weight; of a frozen layer, the value of its codes.
@@ -32,10 +32,9 @@ class QuantizedWeight(nn.Module):
     _levels: Tensor | None
     _scales: Tensor | None
 
-    def __init__(self, weight: Any, weight_quantizer: StraightThrough, grouping: Grouping) -> None:
-        """Takes over `weight`; `grouping` is taken where the quantiser has none of its own."""
+    def __init__(self, weight_quantizer: StraightThrough, grouping: Grouping) -> None:
+        """Sets how; `grouping` is taken where the quantiser has none of its own. `weight` is the layer's to set."""
         super().__init__()
-        self.weight = weight
         self.weight_quantizer = weight_quantizer
         self.grouping = weight_quantizer.quantizer.grouping or grouping
         # Buffers, to follow the layer to its device; not in its state, whose names are the plain layer's.
@@ -78,9 +77,12 @@ class QuantizedWeight(nn.Module):
         codes = self.codes() if codes is None else codes
         self._levels, self._scales, self.grouping = codes.levels, codes.scales, codes.grouping
         if self.weight.is_meta:
-            self.weight = nn.Parameter(codes.value(), requires_grad=False)
+            self._put(nn.Parameter(codes.value(), requires_grad=False))
         else:
             self.weight.copy_(codes.value()).requires_grad_(False)
+
+    def _put(self, weight: Any) -> None:
+        self.weight = weight
 
     def _quantized(self, latent: Tensor) -> Tensor:
         return latent if self.frozen else self.weight_quantizer(latent, self.grouping)
@@ -93,7 +95,8 @@ class QuantizedLinear(QuantizedWeight):
         self, linear: nn.Linear, weight_quantizer: StraightThrough, quantizer: ActivationQuantizer | None
     ) -> None:
         """Takes over the parameters of `linear`; `quantizer` None leaves the input in full precision."""
-        super().__init__(linear.weight, weight_quantizer, MATRIX)
+        super().__init__(weight_quantizer, MATRIX)
+        self._put(linear.weight)
         self._last: Remembered[Codes] = Remembered()
         self.train(linear.training)
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -130,7 +133,8 @@ class QuantizedEmbedding(QuantizedWeight):
 
     def __init__(self, embedding: nn.Embedding, weight_quantizer: StraightThrough) -> None:
         """Takes over the table of `embedding`."""
-        super().__init__(embedding.weight, weight_quantizer, ROW)
+        super().__init__(weight_quantizer, ROW)
+        self._put(embedding.weight)
         self.train(embedding.training)
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         self.padding_idx = embedding.padding_idx
@@ -141,14 +145,3 @@ class QuantizedEmbedding(QuantizedWeight):
             return F.embedding(input_ids, self._quantized(self.weight), self.padding_idx)
         rows = F.embedding(input_ids, self.weight, self.padding_idx)
         return self._quantized(rows.flatten(0, -2)).view_as(rows)
-
-
-def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """The quantised layers of a model by name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
-
-
-def freeze(model: nn.Module) -> None:
-    """Freezes every quantised layer of a model."""
-    for layer in quantized_layers(model).values():
-        layer.freeze()

@@ -14,14 +14,15 @@ from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
+from kdqat_cli.tasks.kind import Rows
 from kdqat_cli.tasks.metrics import chance_score
-from kdqat_cli.tasks.registry import Task, check_keep_best
-from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
-from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.tasks.models import load_teacher, student_record
+from kdqat_cli.tasks.registry import kind_of
+from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Loop, Progress, Trained
@@ -75,27 +76,28 @@ def distill(
         source = load_teacher(teacher, task)
         _check_layers(settings, len(layers_of(source.model)))
         plain = student_record("student", task, source, settings)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, plain.row_length, plain.batches)
-        rows = task_rows(task, "train", data_dir, source.tokenizer, plain.row_length, plain.batches)
+        kind = kind_of(task)
+        dev = kind.rows(task, "dev", data_dir, source, plain)
+        rows = kind.rows(task, "train", data_dir, source, plain)
         record = _trained_record(plain, settings, seed, rows, dev)
         work.refuse_other(record)
-        teacher_score = _check_teacher(source.model, dev, teacher)
+        teacher_score = _check_teacher(source.model, task, dev, teacher)
 
         resume = work.resume_folder(record)
-        student, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
-        score = dev.score(student)["score"]
+        source.model, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
+        score = dev.score(source.model)["score"]
         if group.leads():
-            save_classifier(student, source.tokenizer, work.scratch / MODEL, record)
+            kind.save(source, work.scratch / MODEL, record)
             write_history(work.scratch / HISTORY, history)
-            write_run(work.scratch, watch, rows=len(rows.rows), steps=steps, score=score)
+            write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 
 def _distilled(
     teacher: PreTrainedModel,
     settings: Settings,
-    rows: TaskRows,
-    dev: TaskRows,
+    rows: Rows,
+    dev: Rows,
     seed: int,
     resume: Path,
     progress: Progress,
@@ -113,7 +115,7 @@ def _distilled(
     return student, trained
 
 
-def _trained_record(plain: Record, settings: Settings, seed: int, rows: TaskRows, dev: TaskRows) -> Record:
+def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows) -> Record:
     """A student's record with its training."""
     sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
     made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
@@ -131,14 +133,14 @@ def _check_layers(settings: Settings, layers: int) -> None:
         )
 
 
-def _check_teacher(model: PreTrainedModel, dev: TaskRows, teacher: str) -> float:
+def _check_teacher(model: PreTrainedModel, task: Task, dev: Rows, teacher: str) -> float:
     """The teacher's dev score, which must beat every constant answer."""
     score = dev.score(model)["score"]
-    chance = chance_score(dev.task, dev.labels)
+    chance = chance_score(task, dev.labels)
     if score <= chance:
         raise GateError(
-            f"The teacher {teacher} scores {score:.2f} on {dev.task.name}, no better than a constant answer "
+            f"The teacher {teacher} scores {score:.2f} on {task.name}, no better than a constant answer "
             f"({chance:.2f}): there is nothing to distil.",
-            f"kdqat finetune-teacher --task {dev.task.name}, with more --epochs or another --encoder",
+            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another --encoder",
         )
     return score

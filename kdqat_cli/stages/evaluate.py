@@ -10,10 +10,11 @@ from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.store.figures import Metrics, factors_of, holds_metrics
 from kdqat_cli.store.folder import refuse_inside
 from kdqat_cli.store.writing import refuse_target, write_json
-from kdqat_cli.tasks.registry import Task
-from kdqat_cli.tasks.text.head import align_labels
-from kdqat_cli.tasks.text.models import Classifier, load_classifier, size_figures
-from kdqat_cli.tasks.text.rows import row_length, task_rows
+from kdqat_cli.tasks.kind import Loaded
+from kdqat_cli.tasks.models import load_model
+from kdqat_cli.tasks.records import size_figures
+from kdqat_cli.tasks.registry import kind_of
+from kdqat_cli.tasks.task import Task
 
 
 def evaluate(
@@ -51,8 +52,7 @@ def evaluate(
     if out is not None:
         refuse_inside(out, {"model": model})
         refuse_target(out, holds_metrics)
-    loaded = load_classifier(model)
-    align_labels(loaded.model, task, f"The model {model}")
+    loaded = load_model(model, task, f"The model {model}")
     figures = _scores(loaded, task, data_dir, max_length, _on(device, loaded, task) if device else None)
     size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
     metrics = Metrics.model_validate({**figures, **size, "model": factors_of(loaded.record, task.name)})
@@ -64,23 +64,21 @@ def evaluate(
 
 
 def _scores(
-    loaded: Classifier, task: Task, data_dir: Path | None, max_length: int | None, engine: Engine | None
+    loaded: Loaded, task: Task, data_dir: Path | None, max_length: int | None, engine: Engine | None
 ) -> dict[str, float]:
     """The metrics and the number of rows of every split that the task is scored on."""
-    batches = loaded.record.batches
-    if max_length:
-        batches = batches.model_copy(update={"pad_to": batches.pad_to and max_length})
-    length = row_length(task, loaded.tokenizer, max_length or loaded.record.max_length)
+    kind = kind_of(task)
+    record = kind.as_recorded(loaded, task, max_length)
     figures: dict[str, float] = {}
     for split in task.splits:
-        rows = task_rows(task, split, data_dir, loaded.tokenizer, length, batches)
+        rows = kind.rows(task, split, data_dir, loaded, record)
         prefix = "" if split == "dev" else f"{split}_"
         figures |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model, engine).items()}
-        figures[f"{prefix}rows"] = len(rows.rows)
+        figures[f"{prefix}rows"] = len(rows.examples)
     return figures
 
 
-def _on(device: Device, loaded: Classifier, task: Task) -> Engine | None:
+def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
     """Brings the model to a device; a packed one, on a GPU, into an engine."""
     if device == "cpu":
         loaded.model.cpu()

@@ -18,13 +18,15 @@ from kdqat_cli.store.figures import Size
 from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.store.writing import write_json
-from kdqat_cli.tasks.data import load_split
 from kdqat_cli.tasks.metrics import compute_metrics
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.records import recorded, size_figures
+from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.tasks.text.inference import padded_batches, predict_logits, reader_of
-from kdqat_cli.tasks.text.models import Classifier, load_classifier, recorded, size_figures
+from kdqat_cli.tasks.text.models import Classifier, load_classifier
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.tasks.text.schema import TextTask
 
 if TYPE_CHECKING:
     from kdqat_cli.exporters.catalogue import Format
@@ -98,6 +100,11 @@ def export(
             f"The format {format_name} is checked on dev rows, and {student} does not say which task it is for.",
             f"kdqat export --format {format_name} --task TASK",
         )
+    if not isinstance(task, TextTask):
+        raise ConfigError(
+            f"The format {format_name} takes text models; the rows of task {task.name} are of the kind {task.kind}.",
+            "kdqat export --format packed",
+        )
     return _export_foreign(student, out, half, format_name, task, data_dir, force)
 
 
@@ -143,7 +150,7 @@ def _packed_record(source: Classifier, tokenizer: str, sources: dict[str, str | 
 
 
 def _export_foreign(
-    student: str, out: Path, half: bool, format_name: str, task: Task, data_dir: Path | None, force: bool
+    student: str, out: Path, half: bool, format_name: str, task: TextTask, data_dir: Path | None, force: bool
 ) -> Exported:
     watch = Stopwatch()
     spec = _format(format_name, half)
@@ -200,7 +207,7 @@ def _foreign_record(student: Record, format_name: str, sources: dict[str, str | 
 
 
 def _compare(
-    spec: "Format", folder: Path, source: Classifier, task: Task, data_dir: Path | None, name: str
+    spec: "Format", folder: Path, source: Classifier, task: TextTask, data_dir: Path | None, name: str
 ) -> Compared:
     """Runs an export on its engine beside the student, on the dev rows; it must give the student's labels."""
     from kdqat_cli.exporters.parity import compare, require

@@ -29,7 +29,7 @@ from kdqat_cli.parallel.executor import Job, start_runner
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.lock import locked
 from kdqat_cli.store.writing import file_errors, read_object, refuse_target, write_bytes, write_json
-from kdqat_cli.tasks.data import ASSETS
+from kdqat_cli.tasks.sources import ASSETS
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def _tasks() -> Sequence[Row]:
     rows = []
     for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
         labels = "number" if spec.regression else str(spec.num_labels)
-        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "tokens": spec.max_length}
-        rows.append(row | {"files": spec.files.get("dev", "-"), "title": spec.title})
+        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "kind": spec.kind}
+        rows.append(row | spec.row | {"title": spec.title})
     return rows
 
 

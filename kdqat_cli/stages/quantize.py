@@ -5,12 +5,12 @@ from typing import TypedDict
 
 from kdqat_cli.config import Settings
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.registry import Task
-from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
-from kdqat_cli.tasks.text.rows import task_rows
+from kdqat_cli.tasks.models import load_teacher, student_record
+from kdqat_cli.tasks.registry import kind_of
+from kdqat_cli.tasks.task import Task
 
 
 class Quantized(TypedDict):
@@ -48,10 +48,11 @@ def quantize(
         source = load_teacher(teacher, task)
         record = student_record("ternary", task, source, settings)
         work.refuse_other(record)
-        dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
+        kind = kind_of(task)
+        dev = kind.rows(task, "dev", data_dir, source, record)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         score = dev.score(source.model)["score"]
-        save_classifier(source.model, source.tokenizer, work.scratch / MODEL, record)
+        kind.save(source, work.scratch / MODEL, record)
         run = write_run(work.scratch, watch, score=score)
     return {"folder": str(out), "score": score, "seconds": run.seconds}

@@ -9,7 +9,8 @@ from kdqat_cli.config import PARAMS_FILE, Params, Recipe, Settings, load_params,
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.parallel.dependencies import mend, stale_stages
 from kdqat_cli.store.places import PIPELINE
-from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
+from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
+from kdqat_cli.tasks.task import check_keep_best
 
 Read = TypeVar("Read")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 from sklearn import metrics
 
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.task import Task
 
 Array = npt.NDArray[np.generic]
 

@@ -5,32 +5,18 @@ would have seen, and any number of processes sees the same rows in a step.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from kdqat_cli import group
-from kdqat_cli.config import PaddingName, Training
+from kdqat_cli.config import Training
 from kdqat_cli.distillation.objective import STAND_IN, Batch
+from kdqat_cli.tasks.kind import Rows
 
 Row = dict[str, Any]
-
-
-class Rows(Protocol):
-    """The training rows of a task of any kind."""
-
-    @property
-    def examples(self) -> Any:
-        """A dataset that gives a row at an index, and has a length."""
-
-    @property
-    def lengths(self) -> list[int]:
-        """What a row costs, tokens for example; rows of similar length are batched together."""
-
-    def collate(self, padding: PaddingName) -> Callable[[list[Row]], Any]:
-        """What puts rows together to a batch by name, with its `labels`."""
 
 
 class SharedBatches:

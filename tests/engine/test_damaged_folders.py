@@ -26,7 +26,7 @@ from kdqat_cli.errors import KdqatError, MissingInputError
 from kdqat_cli.native.library import kernels
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile, digest, to_json
 from kdqat_cli.stages.predict import open_model, predict
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.inference import predict_logits, tokenize
 from kdqat_cli.tasks.text.models import load_classifier
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
@@ -84,7 +84,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tiny_task: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    task = load_task(str(tiny_task / "tiny.yaml"))
+    task = load_text_task(str(tiny_task / "tiny.yaml"))
     folder = made(tmp_path_factory.mktemp("damaged"), task, tiny_encoder) / "packed/model"
     return Whole(folder, PackedFile(folder / FILE_NAME), (folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
 

@@ -19,7 +19,7 @@ from kdqat_cli.native.library import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, k
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from tests.architectures import LABELS, WORDS, tiny
 from tests.commands import run

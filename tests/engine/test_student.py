@@ -14,7 +14,7 @@ from kdqat_cli.engine.student import native_student
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.native.library import KERNEL_VARIABLE, TORCH
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from tests.architectures import tiny
 from tests.engine.test_engine import LENGTHS, VARIANTS, native, pack, sequences
 from tests.recipes import quantization

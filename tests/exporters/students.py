@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import load_recipe
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from tests.architectures import tiny
 
 

@@ -14,19 +14,21 @@ from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
 from kdqat_cli.store.folder import ABOUT
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.models import student_record
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.head import label_config
-from kdqat_cli.tasks.text.models import load_classifier, save_classifier, student_record
+from kdqat_cli.tasks.text.models import load_classifier, save_classifier
+from kdqat_cli.tasks.text.schema import TextTask
 from tests.exporters.students import frozen
 
 
 @pytest.fixture(scope="module")
-def task(tiny_task: Path) -> Task:
-    return load_task(str(tiny_task / "tiny.yaml"))
+def task(tiny_task: Path) -> TextTask:
+    return load_text_task(str(tiny_task / "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
-def student(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def student(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("student") / "model"
     model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, **label_config(task))
     folder.mkdir()
@@ -40,7 +42,7 @@ def student(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFac
 # One of each engine; test_stock.py, test_onnx.py and test_gguf.py hold the formats' own tests.
 @pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
 def test_an_export_is_compared_on_the_dev_rows(
-    format_name: str, package: str, student: str, task: Task, tmp_path: Path
+    format_name: str, package: str, student: str, task: TextTask, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
     out = tmp_path / "out"
@@ -58,13 +60,13 @@ def test_an_export_is_compared_on_the_dev_rows(
     assert about["sources"]["student"] is not None
 
 
-def test_a_dense_export_is_a_model_like_any_other(student: str, task: Task, tmp_path: Path) -> None:
+def test_a_dense_export_is_a_model_like_any_other(student: str, task: TextTask, tmp_path: Path) -> None:
     told = export(student, tmp_path, format_name="dense", task=task)
     assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
 
 
 def test_an_export_that_says_something_else_is_not_kept(
-    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def negated(model: Any, tokenizer: Any, folder: Path) -> None:
         model.classifier.weight.data.neg_()
@@ -81,7 +83,7 @@ def test_an_export_that_says_something_else_is_not_kept(
 
 
 def test_an_engine_s_own_tokenizer_is_compared(
-    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels are computed from the student's ids, and would say nothing of a vocabulary."""
     spec = catalogue.FORMATS["dense"]
@@ -108,7 +110,7 @@ def test_an_engine_s_own_tokenizer_is_compared(
 
 
 def test_rows_are_padded_to_one_length(
-    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of like length in one batch would hide an engine that has lost the mask."""
     spec = catalogue.FORMATS["dense"]
@@ -136,14 +138,14 @@ def test_another_format_needs_one(student: str, tmp_path: Path) -> None:
     assert caught.value.fix == "kdqat export --format onnx --task TASK"
 
 
-def test_half_is_refused_where_it_means_nothing(student: str, task: Task, tmp_path: Path) -> None:
+def test_half_is_refused_where_it_means_nothing(student: str, task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--half has no meaning for --format onnx") as caught:
         export(student, tmp_path / "out", half=True, format_name="onnx", task=task)
     assert caught.value.fix == "--format packed, dense, hf, hf-compressed"
 
 
 def test_a_missing_package_is_told_before_any_work(
-    student: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = catalogue.FORMATS["dense"]
     lacking = catalogue.Format(spec.write, spec.logits, spec.file, "", "", packages=("no-such-package",))
@@ -153,6 +155,6 @@ def test_a_missing_package_is_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_student_is_refused(tiny_encoder: Path, task: Task, tmp_path: Path) -> None:
+def test_what_is_no_student_is_refused(tiny_encoder: Path, task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a plain model"):
         export(str(tiny_encoder), tmp_path / "out", format_name="dense", task=task)

@@ -16,7 +16,8 @@ from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters import bitnet, compressed, dense, stock
 from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import QuantizedWeight, freeze
+from kdqat_cli.quantizers.layers import QuantizedWeight
+from kdqat_cli.quantizers.parameters import freeze
 from tests.architectures import tiny, tokens
 from tests.exporters.students import frozen, logits, student, unrounded
 from tests.recipes import quantization

@@ -13,7 +13,8 @@ from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.modules import classifier_of, family_of, layers_of, module_at
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.record import Record
 from tests.architectures import HIDDEN, LABELS, LAYERS, tiny, tokens
 from tests.recipes import quantization

@@ -20,7 +20,7 @@ from kdqat_cli.networks.loading import Source, load_encoder_config, load_weights
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.roberta import roberta_like
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.record import Record
 from tests.architectures import LAYERS, tiny, tokens
 from tests.recipes import quantization

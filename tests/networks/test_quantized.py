@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import Quantization
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from tests.quantizers.reference import Array, eight_bit, softmax, ternary
 from tests.recipes import quantization
 

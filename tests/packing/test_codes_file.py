@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.codes_file import CODES, load_codes, save_codes
-from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from tests.recipes import quantization
 
 WORDS = "bert.embeddings.word_embeddings"

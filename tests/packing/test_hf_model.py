@@ -17,7 +17,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, write_packed
 from kdqat_cli.packing.hf_model import model_parts, save_packed
-from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.record import Record
 from tests.architectures import tiny
 from tests.recipes import quantization

@@ -12,7 +12,7 @@ from kdqat_cli.codecs.trits import packed_size
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import quantized_layers
+from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import Record
 from tests.recipes import quantization
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdqat_cli.quantizers.activations import ActivationQuantizer
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, freeze, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
 from tests.quantizers.reference import REFERENCES, eight_bit
 

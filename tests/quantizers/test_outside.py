@@ -17,7 +17,7 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.codes_file import CODES
 from kdqat_cli.packing.hf_model import save_packed
-from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.quantizers.weights import WEIGHTS, register
 from kdqat_cli.record import BY_LENGTH, Record
 from kdqat_cli.tasks.text.models import load_classifier, save_classifier

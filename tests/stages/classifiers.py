@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.schema import TextTask
 
 THREE = ["entailment", "neutral", "contradiction"]
 
 
-def task_with(labels: list[str] | None, name: str = "tiny") -> Task:
-    rte = load_task("rte")
+def task_with(labels: list[str] | None, name: str = "tiny") -> TextTask:
+    rte = load_text_task("rte")
     if labels is None:
         return rte.model_copy(update={"name": name, "labels": None, "range": [0.0, 5.0], "metric": "pearson"})
     return rte.model_copy(update={"name": name, "labels": labels})

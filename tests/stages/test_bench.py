@@ -13,7 +13,7 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.packing.packed_file import FILE_NAME
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.bench import bench
 from tests.commands import run

@@ -24,8 +24,8 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.stages import fetch as stage
 from kdqat_cli.stages.fetch import ENCODER, ENCODER_FILES, MOVIE, Fetched, Package, fetch, movie_split
 from kdqat_cli.store.lock import locked
-from kdqat_cli.tasks.data import load_split
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.data import load_split
 from tests.commands import environment
 
 RATINGS = [f"{number}\t{number % 9 - 4}.0\tSentence  number {number // 2} is\x85\tfine." for number in range(1, 400)]
@@ -167,14 +167,14 @@ def test_rows_are_those_of_the_task(index: Index) -> None:
     rows = [
         (row["text"], row["label"])
         for split in ("train", "dev")
-        for row in load_split(load_task("movie"), split, index.fetched / "data")
+        for row in load_split(load_text_task("movie"), split, index.fetched / "data")
     ]
     assert sorted(rows) == sorted(expected.values())
 
 
 def test_duplicates_never_straddle_the_split(index: Index) -> None:
     train, dev = (
-        {row["text"].lower() for row in load_split(load_task("movie"), split, index.fetched / "data")}
+        {row["text"].lower() for row in load_split(load_text_task("movie"), split, index.fetched / "data")}
         for split in ("train", "dev")
     )
     assert train

@@ -16,7 +16,7 @@ from kdqat_cli.stages.finetune_teacher import finetune_teacher
 from kdqat_cli.stages.quantize import quantize
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.stages.sweep import plan_sweep
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from tests.commands import run
 
 TEACH = ("finetune-teacher", "--task", "tiny", "--epochs", "4", "--batch-size", "8", "--learning-rate", "4e-3")
@@ -31,7 +31,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         settings = resolve("tiny", Params(), None, {"teacher": {"epochs": 4.0, "batch_size": 8, "learning_rate": 4e-3}})
-        finetune_teacher(load_task("tiny"), "encoder", settings, 42, None, Path("runs/tiny/teacher"), lambda *_: None)
+        finetune_teacher(
+            load_text_task("tiny"), "encoder", settings, 42, None, Path("runs/tiny/teacher"), lambda *_: None
+        )
         make("quantize", "runs/tiny/teacher", "runs/tiny/ternary")
         make("export", "runs/tiny/ternary", "packed")
     return folder
@@ -51,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def make(command: str, source: str, out: str, data_dir: Path | None = None) -> None:
     """Runs a stage on a model; nothing that it would show matters here."""
-    task = load_task("tiny")
+    task = load_text_task("tiny")
     settings = resolve("tiny", Params())
     if command == "finetune-teacher":
         finetune_teacher(task, source, settings, 1, data_dir, Path(out), lambda *_: None)
@@ -108,7 +110,7 @@ def test_other_settings_need_force_and_equal_ones_do_not(inside: Path) -> None:
     assert contents(inside / "runs/tiny/ternary/model") == before
     int8 = resolve("tiny", Params(), None, {"quantization": {"weights": "int8"}})
     with pytest.raises(ConfigError, match=r"quantization.weights is 'ternary' there, now 'int8'\."):
-        quantize(load_task("tiny"), "runs/tiny/teacher", int8, None, Path("runs/tiny/ternary"))
+        quantize(load_text_task("tiny"), "runs/tiny/teacher", int8, None, Path("runs/tiny/ternary"))
     assert contents(inside / "runs/tiny/ternary/model") == before
     run(inside, "kdqat", "quantize", "--task", "tiny", "--weights", "int8", "--out", "runs/tiny/ternary", "--force")
     assert contents(inside / "runs/tiny/ternary/model") != before
@@ -122,7 +124,7 @@ def test_a_packed_result_of_other_settings_needs_force(inside: Path) -> None:
     with pytest.raises(ConfigError, match="half is False there, now True"):
         export(student, out, half=True)
     with pytest.raises(ConfigError, match="kind is 'packed' there, now 'export'"):
-        export(student, out, format_name="dense", task=load_task("tiny"))
+        export(student, out, format_name="dense", task=load_text_task("tiny"))
     assert contents(inside / "packed/model") == before
     export(student, out, half=True, force=True)
     with pytest.raises(ConfigError, match="half is True there, now False"):
@@ -154,7 +156,7 @@ def test_metrics_go_only_where_nothing_else_is(inside: Path, out: str) -> None:
     (inside / "folder").mkdir()
     before = contents(inside)
     with pytest.raises(KdqatError) as caught:
-        evaluate(load_task("tiny"), "packed", None, Path(out))
+        evaluate(load_text_task("tiny"), "packed", None, Path(out))
     assert out in caught.value.sentence or "a file is where a folder should be" in caught.value.sentence
     assert contents(inside) == before
 
@@ -163,10 +165,10 @@ def test_metrics_replace_metrics_and_a_link_but_not_what_it_leads_to(inside: Pat
     (inside / "object").write_text('{"score": 1.0}', encoding="utf-8")
     (inside / "metrics").mkdir()
     (inside / "metrics/m.json").symlink_to(inside / "object")
-    score = evaluate(load_task("tiny"), "packed", None, Path("metrics/m.json"))["score"]
+    score = evaluate(load_text_task("tiny"), "packed", None, Path("metrics/m.json"))["score"]
     assert json.loads((inside / "metrics/m.json").read_text(encoding="utf-8"))["score"] == score
     assert (inside / "object").read_text(encoding="utf-8") == '{"score": 1.0}'
-    evaluate(load_task("tiny"), "packed", None, Path("metrics/m.json"))
+    evaluate(load_text_task("tiny"), "packed", None, Path("metrics/m.json"))
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.csv", "report.json"])

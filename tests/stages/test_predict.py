@@ -16,37 +16,39 @@ from kdqat_cli.config import load_recipe
 from kdqat_cli.engine.row import Row
 from kdqat_cli.native.library import kernels
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.predict import open_model, predict
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.models import student_record
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.inference import predict_logits
-from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier, student_record
+from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier
 from kdqat_cli.tasks.text.rows import task_rows
+from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.texts import Text
 from tests.commands import environment, run
 
 
 @pytest.fixture(scope="module")
-def task(tiny_task: Path) -> Task:
-    return load_task(str(tiny_task / "tiny.yaml"))
+def task(tiny_task: Path) -> TextTask:
+    return load_text_task(str(tiny_task / "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
-def folder(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with student/ and packed/ of an untrained model."""
     return made(tmp_path_factory.mktemp("predict"), task, tiny_encoder)
 
 
 @pytest.fixture(scope="module")
-def paired(task: Task, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paired(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of a model for pairs of texts."""
     columns = task.columns.model_copy(update={"pair": "other"})
     return made(tmp_path_factory.mktemp("paired"), task.model_copy(update={"columns": columns}), tiny_encoder)
 
 
-def made(folder: Path, task: Task, tiny_encoder: Path) -> Path:
+def made(folder: Path, task: TextTask, tiny_encoder: Path) -> Path:
     model, tokenizer = load_encoder(str(tiny_encoder), task)
     save_classifier(model, tokenizer, folder / "teacher", Record(kind="teacher"))
     teacher = load_classifier(folder / "teacher")
@@ -59,7 +61,7 @@ def made(folder: Path, task: Task, tiny_encoder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["packed", "student"])
-def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, task: Task) -> None:
+def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, task: TextTask) -> None:
     loaded = load_classifier(folder / "student")
     rows = task_rows(task, "dev", None, loaded.tokenizer, task.max_length)
     logits = predict_logits(loaded.model, rows.rows, loaded.tokenizer).astype(np.float64)

@@ -13,8 +13,8 @@ import pytest
 
 from kdqat_cli.config import load_params, load_recipe, read_recipe, resolve
 from kdqat_cli.errors import KdqatError
-from kdqat_cli.tasks.data import load_split
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.data import load_split
 from tests.conftest import RATED, TASK
 
 FEW, MANY = 60, 2000  # mutations of each kind of file
@@ -84,7 +84,7 @@ def guarded() -> Iterator[None]:
 
 
 def read_task(path: Path) -> None:
-    task = load_task(str(path))
+    task = load_text_task(str(path))
     assert task.name == path.stem
     assert task.num_labels >= 1
 
@@ -101,7 +101,7 @@ def read_params(path: Path) -> None:
 
 
 def read_rows(path: Path) -> None:
-    task = load_task(str(path.with_name("tiny.yaml")))
+    task = load_text_task(str(path.with_name("tiny.yaml")))
     rows = load_split(task, "train")
     assert set(rows["label"]) <= {0, 1}
     assert all(isinstance(text, str) and text.strip() for column in ("text", "pair") for text in rows[column])

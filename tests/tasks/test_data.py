@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks.data import data_digest, load_split, resolve_data_dir
-from kdqat_cli.tasks.registry import Columns, Task, load_task, task_names
+from kdqat_cli.tasks.registry import load_text_task, task_names
+from kdqat_cli.tasks.sources import resolve_data_dir
+from kdqat_cli.tasks.text.data import data_digest, load_split
+from kdqat_cli.tasks.text.schema import Columns, TextTask
 
 MNLI_HEADER = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\t"
@@ -105,7 +107,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def mood(**changes: Any) -> Task:
+def mood(**changes: Any) -> TextTask:
     """A user's task over a file of sentences and moods."""
     fields = {
         "name": "mood",
@@ -116,7 +118,7 @@ def mood(**changes: Any) -> Task:
         "metric": "accuracy",
         "max_length": 32,
     }
-    return Task.model_validate(fields | changes)
+    return TextTask.model_validate(fields | changes)
 
 
 NESTED = {"columns": Columns(text="sentence", label="at.mood")}
@@ -126,7 +128,7 @@ SCORE = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
 @pytest.mark.parametrize("name", task_names())
 def test_published_layout(name: str, tmp_path: Path) -> None:
     files, content, expected = PUBLISHED[name]
-    task = load_task(name)
+    task = load_text_task(name)
     assert ["train", *task.splits] == list(files)
     for split, file in files.items():
         path = write(tmp_path / file, content)
@@ -152,7 +154,7 @@ def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_
         "columns: {text: sentence, label: mood}\nlabels: [sad, glad]\nquoting: true\n",
     )
     write(tmp_path / file, content)
-    rows = load_split(load_task(str(task_file)), "dev")
+    rows = load_split(load_text_task(str(task_file)), "dev")
     assert list(rows) == [{"text": "Sun,\nat last", "label": 1}, {"text": "Rain", "label": 0}]
 
 
@@ -326,7 +328,7 @@ def test_what_is_missing_is_named_with_its_fix(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(MissingInputError, match="no data folder gone"):
         load_split(mood(), "dev", Path("gone"))
     with pytest.raises(MissingInputError, match=r"Task movie: there is no movie/dev.tsv in assets/data\.") as caught:
-        load_split(load_task("movie"), "dev")
+        load_split(load_text_task("movie"), "dev")
     assert caught.value.fix == "kdqat fetch"
     with pytest.raises(MissingInputError, match=r"there is no dev.tsv in own, assets/data\.") as caught:
         load_split(mood(folder=Path("own")), "dev")
@@ -341,10 +343,11 @@ def test_no_hub_is_one_sentence_in_seconds(environment: dict[str, str], reason: 
     code = """
 import time, datasets
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks import data, registry
+from kdqat_cli.tasks import registry
+from kdqat_cli.tasks.text import data
 start = time.monotonic()
 try:
-    data.load_split(registry.load_task("rte"), "train")
+    data.load_split(registry.load_text_task("rte"), "train")
 except MissingInputError as error:
     assert time.monotonic() - start < 5
     print(error.sentence, error.fix, sep="|", end="")

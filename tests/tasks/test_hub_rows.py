@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks.data import load_split
-from kdqat_cli.tasks.registry import Columns, Hub
+from kdqat_cli.tasks.text.data import load_split
+from kdqat_cli.tasks.text.schema import Columns, Hub
 from tests.tasks.test_data import SCORE, mood
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.task import Task
 
 LABELS = np.array([1, 1, 1, 1, 1, 0, 0, 0])
 PREDICTIONS = np.array(

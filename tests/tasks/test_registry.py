@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from kdqat_cli.cli import app
 from kdqat_cli.config import Params, recipe_names, resolve
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.tasks.registry import check_keep_best, load_task, task_names, user_task_names
+from kdqat_cli.tasks.registry import load_text_task, task_names, user_task_names
+from kdqat_cli.tasks.task import check_keep_best
 from tests.recipes import training
 
 GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
@@ -37,7 +38,7 @@ def test_the_issue_s_tasks_are_packaged() -> None:
 
 @pytest.mark.parametrize("name", task_names())
 def test_every_shipped_file_loads(name: str) -> None:
-    task = load_task(name)
+    task = load_text_task(name)
     assert task.name == name
     assert task.folder is None
     assert task.splits[0] == "dev"
@@ -46,20 +47,20 @@ def test_every_shipped_file_loads(name: str) -> None:
 
 
 def test_what_the_paper_measures() -> None:
-    assert load_task("mnli").splits == ["dev", "mismatched"]
-    assert load_task("stsb").metrics == ["pearson", "spearman"]
-    assert load_task("klue-sts").metrics == ["pearson", "spearman"]
-    assert load_task("klue-tc").metrics == ["accuracy", "macro_f1"]
-    assert {name for name in task_names() if load_task(name).max_length == 64} == {"cola", "sst2", "movie"}
+    assert load_text_task("mnli").splits == ["dev", "mismatched"]
+    assert load_text_task("stsb").metrics == ["pearson", "spearman"]
+    assert load_text_task("klue-sts").metrics == ["pearson", "spearman"]
+    assert load_text_task("klue-tc").metrics == ["accuracy", "macro_f1"]
+    assert {name for name in task_names() if load_text_task(name).max_length == 64} == {"cola", "sst2", "movie"}
 
 
 def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
     for name in ("score", "accuracy", "f1"):
-        check_keep_best(load_task("mrpc"), "student", training(keep_best=name))
+        check_keep_best(load_text_task("mrpc"), "student", training(keep_best=name))
     with pytest.raises(
         ConfigError, match=r"student\.keep_best is accuracy, but task cola reports score, matthews"
     ) as told:
-        check_keep_best(load_task("cola"), "student", training(keep_best="accuracy"))
+        check_keep_best(load_text_task("cola"), "student", training(keep_best="accuracy"))
     assert told.value.fix == "--set student.keep_best=score"
 
 
@@ -67,16 +68,18 @@ def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
 def test_the_recipes_keep_the_best_by_metrics_of_their_tasks(recipe: str) -> None:
     for name in task_names():
         settings = resolve(name, Params(), recipe)
-        check_keep_best(load_task(name), "teacher", settings.teacher)
-        check_keep_best(load_task(name), "student", settings.student)
+        check_keep_best(load_text_task(name), "teacher", settings.teacher)
+        check_keep_best(load_text_task(name), "student", settings.student)
 
 
 def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "tasks" / "mood.yaml", MOOD)
-    assert load_task("mood").folder == Path("tasks")
-    assert load_task(str(path)).folder == path.parent
-    assert load_task("mood").model_dump() == load_task(str(path)).model_dump(), "where a task lies is not part of it"
+    assert load_text_task("mood").folder == Path("tasks")
+    assert load_text_task(str(path)).folder == path.parent
+    assert load_text_task("mood").model_dump() == load_text_task(str(path)).model_dump(), (
+        "where a task lies is not part of it"
+    )
 
 
 def test_a_name_of_two_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,16 +88,16 @@ def test_a_name_of_two_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path = write(tmp_path / "tasks" / "rte.yaml", MOOD.replace("name: mood", "name: rte"))
     sentence = r"^Two tasks are called rte: a packaged task and tasks/rte\.yaml\.$"
     with pytest.raises(ConfigError, match=sentence) as caught:
-        load_task("rte")
+        load_text_task("rte")
     assert caught.value.fix == "rename yours (file and name), or --task tasks/rte.yaml"
-    assert load_task("tasks/rte.yaml").title == load_task(str(path)).title == "Mood of a sentence"
+    assert load_text_task("tasks/rte.yaml").title == load_text_task(str(path)).title == "Mood of a sentence"
     for command in (["ls", "tasks"], ["validate"], ["finetune-teacher", "--task", "rte"]):
         done = CliRunner().invoke(app, command)
         assert (done.exit_code, "Two tasks are called rte" in done.stderr) == (2, True), command
     write(tmp_path / "tasks" / "mood.yaml", MOOD)
     write(tmp_path / "tasks" / "mood.yml", MOOD)
     with pytest.raises(ConfigError, match=r"called mood: tasks/mood\.yaml and tasks/mood\.yml"):
-        load_task("mood")
+        load_text_task("mood")
 
 
 def test_both_endings_of_yaml_and_no_hidden_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +106,7 @@ def test_both_endings_of_yaml_and_no_hidden_files(tmp_path: Path, monkeypatch: p
     for other in ("._mood.yml", ".mood.yaml", "mood.yaml~", "notes.txt"):
         write(tmp_path / "tasks" / other, "none of ours")
     assert user_task_names() == ["mood"]
-    assert load_task("mood").folder == Path("tasks")
+    assert load_text_task("mood").folder == Path("tasks")
 
 
 def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +114,10 @@ def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "tasks" / "moods.yaml", MOOD)
     for wrong, close in [("rt", "rte"), ("mood", "moods"), ("klue_tc", "klue-tc")]:
         with pytest.raises(ConfigError, match=f"no task '{wrong}'; did you mean .*{close}") as caught:
-            load_task(wrong)
+            load_text_task(wrong)
         assert caught.value.fix == "kdqat ls tasks"
     with pytest.raises(MissingInputError, match=r"no file gone\.yaml"):
-        load_task("gone.yaml")
+        load_text_task("gone.yaml")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_a_wrong_task_file_is_refused(tmp_path: Path, old: str, new: str, senten
     assert old in MOOD
     path = write(tmp_path / "mood.yaml", MOOD.replace(old, new))
     with pytest.raises(ConfigError) as caught:
-        load_task(str(path))
+        load_text_task(str(path))
     assert f"{path}: " in caught.value.sentence
     assert sentence in caught.value.sentence
 
@@ -160,13 +163,13 @@ def test_a_wrong_task_file_is_refused(tmp_path: Path, old: str, new: str, senten
 def test_all_errors_come_at_once(tmp_path: Path) -> None:
     text = MOOD.replace("[sad, glad]", "[sad, sad]").replace("dev.csv", "dev.parquet").replace("accuracy", "pearson")
     with pytest.raises(ConfigError) as caught:
-        load_task(str(write(tmp_path / "mood.yaml", text)))
+        load_text_task(str(write(tmp_path / "mood.yaml", text)))
     assert len(caught.value.sentence.splitlines()) == 3
 
 
 def test_tasks_import_nothing_heavy() -> None:
     code = """
-import sys, kdqat_cli.tasks.registry, kdqat_cli.tasks.data
+import sys, kdqat_cli.tasks.registry, kdqat_cli.tasks.text.data
 assert not {"torch", "transformers", "datasets"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)

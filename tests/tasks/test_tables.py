@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks.data import load_split
-from kdqat_cli.tasks.registry import Columns
+from kdqat_cli.tasks.text.data import load_split
+from kdqat_cli.tasks.text.schema import Columns
 from tests.tasks.test_data import mood
 
 # Six rows. Read with quotes that enclose cells, the first would take in the next three.

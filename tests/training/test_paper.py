@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from kdqat_cli.config import Params, Settings, resolve
-from kdqat_cli.quantizers.layers import QuantizedLinear, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedLinear
+from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import BY_LENGTH, Batches, read_record
 from kdqat_cli.stages.distill import distill
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.quantize import quantize
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.inference import predict_logits
 from kdqat_cli.tasks.text.models import Classifier, load_classifier
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.training.optimizers import BertAdam
 
 STEPS, EVERY = 25, 10  # 200 rows in batches of 8
@@ -27,8 +29,8 @@ FILES = ("model/model.safetensors", "model/kdqat.json", "history.csv")
 
 
 @pytest.fixture(scope="module")
-def task(rated_task: Path) -> Task:
-    return load_task(str(rated_task / "rated.yaml"))
+def task(rated_task: Path) -> TextTask:
+    return load_text_task(str(rated_task / "rated.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,9 @@ def settings() -> Settings:
     return resolve("rated", Params(), recipe="paper", options={"student": student})
 
 
-def trained(task: Task, teacher: Path, settings: Settings, out: Path, seed: int = 1, stop: int = 0) -> dict[str, Any]:
+def trained(
+    task: TextTask, teacher: Path, settings: Settings, out: Path, seed: int = 1, stop: int = 0
+) -> dict[str, Any]:
     """Distils; at step `stop` its user has enough. `first` is the first step that was taken."""
     steps: list[int] = []
 
@@ -52,7 +56,7 @@ def trained(task: Task, teacher: Path, settings: Settings, out: Path, seed: int 
 
 @pytest.fixture(scope="module")
 def student(
-    task: Task, settings: Settings, rated_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+    task: TextTask, settings: Settings, rated_teacher: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of a student, and what `distill` said of it."""
     out = tmp_path_factory.mktemp("paper") / "student"
@@ -66,11 +70,11 @@ def packed(student: tuple[Path, dict[str, Any]]) -> Path:
     return out
 
 
-def dev_rows(task: Task, loaded: Classifier, batches: Batches) -> TaskRows:
+def dev_rows(task: TextTask, loaded: Classifier, batches: Batches) -> TaskRows:
     return task_rows(task, "dev", None, loaded.tokenizer, loaded.record.row_length, batches)
 
 
-def test_it_is_evaluated_as_it_was_scored(task: Task, student: tuple[Path, dict[str, Any]]) -> None:
+def test_it_is_evaluated_as_it_was_scored(task: TextTask, student: tuple[Path, dict[str, Any]]) -> None:
     """To the last digit; in any other batches it scores otherwise."""
     folder, told = student
     loaded = load_classifier(folder)
@@ -96,7 +100,7 @@ def test_its_best_step_is_kept(student: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_before_any_training_it_is_scored_in_the_same_batches(
-    task: Task, settings: Settings, rated_teacher: Path, tmp_path: Path
+    task: TextTask, settings: Settings, rated_teacher: Path, tmp_path: Path
 ) -> None:
     told = quantize(task, str(rated_teacher), settings, None, tmp_path)
     assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
@@ -104,7 +108,7 @@ def test_before_any_training_it_is_scored_in_the_same_batches(
     assert dev_rows(task, loaded, BY_LENGTH).score(loaded.model)["score"] != told["score"]
 
 
-def test_a_plain_student_is_scored_in_batches_by_length(task: Task, rated_teacher: Path, tmp_path: Path) -> None:
+def test_a_plain_student_is_scored_in_batches_by_length(task: TextTask, rated_teacher: Path, tmp_path: Path) -> None:
     clean = resolve("rated", Params())
     told = quantize(task, str(rated_teacher), clean, None, tmp_path)
     loaded = load_classifier(tmp_path)
@@ -114,7 +118,9 @@ def test_a_plain_student_is_scored_in_batches_by_length(task: Task, rated_teache
     assert read_record(older, "a record").batches == BY_LENGTH, "what was made before batches were recorded"
 
 
-def test_its_packed_form_has_one_scale_a_token(task: Task, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
+def test_its_packed_form_has_one_scale_a_token(
+    task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path
+) -> None:
     """What is served must not depend on batch mates."""
     source, loaded = load_classifier(student[0]), load_classifier(packed)
     assert loaded.record.kind == "packed"
@@ -138,14 +144,14 @@ def test_its_packed_form_has_one_scale_a_token(task: Task, student: tuple[Path, 
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
 
 
-def test_its_packed_form_is_scored_near_it(task: Task, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
+def test_its_packed_form_is_scored_near_it(task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
     score = evaluate(task, str(packed), None, None)["score"]
     assert score != student[1]["score"]
     assert score == pytest.approx(student[1]["score"], abs=5)
 
 
 def test_the_same_seed_gives_the_same_bits(
-    task: Task, settings: Settings, rated_teacher: Path, student: tuple[Path, dict[str, Any]], tmp_path: Path
+    task: TextTask, settings: Settings, rated_teacher: Path, student: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     again = trained(task, rated_teacher, settings, tmp_path / "again")
     told = student[1]
@@ -157,7 +163,7 @@ def test_the_same_seed_gives_the_same_bits(
 
 
 def test_a_stopped_training_continues_to_the_same_bits(
-    task: Task, settings: Settings, rated_teacher: Path, student: tuple[Path, dict[str, Any]], tmp_path: Path
+    task: TextTask, settings: Settings, rated_teacher: Path, student: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     """With the moments of BERT's Adam, the rate and the order of rows that it had."""
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from kdqat_cli.distillation.objective import OnLabels
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import Loop
@@ -29,7 +29,7 @@ class KilledError(BaseException):
 @pytest.fixture(scope="module")
 def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
     """40 of them: an epoch has 5 steps."""
-    task = load_task(str(rated_task / "rated.yaml"))
+    task = load_text_task(str(rated_task / "rated.yaml"))
     loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
     return TaskRows(task, loaded.rows.select(range(40)), loaded.tokenizer, loaded.digest, loaded.batches, LENGTH)
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.objective import OnLabels
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import Loop
@@ -63,7 +63,7 @@ def watch(model: PreTrainedModel) -> Iterator[Watched]:
 @pytest.fixture(scope="module")
 def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
     """As many different rows as ROWS."""
-    task = load_task(str(rated_task / "rated.yaml"))
+    task = load_text_task(str(rated_task / "rated.yaml"))
     loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
     first = loaded.rows.select(range(ROWS))
     assert len({tuple(ids) for ids in first["input_ids"]}) == ROWS

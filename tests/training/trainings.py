@@ -21,7 +21,7 @@ from kdqat_cli.distillation.objective import Objective, OnLabels, OnTeacher
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.parallel.launch import launch
-from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import Loop
@@ -41,7 +41,7 @@ NAMES = ["teacher", *DISTILLATIONS]
 def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, Any]:
     """The history of a training, and what is left of it: weights, dev metrics, and the next draw of dropout."""
     torch.set_num_threads(1)
-    task, tokenizer = load_task(str(tasks / "rated.yaml")), AutoTokenizer.from_pretrained(encoder)
+    task, tokenizer = load_text_task(str(tasks / "rated.yaml")), AutoTokenizer.from_pretrained(encoder)
     all_rows = task_rows(task, "train", None, tokenizer, LENGTH)
     rows = TaskRows(task, all_rows.rows.select(range(ROWS)), tokenizer, all_rows.digest, all_rows.batches, LENGTH)
     set_seed(0)

@@ -20,7 +20,8 @@ from kdqat_cli.networks.parts import require_encoder
 from kdqat_cli.packing.checkpoint import PackedCheckpoint
 from kdqat_cli.packing.hf_model import empty_model, fill
 from kdqat_cli.quantizers.activations import ActivationQuantizer
-from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear, quantized_layers
+from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
+from kdqat_cli.quantizers.parameters import quantized_layers
 
 
 def gpu() -> torch.device:

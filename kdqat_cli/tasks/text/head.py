@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.tasks.labels import plain
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.task import Task
 
 
 def label_config(task: Task) -> dict[str, Any]:

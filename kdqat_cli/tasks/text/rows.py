@@ -13,10 +13,10 @@ from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
-from kdqat_cli.tasks.data import data_digest, load_split
 from kdqat_cli.tasks.metrics import compute_metrics
-from kdqat_cli.tasks.registry import Task
+from kdqat_cli.tasks.text.data import data_digest, load_split
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
+from kdqat_cli.tasks.text.schema import TextTask
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TaskRows:
         max_length: tokens that they were cut to.
     """
 
-    task: Task
+    task: TextTask
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
     digest: str
@@ -54,12 +54,15 @@ class TaskRows:
         """Tokens of each row."""
         return list(self.rows["length"])
 
-    def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], Any]:
-        """Puts rows together to inputs (B, L) by name, padded to the longest of them or to `max_length`."""
-        collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(
-            self.tokenizer, padding=padding, max_length=self.max_length
-        )
-        return collator
+    def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """Puts rows together, padded to the longest of them or to `max_length`; see `Rows` in tasks/kind.py."""
+        padded = DataCollatorWithPadding(self.tokenizer, padding=padding, max_length=self.max_length)
+
+        def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            inputs = dict(padded(rows))
+            return inputs | {"counted": inputs["attention_mask"]}
+
+        return batch
 
     def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
@@ -68,7 +71,7 @@ class TaskRows:
 
 
 def row_length(
-    task: Task, tokenizer: PreTrainedTokenizerBase, wanted: int | None, option: str = "--max-length "
+    task: TextTask, tokenizer: PreTrainedTokenizerBase, wanted: int | None, option: str = "--max-length "
 ) -> int:
     """Tokens that rows are cut to: what is wanted, else the task's own length as far as the encoder reads.
 
@@ -96,7 +99,7 @@ def row_length(
 
 
 def task_rows(
-    task: Task,
+    task: TextTask,
     split: str,
     data_dir: Path | None,
     tokenizer: PreTrainedTokenizerBase,

@@ -21,24 +21,16 @@ from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.t5_model import T5EncoderForSequenceClassification
 from kdqat_cli.packing.checkpoint import FILE_NAME
-from kdqat_cli.quantizers.layers import freeze, quantized_layers
+from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.record import Inputs, Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.store.places import EMBEDDED
 from kdqat_cli.store.writing import write_json
-from kdqat_cli.tasks.registry import load_task
-from kdqat_cli.tasks.text.models import (
-    load_classifier,
-    load_encoder,
-    load_teacher,
-    recorded,
-    recorded_task,
-    save_classifier,
-    size_figures,
-    student_record,
-    task_file,
-)
+from kdqat_cli.tasks.models import load_teacher, student_record
+from kdqat_cli.tasks.records import recorded, recorded_task, size_figures, task_file
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
 from tests.recipes import quantization
 from tests.stages.classifiers import THREE, logits, name_labels, task_with
@@ -71,7 +63,7 @@ def packed(ternary: Path, tmp_path: Path) -> Path:
 
 class TestLoadEncoder:
     def test_the_head_is_the_task_s(self, tiny_encoder: Path, tiny_task: Path) -> None:
-        task = load_task(str(tiny_task / "tiny.yaml"))
+        task = load_text_task(str(tiny_task / "tiny.yaml"))
         model, tokenizer = load_encoder(str(tiny_encoder), task)
         assert classifier_of(model).out_features == 2
         assert model.config.id2label == {0: "sad", 1: "glad"}
@@ -271,16 +263,16 @@ class TestOwnTask:
     @pytest.mark.parametrize("ending", [".yaml", ".yml"])
     def test_a_file_in_the_working_folder_is_recorded_relative_to_it(self, work: Path, ending: str) -> None:
         (work / "data" / "tiny.yaml").rename(work / "data" / f"tiny{ending}")
-        assert task_file(load_task(f"./data/tiny{ending}")) == f"data/tiny{ending}"
-        assert task_file(load_task(str(work / "data" / f"tiny{ending}"))) == f"data/tiny{ending}"
+        assert task_file(load_text_task(f"./data/tiny{ending}")) == f"data/tiny{ending}"
+        assert task_file(load_text_task(str(work / "data" / f"tiny{ending}"))) == f"data/tiny{ending}"
 
     def test_a_file_elsewhere_is_recorded_as_it_is(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (work / "other").mkdir()
         monkeypatch.chdir(work / "other")
-        assert task_file(load_task("../data/tiny.yaml")) == str((work / "data" / "tiny.yaml").resolve())
+        assert task_file(load_text_task("../data/tiny.yaml")) == str((work / "data" / "tiny.yaml").resolve())
 
     def test_a_packaged_task_has_no_file(self) -> None:
-        assert task_file(load_task("rte")) is None
+        assert task_file(load_text_task("rte")) is None
 
     def test_a_teacher_s_record_has_it(self, rated_teacher: Path, rated_task: Path) -> None:
         assert recorded(rated_teacher).inputs == Inputs(names=["input_ids", "attention_mask", "token_type_ids"])
@@ -291,7 +283,7 @@ class TestOwnTask:
         (work / "model").mkdir()
         write_json(work / "model" / ABOUT, record.to_json())
         assert recorded_task("model") == "data/tiny.yaml"
-        assert load_task(recorded_task("model") or "").folder == Path("data")
+        assert load_text_task(recorded_task("model") or "").folder == Path("data")
         (work / "data" / "tiny.yaml").unlink()
         with pytest.raises(
             MissingInputError, match=r"model was made for the task data/tiny.yaml, which is not"
@@ -339,5 +331,5 @@ def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder:
     )
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
     with pytest.raises(MissingInputError, match="contains custom code"):
-        load_encoder(str(folder), load_task(str(tiny_task / "tiny.yaml")))
+        load_encoder(str(folder), load_text_task(str(tiny_task / "tiny.yaml")))
     assert not (tmp_path / "ran").exists()

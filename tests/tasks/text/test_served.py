@@ -12,14 +12,16 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from kdqat_cli.config import load_recipe
 from kdqat_cli.native.library import kernels
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.predict import open_model
-from kdqat_cli.tasks.registry import Task, load_task
+from kdqat_cli.tasks.models import student_record
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.inference import predict_logits
-from kdqat_cli.tasks.text.models import load_classifier, save_classifier, student_record
+from kdqat_cli.tasks.text.models import load_classifier, save_classifier
 from kdqat_cli.tasks.text.rows import task_rows
+from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.texts import Text
 from tests.tokenizers import KINDS, WORDS
 
@@ -53,7 +55,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[st
     return folder, rows
 
 
-def packed(folder: Path, tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
+def packed(folder: Path, tokenizer: PreTrainedTokenizerFast, task: TextTask) -> None:
     """Writes student/ and packed/ of a BERT with random weights, in which token types count."""
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -100,7 +102,7 @@ def test_served_logits_are_those_that_were_scored(
         cls_token="[CLS]",
         sep_token="[SEP]",
     )
-    task = load_task(str(texts[0] / ("paired.yaml" if pairs else "single.yaml")))
+    task = load_text_task(str(texts[0] / ("paired.yaml" if pairs else "single.yaml")))
     packed(tmp_path, tokenizer, task)
     student = load_classifier(tmp_path / "student")
     rows = task_rows(task, "dev", None, student.tokenizer, student.record.row_length)

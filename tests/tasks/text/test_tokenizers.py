@@ -16,7 +16,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.loading import Source, load_config
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.layers import freeze
+from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Batches, Inputs
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
 from kdqat_cli.tasks.text.models import load_classifier, load_encoder

@@ -6,7 +6,6 @@ order of the task's labels, or a number. A wrong row is refused with its file an
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,13 @@ from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import is_there, lines, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
-from kdqat_cli.tasks.registry import Columns, Hub, Task
-from kdqat_cli.tasks.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, records
+from kdqat_cli.tasks.sources import data_folders
+from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
+from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ASSETS = Path("assets")
-"""Where `kdqat fetch` puts the embedded encoder and data."""
-DATA_DIR_VARIABLE = "KDQAT_DATA_DIR"
 LARGEST_JSON = 2**28
 """Bytes of a .json file, which is read as a whole; a .jsonl file is read row by row, and may have any size."""
 _TWICE = object()  # stands for the value of a JSON key that an object has twice
@@ -42,13 +39,7 @@ class _Row(NamedTuple):
     """Whether its label is a class name for sure, and never an index."""
 
 
-def resolve_data_dir(option: str | None, params_value: str | None) -> Path | None:
-    """The folder of the user's data: the option, else the variable KDQAT_DATA_DIR, else the value of params.yaml."""
-    value = option or os.environ.get(DATA_DIR_VARIABLE) or params_value
-    return Path(os.path.expanduser(value)) if value else None  # pathlib's raises for an unknown user
-
-
-def load_split(task: Task, split: str, data_dir: Path | None = None) -> "Dataset":
+def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dataset":
     """The rows of one split, with the columns text, pair (only of tasks with pairs) and label.
 
     The first that has the split is read: `data_dir`, the folder of a user's task file, what `kdqat fetch` brought,
@@ -62,9 +53,7 @@ def load_split(task: Task, split: str, data_dir: Path | None = None) -> "Dataset
     Raises:
         MissingInputError: no such folder, no source has the split, a file cannot be read, or a row is wrong.
     """
-    if data_dir is not None and not (is_there(data_dir) and data_dir.is_dir()):
-        raise MissingInputError(f"There is no data folder {data_dir}.", fix="--data-dir FOLDER")
-    folders = [folder for folder in (data_dir, task.folder, ASSETS / "data") if folder is not None]
+    folders = data_folders(task, data_dir)
     file = task.files.get(split)
     for folder in folders:
         if file and is_there(folder / file):  # of whatever kind: what cannot be read is told, not passed over
@@ -93,7 +82,7 @@ def data_digest(dataset: "Dataset") -> str:
     return digest.hexdigest()
 
 
-def _checked(task: Task, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
+def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
     from datasets import Dataset, DatasetInfo
 
     known = Labels(task.labels, task.range)
@@ -156,7 +145,7 @@ def _label(row: _Row, column: str, known: Labels) -> int | float:
     return label
 
 
-def _read_file(path: Path, task: Task) -> Iterator[_Row]:
+def _read_file(path: Path, task: TextTask) -> Iterator[_Row]:
     if path.suffix == ".json":
         return _read_json(path)
     if path.suffix == ".jsonl":
@@ -164,7 +153,7 @@ def _read_file(path: Path, task: Task) -> Iterator[_Row]:
     return _read_table(path, task)
 
 
-def _read_table(path: Path, task: Task) -> Iterator[_Row]:
+def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
     table = records(path, task.quoting)
     header = task.header
     if header is None:

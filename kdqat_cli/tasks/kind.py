@@ -1,0 +1,154 @@
+"""What a kind of task gives the stages: its models, and its rows as these models read them.
+
+A stage knows no more of a kind than this. A network of any kind is a model of transformers (`PreTrainedModel`: it has
+a configuration, saves and loads itself) that is called with a batch's inputs by name and returns an object with
+`logits`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import PaddingName, Training
+from kdqat_cli.record import Record
+
+
+class Loaded(Protocol):
+    """A model, with what reads its inputs.
+
+    Attributes:
+        model: in eval mode, FP32, on the GPU where there is one.
+        weights: the file of its weights; None where they are not one local file.
+        record: what the stage that made it recorded; of kind `plain` where none of ours made it.
+    """
+
+    model: PreTrainedModel
+    weights: Path | None
+    record: Record
+
+
+class Rows(Protocol):
+    """One split of a task, as a model reads it."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the rows; equal for equal rows, wherever they were read from."""
+
+    @property
+    def labels(self) -> Any:
+        """The gold labels (rows,)."""
+
+    @property
+    def examples(self) -> Any:
+        """A dataset that gives a row at an index, and has a length."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """What a row costs, tokens for example; rows of similar length are batched together."""
+
+    def collate(self, padding: PaddingName) -> Callable[[list[Any]], dict[str, Any]]:
+        """What puts rows of a training together to a batch.
+
+        A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding.
+        """
+
+    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+        """A model's metrics on these rows, in percent; `score` is the headline.
+
+        Args:
+            model: in training mode or not; it is left as it was.
+            engine: of the same model's packed file, on a GPU; None: the kind chooses what computes.
+        """
+
+
+class Kind(Protocol):
+    """One kind of task."""
+
+    def inputs(self, source: str) -> dict[str, str]:
+        """What `new` reads: what it is → its folder or hub id."""
+
+    def new(self, task: Any, source: str) -> Loaded:
+        """A model to be trained on a task; its record holds no more than the digests of what it was made from.
+
+        Args:
+            task: of this kind.
+            source: what the model begins with, as the user names it.
+
+        Raises:
+            ConfigError: the kind does not take such a source.
+            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+        """
+
+    def load(self, source: str, fix: str | None = None) -> Loaded:
+        """A model that was trained.
+
+        Args:
+            source: folder, packed file or hub id.
+            fix: the command that makes the folder, for the error.
+
+        Raises:
+            ConfigError: it is none that the kind takes.
+            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+        """
+
+    def align(self, loaded: Any, task: Any, name: str) -> None:
+        """Brings a model's outputs into the order of the task's labels.
+
+        Args:
+            loaded: changed in place.
+            task: whose order is wanted.
+            name: what the error calls the model.
+
+        Raises:
+            ConfigError: its outputs are not the task's labels.
+        """
+
+    def reading(self, loaded: Any, task: Any, training: Training, section: Literal["teacher", "student"]) -> Record:
+        """How a model that is trained reads the task's rows: what the record of the result says of it.
+
+        Args:
+            loaded: the model, or the one that it is a copy of.
+            task: what it is trained on.
+            training: how.
+            section: of the settings, where `training` stands; for errors.
+
+        Raises:
+            ConfigError: the model cannot read rows so.
+        """
+
+    def as_recorded(self, loaded: Any, task: Any, max_length: int | None) -> Record:
+        """How a trained model reads a task's rows: as it was trained, but for what the user asks for.
+
+        Args:
+            loaded: the model.
+            task: what it is scored on.
+            max_length: the option `--max-length`, or None.
+
+        Raises:
+            ConfigError: the model cannot read rows so.
+        """
+
+    def rows(self, task: Any, split: str, data_dir: Path | None, loaded: Any, record: Record) -> Rows:
+        """One split of a task.
+
+        Args:
+            task: of this kind.
+            split: `train`, `dev`, or another that the task names.
+            data_dir: folder of local task data, or None.
+            loaded: the model that reads them.
+            record: from `reading` or `as_recorded`.
+
+        Raises:
+            MissingInputError: no source has the split, or a row is wrong.
+        """
+
+    def save(self, loaded: Any, folder: Path, record: Record) -> None:
+        """Writes the model, a student's codes, what reads its inputs, and the record.
+
+        Args:
+            loaded: the model.
+            folder: takes the files; it need not be there.
+            record: of the result.
+        """

@@ -1,0 +1,73 @@
+"""Models for a task of any kind, loaded and checked."""
+
+from kdqat_cli.config import Settings
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.record import Kind, Record
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.places import teacher_folder
+from kdqat_cli.store.run import versions
+from kdqat_cli.tasks.kind import Loaded
+from kdqat_cli.tasks.records import recorded, refuse_quantized
+from kdqat_cli.tasks.registry import kind_of
+from kdqat_cli.tasks.task import Task
+
+
+def load_model(source: str, task: Task, name: str, fix: str | None = None) -> Loaded:
+    """A trained model, its outputs in the order of a task's labels.
+
+    Args:
+        source: folder, packed file or hub id.
+        task: what it is for.
+        name: what errors call it.
+        fix: the command that makes the folder, for the error.
+
+    Raises:
+        ConfigError: its outputs are not the task's labels, it reads another kind of rows, or kdqat does not take it.
+        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+    """
+    record = recorded(source)
+    if record.kind != "plain" and record.rows_kind != task.kind:
+        raise ConfigError(
+            f"{name} reads rows of the kind {record.rows_kind}, but task {task.name} has rows of the kind {task.kind}.",
+            f"kdqat finetune-teacher --task {task.name}",
+        )
+    kind = kind_of(task)
+    loaded = kind.load(source, fix)
+    kind.align(loaded, task, name)
+    return loaded
+
+
+def load_teacher(teacher: str, task: Task) -> Loaded:
+    """A model to learn from, its labels in the task's order.
+
+    Args:
+        teacher: folder or hub id.
+        task: what it must have been trained on.
+
+    Raises:
+        ConfigError: it is a student, or what `load_model` refuses.
+        MissingInputError: see `load_model`.
+    """
+    refuse_quantized(teacher, teacher, "a teacher", f"--teacher {teacher_folder(task.name)}")
+    return load_model(teacher, task, f"The teacher {teacher}", f"kdqat finetune-teacher --task {task.name}")
+
+
+def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) -> Record:
+    """What is recorded of a quantised copy of a teacher.
+
+    Args:
+        kind: `ternary` or `student`.
+        task: what it is for.
+        teacher: the model that is copied.
+        settings: of which `quantization` is recorded, and of `student` how rows are read.
+
+    Raises:
+        ConfigError: the model cannot read rows so.
+    """
+    made = {
+        "kind": kind,
+        "quantization": settings.quantization,
+        "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
+        "versions": versions(),
+    }
+    return kind_of(task).reading(teacher, task, settings.student, "student").model_copy(update=made)

@@ -1,0 +1,29 @@
+"""Where the rows of a task lie."""
+
+import os
+from pathlib import Path
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import is_there
+from kdqat_cli.tasks.task import Task
+
+ASSETS = Path("assets")
+"""Where `kdqat fetch` puts the embedded encoder and data."""
+DATA_DIR_VARIABLE = "KDQAT_DATA_DIR"
+
+
+def resolve_data_dir(option: str | None, params_value: str | None) -> Path | None:
+    """The folder of the user's data: the option, else the variable KDQAT_DATA_DIR, else the value of params.yaml."""
+    value = option or os.environ.get(DATA_DIR_VARIABLE) or params_value
+    return Path(os.path.expanduser(value)) if value else None  # pathlib's raises for an unknown user
+
+
+def data_folders(task: Task, data_dir: Path | None) -> list[Path]:
+    """The folders in which a task's files are looked for: the user's, the task file's own, what `fetch` brought.
+
+    Raises:
+        MissingInputError: there is no folder `data_dir`.
+    """
+    if data_dir is not None and not (is_there(data_dir) and data_dir.is_dir()):
+        raise MissingInputError(f"There is no data folder {data_dir}.", fix="--data-dir FOLDER")
+    return [folder for folder in (data_dir, task.folder, ASSETS / "data") if folder is not None]

@@ -1,0 +1,109 @@
+"""A task as data: what every kind of task has in its YAML file.
+
+A task file says where rows come from, what the labels are, and which metric is the headline. What a kind has beside
+that stands in its own schema (text/schema.py, image/schema.py).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from kdqat_cli.config import MetricName, Section, Training
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.tasks.labels import plain
+
+SUFFIXES = (".yaml", ".yml")
+CORRELATIONS = {"pearson", "spearman"}
+
+
+class Task(Section):
+    """One task, as its YAML file tells it; the base of every kind's schema."""
+
+    kind: str = "text"
+    """What a row is: text, or another kind that `registry.py` knows."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """The task's name: that of its file."""
+    title: str
+    """What the task is, in one line."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
+    counted from 0."""
+    range: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    """Smallest and largest label of a regression task."""
+    metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
+    """The headline score; with a plus, the mean of the two."""
+    also: list[MetricName] = Field(default_factory=list)
+    """Metrics that are reported beside the headline."""
+    folder: Path | None = Field(default=None, exclude=True)
+    """Folder of a user's task file; set by load_task, never in the file."""
+
+    @property
+    def file(self) -> Path | None:
+        """A user's task file, where it is there; None: the task is packaged."""
+        files = [self.folder / f"{self.name}{ending}" for ending in SUFFIXES] if self.folder else []
+        return next((path for path in files if path.is_file()), None)
+
+    @property
+    def regression(self) -> bool:
+        """Whether the label is a number rather than a class."""
+        return self.range is not None
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the model: one per class, or 1 for regression."""
+        return len(self.labels) if self.labels else 1
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits to evaluate on: dev, then any others."""
+        return ["dev"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, the headline's first."""
+        return list(dict.fromkeys([*self.metric.split("+"), *self.also]))
+
+    @property
+    def row(self) -> dict[str, object]:
+        """What `kdqat ls tasks` shows of a row: its size, and the file of dev."""
+        return {"size": "-", "files": "-"}
+
+    def faults(self) -> list[str]:
+        """What the types alone do not tell of a task file, one sentence each."""
+        faults = []
+        if (self.labels is None) == (self.range is None):
+            faults.append("exactly one of labels (classification) and range (regression) must be given.")
+        names = [plain(label) for label in self.labels or []]
+        if len(set(names)) < len(names):
+            faults.append("labels: a name stands twice.")
+        if "" in names:
+            faults.append("labels: a name is empty.")
+        if self.range and not self.range[0] < self.range[1]:
+            faults.append("range: the smallest label must come first.")
+        for metric in self.metrics:
+            if (metric in CORRELATIONS) != self.regression:
+                kind = "regression" if self.regression else "classification"
+                faults.append(f"metric: {metric} does not fit a {kind}.")
+            if metric == "f1" and self.num_labels > 2:
+                faults.append("metric: f1 needs two labels; macro_f1 takes more.")
+        return faults
+
+
+def check_keep_best(task: Task, section: str, training: Training) -> None:
+    """Refuses a training that keeps its best model by a metric that the task does not report.
+
+    Args:
+        task: the task.
+        section: of the settings, `teacher` or `student`; for the message.
+        training: that section.
+
+    Raises:
+        ConfigError: the task does not report the metric.
+    """
+    reported = ["score", *task.metrics]
+    if training.keep_best not in reported:
+        raise ConfigError(
+            f"{section}.keep_best is {training.keep_best}, but task {task.name} reports {', '.join(reported)}.",
+            f"--set {section}.keep_best=score",
+        )

@@ -1,0 +1,80 @@
+"""Text as a kind of task: see `Kind` in tasks/kind.py."""
+
+from pathlib import Path
+from typing import Literal
+
+from kdqat_cli.config import Training
+from kdqat_cli.record import BY_LENGTH, Batches, Record
+from kdqat_cli.tasks.records import task_file
+from kdqat_cli.tasks.text.head import align_labels
+from kdqat_cli.tasks.text.models import (
+    Classifier,
+    encoder_digest,
+    encoder_location,
+    load_classifier,
+    load_encoder,
+    save_classifier,
+)
+from kdqat_cli.tasks.text.reader import inputs_of
+from kdqat_cli.tasks.text.rows import TaskRows, row_length, task_rows
+from kdqat_cli.tasks.text.schema import TextTask
+
+
+class Text:
+    """Texts, or pairs of texts, that encoders of transformers read through a tokenizer."""
+
+    def inputs(self, source: str) -> dict[str, str]:
+        """The encoder."""
+        return {"encoder": encoder_location(source)}
+
+    def new(self, task: TextTask, source: str) -> Classifier:
+        """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
+        model, tokenizer = load_encoder(source, task)
+        return Classifier(model, tokenizer, None, Record(sources={"encoder": encoder_digest(source)}))
+
+    def load(self, source: str, fix: str | None = None) -> Classifier:
+        """A classifier."""
+        return load_classifier(source, fix)
+
+    def align(self, loaded: Classifier, task: TextTask, name: str) -> None:
+        """Reorders the rows of the head."""
+        align_labels(loaded.model, task, name)
+
+    def reading(
+        self, loaded: Classifier, task: TextTask, training: Training, section: Literal["teacher", "student"]
+    ) -> Record:
+        """Length in tokens, inputs, and how rows are put together."""
+        option = "--max-length " if section == "teacher" else "--set student.max_length="
+        max_length = row_length(task, loaded.tokenizer, training.max_length, option)
+        # Where a batch shares a scale, a student's score belongs to one way of making batches: the training's.
+        fixed = section == "student" and training.padding == "max_length"
+        batches = Batches(size=training.batch_size, pad_to=max_length) if fixed else BY_LENGTH
+        return Record(
+            task=task.name,
+            task_file=task_file(task),
+            labels=task.labels,
+            pairs=task.pairs,
+            max_length=max_length,
+            inputs=inputs_of(loaded.tokenizer),
+            batches=batches.model_copy(update={"keeps_more": training.keeps_more}),
+        )
+
+    def as_recorded(self, loaded: Classifier, task: TextTask, max_length: int | None) -> Record:
+        """Rows are cut to `max_length`, else to what is recorded, else to the task's own length."""
+        record = loaded.record
+        batches = record.batches
+        if max_length:
+            batches = batches.model_copy(update={"pad_to": batches.pad_to and max_length})
+        length = row_length(task, loaded.tokenizer, max_length or record.max_length)
+        return record.model_copy(update={"batches": batches, "max_length": length})
+
+    def rows(self, task: TextTask, split: str, data_dir: Path | None, loaded: Classifier, record: Record) -> TaskRows:
+        """Rows as tokens."""
+        return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches)
+
+    def save(self, loaded: Classifier, folder: Path, record: Record) -> None:
+        """Writes config.json, model.safetensors, a student's codes, the tokenizer and kdqat.json."""
+        save_classifier(loaded.model, loaded.tokenizer, folder, record)
+
+
+TEXT = Text()

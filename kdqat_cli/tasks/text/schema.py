@@ -1,0 +1,101 @@
+"""The YAML file of a text task: which columns of which files hold texts and labels."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from kdqat_cli.config import Section
+from kdqat_cli.tasks.task import Task
+
+FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
+
+
+class Columns(Section):
+    """Names of the columns that are read; dots lead into nested JSON."""
+
+    text: str
+    """Column of the text, or of a pair's first text."""
+    pair: str | None = None
+    """Column of a pair's second text; absent: the task has single texts."""
+    label: str
+    """Column of the label."""
+
+    def used(self) -> list[str]:
+        """The columns in the order text, pair, label."""
+        return [column for column in (self.text, self.pair, self.label) if column is not None]
+
+    def twice(self, header: list[str]) -> str | None:
+        """The first column that is read and that a header names twice, so that nobody knows which is meant."""
+        return next((column for column in self.used() if header.count(column) > 1), None)
+
+
+class Hub(Section):
+    """Where a task lies on the model hub."""
+
+    path: str
+    """The data set's id, with its namespace."""
+    name: str | None = None
+    """Configuration within the data set."""
+    revision: str | None = None
+    """Branch, tag or commit; absent: the main branch."""
+    splits: dict[str, str]
+    """The hub's name of each of our splits."""
+    columns: Columns | None = None
+    """The hub's columns, where they differ from the local files'."""
+
+
+class TextTask(Task):
+    """A task whose rows are texts, or pairs of texts."""
+
+    hub: Hub | None = None
+    """The task on the model hub; absent: local files only."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Per split, a file relative to the data folder or, for a user's task, to the task file's own folder."""
+    quoting: bool | None = None
+    """Whether double quotes enclose a cell in the tab or comma separated files, which may then hold separators and line
+    ends. Absent: they do in a .csv file; a cell of a .tsv or .txt file that begins with one is refused."""
+    header: list[str] | None = None
+    """Column names of tab or comma separated files that have no header line."""
+    columns: Columns
+    """Columns of the local files, and of the hub unless it names its own."""
+    max_length: int = Field(gt=2)
+    """Length in tokens that a row is cut to."""
+    skip_bad_rows: bool = False
+    """Whether incomplete rows are left out instead of refused."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row has two texts."""
+        return self.columns.pair is not None
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits to evaluate on: dev, then any others."""
+        known = self.files or (self.hub.splits if self.hub else {})
+        return ["dev", *(split for split in known if split not in ("train", "dev"))]
+
+    @property
+    def row(self) -> dict[str, object]:
+        """What `kdqat ls tasks` shows of a row."""
+        return {"size": f"{self.max_length} tokens", "files": self.files.get("dev", "-")}
+
+    def faults(self) -> list[str]:
+        """See `Task.faults`."""
+        faults = super().faults()
+        if twice := self.columns.twice(self.header or []):
+            faults.append(f"header: the column {twice!r} stands twice.")
+        if not self.files and not self.hub:
+            faults.append("files or hub must be given.")
+        sources = {"files": self.files} if self.files else {}
+        if self.hub:
+            sources["hub.splits"] = self.hub.splits
+        for where, splits in sources.items():
+            missing = [split for split in ("train", "dev") if split not in splits]
+            if missing:
+                faults.append(f"{where}: {' and '.join(missing)} must be given.")
+        for split, file in self.files.items():
+            if Path(file).suffix not in FILE_FORMATS:
+                faults.append(f"files.{split}: {file} must end in one of {', '.join(FILE_FORMATS)}.")
+        if self.hub and self.hub.columns and (self.hub.columns.pair is None) != (self.columns.pair is None):
+            faults.append("hub.columns: pair must be given here and in columns, or in neither.")
+        return faults
