@@ -36,8 +36,11 @@ WeightsName = Annotated[str, BeforeValidator(LEVELS.checked)]
 ActivationsName = Literal["int8", "fp32"]
 """Values of `--activations`."""
 
-OptimizerName = Literal["adamw", "bert-adam"]
-"""Optimisers; distillation/optimizers.py says what each is."""
+MethodName = Literal["qat", "qd", "pm"]
+"""Values of `--method`; stages/distill.py says what each is."""
+
+OptimizerName = Literal["adamw", "bert-adam", "sgd"]
+"""Optimisers; training/optimizers.py says what each is."""
 
 PrecisionName = Literal["fp32", "bf16"]
 """Values of `--precision`."""
@@ -118,7 +121,7 @@ class Quantization(Section):
     """What shares one scale: a token (and head), or the whole batch tensor with its padding, as in the public code.
     Of a convolution's input an image takes the place of a token."""
     vectors: bool = False
-    """Whether biases and normalisation are quantised as well, as in the public code of Polino et al.; not of encoders."""
+    """Whether biases and normalisation are quantised as well, as Polino et al.'s public code does; not of encoders."""
     exempt: list[str] = []
     """Parameters that stay in full precision, by name with * and ?; first and last name a network's outer layers."""
 
@@ -126,8 +129,16 @@ class Quantization(Section):
 class Distillation(Section):
     """What the student learns from the teacher."""
 
+    method: MethodName = "qat"
+    """When weights are quantised: at every step (qat; in Polino et al. it is called qd), or after the training (pm)."""
     loss: LossName
-    """Attention loss; the logits and hidden-state losses are always on."""
+    """Attention loss beside those of logits and hidden states; logits: that of the logits alone."""
+    logits: float = Field(default=1.0, ge=0)
+    """Weight of the loss of the logits."""
+    logits_temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits of both sides before their softmax; the loss is then multiplied by its square."""
+    logits_mean: Literal["rows", "classes"] = "rows"
+    """What the loss of the logits is the mean of: rows, or rows and classes, as in the public code of Polino et al."""
     mix: MixName
     """Form of map+output: SM1 is map + beta·output, SM2 is output + beta·map."""
     beta: float = Field(gt=0)
@@ -166,8 +177,10 @@ class Settings(Section):
 class Recipe(Settings):
     """A recipe file: settings for every task, and what differs per task."""
 
+    kinds: dict[str, dict[str, Any]] = {}
+    """Per kind of task: any of the sections above, in part."""
     tasks: dict[str, dict[str, Any]] = {}
-    """Per task: any of the sections above, in part."""
+    """Per task: any of the sections above, in part; it wins over that of the task's kind."""
 
 
 class Params(Section):
@@ -268,8 +281,9 @@ def load_recipe(name: str) -> Recipe:
         MissingInputError: no such file.
     """
     recipe = parse(Recipe, read_yaml(_recipe_path(name)), f"recipe {name}")
-    for task, changes in recipe.tasks.items():
-        parse(Settings, _merge(recipe.model_dump(exclude={"tasks"}), changes), f"recipe {name}: tasks.{task}")
+    for group in ("kinds", "tasks"):
+        for key, changes in getattr(recipe, group).items():
+            parse(Settings, _merge(_sections(recipe), changes), f"recipe {name}: {group}.{key}")
     return recipe
 
 
@@ -314,6 +328,7 @@ def resolve(
     recipe: str | None = None,
     options: dict[str, Any] | None = None,
     assignments: list[str] | None = None,
+    kind: str = "text",
 ) -> Settings:
     """The settings of one task: recipe, then params.yaml, then the command line's options.
 
@@ -323,12 +338,13 @@ def resolve(
         recipe: a recipe that replaces the one of params.yaml.
         options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
         assignments: changes as text, e.g. "student.epochs=1"; they come last, and a value may be null.
+        kind: the task's kind.
 
     Raises:
         ConfigError: an unknown recipe, or settings of a wrong type or range.
     """
     base = load_recipe(recipe or params.recipe)
-    merged = _merge(base.model_dump(exclude={"tasks"}), base.tasks.get(task, {}))
+    merged = _merge(_merge(_sections(base), base.kinds.get(kind, {})), base.tasks.get(task, {}))
     merged = _merge(merged, params.settings.get(task, {}))
     where = f"{PARAMS_FILE}: settings.{task}"
     parse(Settings, merged, where)
@@ -340,6 +356,10 @@ def resolve(
     for assignment in assignments or []:
         merged = _merge(merged, _assigned(assignment))
     return parse(Settings, merged, "--set")
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"kinds", "tasks"})
 
 
 def _assigned(assignment: str) -> dict[str, Any]:

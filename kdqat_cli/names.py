@@ -34,7 +34,7 @@ class Names(dict[str, Any]):
         return f"[{'|'.join(self)}]"
 
 
-LOSSES = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output"]))
+LOSSES = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "logits"]))
 """Values of `--loss`; distillation/losses.py says what each is."""
 FORMATS = Names(dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"]))
 """Values of `--format`; `packed` is kdqat's own, exporters/catalogue.py says what the others are."""

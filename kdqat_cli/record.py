@@ -87,6 +87,8 @@ class Record(Section):
     """How the model is quantised; null: full precision."""
     encoder: str | None = None
     """What a teacher was fine-tuned from."""
+    network: str | None = Field(default=None, max_length=1000)
+    """The network that was trained from random weights; null: none was."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the training."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -102,9 +104,10 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "Record":
-        needed = {"ternary": ["quantization", "max_length"]}
-        needed |= {"student": needed["ternary"], "packed": [*needed["ternary"], "tokenizer"]}
-        missing = [name for name in needed.get(self.kind, []) if getattr(self, name) is None]
+        needed = ["quantization"] if self.kind in ("ternary", "student", "packed") else []
+        if needed and self.rows_kind == "text":
+            needed += ["max_length", *(["tokenizer"] if self.kind == "packed" else [])]
+        missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be given for a {self.kind} model")
         return self

@@ -115,8 +115,9 @@ def export(
 
 def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:
     """A task's student, and where its export lies by default."""
-    name = load_task(task).name
-    run = loss or resolve(name, load_params()).distillation.loss
+    spec = load_task(task)
+    name = spec.name
+    run = loss or resolve(name, load_params(), kind=spec.kind).distillation.loss
     source = student_folder(name, run, seed)
     others = [path.parent for path in sorted(source.parent.glob("*/model"))]
     if others and not source.exists():

@@ -11,6 +11,7 @@ from kdqat_cli.config import (
     ActivationsName,
     Device,
     Distillation,
+    MethodName,
     MixName,
     Params,
     PrecisionName,
@@ -29,6 +30,13 @@ EncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help=field_help(Params, "encoder") + " [default: params.yaml's, else embedded]"),
 ]
+NetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--network", help="Network that is trained from random weights: a name that `kdqat ls networks` lists."
+    ),
+]
+MethodOption = Annotated[MethodName | None, typer.Option("--method", help=field_help(Distillation, "method"))]
 TeacherOption = Annotated[
     str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
 ]
@@ -136,6 +144,7 @@ def training_options(
 
 
 def distillation_options(
+    method: MethodName | None,
     loss: str | None,
     mix: MixName | None,
     beta: float | None,
@@ -148,6 +157,7 @@ def distillation_options(
         ConfigError: `--hidden-layers` is not of its form.
     """
     return {
+        "method": method,
         "loss": loss,
         "mix": mix,
         "beta": beta,

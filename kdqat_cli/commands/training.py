@@ -24,7 +24,9 @@ from kdqat_cli.commands.options import (
     LossOption,
     MaxLengthOption,
     MaxStepsOption,
+    MethodOption,
     MixOption,
+    NetworkOption,
     OutOption,
     PrecisionOption,
     QuietOption,
@@ -72,6 +74,7 @@ def fetch(
 def finetune_teacher(
     task: TaskOption,
     encoder: EncoderOption = None,
+    network: NetworkOption = None,
     out: OutOption = None,
     force: ForceOption = False,
     data_dir: DataDirOption = None,
@@ -89,13 +92,13 @@ def finetune_teacher(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fine-tune an encoder into the FP32 teacher of a task."""
+    """Train the FP32 teacher of a task: an encoder that is fine-tuned, or a new network."""
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    settings = resolve(spec.name, params, recipe, {"teacher": training}, set_)
-    source = encoder or params.encoder
-    if source != EMBEDDED:
+    settings = resolve(spec.name, params, recipe, {"teacher": training}, set_, spec.kind)
+    source = spec.source(encoder, network, params.encoder)
+    if source != EMBEDDED and network is None and spec.kind == "text":
         refuse_absent(source, None)
     share_out(settings.teacher, processes)
     output = start(json, quiet)
@@ -125,19 +128,21 @@ def quantize(
     """Quantise a teacher without any training, and score it."""
     params, spec, data = inputs(task, data_dir)
     quantization = {"weights": weights, "activations": activations}
-    settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_)
+    settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_, spec.kind)
     source = teacher or str(teacher_folder(spec.name))
     refuse_absent(source, f"kdqat finetune-teacher --task {task}")
     output = start(json, quiet)
     from kdqat_cli.stages.quantize import quantize as stage
 
-    target = out or ternary_folder(spec.name, params, recipe, settings)
+    target = out or ternary_folder(spec, params, recipe, settings)
     output.result(stage(spec, source, settings, data, target, force))
 
 
 @training_command
 def distill(
     task: TaskOption,
+    network: NetworkOption = None,
+    method: MethodOption = None,
     loss: LossOption = None,
     mix: MixOption = None,
     beta: BetaOption = None,
@@ -167,10 +172,10 @@ def distill(
     processes = group.join(devices)
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    distillation = distillation_options(loss, mix, beta, temperature, hidden_layers)
+    distillation = distillation_options(method, loss, mix, beta, temperature, hidden_layers)
     quantization = {"weights": weights, "activations": activations}
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
-    settings = resolve(spec.name, params, recipe, changes, set_)
+    settings = resolve(spec.name, params, recipe, changes, set_, spec.kind)
     refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
     refuse_coupled(settings, processes)
     source = teacher or str(teacher_folder(spec.name))
@@ -181,7 +186,7 @@ def distill(
 
     name = settings.distillation.loss
     with progress(output, f"student {spec.name} {name} {seed}") as advance:
-        target = out or student_folder(spec.name, student_run(spec.name, params, recipe, settings), seed)
-        result = stage(spec, source, settings, seed, data, target, advance, force)
+        target = out or student_folder(spec.name, student_run(spec, params, recipe, settings, network), seed)
+        result = stage(spec, source, settings, seed, data, target, advance, force, network)
     if group.leads():
         output.result(result)

@@ -27,16 +27,20 @@ from kdqat_cli.networks.captures import Captures
 Layers = list[Tensor]
 
 
-def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Soft cross entropy −Σ_c softmax(t)_c · log softmax(s)_c, mean over the batch; one column: squared error.
+def logits_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross entropy −T² · Σ_c softmax(t/T)_c · log softmax(s/T)_c, mean over the batch; one column: squared error.
+
+    The factor T² keeps the size of the gradient (Hinton et al., 2015). Up to the teacher's entropy, which has no
+    gradient, it is T² · KL(teacher ‖ student), the loss of Polino et al.
 
     Args:
         student: logits (B, C).
         teacher: logits (B, C).
+        temperature: T.
     """
     if student.size(-1) == 1:
         return F.mse_loss(student, teacher)
-    return F.cross_entropy(student, teacher.softmax(-1))
+    return temperature**2 * F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1))
 
 
 def wide(values: Tensor) -> Tensor:
@@ -232,16 +236,22 @@ TERMS: dict[str, Term] = {
     "mha": Term("mha", hidden_loss, Tensor.sum, _padding),
 }
 
-ALWAYS = ("hidden",)
-
 
 @dataclass(frozen=True)
 class Loss:
-    """One value of `--loss`: the attention terms that it adds to logits and hidden states, and its source."""
+    """One value of `--loss`.
+
+    Attributes:
+        terms: the attention terms that it adds to the loss of the logits.
+        about: what it compares.
+        source: where it comes from.
+        always: further terms, which every loss of Kim et al. has.
+    """
 
     terms: tuple[str, ...]
     about: str
     source: str
+    always: tuple[str, ...] = ("hidden",)
 
 
 LOSSES: dict[str, Loss] = {
@@ -252,6 +262,7 @@ LOSSES: dict[str, Loss] = {
     "map+output": Loss(
         ("map", "output"), "SM1: map + beta·output, SM2: output + beta·map; reads mix, beta, temperature", "Eq. 8"
     ),
+    "logits": Loss((), "the logits alone; for networks of any architecture", "Polino et al., section 2", always=()),
 }
 
 
@@ -278,10 +289,11 @@ class DistillationLoss:
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each layer-wise term."""
-        terms = LOSSES[self.settings.loss].terms
+        loss = LOSSES[self.settings.loss]
+        terms = loss.terms
         scaled = _SCALED[self.settings.mix] if len(terms) > 1 else None
         attention = {term: self.settings.beta if term == scaled else 1.0 for term in terms}
-        return dict.fromkeys(ALWAYS, 1.0) | attention
+        return dict.fromkeys(loss.always, 1.0) | attention
 
     @property
     def captures(self) -> frozenset[str]:
@@ -297,6 +309,12 @@ class DistillationLoss:
             for tensor in getattr(student, name):
                 running.compare(name, tensor)
         return running.terms(student_logits, teacher_logits)
+
+    def of_logits(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The weighted loss of the logits (B, C)."""
+        chosen = self.settings
+        weight = chosen.logits / (student.size(-1) if chosen.logits_mean == "classes" else 1)
+        return weight * logits_loss(student, teacher, chosen.logits_temperature)
 
     def counts(self, mask: Tensor) -> dict[str, Tensor]:
         """What each term's mean over a batch divides by, up to a factor, from its mask (B, L).
@@ -349,7 +367,7 @@ class RunningLoss:
             name: torch.stack([value for (term, _), value in self._values.items() if term == name]).sum()
             for name in self._loss.weights
         }
-        return {"logits": logits_loss(wide(student_logits), wide(teacher_logits))} | sums
+        return {"logits": self._loss.of_logits(wide(student_logits), wide(teacher_logits))} | sums
 
     def by_layer(self) -> dict[str, Tensor]:
         """What the layer-wise terms consist of, in the order of the forward pass; layers are counted from 0."""

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.files import refuse_odd_files
 from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
 from kdqat_cli.networks.families import FAMILIES, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
-from kdqat_cli.networks.modules import family_of
+from kdqat_cli.networks.nets import NETS
 
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
@@ -126,6 +126,31 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
     return config, AutoModelForSequenceClassification.from_pretrained
 
 
+def load_net(source: Source, again: str | None = None) -> PreTrainedModel:
+    """A network of kdqat's own with every weight of its source, in FP32.
+
+    Args:
+        source: where it lies.
+        again: the command that makes the model again; None: kdqat did not make it.
+
+    Raises:
+        ConfigError: kdqat does not know the architecture.
+        MissingInputError: config.json is not readable, or as `load_weights`.
+    """
+    with source.reading():
+        values, _ = PreTrainedConfig.get_config_dict(source.location, **source.options)
+    net = NETS.get(values.get("model_type"))
+    if net is None:
+        raise ConfigError(
+            f"{source.location} has the architecture {shown(values.get('model_type'))}, but the networks that kdqat "
+            f"trains are {', '.join(NETS)}."
+        )
+    config_class, model_class = net.classes()
+    with source.reading():
+        config = config_class.from_dict(values)
+    return load_weights(source, config, model_class.from_pretrained, again=again)
+
+
 def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
     if config.model_type not in FAMILIES:
         raise ConfigError(
@@ -191,7 +216,8 @@ def _check_report(
 ) -> None:
     missing, left_over = set(report["missing_keys"]), set(report["unexpected_keys"])
     names = set(model.state_dict())
-    head = {name for name in names if not name.startswith(f"{model.base_model_prefix}.")}
+    prefix = model.base_model_prefix
+    head = {name for name in names if not name.startswith(f"{prefix}.")} if prefix else set()
     pooler = {name for name in names if _POOLER.search(name)}
     if pooler and pooler <= missing:
         head |= pooler
@@ -234,7 +260,10 @@ def _unused(name: str, model: PreTrainedModel) -> bool:
     So it is with the heads of other tasks, with the pooler of encoders whose classifier has none (RoBERTa, ELECTRA,
     MPNet), and with the numbers 0, 1, 2, … that earlier versions of transformers saved as position_ids.
     """
-    return name.startswith(family_of(model).other_heads) or bool(_POOLER.search(name) or _POSITION_IDS.search(name))
+    family = FAMILIES.get(model.config.model_type)
+    return (family is not None and name.startswith(family.other_heads)) or bool(
+        _POOLER.search(name) or _POSITION_IDS.search(name)
+    )
 
 
 def _size(mismatch: tuple[str, Iterable[int], Iterable[int]]) -> str:

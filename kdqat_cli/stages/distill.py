@@ -1,16 +1,24 @@
-"""distill: teacher → ternary student, by quantisation-aware training on a distillation loss."""
+"""distill: teacher → quantised student, which learns from the teacher by a distillation loss.
 
-from copy import deepcopy
+The student is a copy of its teacher, or a smaller network. The method says when its weights are quantised:
+
+    qat, qd   at every step; the latent weights get the gradient of the quantised ones (Kim et al. call it
+              quantisation-aware training, Polino et al. quantized distillation)
+    pm        once, after the training (Polino et al.: post-mortem)
+"""
+
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import TypedDict
 
 from transformers import PreTrainedModel, set_seed
 
 from kdqat_cli import group
-from kdqat_cli.config import Settings
+from kdqat_cli.config import Distillation, Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
@@ -18,7 +26,7 @@ from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.kind import Rows
+from kdqat_cli.tasks.kind import Loaded, Rows
 from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.models import load_teacher, student_record
 from kdqat_cli.tasks.registry import kind_of
@@ -50,22 +58,25 @@ def distill(
     out: Path,
     progress: Progress,
     force: bool = False,
+    network: str | None = None,
 ) -> Distilled:
-    """Trains a ternary copy of the teacher to follow it, and keeps the best evaluation on dev.
+    """Trains a quantised student to follow its teacher, and keeps the best evaluation on dev.
 
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
         settings: of which `student`, `quantization` and `distillation` are used.
-        seed: of the order of rows and of dropout.
+        seed: of the order of rows and of dropout, and of a new network's weights.
         data_dir: folder of local task data, or None.
         out: receives model/, history.csv and run.json.
         progress: is told of every step.
         force: replace a result of other settings, and remove checkpoints of other settings.
+        network: what the student is; None: a copy of the teacher.
 
     Raises:
-        ConfigError: it is no teacher that kdqat takes, its labels are not the task's, or the task does not report the
-            metric of `keep_best`; or `out` is an input, holds what kdqat did not write, or a result of other settings.
+        ConfigError: it is no teacher that kdqat takes, its labels are not the task's, the task does not report the
+            metric of `keep_best`, or the networks lack what the loss compares; or `out` is an input, holds what kdqat
+            did not write, or a result of other settings.
         GateError: the teacher does no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
@@ -74,26 +85,35 @@ def distill(
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
     with shared_folder(out, force) as work:
         source = load_teacher(teacher, task)
-        _check_layers(settings, len(layers_of(source.model)))
+        _check_layers(settings.distillation, source.model, network)
         plain = student_record("student", task, source, settings)
         kind = kind_of(task)
         dev = kind.rows(task, "dev", data_dir, source, plain)
         rows = kind.rows(task, "train", data_dir, source, plain)
-        record = _trained_record(plain, settings, seed, rows, dev)
+        record = _trained_record(plain, settings, seed, rows, dev, network)
         work.refuse_other(record)
         teacher_score = _check_teacher(source.model, task, dev, teacher)
 
         resume = work.resume_folder(record)
-        source.model, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
-        score = dev.score(source.model)["score"]
+        set_seed(seed)
+        student = _copy(source) if network is None else kind.new(task, network)
+        steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
+        score = dev.score(student.model)["score"]
         if group.leads():
-            kind.save(source, work.scratch / MODEL, record)
+            kind.save(student, work.scratch / MODEL, record)
             write_history(work.scratch / HISTORY, history)
             write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 
-def _distilled(
+def _copy(teacher: Loaded) -> Loaded:
+    student = copy(teacher)
+    student.model = deepcopy(teacher.model)
+    return student
+
+
+def _train(
+    student: PreTrainedModel,
     teacher: PreTrainedModel,
     settings: Settings,
     rows: Rows,
@@ -101,29 +121,45 @@ def _distilled(
     seed: int,
     resume: Path,
     progress: Progress,
-) -> tuple[PreTrainedModel, Trained]:
-    """A frozen student at its best evaluation, and what its training did."""
-    set_seed(seed)
-    student = deepcopy(teacher)
-    quantize_model(student, settings.quantization)
-    use_kdqat_attention(teacher)
+) -> Trained:
+    """Trains a student in place, and freezes it at its best evaluation."""
+    after = settings.distillation.method == "pm"
+    if not after:
+        quantize_model(student, settings.quantization)
+    loss = DistillationLoss(settings.distillation)
+    if loss.captures:
+        use_kdqat_attention(teacher)
     recipe = settings.student
-    objective = OnTeacher(student, teacher, DistillationLoss(settings.distillation), recipe.precision)
+    objective = OnTeacher(student, teacher, loss, recipe.precision)
     batches = SharedBatches.of(rows, recipe, seed)
     trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
+    if after:
+        quantize_model(student, settings.quantization)
     freeze(student)
-    return student, trained
+    return trained
 
 
-def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows) -> Record:
+def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows, network: str | None) -> Record:
     """A student's record with its training."""
     sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
     made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
-    return plain.model_copy(update=made)
+    return plain.model_copy(update={**made, "network": network})
 
 
-def _check_layers(settings: Settings, layers: int) -> None:
-    chosen = settings.distillation.hidden_layers
+def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str | None) -> None:
+    """Checks that both networks have what the loss compares.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if not DistillationLoss(settings).captures:
+        return
+    if network is not None or teacher.config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"The loss {settings.loss} compares the layers of an encoder with those of its copy.", "--loss logits"
+        )
+    layers = len(layers_of(teacher))
+    chosen = settings.hidden_layers
     outside = [] if chosen == "all" else [index for index in chosen if not -layers - 1 <= index <= layers]
     if outside:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""finetune-teacher: encoder → FP32 classifier of a task."""
+"""finetune-teacher: encoder, or a new network → FP32 teacher of a task."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -30,7 +30,7 @@ class FineTuned(TypedDict):
 
 def finetune_teacher(
     task: Task,
-    encoder: str,
+    source: str,
     settings: Settings,
     seed: int,
     data_dir: Path | None,
@@ -38,11 +38,12 @@ def finetune_teacher(
     progress: Progress,
     force: bool = False,
 ) -> FineTuned:
-    """Fine-tunes an encoder on the task's labels and keeps the best evaluation on dev.
+    """Trains a teacher on the task's labels and keeps the best evaluation on dev.
 
     Args:
         task: the task.
-        encoder: hub id, local folder, or `embedded`.
+        source: what the teacher begins with: an encoder (hub id, local folder, or `embedded`), or of other tasks than
+            text the name of a network.
         settings: of which `teacher` is used.
         seed: of the head's first weights, the order of rows and dropout.
         data_dir: folder of local task data, or None.
@@ -58,16 +59,18 @@ def finetune_teacher(
     watch = Stopwatch()
     check_keep_best(task, "teacher", settings.teacher)
     kind = kind_of(task)
-    refuse_inputs(out, kind.inputs(encoder), (data_dir, task.folder))
+    refuse_inputs(out, kind.inputs(source), (data_dir, task.folder))
     with shared_folder(out, force) as work:
         set_seed(seed)
-        loaded = kind.new(task, encoder)
+        loaded = kind.new(task, source)
         reading = kind.reading(loaded, task, settings.teacher, "teacher")
         rows = kind.rows(task, "train", data_dir, loaded, reading)
         dev = kind.rows(task, "dev", data_dir, loaded, reading)
-        made = {"kind": "teacher", "encoder": encoder, "seed": seed, "settings": settings.teacher.model_dump()}
-        sources = loaded.record.sources | {"train": rows.digest, "dev": dev.digest}
-        record = reading.model_copy(update={**made, "sources": sources, "versions": versions()})
+        begun = loaded.record
+        made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
+        made |= {"seed": seed, "settings": settings.teacher.model_dump()}
+        sources = begun.sources | {"train": rows.digest, "dev": dev.digest}
+        record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
         work.refuse_other(record)
         resume = work.resume_folder(record)
         batches = SharedBatches.of(rows, settings.teacher, seed)

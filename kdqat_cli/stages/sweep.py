@@ -123,7 +123,8 @@ class Sweep:
         """
         runs = []
         for task, values, seed in product(self.tasks, product(*self.axes.values()), self.seeds):
-            settings = resolve(task, self.params, self.recipe, None, self.assignments(values))
+            kind = load_task(task).kind
+            settings = resolve(task, self.params, self.recipe, None, self.assignments(values), kind)
             stage = f"{self.folder / PIPELINE}:student@{'-'.join([task, *values, str(seed)])}"
             point = "-".join(f"{name}{value}" for name, value in zip(self.short.values(), values, strict=True))
             folder = self.folder / "runs" / task / "student" / f"{point}-{seed}"

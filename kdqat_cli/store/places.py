@@ -5,7 +5,7 @@ A result whose settings differ from those of params.yaml and its recipe has a fo
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from kdqat_cli.config import Params, Settings, resolve
 
@@ -21,24 +21,43 @@ PIPELINE = Path("dvc.yaml")
 
 _DISTILL = ("student", "quantization", "distillation")
 _QUANTIZE = ("student.max_length", "student.padding", "student.batch_size", "quantization")
-_VALUE_ALONE = ("weights", "mix")  # fields whose values need no name beside them
+_VALUE_ALONE = ("weights", "mix", "method")  # fields whose values need no name beside them
 
 
-def student_run(task: str, params: Params, recipe: str | None, settings: Settings) -> str:
+class Named(Protocol):
+    """A task, as far as a folder's name depends on it."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def kind(self) -> str:
+        """The task's kind."""
+
+
+def student_run(task: Named, params: Params, recipe: str | None, settings: Settings, network: str | None = None) -> str:
     """The name of a distillation without its seed: its loss, and how it differs from what params.yaml asks for.
 
     Args:
-        task: the task's name.
+        task: the task.
         params: params.yaml.
         recipe: the recipe that was asked for in place of that of params.yaml.
         settings: of the distillation.
+        network: the student's, where it is no copy of its teacher.
     """
-    return "-".join([settings.distillation.loss, *_differences(task, params, recipe, settings, _DISTILL)])
+    return "-".join(
+        [
+            *([network] if network else []),
+            settings.distillation.loss,
+            *_differences(task, params, recipe, settings, _DISTILL),
+        ]
+    )
 
 
-def ternary_folder(task: str, params: Params, recipe: str | None, settings: Settings) -> Path:
+def ternary_folder(task: Named, params: Params, recipe: str | None, settings: Settings) -> Path:
     """What `quantize` writes; arguments as of `student_run`."""
-    return RUNS / task / "-".join(["ternary", *_differences(task, params, recipe, settings, _QUANTIZE)])
+    return RUNS / task.name / "-".join(["ternary", *_differences(task, params, recipe, settings, _QUANTIZE)])
 
 
 def teacher_folder(task: str) -> Path:
@@ -91,11 +110,16 @@ def metrics_place(path: Path) -> Place | None:
 
 
 def _differences(
-    task: str, params: Params, recipe: str | None, settings: Settings, places: tuple[str, ...]
+    task: Named, params: Params, recipe: str | None, settings: Settings, places: tuple[str, ...]
 ) -> list[str]:
     """The recipe's name, where it changes anything, and each field that differs from the recipe's."""
     plain, base, asked = (
-        _fields(value, places) for value in (resolve(task, params), resolve(task, params, recipe), settings)
+        _fields(value, places)
+        for value in (
+            resolve(task.name, params, kind=task.kind),
+            resolve(task.name, params, recipe, kind=task.kind),
+            settings,
+        )
     )
     parts = [Path(recipe).stem] if recipe and base != plain else []
     for place, value in asked.items():

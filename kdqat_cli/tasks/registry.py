@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kdqat_cli.config import parse
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.files import is_there, names_in
+from kdqat_cli.tasks.image.schema import ImageTask
 from kdqat_cli.tasks.task import SUFFIXES, Task
 from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.yaml12 import read_yaml
@@ -34,7 +35,13 @@ def _text() -> "Kind":
     return TEXT
 
 
-KINDS: dict[str, _Entry] = {"text": _Entry(TextTask, _text)}
+def _image() -> "Kind":
+    from kdqat_cli.tasks.image.kind import IMAGE
+
+    return IMAGE
+
+
+KINDS: dict[str, _Entry] = {"text": _Entry(TextTask, _text), "image": _Entry(ImageTask, _image)}
 
 
 def register(name: str, schema: type[Task], load: "Callable[[], Kind]") -> None:

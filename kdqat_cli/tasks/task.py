@@ -5,7 +5,7 @@ that stands in its own schema (text/schema.py, image/schema.py).
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -64,10 +64,27 @@ class Task(Section):
         """Names of all metrics, the headline's first."""
         return list(dict.fromkeys([*self.metric.split("+"), *self.also]))
 
+    def source(self, encoder: str | None, network: str | None, default: str) -> str:
+        """What a teacher of the task begins with.
+
+        Args:
+            encoder: the option `--encoder`, or None.
+            network: the option `--network`, or None.
+            default: the encoder that params.yaml names.
+
+        Raises:
+            ConfigError: an option has no meaning for the task, or the one that it needs is missing.
+        """
+        if encoder is not None:
+            raise ConfigError(f"--encoder has no meaning for task {self.name}; it trains a network.", "--network NAME")
+        if network is None:
+            raise ConfigError(f"Task {self.name} names no network to train.", "kdqat ls networks, then --network NAME")
+        return network
+
     @property
     def row(self) -> dict[str, object]:
         """What `kdqat ls tasks` shows of a row: its size, and the file of dev."""
-        return {"size": "-", "files": "-"}
+        return {"rows": "-", "files": "-"}
 
     def faults(self) -> list[str]:
         """What the types alone do not tell of a task file, one sentence each."""
@@ -107,3 +124,16 @@ def check_keep_best(task: Task, section: str, training: Training) -> None:
             f"{section}.keep_best is {training.keep_best}, but task {task.name} reports {', '.join(reported)}.",
             f"--set {section}.keep_best=score",
         )
+
+
+def label_config(task: Task) -> dict[str, Any]:
+    """The head's part of config.json for a task."""
+    if task.regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    labels = task.labels or []
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }

@@ -106,7 +106,7 @@ class Loop:
             losses = self._losses(trained, batch)
             here.backward(losses["loss"])
             # The optimiser that clips for itself still has its gradient's norm looked at.
-            clip = self.settings.gradient_clip if self.settings.optimizer == "adamw" else inf
+            clip = inf if self.settings.optimizer == "bert-adam" else self.settings.gradient_clip
             norm = here.clip_grad_norm_(trained.parameters(), clip)
             if not torch.isfinite(losses["loss"].detach() + norm):
                 models = {self.objective.trains: self.model} | self.objective.models

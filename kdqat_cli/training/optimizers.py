@@ -2,6 +2,7 @@
 
 adamw       AdamW (Loshchilov & Hutter, 2019), bias-corrected, ε 1e-8; the whole gradient's norm is clipped
 bert-adam   BERT's Adam (Devlin et al., 2019), as the public code of Kim et al. has it
+sgd         gradient descent with Nesterov's momentum of 0.9, as Polino et al. train images
 """
 
 from collections.abc import Callable, Iterable
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.adamw import adamw
 from transformers.trainer_pt_utils import get_parameter_names
 
 from kdqat_cli.config import Training
 
+_MOMENTUM = 0.9
 _UNBIASED = 1e7  # steps
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # as transformers has it
 
@@ -107,4 +109,6 @@ def optimizer_of(model: nn.Module, settings: Training) -> Optimizer:
     ]
     if settings.optimizer == "bert-adam":
         return BertAdam(groups, settings.learning_rate, settings.gradient_clip)
+    if settings.optimizer == "sgd":
+        return SGD(groups, settings.learning_rate, momentum=_MOMENTUM, nesterov=True)
     return AdamW(groups, settings.learning_rate, fused=True)

@@ -16,7 +16,7 @@ from kdqat_cli.stages.export import export
 from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.tasks.models import student_record
 from kdqat_cli.tasks.registry import load_text_task
-from kdqat_cli.tasks.text.head import label_config
+from kdqat_cli.tasks.task import label_config
 from kdqat_cli.tasks.text.models import load_classifier, save_classifier
 from kdqat_cli.tasks.text.schema import TextTask
 from tests.exporters.students import frozen

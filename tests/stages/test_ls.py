@@ -77,14 +77,14 @@ def test_a_table_has_a_line_an_entry_and_a_heading(what: Listed) -> None:
 def test_what_the_tasks_say() -> None:
     rows = listed("tasks")
     assert (rows["rte"]["labels"], rows["stsb"]["labels"], rows["klue-tc"]["labels"]) == ("2", "number", "7")
-    assert (rows["cola"]["metric"], rows["cola"]["tokens"]) == ("matthews", 64)
+    assert (rows["cola"]["metric"], rows["cola"]["rows"]) == ("matthews", "64 tokens")
     assert rows["rte"]["files"] == "glue/RTE/dev.tsv"
 
 
 def test_a_user_s_tasks_are_listed(tmp_path: Path, tiny_task: Path) -> None:
     (tmp_path / "tasks").symlink_to(tiny_task)
     row = listed("tasks")["tiny"]
-    assert (row["title"], row["labels"], row["tokens"]) == ("Whether a sentence is sad or glad", "2", 24)
+    assert (row["title"], row["labels"], row["rows"]) == ("Whether a sentence is sad or glad", "2", "24 tokens")
 
 
 def test_every_loss_names_its_source() -> None:

@@ -7,11 +7,12 @@ import pytest
 
 from kdqat_cli.config import Params, resolve
 from kdqat_cli.store.places import student_run, ternary_folder
+from kdqat_cli.tasks.registry import load_task
 
 
 def named(params: Params | None = None, recipe: str | None = None, sets: list[str] | None = None, **given: Any) -> str:
     params = params or Params()
-    return student_run("rte", params, recipe, resolve("rte", params, recipe, given, sets))
+    return student_run(load_task("rte"), params, recipe, resolve("rte", params, recipe, given, sets))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_model_that_is_only_quantised_is_named_likewise() -> None:
     params = Params()
 
     def folder(**given: Any) -> str:
-        return str(ternary_folder("rte", params, None, resolve("rte", params, None, given)))
+        return str(ternary_folder(load_task("rte"), params, None, resolve("rte", params, None, given)))
 
     assert folder() == "runs/rte/ternary"
     assert folder(quantization={"weights": "int8"}) == "runs/rte/ternary-int8"

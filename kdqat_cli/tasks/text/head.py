@@ -1,7 +1,6 @@
 """What a classifier's outputs mean: its configuration checked, and its rows put in a task's order."""
 
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,20 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.tasks.labels import plain
-from kdqat_cli.tasks.task import Task
-
-
-def label_config(task: Task) -> dict[str, Any]:
-    """The head's part of config.json for a task."""
-    if task.regression:
-        return {"num_labels": 1, "problem_type": "regression"}
-    labels = task.labels or []
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
+from kdqat_cli.tasks.task import Task, label_config
 
 
 def check_outputs(config: PreTrainedConfig, name: str) -> None:

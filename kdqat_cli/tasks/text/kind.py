@@ -30,7 +30,7 @@ class Text:
     def new(self, task: TextTask, source: str) -> Classifier:
         """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
         model, tokenizer = load_encoder(source, task)
-        return Classifier(model, tokenizer, None, Record(sources={"encoder": encoder_digest(source)}))
+        return Classifier(model, tokenizer, None, Record(encoder=source, sources={"encoder": encoder_digest(source)}))
 
     def load(self, source: str, fix: str | None = None) -> Classifier:
         """A classifier."""

@@ -22,7 +22,8 @@ from kdqat_cli.store.places import EMBEDDED
 from kdqat_cli.store.writing import write_json
 from kdqat_cli.tasks.records import made_by, model_folder, recorded_in, refuse_quantized
 from kdqat_cli.tasks.sources import ASSETS
-from kdqat_cli.tasks.text.head import check_outputs, label_config
+from kdqat_cli.tasks.task import label_config
+from kdqat_cli.tasks.text.head import check_outputs
 from kdqat_cli.tasks.text.reader import packed_reader
 from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.tasks.text.tokenizers import load_tokenizer

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from kdqat_cli.config import Section
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.tasks.task import Task
 
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
@@ -74,10 +75,16 @@ class TextTask(Task):
         known = self.files or (self.hub.splits if self.hub else {})
         return ["dev", *(split for split in known if split not in ("train", "dev"))]
 
+    def source(self, encoder: str | None, network: str | None, default: str) -> str:
+        """An encoder: see `Task.source`."""
+        if network is not None:
+            raise ConfigError(f"--network has no meaning for task {self.name}, whose rows are text.", "--encoder")
+        return encoder or default
+
     @property
     def row(self) -> dict[str, object]:
         """What `kdqat ls tasks` shows of a row."""
-        return {"size": f"{self.max_length} tokens", "files": self.files.get("dev", "-")}
+        return {"rows": f"{self.max_length} tokens", "files": self.files.get("dev", "-")}
 
     def faults(self) -> list[str]:
         """See `Task.faults`."""

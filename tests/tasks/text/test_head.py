@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.tasks.text.head import align_labels, check_outputs, label_config
+from kdqat_cli.tasks.task import label_config
+from kdqat_cli.tasks.text.head import align_labels, check_outputs
 from tests.stages.classifiers import THREE, logits, name_labels, task_with
 
 

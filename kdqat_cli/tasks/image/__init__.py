@@ -1,0 +1,1 @@
+"""Image tasks: pictures of one size, in classes."""

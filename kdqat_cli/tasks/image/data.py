@@ -1,0 +1,221 @@
+"""Images of a task and their classes, from local files or a package, checked one by one."""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdqat_cli.errors import MissingInputError, shown
+from kdqat_cli.files import is_there, lines, read_bytes
+from kdqat_cli.tasks.image.schema import ImageTask
+from kdqat_cli.tasks.labels import Labels
+from kdqat_cli.tasks.sources import data_folders
+
+_LARGEST = 2**31  # bytes of one .bin file
+_LARGEST_IMAGE = 2**26  # bytes of one picture's file
+_LONGEST_LINE = 2**16  # bytes of a line of a .csv
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+_TEST = 5  # of the built-in digits, every fifth row is the test split
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with their classes.
+
+    Attributes:
+        pixels: (rows, channels, height, width), uint8.
+        labels: (rows,), class indices.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all rows in their order."""
+        state = hashlib.sha256(str(self.pixels.shape).encode())
+        state.update(np.ascontiguousarray(self.pixels).data)
+        state.update(np.ascontiguousarray(self.labels).data)
+        return state.hexdigest()
+
+    def chosen(self, rows: NDArray[np.bool_]) -> "Images":
+        """The rows that are marked."""
+        return Images(self.pixels[rows], self.labels[rows])
+
+
+def load_images(task: ImageTask, split: str, data_dir: Path | None = None) -> Images:
+    """The rows of one split; where no file is dev, every so many-th row of train is.
+
+    Args:
+        task: the task.
+        split: train, dev, or another of the task's splits.
+        data_dir: the user's folder of local data.
+
+    Raises:
+        MissingInputError: no source has the split, a file cannot be read, or an image or label is wrong.
+    """
+    folders = data_folders(task, data_dir)
+    if split not in ("train", "dev") or (split == "dev" and "dev" in task.files):
+        return _read(task, split, folders)
+    train = _read(task, "train", folders)
+    if "dev" in task.files:
+        return train
+    held_out = np.arange(len(train.labels)) % task.held_out == task.held_out - 1
+    images = train.chosen(held_out if split == "dev" else ~held_out)
+    if not len(images.labels):
+        raise MissingInputError(
+            f"Task {task.name} has {len(train.labels)} images in train, too few to hold out every {task.held_out}th.",
+            "held_out in the task file, with a smaller number; or files.dev",
+        )
+    return images
+
+
+def _read(task: ImageTask, split: str, folders: list[Path]) -> Images:
+    if task.builtin is not None:
+        return _digits(task, split)
+    parts = []
+    for name in task.files.get(split, []):
+        path = next((folder / name for folder in folders if is_there(folder / name)), None)
+        if path is None:
+            places = ", ".join(str(folder) for folder in folders)
+            raise MissingInputError(
+                f"Task {task.name}: there is no {name} in {places}.", f"--data-dir FOLDER, where FOLDER holds {name}"
+            )
+        parts.append(_READERS[path.suffix](path, task) if path.is_file() else _folder(path, task))
+    if not any(len(part.labels) for part in parts):
+        raise MissingInputError(f"Task {task.name} holds no images in its split {split}.")
+    return Images(np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
+def _digits(task: ImageTask, split: str) -> Images:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    # 17 shades of grey, as bytes.
+    pixels = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
+    images = Images(pixels, bunch.target.astype(np.int64))
+    _check_shape(images.pixels, task, "scikit-learn's digits")
+    test = np.arange(len(images.labels)) % _TEST == _TEST - 1
+    return images.chosen(test if split == "test" else ~test)
+
+
+def _binary(path: Path, task: ImageTask) -> Images:
+    """CIFAR's binary form: each row is its label bytes, then its channels one after the other."""
+    channels, height, width = task.image
+    size = task.label_bytes + channels * height * width
+    data = np.frombuffer(read_bytes(path, _LARGEST), np.uint8)
+    if not len(data) or len(data) % size:
+        raise MissingInputError(
+            f"{path} has {len(data)} bytes, which is no multiple of {size}: {task.label_bytes} bytes of label and "
+            f"{'×'.join(map(str, task.image))} of image.",
+            "label_bytes and image in the task file",
+        )
+    rows = data.reshape(-1, size)
+    labels = rows[:, task.label_bytes - 1].astype(np.int64)
+    if wrong := np.flatnonzero(labels >= task.num_labels).tolist():
+        raise MissingInputError(
+            f"{path}, image {wrong[0] + 1}: the label {labels[wrong[0]]} is unknown; the task has {task.num_labels}."
+        )
+    return Images(rows[:, task.label_bytes :].reshape(-1, channels, height, width), labels)
+
+
+def _parquet(path: Path, task: ImageTask) -> Images:
+    """The hub's form: a column of pictures, and one of classes."""
+    import pyarrow.parquet as parquet
+    from pyarrow import ArrowException
+
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise MissingInputError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}.") from error
+    columns = table.column_names
+    image = next((name for name in ("img", "image") if name in columns), None)
+    label = next((name for name in ("label", "fine_label") if name in columns), None)
+    if image is None or label is None:
+        raise MissingInputError(f"{path} must have the columns img or image, and label; it has {', '.join(columns)}.")
+
+    def rows() -> Iterator[tuple[str, bytes, Any]]:
+        pairs = zip(table[image].to_pylist(), table[label].to_pylist(), strict=True)
+        for number, (value, given) in enumerate(pairs, 1):
+            where = f"{path}, row {number}"
+            data = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(data, bytes):
+                raise MissingInputError(f"{where}: the column {image} holds no picture.")
+            yield where, data, given
+
+    return _pictures(task, rows())
+
+
+def _listed(path: Path, task: ImageTask) -> Images:
+    """A .csv with the columns path (relative to the file) and label."""
+
+    def rows() -> Iterator[tuple[str, bytes, Any]]:
+        reader = csv.DictReader(lines(path, _LONGEST_LINE))
+        if not {"path", "label"} <= set(reader.fieldnames or []):
+            given = ", ".join(reader.fieldnames or []) or "nothing"
+            raise MissingInputError(f"{path} must have the columns path and label; it has {given}.")
+        for row in reader:
+            name = row["path"] or ""
+            yield f"{path}, line {reader.line_num}: {name}", _file(path.parent / name, path), row["label"]
+
+    return _pictures(task, rows())
+
+
+def _folder(path: Path, task: ImageTask) -> Images:
+    """One folder of pictures per class, in the order of their names."""
+    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+    def rows() -> Iterator[tuple[str, bytes, Any]]:
+        for folder in classes:
+            for file in sorted(folder.iterdir()):
+                if file.suffix.lower() in _PICTURES:
+                    yield str(file), _file(file, path), folder.name
+
+    return _pictures(task, rows())
+
+
+def _file(path: Path, named_in: Path) -> bytes:
+    if not is_there(path):
+        raise MissingInputError(f"{named_in} names {path}, which is not there.")
+    return read_bytes(path, _LARGEST_IMAGE)
+
+
+def _pictures(task: ImageTask, rows: Iterator[tuple[str, bytes, Any]]) -> Images:
+    """Pictures of any format that Pillow reads; each comes with its place, for errors, and its label."""
+    known = Labels(task.labels, None)
+    pixels, labels = [], []
+    for where, data, given in rows:
+        label = known.value(given)
+        if label is None:
+            raise MissingInputError(f"{where}: the label {shown(given)} {known.fault()}.")
+        image = _decoded(data, task.image[0], where)
+        _check_shape(image[None], task, where)
+        pixels.append(image)
+        labels.append(int(label))
+    return Images(np.array(pixels, np.uint8).reshape(-1, *task.image), np.array(labels, np.int64))
+
+
+def _decoded(data: bytes, channels: int, where: str) -> NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            values = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MissingInputError(f"{where} is no picture that can be read: {error}.") from error
+    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+
+
+def _check_shape(pixels: NDArray[np.uint8], task: ImageTask, where: str) -> None:
+    if list(pixels.shape[1:]) != task.image:
+        found, wanted = ("×".join(map(str, shape)) for shape in (pixels.shape[1:], task.image))
+        raise MissingInputError(f"{where} has {found} values, but task {task.name} has images of {wanted}.")
+
+
+_READERS: dict[str, Callable[[Path, ImageTask], Images]] = {".bin": _binary, ".parquet": _parquet, ".csv": _listed}

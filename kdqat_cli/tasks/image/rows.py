@@ -1,0 +1,106 @@
+"""A task's images as a network reads them, and its score on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdqat_cli import group
+from kdqat_cli.config import PaddingName
+from kdqat_cli.tasks.image.data import Images
+from kdqat_cli.tasks.image.schema import ImageTask
+from kdqat_cli.tasks.metrics import compute_metrics
+
+Example = tuple[Tensor, int]
+_SCORED = 256  # images per forward pass of an evaluation
+_SHIFT = 4  # pixels, at most, that crop-flip shifts an image by
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """One split of a task.
+
+    Attributes:
+        task: the task.
+        images: its rows.
+    """
+
+    task: ImageTask
+    images: Images
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the rows."""
+        return self.images.digest
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The classes (rows,)."""
+        return self.images.labels
+
+    @property
+    def examples(self) -> list[Example]:
+        """Bytes (channels, height, width) and class of each row."""
+        pixels = torch.from_numpy(np.array(self.images.pixels))
+        return list(zip(pixels.unbind(), self.images.labels.tolist(), strict=True))
+
+    @property
+    def lengths(self) -> list[int]:
+        """All images cost the same."""
+        return [1] * len(self.images.labels)
+
+    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Any]]:
+        """Puts images of a training together: see `Rows` in tasks/kind.py. They need no padding."""
+
+        def batch(rows: list[Example]) -> dict[str, Any]:
+            pixels = torch.stack([image for image, _ in rows])
+            if self.task.augment == "crop-flip":
+                pixels = crop_flip(pixels)
+            labels = torch.tensor([label for _, label in rows])
+            return {"pixel_values": self._normalized(pixels), "labels": labels, "counted": torch.ones(len(rows), 1)}
+
+        return batch
+
+    @torch.no_grad()
+    def logits(self, model: PreTrainedModel) -> NDArray[np.float32]:
+        """Logits (rows, labels); the model is in eval mode meanwhile. The processes of a group take turns."""
+        pixels = torch.from_numpy(np.array(self.images.pixels))
+        logits = torch.zeros(len(pixels), self.task.num_labels, device=model.device)
+        training = model.training
+        model.eval()
+        for start in range(group.rank() * _SCORED, len(pixels), group.size() * _SCORED):
+            part = slice(start, start + _SCORED)
+            logits[part] = model(self._normalized(pixels[part]).to(model.device)).logits.float()
+        model.train(training)
+        out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
+        return out
+
+    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+        """A model's metrics on these rows, in percent, computed by torch."""
+        return compute_metrics(self.task, self.logits(model), self.labels)
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        """Bytes (B, C, H, W) → (value / 255 - mean) / std."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.task.mean, self.task.std))
+        return (pixels.float() / 255 - mean) / std
+
+
+def crop_flip(pixels: Tensor) -> Tensor:
+    """Shifts each image (B, C, H, W) by up to four pixels, with zeros at the edge, and mirrors every other one.
+
+    As the public code of Polino et al. does: a random crop of the image in a frame of four pixels, and a flip. Both
+    are drawn from torch's generator.
+    """
+    count, _, height, width = pixels.shape
+    framed = torch.nn.functional.pad(pixels, (_SHIFT,) * 4)
+    down, right = torch.randint(2 * _SHIFT + 1, (2, count))
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    mirrored = torch.rand(count) < 0.5
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    return framed[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
