@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,55 @@ def test_what_is_wrong_with_a_plugin_is_one_sentence(
     done = run(tmp_path, "kdqat", "finetune-teacher", "--task", "movie", code=code)
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a kind of task of its own: points inside and outside of a circle."""
+    folder = tmp_path_factory.mktemp("points")
+    (folder / "tasks").mkdir()
+    shutil.copy(REPOSITORY / "tests/points.py", folder / "points.py")
+    (folder / "params.yaml").write_text("plugins: [points.py]\n", encoding="utf-8")
+    task = "name: circle\nkind: points\ntitle: Points\nlabels: [out, in]\nmetric: accuracy\n"
+    (folder / "tasks/circle.yaml").write_text(task + "files: {train: train.csv, dev: dev.csv}\n", encoding="utf-8")
+    draw = random.Random(7)
+    for split, count in (("train", 400), ("dev", 200)):
+        pairs = [(draw.uniform(-1, 1), draw.uniform(-1, 1)) for _ in range(count)]
+        rows = [f"{x},{y},{int(x * x + y * y < 0.6)}" for x, y in pairs]
+        (folder / "tasks" / f"{split}.csv").write_text("\n".join(["x,y,label", *rows]) + "\n", encoding="utf-8")
+    teach = ("finetune-teacher", "--task", "circle", "--network", "wide", "--epochs", "40", "--learning-rate", "2e-2")
+    run(folder, "kdqat", *teach)
+    return folder
+
+
+def test_a_kind_of_task_with_a_network_of_one_file(points: Path) -> None:
+    teacher = json.loads(run(points, "kdqat", "evaluate", "runs/circle/teacher", "--json").stdout)
+    assert teacher["score"] > 90
+    small = (
+        "--network",
+        "narrow",
+        "--loss",
+        "logits",
+        "--weights",
+        "int8",
+        "--epochs",
+        "40",
+        "--learning-rate",
+        "2e-2",
+    )
+    student = json.loads(run(points, "kdqat", "distill", "--task", "circle", *small, "--json").stdout)
+    assert student["score"] > 85
+    scored = json.loads(run(points, "kdqat", "evaluate", student["folder"], "--json").stdout)
+    assert (scored["score"], scored["parameters"]) == (student["score"], 2 * 8 + 8 + 8 * 2 + 2)
+    untrained = json.loads(run(points, "kdqat", "quantize", "--task", "circle", "--weights", "int4", "--json").stdout)
+    assert untrained["score"] > 50
+    assert "wide" in run(points, "kdqat", "ls", "networks").stdout
+
+
+def test_a_task_and_a_model_of_other_kinds_do_not_meet(points: Path) -> None:
+    said = run(points, "kdqat", "evaluate", "runs/circle/teacher", "--task", "digits", code=2).stderr
+    assert "reads rows of the kind points, but task digits has rows of the kind image." in " ".join(said.split())
+    said = run(points, "kdqat", "finetune-teacher", "--task", "circle", code=2).stderr
+    assert "Task circle names no network to train." in " ".join(said.split())
+    said = run(points, "kdqat", "distill", "--task", "circle", "--loss", "map", code=2).stderr
+    assert "compares the layers of an encoder with those of its copy. try: --loss logits" in " ".join(said.split())

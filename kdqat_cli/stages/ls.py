@@ -48,6 +48,14 @@ def _encoders() -> Sequence[Row]:
     return [{"model type": name, "layers": family.layers, "MHA(X)": family.mha} for name, family in FAMILIES.items()]
 
 
+def _networks() -> Sequence[Row]:
+    from kdqat_cli.networks.nets import networks
+
+    return [
+        {"network": name, "reads": net.reads, "about": net.about.get(name, "-")} for name, net in networks().items()
+    ]
+
+
 def _formats() -> Sequence[Row]:
     from kdqat_cli.exporters.catalogue import FORMATS
 
@@ -65,6 +73,7 @@ _CATALOGUES: dict[Listed, Callable[[], Sequence[Row]]] = {
     "losses": _losses,
     "recipes": _recipes,
     "encoders": _encoders,
+    "networks": _networks,
     "formats": _formats,
     "published": _published,
 }

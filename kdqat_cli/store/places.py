@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from kdqat_cli.config import Params, Settings, resolve
 
-Listed = Literal["tasks", "losses", "recipes", "encoders", "formats", "published"]
+Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "published"]
 """What `kdqat ls` lists."""
 
 EMBEDDED = "embedded"

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from kdqat_cli.errors import ConfigError
 from kdqat_cli.tasks.task import Task
 
 SOURCES = (".bin", ".parquet", ".csv")
@@ -72,8 +71,3 @@ class ImageTask(Task):
                 if Path(name).suffix not in ("", *SOURCES):
                     faults.append(f"files.{split}: {name} must be a folder, or end in one of {', '.join(SOURCES)}.")
         return faults
-
-
-def no_meaning(option: str, task: ImageTask) -> ConfigError:
-    """The error for an option that only text tasks read."""
-    return ConfigError(f"{option} has no meaning for task {task.name}, whose rows are images.")
