@@ -9,7 +9,7 @@ from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
-from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
+from kdqat_cli.quantizers.weights import StraightThrough
 
 
 def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
@@ -23,7 +23,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
         ConfigError: kdqat does not know the architecture.
     """
     family = family_of(model)
-    weights = StraightThrough(WEIGHTS[settings.weights], settings.weight_clip)
+    weights = StraightThrough.of(settings)
     quantizer = None
     if settings.activations == "int8":
         quantizer = ActivationQuantizer(8, settings.activation_clip, settings.activation_scale)
