@@ -6,11 +6,11 @@ docstring under each field is also its `--help`.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
@@ -39,6 +39,12 @@ ActivationsName = Literal["int8", "fp32"]
 MethodName = Literal["qat", "qd", "pm"]
 """Values of `--method`; stages/distill.py says what each is."""
 
+RoundingName = Literal["nearest", "stochastic"]
+"""Roundings of uniform weights; quantizers/uniform.py says what each is."""
+
+GradientName = Literal["plain", "truncated", "complicated"]
+"""Gradients of quantised weights; quantizers/weights.py says what each is."""
+
 OptimizerName = Literal["adamw", "bert-adam", "sgd"]
 """Optimisers; training/optimizers.py says what each is."""
 
@@ -54,6 +60,9 @@ READ_BY: dict[str, tuple[LossName, ...]] = {
     "temperature": ("map", "map+output"),
 }
 """Fields of `Distillation` that only some losses read, and these losses."""
+
+UNIFORM_ALONE = ("bits", "bucket", "rounding", "gradient")
+"""Fields of `Quantization` that only uniform weights read."""
 
 Device = Literal["cpu", "cuda"]
 """Where a model is computed."""
@@ -124,6 +133,28 @@ class Quantization(Section):
     """Whether biases and normalisation are quantised as well, as Polino et al.'s public code does; not of encoders."""
     exempt: list[str] = []
     """Parameters that stay in full precision, by name with * and ?; first and last name a network's outer layers."""
+    bits: int = Field(default=4, ge=1, le=8)
+    """Bits of a level of uniform weights; there are 2^bits levels."""
+    bucket: int | None = Field(default=256, ge=1, lt=2**31)
+    """Consecutive uniform weights that share scale and offset; null: the whole tensor does."""
+    rounding: RoundingName = "nearest"
+    """Rounding of uniform weights: to the nearest level, or stochastic, which is right on average."""
+    gradient: GradientName = "plain"
+    """Gradient of uniform weights: plain, truncated (to weights within ±1), or complicated (through the range)."""
+
+    @model_validator(mode="after")
+    def _reads_all(self) -> "Quantization":
+        for name in UNIFORM_ALONE if self.weights != "uniform" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                names = {"name": name, "weights": self.weights}
+                raise PydanticCustomError("idle", "quantization.{name} has no meaning for {weights} weights", names)
+        return self
+
+    @property
+    def levels(self) -> Collection[int]:
+        """The integers that the levels of the weights are among."""
+        levels: Collection[int] = LEVELS[self.weights](self.bits)
+        return levels
 
 
 class Distillation(Section):
@@ -237,6 +268,8 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(detail["loc"][-1]), _field_names(model), n=1)
         return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
+    if detail["type"] == "idle":
+        return f"{where}: {detail['msg']}."
     if detail["type"] == "missing":
         return f"{place} is missing."
     if not detail["loc"]:  # a rule over several keys; its sentence is whole

@@ -38,5 +38,12 @@ LOSSES = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "lo
 """Values of `--loss`; distillation/losses.py says what each is."""
 FORMATS = Names(dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"]))
 """Values of `--format`; `packed` is kdqat's own, exporters/catalogue.py says what the others are."""
-LEVELS = Names({"ternary": range(-1, 2), "int4": range(-7, 8), "int8": range(-127, 128)})
-"""Values of `--weights` → the integers that the weights are multiples of; quantizers/weights.py has the quantisers."""
+LEVELS = Names(
+    {
+        "ternary": lambda _: range(-1, 2),
+        "int4": lambda _: range(-7, 8),
+        "int8": lambda _: range(-127, 128),
+        "uniform": lambda bits: range(2**bits),
+    }
+)
+"""Values of `--weights` → a function of `--bits` that gives the levels; quantizers/weights.py has the quantisers."""

@@ -177,7 +177,7 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
     assert "'fast'" in told["teacher.learning_rate"]
     assert "'score', 'map', 'output', 'mha' or 'map+output'" in told["distillation.loss"]
     assert told["distillation.hidden_layers"].endswith("should be all, or a list of layer numbers, but it is [].")
-    assert "'ternary', 'int4' or 'int8'" in told["quantization.weights"]
+    assert "'ternary', 'int4', 'int8' or 'uniform'" in told["quantization.weights"]
     assert "'adamw' or 'bert-adam'" in told["teacher.optimizer"]
     assert caught.value.exit_code == 2
 

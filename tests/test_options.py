@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from kdqat_cli.cli import app
 from kdqat_cli.commands.options import layers_option
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.quantizers.codes import Grouping
 from kdqat_cli.quantizers.layers import QuantizedLinear
 from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.tasks.text.models import load_classifier
@@ -97,6 +98,47 @@ def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
     assert not (work / "eight-packed/model").exists()
 
 
+@pytest.mark.parametrize("more", [(), ("--set", "quantization.rounding=stochastic")], ids=["nearest", "stochastic"])
+def test_a_student_of_uniform_weights_is_trained_and_evaluated(work: Path, more: tuple[str, ...]) -> None:
+    options = ("--weights", "uniform", "--bits", "3", "--bucket", "64", "--max-steps", "3", *more)
+    told = results("distill", *TASK, *options)
+    out = Path(told["folder"])
+    assert out.name == f"map+output-max_steps3-uniform-bits3-bucket64{'-rounding-stochastic' if more else ''}-42"
+    about = recorded(out)["quantization"]
+    assert (about["weights"], about["bits"], about["bucket"]) == ("uniform", 3, 64)
+    assert results("evaluate", str(out), "--json")["score"] == told["score"]
+    for layer in quantized_layers(load_classifier(out).model).values():
+        codes = layer.codes()
+        assert layer.frozen
+        assert codes.grouping == Grouping("bucket", 64)
+        assert 3 < int(codes.levels.max()) < 8
+
+
+def test_the_whole_tensor_may_be_a_bucket(work: Path) -> None:
+    told = results("quantize", *TASK, "--weights", "uniform", "--bits", "8", "--set", "quantization.bucket=null")
+    assert Path(told["folder"]).name == "ternary-uniform-bits8-bucket-none"
+    assert results("evaluate", told["folder"], "--json")["score"] == told["score"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--bits", "4"), "--bits has no meaning for --weights ternary."),
+        (("--weights", "int8", "--bucket", "256"), "--bucket has no meaning for --weights int8."),
+        (("--bits", "2"), "options: quantization.bits has no meaning for ternary weights."),
+        (("--set", "quantization.gradient=complicated"), "--set: quantization.gradient has no meaning for ternary"),
+        (("--weights", "uniform", "--bits", "9"), "--bits: input should be less than or equal to 8, but it is 9"),
+        (("--weights", "uniform", "--bucket", "0"), "--bucket: input should be greater than or equal to 1"),
+        (("--weights", "uniform", "--set", "quantization.rounding=up"), "'nearest' or 'stochastic'"),
+    ],
+)
+def test_settings_that_the_weights_do_not_read_are_refused(work: Path, options: tuple[str, ...], sentence: str) -> None:
+    for command in ("quantize", "distill"):
+        done = kdqat(command, *TASK, *options, "--out", "out", code=2)
+        assert sentence in " ".join(done.stderr.split())
+        assert not (work / "out").exists()
+
+
 def test_a_training_in_bf16_is_scored_in_fp32(work: Path) -> None:
     scores, losses = {}, {}
     for precision in ("fp32", "bf16"):
@@ -142,7 +184,7 @@ def test_an_unknown_quantiser_names_the_known_ones(work: Path, option: str, valu
     for command in ("quantize", "distill"):
         done = kdqat(command, *TASK, option, value, code=2)
         assert value in done.stderr
-        known = ("ternary", "int4", "int8") if option == "--weights" else ("int8", "fp32")
+        known = ("ternary", "int4", "int8", "uniform") if option == "--weights" else ("int8", "fp32")
         assert all(name in done.stderr for name in known)
 
 

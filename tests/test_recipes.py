@@ -35,6 +35,7 @@ TEACHER: dict[str, Any] = {
     "eval_before_end": 0,
     "keep_best": "score",
 }
+UNIFORM = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain"}
 CLEAN = {
     "teacher": TEACHER,
     "student": TEACHER | {"learning_rate": 1e-4},
@@ -44,6 +45,7 @@ CLEAN = {
         "activations": "int8",
         "activation_clip": None,
         "activation_scale": "token",
+        **UNIFORM,
     },
     "distillation": {
         "loss": "map+output",
@@ -90,6 +92,7 @@ def test_paper_is_the_specification_s(task: str) -> None:
         "activations": "int8",
         "activation_clip": 2.5,
         "activation_scale": "batch",
+        **UNIFORM,
     }
     assert settings.distillation.model_dump() == CLEAN["distillation"] | {
         "padding": "counted",

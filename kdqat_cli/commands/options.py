@@ -8,6 +8,7 @@ import typer
 
 from kdqat_cli.config import (
     READ_BY,
+    UNIFORM_ALONE,
     ActivationsName,
     Device,
     Distillation,
@@ -83,6 +84,8 @@ HiddenLayersOption = Annotated[
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", help=field_help(Quantization, "weights"), metavar=LEVELS.metavar())
 ]
+BitsOption = Annotated[int | None, typer.Option("--bits", help=field_help(Quantization, "bits"))]
+BucketOption = Annotated[int | None, typer.Option("--bucket", help=field_help(Quantization, "bucket"))]
 ActivationsOption = Annotated[
     ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
 ]
@@ -222,3 +225,21 @@ def refuse_idle(loss: str, **given: object) -> None:
         if value is not None and loss not in READ_BY[name]:
             fitting = " or ".join(f"--loss {other}" for other in READ_BY[name])
             raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)
+
+
+def quantization_options(
+    weights: str | None, activations: ActivationsName | None, bits: int | None, bucket: int | None
+) -> dict[str, object]:
+    """The options of a quantisation as changes to its section."""
+    return {"weights": weights, "activations": activations, "bits": bits, "bucket": bucket}
+
+
+def refuse_idle_of_weights(settings: Quantization, options: dict[str, object]) -> None:
+    """Refuses options of `quantization_options` that the chosen weights do not read.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name in UNIFORM_ALONE:
+        if options.get(name) is not None and settings.weights != "uniform":
+            raise ConfigError(f"--{name} has no meaning for --weights {settings.weights}.", "--weights uniform")

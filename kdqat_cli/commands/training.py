@@ -12,6 +12,8 @@ from kdqat_cli.commands.options import (
     ActivationsOption,
     BatchSizeOption,
     BetaOption,
+    BitsOption,
+    BucketOption,
     DataDirOption,
     DevicesOption,
     EncoderOption,
@@ -38,7 +40,9 @@ from kdqat_cli.commands.options import (
     TemperatureOption,
     WeightsOption,
     distillation_options,
+    quantization_options,
     refuse_idle,
+    refuse_idle_of_weights,
     training_options,
 )
 from kdqat_cli.config import load_params, resolve
@@ -118,6 +122,8 @@ def quantize(
     out: OutOption = None,
     force: ForceOption = False,
     weights: WeightsOption = None,
+    bits: BitsOption = None,
+    bucket: BucketOption = None,
     activations: ActivationsOption = None,
     data_dir: DataDirOption = None,
     recipe: RecipeOption = None,
@@ -127,8 +133,9 @@ def quantize(
 ) -> None:
     """Quantise a teacher without any training, and score it."""
     params, spec, data = inputs(task, data_dir)
-    quantization = {"weights": weights, "activations": activations}
+    quantization = quantization_options(weights, activations, bits, bucket)
     settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_, spec.kind)
+    refuse_idle_of_weights(settings.quantization, quantization)
     source = teacher or str(teacher_folder(spec.name))
     refuse_absent(source, f"kdqat finetune-teacher --task {task}")
     output = start(json, quiet)
@@ -149,6 +156,8 @@ def distill(
     temperature: TemperatureOption = None,
     hidden_layers: HiddenLayersOption = None,
     weights: WeightsOption = None,
+    bits: BitsOption = None,
+    bucket: BucketOption = None,
     activations: ActivationsOption = None,
     teacher: TeacherOption = None,
     out: OutOption = None,
@@ -173,10 +182,11 @@ def distill(
     params, spec, data = inputs(task, data_dir)
     training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
     distillation = distillation_options(method, loss, mix, beta, temperature, hidden_layers)
-    quantization = {"weights": weights, "activations": activations}
+    quantization = quantization_options(weights, activations, bits, bucket)
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
     settings = resolve(spec.name, params, recipe, changes, set_, spec.kind)
     refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
+    refuse_idle_of_weights(settings.quantization, quantization)
     refuse_coupled(settings, processes)
     source = teacher or str(teacher_folder(spec.name))
     refuse_absent(source, f"kdqat finetune-teacher --task {task}")

@@ -16,7 +16,7 @@ from kdqat_cli.networks.nets import NETS
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 from kdqat_cli.quantizers.parameters import quantize_parameter
-from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
+from kdqat_cli.quantizers.weights import StraightThrough
 
 
 def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
@@ -32,7 +32,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
     Raises:
         ConfigError: kdqat does not know the architecture, or nothing has a name of `settings.exempt`.
     """
-    weights = StraightThrough(WEIGHTS[settings.weights], settings.weight_clip)
+    weights = StraightThrough.of(settings)
     quantizer = None
     if settings.activations == "int8":
         quantizer = ActivationQuantizer(8, settings.activation_clip, settings.activation_scale)

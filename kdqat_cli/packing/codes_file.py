@@ -3,8 +3,10 @@
 model.safetensors holds the quantised weights as floats, so that everything that reads a plain checkpoint loads the
 folder. codes.safetensors holds what these floats are made of:
 
-    <layer>.levels   integers, of the weight's shape
-    <layer>.scales   F32 (groups,)
+    <layer>.levels    integers, of the weight's shape
+    <layer>.scales    F32 (groups,)
+    <layer>.offsets   F32 (groups,), where the quantiser gives offsets
+    <layer>.points    F32 (points,), where it gives points
 
 Of a parameter that is not called `weight` its name stands in the place of the layer's.
 
@@ -32,8 +34,9 @@ def save_codes(model: nn.Module, folder: Path) -> None:
     """Writes the codes of a model's frozen layers; nothing for a model without any."""
     tensors: dict[str, Tensor] = {}
     for name, layer in quantized_weights(model).items():
-        codes, name = layer.codes().cpu(), name.removesuffix(".weight")
-        tensors |= {f"{name}.levels": codes.levels, f"{name}.scales": codes.scales}
+        stem = name.removesuffix(".weight")
+        # Copies: layers may share points, which safetensors does not write.
+        tensors |= {f"{stem}.{part}": values.clone() for part, values in layer.codes().cpu().tensors().items()}
     if tensors:
         # Not by the library's save_file, whose files are the user's alone to read.
         (folder / CODES).write_bytes(save(tensors))
@@ -76,18 +79,23 @@ def _read(path: Path, again: str) -> dict[str, Tensor]:
 
 
 def _taken(tensors: dict[str, Tensor], name: str, layer: QuantizedWeight) -> Codes:
-    try:
-        levels, scales = tensors.pop(f"{name}.levels"), tensors.pop(f"{name}.scales")
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]} is missing") from error
+    parts = {part: tensors.pop(f"{name}.{part}", None) for part in ("levels", "scales", "offsets", "points")}
+    levels, scales = parts["levels"], parts["scales"]
+    if levels is None or scales is None:
+        raise ValueError(f"{name}.{'levels' if levels is None else 'scales'} is missing")
     if levels.shape != layer.weight.shape or levels.dtype.is_floating_point:
         raise ValueError(f"the levels are {tuple(levels.shape)} of {levels.dtype}")
-    if scales.dtype != layer.weight.dtype:
-        raise ValueError(f"the scales are {scales.dtype}")
+    for part in ("scales", "offsets", "points"):
+        values = parts[part]
+        if values is not None and values.dtype != layer.weight.dtype:
+            raise ValueError(f"the {part} are {values.dtype}")
     low, high = min(layer.weight_quantizer.quantizer.levels), max(layer.weight_quantizer.quantizer.levels)
+    points = parts["points"]
+    if points is not None:
+        low, high = max(low, 0), min(high, len(points) - 1)
     if levels.numel() and not low <= int(levels.min()) <= int(levels.max()) <= high:
         raise ValueError(f"a level outside {low} to {high}")
-    return Codes(levels, scales, layer.grouping)
+    return Codes(levels, scales, layer.grouping, parts["offsets"], points)
 
 
 def _of_floats(layer: QuantizedWeight) -> Codes:

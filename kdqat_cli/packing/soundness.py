@@ -14,7 +14,6 @@ import numpy as np
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.levels import are_trits
-from kdqat_cli.names import LEVELS
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.family import Family
 from kdqat_cli.networks.parts import Sizes, dense_parts, sizes_of, ternary_parts
@@ -113,7 +112,7 @@ def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | N
 
 def _wrong_record(parts: "PackedParts", family: Family) -> str | None:
     record = parts.record
-    if record.quantization is not None and not are_trits(LEVELS[record.quantization.weights]):
+    if record.quantization is not None and not are_trits(record.quantization.levels):
         return f"the record tells of {record.quantization.weights} weights."
     most = family.longest_row(parts.config)
     if record.max_length is not None and most is not None and record.max_length > most:

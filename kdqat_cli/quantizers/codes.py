@@ -1,17 +1,18 @@
 """A quantised weight as a value: integer levels, scales, and what shares a scale.
 
-    ŵ = scale of its group · level
+    ŵ = scale of its group · level                              multiples of a scale (ternary, int4, int8)
+    ŵ = scale of its group · level + offset of its group        a grid that starts anywhere (uniform)
+    ŵ = scale of its group · points[level] + offset of its group    points of the whole weight (learned points)
 
 Guarantees
-- The same levels and scales give the same ŵ, bit for bit: training, evaluation and every file format multiply here.
-- A level of 0 gives +0, never -0.
-
-Left out: offsets (the β of Polino et al.'s buckets) and levels that are numbers of learned points.
+- The same codes give the same ŵ, bit for bit: training, evaluation and every file format compute it here.
+- Product and sum are each rounded to the type of the scales.
+- Without offsets and points a level of 0 gives +0, never -0.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,31 +75,57 @@ class Codes:
     Attributes:
         levels: of the weight's shape, integers.
         scales: (groups,), of the weight's type.
-        grouping: what shares a scale.
+        grouping: what shares a scale, and an offset.
+        offsets: (groups,), of the weight's type; None: all 0.
+        points: (points,), of the weight's type, the value of each level before scale and offset, within [0, 1] where
+            training has not moved them out of it; None: a level is its own value.
 
     Raises:
-        ValueError: another number of scales than of groups.
+        ValueError: another number of scales or offsets than of groups, or points that are not a list of numbers.
     """
 
     levels: Tensor
     scales: Tensor
     grouping: Grouping
+    offsets: Tensor | None = None
+    points: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.scales.shape != (self.grouping.count(self.levels.shape),):
-            raise ValueError(
-                f"{tuple(self.scales.shape)} scales do not fit {tuple(self.levels.shape)} levels with one scale per "
-                f"{self.grouping}"
-            )
+        groups = self.grouping.count(self.levels.shape)
+        for values, name in ((self.scales, "scale"), (self.offsets, "offset")):
+            if values is not None and values.shape != (groups,):
+                raise ValueError(
+                    f"{tuple(values.shape)} {name}s do not fit {tuple(self.levels.shape)} levels with one {name} per "
+                    f"{self.grouping}"
+                )
+        if self.points is not None and (self.points.dim() != 1 or not len(self.points)):
+            raise ValueError(f"the points are {tuple(self.points.shape)}, not a list of numbers")
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether ŵ is a multiple of its group's scale."""
+        return self.offsets is None and self.points is None
 
     def value(self) -> Tensor:
         """The weight ŵ, of the shape of the levels and the type of the scales."""
-        groups = self.grouping.split(self.levels).to(self.scales.dtype) * self.scales[:, None]
+        levels = self.grouping.split(self.levels)
+        if self.points is None:
+            groups = levels.to(self.scales.dtype) * self.scales[:, None]
+        else:
+            groups = self.points.index_select(0, levels.flatten().int()).view(levels.shape) * self.scales[:, None]
+        if self.offsets is not None:
+            groups += self.offsets[:, None]
         return self.grouping.join(groups, self.levels.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it is made of, by name."""
+        named = {name: getattr(self, name) for name in ("levels", "scales", "offsets", "points")}
+        return {name: values for name, values in named.items() if values is not None}
 
     def cpu(self) -> "Codes":
         """The same in the memory of the processor."""
-        return replace(self, levels=self.levels.cpu(), scales=self.scales.cpu())
+        here: dict[str, Any] = {name: values.cpu() for name, values in self.tensors().items()}
+        return replace(self, **here)
 
 
 def recovered(weight: Tensor, grouping: Grouping, most: int) -> Codes:

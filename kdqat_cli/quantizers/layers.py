@@ -18,6 +18,8 @@ from kdqat_cli.quantizers.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantizers.remembered import Remembered
 from kdqat_cli.quantizers.weights import StraightThrough
 
+_PARTS = ("levels", "scales", "offsets", "points")
+
 
 class QuantizedWeight(nn.Module):
     """What the layers share: a weight that is quantised at each use until it is frozen.
@@ -31,6 +33,8 @@ class QuantizedWeight(nn.Module):
     weight: nn.Parameter
     _levels: Tensor | None
     _scales: Tensor | None
+    _offsets: Tensor | None
+    _points: Tensor | None
 
     def __init__(self, weight_quantizer: StraightThrough, grouping: Grouping) -> None:
         """Sets how; `grouping` is taken where the quantiser has none of its own. `weight` is the layer's to set."""
@@ -38,14 +42,17 @@ class QuantizedWeight(nn.Module):
         self.weight_quantizer = weight_quantizer
         self.grouping = weight_quantizer.quantizer.grouping or grouping
         # Buffers, to follow the layer to its device; not in its state, whose names are the plain layer's.
-        self.register_buffer("_levels", None, persistent=False)
-        self.register_buffer("_scales", None, persistent=False)
-        self._has_trits = are_trits(weight_quantizer.quantizer.levels)
+        for name in _PARTS:
+            self.register_buffer(f"_{name}", None, persistent=False)
+        quantizer = weight_quantizer.quantizer
+        # What the codes are is seen at a weight of one number: a quantiser from outside need not tell it.
+        plain = quantizer.codes(torch.zeros(1, 1), MATRIX).multiplies
+        self._multiplies_trits = are_trits(quantizer.levels) and plain
 
     @property
     def is_ternary(self) -> bool:
         """Whether packed file, engine and 2-bit formats hold it: levels of -1, 0 and 1, one scale per matrix or row."""
-        return self._has_trits and self.grouping in (MATRIX, ROW)
+        return self._multiplies_trits and self.grouping in (MATRIX, ROW)
 
     @property
     def described(self) -> str:
@@ -62,7 +69,7 @@ class QuantizedWeight(nn.Module):
         """The quantised weight; of a latent one, what it would be frozen at."""
         if self._levels is None or self._scales is None:
             return self.weight_quantizer.codes(self.weight, self.grouping)
-        return Codes(self._levels, self._scales, self.grouping)
+        return Codes(self._levels, self._scales, self.grouping, self._offsets, self._points)
 
     @torch.no_grad()
     def freeze(self, codes: Codes | None = None) -> None:
@@ -75,7 +82,10 @@ class QuantizedWeight(nn.Module):
         if self.frozen and codes is None:
             return
         codes = self.codes() if codes is None else codes
-        self._levels, self._scales, self.grouping = codes.levels, codes.scales, codes.grouping
+        self.grouping = codes.grouping
+        for name in _PARTS:
+            setattr(self, f"_{name}", getattr(codes, name))
+        self._multiplies_trits = self._multiplies_trits and codes.multiplies
         if self.weight.is_meta:
             self._put(nn.Parameter(codes.value(), requires_grad=False))
         else:

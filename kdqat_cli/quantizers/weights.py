@@ -1,29 +1,37 @@
 """The weight quantisers: one interface, one catalogue.
 
-A latent weight is clamped, quantised anew at each forward, and gets a straight-through gradient: identity, and zero
-where |w| reaches the clamp. Scales and thresholds get no gradient.
+A latent weight is clamped, quantised anew at each forward, and gets a straight-through gradient. Scales, offsets and
+thresholds get no gradient of their own.
 
     weights    values of a group
-    ternary    -α, 0, +α          ternary.py
-    int4       15, uniform        uniform.py
-    int8       255, uniform       uniform.py
+    ternary    -α, 0, +α               ternary.py
+    int4       15, uniform around 0    symmetric.py
+    int8       255, uniform around 0   symmetric.py
+    uniform    2^bits, in buckets      uniform.py
 
-To add one: a class with the members of `WeightQuantizer` and a line in `WEIGHTS` and in `LEVELS`; or, from outside,
-`register`. It then trains, freezes, saves and loads. It packs and exports where its levels are -1, 0 and 1, with one
-scale per matrix (per row in the word embedding).
+    gradient      of g = ∂L/∂ŵ
+    plain         g, and 0 where |w| reaches the clamp
+    truncated     as plain, with w clamped to ±1, and 0 where |w| > 1 (Polino et al.'s public code)
+    complicated   as plain, with what the extremes of a bucket do to its other weights (uniform.range_gradient)
+
+To add a quantiser: a class with the members of `WeightQuantizer` and a line in `WEIGHTS` and in `LEVELS`; or, from
+outside, `register`. It then trains, freezes, saves and loads. It packs and exports where its levels are -1, 0 and 1,
+with one scale per matrix (per row in the word embedding).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from kdqat_cli.config import GradientName, Quantization
 from kdqat_cli.names import LEVELS
 from kdqat_cli.quantizers.codes import Codes, Grouping
+from kdqat_cli.quantizers.symmetric import Symmetric
 from kdqat_cli.quantizers.ternary import Ternary
-from kdqat_cli.quantizers.uniform import Uniform
+from kdqat_cli.quantizers.uniform import Uniform, range_gradient
 
 
 class WeightQuantizer(Protocol):
@@ -45,9 +53,13 @@ class WeightQuantizer(Protocol):
         """The quantised weight of a latent one, of any floating type; no gradient is asked for."""
 
 
-WEIGHTS: dict[str, WeightQuantizer] = {
-    quantizer.name: quantizer for quantizer in (Ternary(), Uniform(bits=4), Uniform(bits=8))
+WEIGHTS: dict[str, Callable[[Quantization], WeightQuantizer]] = {
+    "ternary": lambda _: Ternary(),
+    "int4": lambda _: Symmetric(bits=4),
+    "int8": lambda _: Symmetric(bits=8),
+    "uniform": lambda settings: Uniform(settings.bits, settings.bucket, settings.rounding),
 }
+"""Values of `--weights` → the quantiser that the settings ask for."""
 
 
 def register(quantizer: WeightQuantizer) -> None:
@@ -56,8 +68,8 @@ def register(quantizer: WeightQuantizer) -> None:
     Raises:
         ValueError: its name is taken.
     """
-    LEVELS.add(quantizer.name, quantizer.levels)
-    WEIGHTS[quantizer.name] = quantizer
+    LEVELS.add(quantizer.name, lambda _: quantizer.levels)
+    WEIGHTS[quantizer.name] = lambda _: quantizer
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,17 @@ class StraightThrough:
     Attributes:
         quantizer: what quantises them.
         clip: the latent weight is clamped to ±clip first, and gets no gradient where |w| ≥ clip; None: no clamp.
+        gradient: see the head of this file.
     """
 
     quantizer: WeightQuantizer
     clip: float | None
+    gradient: GradientName = "plain"
+
+    @classmethod
+    def of(cls, settings: Quantization) -> "StraightThrough":
+        """The one that the settings ask for."""
+        return cls(WEIGHTS[settings.weights](settings), settings.weight_clip, settings.gradient)
 
     def __call__(self, latent: Tensor, grouping: Grouping) -> Tensor:
         """The quantised weight of a latent one, of its shape; gradient straight-through."""
@@ -80,22 +99,38 @@ class StraightThrough:
     @torch.no_grad()
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
         """The quantised weight of a latent one as levels and scales."""
-        clamped = latent if self.clip is None else latent.clamp(-self.clip, self.clip)
-        return self.quantizer.codes(clamped, grouping)
+        return self.quantizer.codes(self.clamped(latent), grouping)
+
+    def clamped(self, latent: Tensor) -> Tensor:
+        """The latent weight as it is quantised."""
+        clip = self.clip
+        if self.gradient == "truncated":
+            clip = 1.0 if clip is None else min(clip, 1.0)
+        return latent if clip is None else latent.clamp(-clip, clip)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, quantizer: StraightThrough, grouping: Grouping) -> Tensor:
-        ctx.clip = quantizer.clip
-        if ctx.clip is not None:
+        ctx.quantizer, ctx.grouping = quantizer, grouping
+        value = quantizer.codes(latent, grouping).value()
+        if quantizer.gradient == "complicated":
+            ctx.save_for_backward(latent, value)
+        elif quantizer.gradient == "truncated" or quantizer.clip is not None:
             ctx.save_for_backward(latent)
-        return quantizer.codes(latent, grouping).value()
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grad_outputs
-        if ctx.clip is not None:
+        quantizer = ctx.quantizer
+        if quantizer.gradient == "complicated":
+            latent, value = ctx.saved_tensors
+            grad = range_gradient(grad, quantizer.clamped(latent), value, ctx.grouping)
+        if quantizer.gradient == "truncated":
             (latent,) = ctx.saved_tensors
-            grad = torch.where(latent.abs() < ctx.clip, grad, 0)
+            grad = torch.where(latent.abs() <= 1, grad, 0)
+        if quantizer.clip is not None:
+            latent = ctx.saved_tensors[0]
+            grad = torch.where(latent.abs() < quantizer.clip, grad, 0)
         return grad, None, None

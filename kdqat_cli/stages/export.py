@@ -9,7 +9,6 @@ from datasets import Dataset
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.levels import are_trits
-from kdqat_cli.names import LEVELS
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import Batches, Record
@@ -246,7 +245,7 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
             f"{student} holds {what}; only a student with ternary weights can be exported.",
             f"kdqat distill --task TASK --teacher {student}",
         )
-    if made is not None and not are_trits(LEVELS[made.weights]):
+    if made is not None and not are_trits(made.levels):
         raise ConfigError(
             f"{student} holds {made.weights} weights; only ternary weights can be exported.",
             "kdqat distill --weights ternary",

@@ -1,5 +1,6 @@
 """The codes beside a student's weights: read back as they were, or refused."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.codes_file import CODES, load_codes, save_codes
+from kdqat_cli.quantizers.codes import ROW, Codes, Grouping
 from kdqat_cli.quantizers.parameters import freeze, quantized_layers
+from kdqat_cli.quantizers.weights import StraightThrough
 from tests.recipes import quantization
 
 WORDS = "bert.embeddings.word_embeddings"
@@ -49,6 +52,82 @@ def test_what_is_saved_comes_back_with_and_without_the_file(
         assert torch.equal(without[name].weight, layer.weight)
         assert with_codes[name].frozen
         assert without[name].frozen
+
+
+def pointed(model: PreTrainedModel) -> PreTrainedModel:
+    """A student whose codes have offsets and points: two levels, at a quarter and at three quarters of a row."""
+    quantize_model(model, quantization(weights="int4"))
+    points = torch.tensor([0.25, 0.75])
+    for layer in quantized_layers(model).values():
+        low, high = layer.weight.detach().amin(1), layer.weight.detach().amax(1)
+        levels = (layer.weight.detach() > ((low + high) / 2)[:, None]).to(torch.uint8)
+        layer.freeze(Codes(levels, high - low, ROW, low, points))
+        layer.weight_quantizer = StraightThrough(Pointed(), None)
+    return model
+
+
+class Pointed:
+    """Stands for a quantiser that gives offsets and points."""
+
+    name, levels, grouping = "pointed", range(2), ROW
+
+    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
+        raise NotImplementedError
+
+
+def read_pointed(folder: Path, other: PreTrainedModel) -> PreTrainedModel:
+    read = pointed(other)
+    read.load_state_dict(AutoModelForSequenceClassification.from_pretrained(folder).state_dict())
+    load_codes(read, folder, "kdqat distill")
+    return read
+
+
+def test_offsets_and_points_come_back(model: PreTrainedModel, tmp_path: Path) -> None:
+    saved = quantized_layers(pointed(model))
+    model.save_pretrained(tmp_path)
+    save_codes(model, tmp_path)
+    assert {name.rpartition(".")[2] for name in load_file(tmp_path / CODES)} == {
+        "levels",
+        "scales",
+        "offsets",
+        "points",
+    }
+    read = quantized_layers(read_pointed(tmp_path, copy.deepcopy(model)))
+    for name, layer in saved.items():
+        parts = read[name].codes().tensors()
+        assert all(torch.equal(parts[part], values) for part, values in layer.codes().tensors().items())
+        assert not layer.is_ternary
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "sentence"),
+    [
+        ("offsets", lambda values: values[:1], "1,. offsets do not fit"),
+        ("offsets", lambda values: values.double(), "the offsets are torch.float64"),
+        ("offsets", lambda _: None, "another weight than"),
+        ("points", lambda values: values.half(), "the points are torch.float16"),
+        ("points", lambda values: values[:1], "a level outside 0 to 0"),
+        ("points", lambda values: values[:0], "a level outside 0 to -1"),
+        ("points", lambda values: values[None], "a level outside 0 to 0"),
+        ("points", lambda values: values + 1, "another weight than"),
+    ],
+)
+def test_offsets_and_points_that_do_not_fit_are_refused(
+    part: str,
+    change: Callable[[Tensor], Tensor | None],
+    sentence: str,
+    model: PreTrainedModel,
+    tmp_path: Path,
+) -> None:
+    pointed(model).save_pretrained(tmp_path)
+    save_codes(model, tmp_path)
+    tensors = load_file(tmp_path / CODES)
+    changed = change(tensors.pop(f"{WORDS}.{part}"))
+    if changed is not None:
+        tensors[f"{WORDS}.{part}"] = changed.clone()
+    save_file(tensors, tmp_path / CODES)
+    with pytest.raises(MissingInputError, match=sentence):
+        read_pointed(tmp_path, model)
 
 
 def test_a_plain_model_gets_no_file(model: PreTrainedModel, tmp_path: Path) -> None:

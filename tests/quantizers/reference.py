@@ -40,6 +40,18 @@ def uniform(weight: Array, rowwise: bool, bits: int) -> Array:
     return np.array([round(w / step) * step if largest else 0.0 for w in values]).reshape(weight.shape)
 
 
+def bucketed(weight: Array, bits: int, bucket: int | None) -> Array:
+    """Polino et al.: ŵ = α·round(n·v)/n + β in runs of the flattened tensor, n = 2^bits - 1, v = (w - β)/α."""
+    values = np.asarray(weight, dtype=np.float64).ravel().tolist()
+    steps, size, out = 2**bits - 1, bucket or len(values), []
+    for start in range(0, len(values), size):
+        run = values[start : start + size]
+        low, alpha = min(run), max(run) - min(run)
+        alpha = 1.0 if alpha < 1e-10 else alpha
+        out += [alpha * round(steps * (w - low) / alpha) / steps + low for w in run]
+    return np.array(out).reshape(weight.shape)
+
+
 REFERENCES: dict[str, Callable[[Array, bool], Array]] = {
     "ternary": ternary,
     "int4": partial(uniform, bits=4),

@@ -12,9 +12,11 @@ from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantizers.layers import QuantizedLinear
-from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
+from kdqat_cli.quantizers.symmetric import Symmetric
+from kdqat_cli.quantizers.ternary import Ternary
+from kdqat_cli.quantizers.weights import StraightThrough
 
-TERNARY = StraightThrough(WEIGHTS["ternary"], 0.15)  # some weights of the layers below lie beyond
+TERNARY = StraightThrough(Ternary(), 0.15)  # some weights of the layers below lie beyond
 
 
 def gradients(layer: QuantizedLinear, inputs: Tensor, upstream: Tensor) -> list[Tensor]:
@@ -60,7 +62,7 @@ def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.Monke
     assert torch.equal(layer.eval()(torch.ones(1, 8)), trained)
     assert calls == [1, 1]
     full = QuantizedLinear(nn.Linear(8, 8), TERNARY, None)
-    eight_bit = QuantizedLinear(nn.Linear(8, 8), StraightThrough(WEIGHTS["int8"], None), ActivationQuantizer(8, None))
+    eight_bit = QuantizedLinear(nn.Linear(8, 8), StraightThrough(Symmetric(8), None), ActivationQuantizer(8, None))
     for other in (full, eight_bit):
         other(torch.ones(1, 8))
     assert calls == [1, 1]
@@ -174,6 +176,6 @@ def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> Non
 
 def test_every_quantised_layer_gives_the_next_one_fp32() -> None:
     """Of bfloat16 the next layer would round other codes than it rounds in an evaluation."""
-    layer = QuantizedLinear(nn.Linear(8, 8), StraightThrough(WEIGHTS["int4"], None), ActivationQuantizer(8, None))
+    layer = QuantizedLinear(nn.Linear(8, 8), StraightThrough(Symmetric(4), None), ActivationQuantizer(8, None))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(2, 8)).dtype == torch.float32

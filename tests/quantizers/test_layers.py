@@ -12,14 +12,16 @@ from torch import nn
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 from kdqat_cli.quantizers.parameters import freeze, quantized_layers
-from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
+from kdqat_cli.quantizers.symmetric import Symmetric
+from kdqat_cli.quantizers.ternary import Ternary
+from kdqat_cli.quantizers.weights import StraightThrough
 from tests.quantizers.reference import REFERENCES, eight_bit
 
-FREE = StraightThrough(WEIGHTS["ternary"], None)
-CLIPPED = StraightThrough(WEIGHTS["ternary"], 0.15)  # of the layers below some weights lie beyond 0.15
+FREE = StraightThrough(Ternary(), None)
+CLIPPED = StraightThrough(Ternary(), 0.15)  # of the layers below some weights lie beyond 0.15
 each_weights = pytest.mark.parametrize(
     "weights",
-    [FREE, CLIPPED, StraightThrough(WEIGHTS["int4"], 0.15), StraightThrough(WEIGHTS["int8"], None)],
+    [FREE, CLIPPED, StraightThrough(Symmetric(4), 0.15), StraightThrough(Symmetric(8), None)],
     ids=["ternary", "ternary 0.15", "int4 0.15", "int8"],
 )
 QUANTIZERS = [
@@ -71,7 +73,7 @@ def test_linear_equals_the_plain_computation(
     torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("weights", [CLIPPED, StraightThrough(WEIGHTS["int4"], 0.15)], ids=["ternary", "int4"])
+@pytest.mark.parametrize("weights", [CLIPPED, StraightThrough(Symmetric(4), 0.15)], ids=["ternary", "int4"])
 @pytest.mark.parametrize("scale", ["token", "batch"])
 def test_the_linear_s_gradient_is_that_of_the_quantised_computation(
     weights: StraightThrough, scale: Literal["token", "batch"]

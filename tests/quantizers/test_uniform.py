@@ -1,26 +1,28 @@
-"""4- and 8-bit weights: by hand, against float64 loops, and what the module's docstring guarantees."""
+"""Uniform weights in buckets: by hand, against float64 loops, what the docstring guarantees, the three gradients."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from kdqat_cli.quantizers.codes import MATRIX, ROW, Grouping
-from kdqat_cli.quantizers.ternary import Ternary
+from kdqat_cli.quantizers.codes import MATRIX
 from kdqat_cli.quantizers.uniform import Uniform
-from tests.quantizers.reference import uniform
+from kdqat_cli.quantizers.weights import StraightThrough
+from tests.quantizers.reference import bucketed
+from tests.recipes import quantization
 
-GROUPINGS = (MATRIX, ROW)
-WEIGHT = torch.tensor([[0.7, -0.3, 0.14], [0.06, 0.0, -0.66]], dtype=torch.float64)
-
-
-def round_uniform(weight: torch.Tensor, grouping: Grouping, bits: int) -> torch.Tensor:
-    return Uniform(bits).codes(weight, grouping).value()
+WEIGHT = torch.tensor([[0.0, 0.3, 1.0, -0.5], [2.0, 2.0, 2.9, 5.0]], dtype=torch.float64)
 
 
-def random_weight(seed: int, rows: int, columns: int, size: float = 0.04) -> torch.Tensor:
-    return torch.tensor(np.random.default_rng(seed).standard_t(3, (rows, columns)) * size)
+def quantized(weight: Tensor, bits: int, bucket: int | None = 256) -> Tensor:
+    quantizer = Uniform(bits, bucket)
+    return quantizer.codes(weight, quantizer.grouping).value()
+
+
+def random_weight(seed: int, rows: int, columns: int, size: float, shift: float) -> Tensor:
+    return torch.tensor(np.random.default_rng(seed).standard_t(3, (rows, columns)) * size + shift * size)
 
 
 weights = st.builds(
@@ -28,92 +30,190 @@ weights = st.builds(
     st.integers(0, 10**6),
     st.integers(1, 9),
     st.integers(1, 40),
-    st.sampled_from([1e-30, 0.04, 60.0]),
+    st.sampled_from([1e-8, 0.04, 60.0]),
+    st.sampled_from([0.0, -3.0, 50.0]),
 )
+each_bits = pytest.mark.parametrize("bits", range(1, 9))
+some_bits, some_buckets = st.integers(1, 8), st.sampled_from([None, 1, 7, 40, 256])
 
 
-def test_four_bits_by_hand() -> None:
-    # One step a matrix: 0.7 / 7 = 0.1.
-    expected = torch.tensor([[0.7, -0.3, 0.1], [0.1, 0.0, -0.7]], dtype=torch.float64)
-    torch.testing.assert_close(round_uniform(WEIGHT, MATRIX, 4), expected, rtol=1e-14, atol=0)
-    # One a row: 0.1, and 0.66 / 7, of which 0.06 is 0.64.
-    expected = torch.tensor([[0.7, -0.3, 0.1], [0.66 / 7, 0.0, -0.66]], dtype=torch.float64)
-    torch.testing.assert_close(round_uniform(WEIGHT, ROW, 4), expected, rtol=1e-14, atol=0)
+def test_two_bits_by_hand() -> None:
+    # Buckets of a row: -0.5 to 1 in steps of 0.5 (0.3 is 1.6 steps), and 2 to 5 in steps of 1.
+    codes = Uniform(2, 4).codes(WEIGHT, Uniform(2, 4).grouping)
+    assert codes.levels.tolist() == [[1, 2, 3, 0], [0, 0, 1, 3]]
+    assert codes.levels.dtype == torch.uint8
+    assert codes.scales.tolist() == [0.5, 1]
+    assert codes.offsets is not None
+    assert codes.offsets.tolist() == [-0.5, 2]
+    assert codes.value().tolist() == [[0, 0.5, 1, -0.5], [2, 2, 3, 5]]
 
 
-def test_eight_bits_by_hand() -> None:
-    # One step a matrix: 1.27 / 127 = 0.01; one a row: 0.01, and 0.508 / 127 = 0.004.
-    weight = torch.tensor([[1.27, 0.5, -0.304], [0.0049, -0.0051, 0.508]], dtype=torch.float64)
-    expected = torch.tensor([[1.27, 0.5, -0.30], [0.0, -0.01, 0.51]], dtype=torch.float64)
-    torch.testing.assert_close(round_uniform(weight, MATRIX, 8), expected, rtol=1e-14, atol=0)
-    expected = torch.tensor([[1.27, 0.5, -0.30], [0.004, -0.004, 0.508]], dtype=torch.float64)
-    torch.testing.assert_close(round_uniform(weight, ROW, 8), expected, rtol=1e-14, atol=0)
+def test_a_ragged_last_bucket_is_filled_up_with_the_last_weight() -> None:
+    # Buckets of 3 and 5 in steps of 1 and 3: [0, 0.3, 1], [-0.5, 2, 2], [2.9, 5, (5)].
+    expected = [0, 1 / 3, 1, -0.5, 2, 2, 2.9, 5]
+    torch.testing.assert_close(quantized(WEIGHT, 2, 3).flatten(), torch.tensor(expected, dtype=torch.float64))
+    assert Uniform(2, 3).codes(WEIGHT, Uniform(2, 3).grouping).scales.shape == (3,)
 
 
-@given(weights, st.sampled_from(GROUPINGS), st.sampled_from([4, 8]))
-@settings(deadline=None, max_examples=80)
-def test_equals_an_independent_float64_computation(weight: torch.Tensor, grouping: Grouping, bits: int) -> None:
-    expected = torch.tensor(uniform(weight.numpy(), grouping == ROW, bits))
-    torch.testing.assert_close(round_uniform(weight, grouping, bits), expected, rtol=1e-13, atol=0)
+def test_a_small_tensor_and_none_are_one_bucket() -> None:
+    # -0.5 to 5 in one step: the middle is 2.25.
+    expected = [[-0.5, -0.5, -0.5, -0.5], [-0.5, -0.5, 5, 5]]
+    for bucket in (8, 9, 256, None):
+        assert quantized(WEIGHT, 1, bucket).tolist() == expected
 
 
-@given(weights, st.sampled_from(GROUPINGS), st.sampled_from([4, 8]))
-@settings(deadline=None, max_examples=80)
-def test_what_the_docstring_guarantees(weight: torch.Tensor, grouping: Grouping, bits: int) -> None:
-    """In FP32: an error of half a step, 2^bits - 1 values, and the largest weight met."""
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("value", [0.0, -0.3, 7e5])
+def test_a_constant_bucket_becomes_its_minimum(rounding: str, value: float) -> None:
+    weight = torch.full((3, 5), value)
+    quantizer = Uniform(4, 4, rounding)  # type: ignore[arg-type]
+    codes = quantizer.codes(weight, quantizer.grouping)
+    assert torch.equal(codes.value(), weight)
+    assert not codes.levels.any()
+    nearly = torch.linspace(0, 9e-11, 8, dtype=torch.float64)
+    codes = quantizer.codes(nearly, MATRIX)
+    assert not codes.levels.any()
+    assert not codes.value().any()
+
+
+@given(weights, some_bits, some_buckets)
+@settings(deadline=None, max_examples=100)
+def test_equals_an_independent_float64_computation(weight: Tensor, bits: int, bucket: int | None) -> None:
+    expected = torch.tensor(bucketed(weight.numpy(), bits, bucket))
+    torch.testing.assert_close(
+        quantized(weight, bits, bucket), expected, rtol=1e-12, atol=1e-14 * float(weight.abs().max())
+    )
+
+
+@given(weights, some_bits, some_buckets)
+@settings(deadline=None, max_examples=100)
+def test_what_the_docstring_guarantees(weight: Tensor, bits: int, bucket: int | None) -> None:
+    """In FP32: the error bound of both roundings, extremes that are levels, and therefore idempotence."""
     single = weight.float()
-    rounded = round_uniform(single, grouping, bits)
-    assert rounded.dtype == torch.float32
-    levels = 2 ** (bits - 1) - 1
-    for values, group in zip(*((single, rounded) if grouping == ROW else (single[None], rounded[None])), strict=True):
-        step = values.abs().max() / levels
-        assert ((group - values).abs() <= step * (0.5 + 1e-4)).all()
-        assert len(set(group.flatten().tolist())) <= 2 * levels + 1
-        assert (group / step - (group / step).round()).abs().max() < 1e-4
-        largest = values.abs().argmax()
-        torch.testing.assert_close(group.flatten()[largest], values.flatten()[largest], rtol=1e-6, atol=0)
+    rounding = 2.0**-22 * single.abs().max()
+    for name, bound in (("nearest", 0.5), ("stochastic", 1.0)):
+        quantizer = Uniform(bits, bucket, name)  # type: ignore[arg-type]
+        grouping = quantizer.grouping
+        codes = quantizer.codes(single, grouping)
+        assert int(codes.levels.max()) < 2**bits
+        errors = grouping.split((codes.value() - single).abs())
+        assert (errors <= (bound * (1 + 1e-5) * codes.scales + rounding)[:, None]).all()
+    for before, after in zip(grouping.split(single), grouping.split(quantized(single, bits, bucket)), strict=True):
+        assert after.min() == before.min()
+        assert (after.max() - before.max()).abs() <= rounding
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize(("bits", "count"), [(4, 15), (8, 255)])
-def test_every_level_is_used(grouping: Grouping, bits: int, count: int) -> None:
-    weight = torch.linspace(-1, 1, 2001, dtype=torch.float64)[None]
-    rounded = round_uniform(weight, grouping, bits)
-    assert len(set(rounded.flatten().tolist())) == count
+@given(weights, some_bits, some_buckets)
+@settings(deadline=None, max_examples=100)
+def test_it_is_idempotent(weight: Tensor, bits: int, bucket: int | None) -> None:
+    quantizer = Uniform(bits, bucket)
+    for values in (weight, weight.float()):
+        codes = quantizer.codes(values, quantizer.grouping)
+        again = quantizer.codes(codes.value(), quantizer.grouping)
+        assert torch.equal(again.levels, codes.levels)
+        ulp = torch.finfo(values.dtype).eps * values.abs().max()
+        assert (again.value() - codes.value()).abs().max() <= 2 * ulp
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_zeros_stay_zero(grouping: Grouping, bits: int) -> None:
-    assert torch.equal(round_uniform(torch.zeros(3, 4), grouping, bits), torch.zeros(3, 4))
-    weight = WEIGHT.clone()
-    weight[0] = 0
-    rounded = round_uniform(weight, grouping, bits)
-    assert not rounded[0].any()
-    torch.testing.assert_close(rounded[1:], round_uniform(weight[1:], grouping, bits), rtol=0, atol=0)
+@each_bits
+def test_every_level_is_used(bits: int) -> None:
+    weight = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    assert len(set(quantized(weight, bits, None).tolist())) == 2**bits
 
 
-def test_the_weight_is_not_changed() -> None:
-    before = WEIGHT.clone()
-    round_uniform(WEIGHT, MATRIX, 4)
-    round_uniform(WEIGHT, ROW, 8)
-    assert torch.equal(WEIGHT, before)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_hidden(bad: float) -> None:
+    weight = torch.zeros(3, 8)
+    weight[1, 5] = bad
+    value = quantized(weight, 4, 8)
+    assert value[1].isnan().all()
+    assert not value[[0, 2]].any()
 
 
-def test_a_row_is_rounded_alone_and_a_matrix_as_one() -> None:
-    """What a loud row does to the others."""
-    louder = WEIGHT.clone()
-    louder[0] *= 100
-    assert torch.equal(round_uniform(louder, ROW, 4)[1], round_uniform(WEIGHT, ROW, 4)[1])
-    assert not round_uniform(louder, MATRIX, 4)[1].any(), "less than half a step of 10"
+def test_stochastic_rounding_draws_from_torch_s_generator() -> None:
+    weight, quantizer = torch.randn(20, 20), Uniform(3, 64, "stochastic")
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(quantizer.codes(weight, quantizer.grouping).levels)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    nearest = Uniform(3, 64).codes(weight, quantizer.grouping).levels
+    assert ((draws[0].int() - nearest.int()).abs() <= 1).all()
 
 
-def test_more_bits_are_closer() -> None:
-    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
-    quantizers = (Ternary(), Uniform(4), Uniform(8))
-    rounded = [quantizer.codes(weight, MATRIX).value() for quantizer in quantizers]
-    errors = [((x - weight).square().sum() / weight.square().sum()).item() for x in rounded]
-    # Uniform noise of one step has the variance s² / 12; of Gaussian weights the largest of 90,000 is about 4.5 σ.
-    expected = [((weight.abs().max() / levels).square() / 12 / weight.square().mean()).item() for levels in (7, 127)]
-    assert errors[1:] == pytest.approx(expected, rel=0.05)
-    assert errors[0] > 4 * errors[1] > 4 * errors[2]
+def latent(rows: int = 5, columns: int = 9) -> Tensor:
+    """Float64, of which some lie beyond ±1."""
+    return torch.tensor(np.random.default_rng(3).normal(0, 0.8, (rows, columns)), requires_grad=True)
+
+
+def gradient(weight: Tensor, upstream: Tensor, **changes: object) -> Tensor:
+    quantizer = StraightThrough.of(quantization(weights="uniform", **changes))
+    grouping = quantizer.quantizer.grouping
+    assert grouping is not None
+    quantizer(weight, grouping).backward(upstream)  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    return weight.grad
+
+
+def test_the_plain_gradient_is_what_comes() -> None:
+    upstream = torch.randn(5, 9, dtype=torch.float64)
+    assert torch.equal(gradient(latent(), upstream, weight_clip=None), upstream)
+    clipped = gradient(latent(), upstream, weight_clip=0.7)
+    assert torch.equal(clipped, upstream.where(latent().abs() < 0.7, 0))
+
+
+def test_the_truncated_gradient_clamps_to_one() -> None:
+    upstream = torch.randn(5, 9, dtype=torch.float64)
+    weight = latent().detach().clone()
+    weight[0, :3] = torch.tensor([1.0, -1.0, 1.0 + 1e-12], dtype=torch.float64)
+    grad = gradient(weight.requires_grad_(), upstream, gradient="truncated", weight_clip=None, bucket=16)
+    assert torch.equal(grad, upstream.where(weight.abs() <= 1, 0))
+    assert torch.equal(grad[0, :3] != 0, torch.tensor([True, True, False]))
+    quantizer = StraightThrough.of(quantization(weights="uniform", gradient="truncated", weight_clip=None, bucket=16))
+    expected = quantized(weight.detach().clamp(-1, 1), 4, 16)
+    assert torch.equal(quantizer(weight, Uniform(4, 16).grouping), expected)
+    assert torch.equal(quantizer.codes(weight, Uniform(4, 16).grouping).value(), expected)
+
+
+def straight_through_in_autograd(weight: Tensor, bits: int, bucket: int) -> Tensor:
+    """The formula of section 3 where only the rounding is passed through; autograd does the rest."""
+    steps, out = 2**bits - 1, []
+    for run in torch.split(weight.flatten(), bucket):
+        low, high = run[run.argmin()], run[run.argmax()]
+        alpha = high - low
+        if alpha < 1e-10:
+            out.append(run - run.detach() + low.detach())
+            continue
+        v = (run - low) / alpha
+        rounded = v + ((steps * v).round() / steps - v).detach()
+        out.append(alpha * rounded + low)
+    return torch.cat(out).view_as(weight)
+
+
+@pytest.mark.parametrize("bucket", [1, 4, 7, 44, 45, 60])
+@each_bits
+def test_the_complicated_gradient_is_autograd_s_of_the_formula(bits: int, bucket: int) -> None:
+    """Also with a bucket that is filled up, whose last weight is an extreme, and with a constant one."""
+    start = latent().detach()
+    start[4, -1] = 9.0  # the last bucket's maximum
+    start[0, :8] = 0.3
+    upstream = torch.tensor(np.random.default_rng(4).normal(0, 1, start.shape))
+    wanted = start.clone().requires_grad_()
+    expected = straight_through_in_autograd(wanted, bits, bucket)
+    expected.backward(upstream)  # type: ignore[no-untyped-call]
+    given_ = start.clone().requires_grad_()
+    torch.testing.assert_close(quantized(start, bits, bucket), expected.detach())
+    grad = gradient(given_, upstream, bits=bits, bucket=bucket, gradient="complicated", weight_clip=None)
+    assert wanted.grad is not None
+    torch.testing.assert_close(grad, wanted.grad, rtol=1e-10, atol=1e-12)
+    assert bucket == 1 or bits > 7 or not torch.allclose(grad, upstream, atol=1e-3), "not the plain one"
+
+
+def test_the_complicated_gradient_in_single_precision_and_with_a_clamp() -> None:
+    weight = torch.tensor([[3.0, -0.2, 0.5, 0.9]], requires_grad=True)
+    # Clamped to 2: steps of 2.2; levels 1, 0, 0, 0 (0.9 is half a step, to even), δ = 0, 0, -0.7/2.2, -1.1/2.2.
+    upstream = torch.tensor([[1.0, 1.0, 1.0, 2.0]])
+    grad = gradient(weight, upstream, bits=1, bucket=None, gradient="complicated", weight_clip=2.0)
+    share = (-0.7 - 2 * 1.1) / 2.2
+    torch.testing.assert_close(grad, torch.tensor([[0.0, 1 - share, 1, 2]]))

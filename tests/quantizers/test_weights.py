@@ -6,8 +6,9 @@ import torch
 
 from kdqat_cli.names import LEVELS
 from kdqat_cli.quantizers.codes import MATRIX, ROW, Grouping
-from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough
+from kdqat_cli.quantizers.weights import WEIGHTS, StraightThrough, WeightQuantizer
 from tests.quantizers.reference import REFERENCES
+from tests.recipes import quantization
 
 GROUPINGS = (MATRIX, ROW)
 each_quantizer = pytest.mark.parametrize("name", REFERENCES)
@@ -22,8 +23,17 @@ def latent(seed: int = 0, rows: int = 7, columns: int = 19) -> torch.Tensor:
 
 
 def test_the_command_line_s_names_are_the_catalogue() -> None:
-    assert {name: quantizer.levels for name, quantizer in WEIGHTS.items()} == LEVELS
-    assert tuple(LEVELS) == tuple(WEIGHTS) == tuple(REFERENCES)
+    assert tuple(LEVELS) == tuple(WEIGHTS) == (*REFERENCES, "uniform")
+    for bits in (1, 4, 8):
+        for name in WEIGHTS:
+            settings = quantization(weights=name, **({"bits": bits} if name == "uniform" else {}))
+            quantizer = StraightThrough.of(settings).quantizer
+            assert (quantizer.name, quantizer.levels) == (name, settings.levels)
+
+
+def symmetric(name: str) -> WeightQuantizer:
+    """A quantiser that has no other settings."""
+    return StraightThrough.of(quantization(weights=name)).quantizer
 
 
 @each_quantizer
@@ -34,7 +44,7 @@ def test_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, 
     values = weight.detach().numpy()
     clamped = values if clip is None else np.array([[min(max(w, -clip), clip) for w in row] for row in values])
     expected = torch.tensor(REFERENCES[name](clamped, grouping == ROW))
-    quantizer = StraightThrough(WEIGHTS[name], clip)
+    quantizer = StraightThrough(symmetric(name), clip)
     quantized = quantizer(weight, grouping)
     torch.testing.assert_close(quantized.detach(), expected, rtol=1e-13, atol=0)
     torch.testing.assert_close(quantizer.codes(weight.detach(), grouping).value(), expected, rtol=1e-13, atol=0)
@@ -55,7 +65,7 @@ def test_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, 
 def test_no_gradient_at_the_clamp_itself(name: str, grouping: Grouping) -> None:
     weight = torch.tensor([[3.0, -2.5, 2.5, 0.1], [-2.499, 1.0, -7.0, 0.0]], requires_grad=True)
     upstream = torch.arange(1.0, 9.0).view(2, 4)
-    StraightThrough(WEIGHTS[name], 2.5)(weight, grouping).backward(upstream)  # type: ignore[no-untyped-call]
+    StraightThrough(symmetric(name), 2.5)(weight, grouping).backward(upstream)  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert torch.equal(weight.grad, upstream * torch.tensor([[0, 0, 0, 1], [1, 1, 0, 1]]))
 
@@ -65,7 +75,7 @@ def test_no_gradient_at_the_clamp_itself(name: str, grouping: Grouping) -> None:
 @pytest.mark.parametrize("clip", [None, 2.5])
 def test_zeros_stay_zero_and_learn(name: str, grouping: Grouping, clip: float | None) -> None:
     weight = torch.zeros(3, 4, requires_grad=True)
-    quantized = StraightThrough(WEIGHTS[name], clip)(weight, grouping)
+    quantized = StraightThrough(symmetric(name), clip)(weight, grouping)
     assert torch.equal(quantized, torch.zeros(3, 4))
     upstream = torch.arange(12.0).view(3, 4)
     quantized.backward(upstream)  # type: ignore[no-untyped-call]
@@ -75,7 +85,7 @@ def test_zeros_stay_zero_and_learn(name: str, grouping: Grouping, clip: float | 
 
 def test_each_name_is_another_quantiser() -> None:
     weight = latent().detach()
-    values = [StraightThrough(WEIGHTS[name], None)(weight, MATRIX).flatten().tolist() for name in WEIGHTS]
+    values = [StraightThrough(symmetric(name), None)(weight, MATRIX).flatten().tolist() for name in REFERENCES]
     counts = [len(set(of_one)) for of_one in values]
     assert counts[0] == 3
     assert 3 < counts[1] <= 15 < counts[2] <= 255

@@ -22,6 +22,8 @@ def named(params: Params | None = None, recipe: str | None = None, sets: list[st
         ({"distillation": {"loss": "map"}}, "map"),
         ({"quantization": {"weights": "int8"}}, "map+output-int8"),
         ({"quantization": {"weights": "ternary"}}, "map+output"),  # the recipe's
+        ({"quantization": {"weights": "uniform"}}, "map+output-uniform"),
+        ({"quantization": {"weights": "uniform", "bits": 2, "bucket": 64}}, "map+output-uniform-bits2-bucket64"),
         ({"quantization": {"activations": "fp32"}}, "map+output-activations-fp32"),
         ({"distillation": {"beta": 0.3}}, "map+output-beta0.3"),
         ({"distillation": {"beta": 3.0}}, "map+output-beta3"),
@@ -40,6 +42,8 @@ def test_a_student_is_named_by_what_differs_from_the_recipe(given: dict[str, Any
 def test_fields_of_one_name_are_told_apart_by_their_sections() -> None:
     assert named(sets=["distillation.padding=counted"]) == "map+output-distillation.padding-counted"
     assert named(sets=["student.padding=max_length"]) == "map+output-student.padding-max_length"
+    without = ["quantization.weights=uniform", "quantization.bucket=null"]
+    assert named(sets=without) == "map+output-uniform-bucket-none"
     assert named(sets=["quantization.weight_clip=1.5"]) == "map+output-weight_clip1.5"
     assert named(recipe="paper", sets=["quantization.activation_clip=null"]) == "map+output-paper-activation_clip-none"
 
