@@ -32,7 +32,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.engine.gpu.layers import (
     PackedLinear,
     integer_sums,
@@ -46,6 +46,7 @@ from kdqat_cli.errors import KdqatError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.params import resolve
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record

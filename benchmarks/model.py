@@ -53,9 +53,10 @@ def _write_model(folder: Path, layers: int) -> None:
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
     from transformers.utils import logging
 
-    from kdqat_cli.config import Params, resolve
+    from kdqat_cli.config import Params
     from kdqat_cli.networks.quantized import quantize_model
     from kdqat_cli.packing.hf_model import save_packed
+    from kdqat_cli.params import resolve
     from kdqat_cli.quantizers.parameters import freeze
     from kdqat_cli.record import Record
 

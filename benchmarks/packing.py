@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import kdqat_cli  # noqa: F401 - registers the packed format
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.hf_model import save_packed
+from kdqat_cli.params import resolve
 from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 

@@ -36,11 +36,11 @@ from straightforward import step_of
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.params import load_recipe
 from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import task_rows
 from kdqat_cli.training.memory import keep_freed_memory

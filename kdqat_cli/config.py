@@ -1,27 +1,19 @@
-"""The configuration of a run: recipes, params.yaml and options, as one typed value.
+"""The configuration of a run as types: the sections of a recipe, and params.yaml; params.py reads and merges them.
 
-Three layers are merged, the later winning: the recipe (a packaged YAML file or the user's own), the task's section
-under `settings` in params.yaml, and the command line's options. All errors of a file are told at once. The
-docstring under each field is also its `--help`.
+All errors of a file are told at once. The docstring under each field is also its `--help`.
 """
 
 import difflib
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.files import is_there
 from kdqat_cli.names import LEVELS, LOSSES
-from kdqat_cli.plugins import load_plugins
-from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
 
-PARAMS_FILE = Path("params.yaml")
 OPTIONS = "options"
-_PACKAGED = Path(__file__).parent / "recipes"
 
 LossName = Annotated[str, BeforeValidator(LOSSES.checked)]
 """Values of `--loss`."""
@@ -36,11 +28,17 @@ WeightsName = Annotated[str, BeforeValidator(LEVELS.checked)]
 ActivationsName = Literal["int8", "fp32"]
 """Values of `--activations`."""
 
-MethodName = Literal["qat", "qd", "pm"]
+MethodName = Literal["qat", "qd", "pm", "dq"]
 """Values of `--method`; stages/distill.py says what each is."""
 
 RoundingName = Literal["nearest", "stochastic"]
 """Roundings of uniform weights; quantizers/uniform.py says what each is."""
+
+StartName = Literal["quantiles", "uniform"]
+"""Where learned points begin; quantizers/points.py says what each is."""
+
+AllocationName = Literal["equal", "gradient", "budget"]
+"""How tensors share learned points; quantizers/points.py says what each is."""
 
 GradientName = Literal["plain", "truncated", "complicated"]
 """Gradients of quantised weights; quantizers/weights.py says what each is."""
@@ -61,8 +59,15 @@ READ_BY: dict[str, tuple[LossName, ...]] = {
 }
 """Fields of `Distillation` that only some losses read, and these losses."""
 
-UNIFORM_ALONE = ("bits", "bucket", "rounding", "gradient")
-"""Fields of `Quantization` that only uniform weights read."""
+READ_BY_WEIGHTS: dict[str, tuple[WeightsName, ...]] = {
+    "bits": ("uniform", "points"),
+    "bucket": ("uniform", "points"),
+    "rounding": ("uniform",),
+    "gradient": ("uniform",),
+    "start": ("points",),
+    "allocation": ("points",),
+}
+"""Fields of `Quantization` that only some weights read, and these weights."""
 
 Device = Literal["cpu", "cuda"]
 """Where a model is computed."""
@@ -134,18 +139,23 @@ class Quantization(Section):
     exempt: list[str] = []
     """Parameters that stay in full precision, by name with * and ?; first and last name a network's outer layers."""
     bits: int = Field(default=4, ge=1, le=8)
-    """Bits of a level of uniform weights; there are 2^bits levels."""
+    """Bits of a level of uniform weights and of points; there are 2^bits levels."""
     bucket: int | None = Field(default=256, ge=1, lt=2**31)
-    """Consecutive uniform weights that share scale and offset; null: the whole tensor does."""
+    """Consecutive weights, uniform or at points, that share scale and offset; null: the whole tensor does."""
     rounding: RoundingName = "nearest"
     """Rounding of uniform weights: to the nearest level, or stochastic, which is right on average."""
     gradient: GradientName = "plain"
     """Gradient of uniform weights: plain, truncated (to weights within ±1), or complicated (through the range)."""
 
+    start: StartName = "quantiles"
+    """Where points begin: at quantiles of the weights, or equally spaced."""
+    allocation: AllocationName = "equal"
+    """Points of each tensor: equal, by its gradient, or by its gradient within the bits asked for (budget)."""
+
     @model_validator(mode="after")
     def _reads_all(self) -> "Quantization":
-        for name in UNIFORM_ALONE if self.weights != "uniform" else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name, weights in READ_BY_WEIGHTS.items():
+            if self.weights not in weights and getattr(self, name) != type(self).model_fields[name].default:
                 names = {"name": name, "weights": self.weights}
                 raise PydanticCustomError("idle", "quantization.{name} has no meaning for {weights} weights", names)
         return self
@@ -161,7 +171,8 @@ class Distillation(Section):
     """What the student learns from the teacher."""
 
     method: MethodName = "qat"
-    """When weights are quantised: at every step (qat; in Polino et al. it is called qd), or after the training (pm)."""
+    """qat: weights are quantised at every step; qd: the same, as Polino et al. call it; pm: after the training; dq: the
+    weights stay, and the points at which they are quantised are trained."""
     loss: LossName
     """Attention loss beside those of logits and hidden states; logits: that of the logits alone."""
     logits: float = Field(default=1.0, ge=0)
@@ -289,126 +300,3 @@ def _field_names(model: type[BaseModel]) -> list[str]:
 def field_help(section: type[BaseModel], name: str) -> str:
     """The docstring of one field, for `--help`."""
     return section.model_fields[name].description or ""
-
-
-def recipe_names() -> list[str]:
-    """Names of the packaged recipes."""
-    return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
-
-
-def read_recipe(name: str) -> str:
-    """The text of a packaged recipe by name, or of a recipe file by path.
-
-    Raises:
-        ConfigError: an unknown name.
-        MissingInputError: no such file.
-    """
-    return read_text(_recipe_path(name))
-
-
-def load_recipe(name: str) -> Recipe:
-    """A packaged recipe by name, or a recipe file by path.
-
-    Raises:
-        ConfigError: an unknown name, or errors in the file.
-        MissingInputError: no such file.
-    """
-    recipe = parse(Recipe, read_yaml(_recipe_path(name)), f"recipe {name}")
-    for group in ("kinds", "tasks"):
-        for key, changes in getattr(recipe, group).items():
-            parse(Settings, _merge(_sections(recipe), changes), f"recipe {name}: {group}.{key}")
-    return recipe
-
-
-def _recipe_path(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    if name not in recipe_names():
-        raise ConfigError(
-            f"There is no recipe {name!r}; packaged are {', '.join(recipe_names())}, and a path must end in .yaml.",
-            f"kdqat recipe {recipe_names()[0]} > mine.yaml",
-        )
-    return _PACKAGED / f"{name}.yaml"
-
-
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """params.yaml of the working folder, or the defaults where there is none; its plugins are loaded.
-
-    Raises:
-        ConfigError: with every error of the file at once, or a plugin fails.
-        MissingInputError: it is there, but cannot be read; or a plugin is not there.
-    """
-    use_plugins(path)  # first: the names that they add are values of other keys
-    return parse(Params, read_yaml(path) or {}, str(path)) if is_there(path) else Params()
-
-
-def use_plugins(path: Path = PARAMS_FILE) -> None:
-    """Loads the plugins that params.yaml names, if it is there; its other keys may be anything.
-
-    Raises:
-        ConfigError: a plugin fails.
-        MissingInputError: params.yaml cannot be read, or a plugin is not there.
-    """
-    value = read_yaml(path) if is_there(path) else None
-    plugins = value.get("plugins") if isinstance(value, dict) else None
-    if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
-        load_plugins(plugins, path.parent, str(path))
-
-
-def resolve(
-    task: str,
-    params: Params,
-    recipe: str | None = None,
-    options: dict[str, Any] | None = None,
-    assignments: list[str] | None = None,
-    kind: str = "text",
-) -> Settings:
-    """The settings of one task: recipe, then params.yaml, then the command line's options.
-
-    Args:
-        task: the task's name.
-        params: params.yaml.
-        recipe: a recipe that replaces the one of params.yaml.
-        options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
-        assignments: changes as text, e.g. "student.epochs=1"; they come last, and a value may be null.
-        kind: the task's kind.
-
-    Raises:
-        ConfigError: an unknown recipe, or settings of a wrong type or range.
-    """
-    base = load_recipe(recipe or params.recipe)
-    merged = _merge(_merge(_sections(base), base.kinds.get(kind, {})), base.tasks.get(task, {}))
-    merged = _merge(merged, params.settings.get(task, {}))
-    where = f"{PARAMS_FILE}: settings.{task}"
-    parse(Settings, merged, where)
-    given = {
-        section: {name: value for name, value in values.items() if value is not None}
-        for section, values in (options or {}).items()
-    }
-    merged = parse(Settings, _merge(merged, given), OPTIONS).model_dump()
-    for assignment in assignments or []:
-        merged = _merge(merged, _assigned(assignment))
-    return parse(Settings, merged, "--set")
-
-
-def _sections(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(exclude={"kinds", "tasks"})
-
-
-def _assigned(assignment: str) -> dict[str, Any]:
-    place, equals, value = assignment.partition("=")
-    section, dot, name = place.partition(".")
-    if not (equals and dot):
-        fix = "--set quantization.activation_scale=token"
-        raise ConfigError(f"--set takes SECTION.FIELD=VALUE, not {assignment!r}.", fix)
-    return {section: {name: parse_yaml(value, f"--set {place}")}}
-
-
-def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:
-    if not isinstance(changes, dict):
-        return base
-    merged = dict(base)
-    for key, value in changes.items():
-        known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged

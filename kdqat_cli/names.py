@@ -44,6 +44,7 @@ LEVELS = Names(
         "int4": lambda _: range(-7, 8),
         "int8": lambda _: range(-127, 128),
         "uniform": lambda bits: range(2**bits),
+        "points": lambda _: range(256),
     }
 )
 """Values of `--weights` → a function of `--bits` that gives the levels; quantizers/weights.py has the quantisers."""

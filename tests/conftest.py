@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
+from kdqat_cli.params import resolve
 from kdqat_cli.stages.finetune_teacher import finetune_teacher
 from kdqat_cli.tasks.registry import load_task
 from tests.commands import REPOSITORY

@@ -6,23 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kdqat_cli.config import (
-    Distillation,
-    Params,
-    Quantization,
-    Recipe,
-    Section,
-    Settings,
-    Training,
-    field_help,
-    load_params,
-    load_recipe,
-    parse,
-    read_recipe,
-    recipe_names,
-    resolve,
-)
+from kdqat_cli.config import Distillation, Params, Quantization, Recipe, Section, Settings, Training, field_help, parse
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.params import load_params, load_recipe, read_recipe, recipe_names, resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +29,7 @@ def recipe_with(tmp_path: Path, tasks: str) -> str:
 def test_every_packaged_recipe_loads(name: str) -> None:
     recipe = load_recipe(name)
     settings = resolve("rte", Params(recipe=name))
-    assert settings.model_dump() == recipe.model_dump(exclude={"tasks"}) or "rte" in recipe.tasks
+    assert settings.model_dump() == recipe.model_dump(exclude={"kinds", "tasks"}) or "rte" in recipe.tasks
     assert read_recipe(name).startswith("#"), "a recipe says what it is"
 
 
@@ -95,11 +81,13 @@ def test_later_layers_win(tmp_path: Path) -> None:
     )
     options = {"student": {"warmup": 0.6, "weight_decay": None}, "distillation": {"beta": 0.7}}
     plain, full = load_recipe("clean"), resolve("rte", params, options=options)
-    expected: dict[str, Any] = plain.model_dump(exclude={"tasks"})
+    expected: dict[str, Any] = plain.model_dump(exclude={"kinds", "tasks"})
     expected["student"] |= {"epochs": 10.0, "batch_size": 12, "warmup": 0.6, "weight_decay": 0.5}
     expected["distillation"]["beta"] = 0.7
     assert full.model_dump() == expected
-    assert resolve("cola", params).model_dump() == plain.model_dump(exclude={"tasks"}), "another task has none of it"
+    assert resolve("cola", params).model_dump() == plain.model_dump(exclude={"kinds", "tasks"}), (
+        "another task has none of it"
+    )
 
 
 def test_a_recipe_given_as_option_replaces_that_of_params(tmp_path: Path) -> None:
@@ -126,7 +114,7 @@ def test_null_is_a_value_in_a_file() -> None:
 
 WRONG = """\
 teacher: {epochs: 0, max_steps: null, learning_rate: fast, warmup: 0.1, batch_size: 1.5, max_length: null,
-          padding: widest, optimizer: sgd, weight_decay: 0.01, gradient_clip: 1.0, precision: fp16, eval_every: null,
+          padding: widest, optimizer: nadam, weight_decay: 0.01, gradient_clip: 1.0, precision: fp16, eval_every: null,
           keeps_more: first, eval_before_end: 0, keep_best: score, lerning_rate: 1}
 student: 3
 quantization: {weights: binary, weight_clip: -1, activations: 4, activation_clip: null, activation_scale: row}
@@ -175,10 +163,10 @@ def test_all_errors_come_at_once_with_their_places(tmp_path: Path) -> None:
     assert "greater than 0" in told["teacher.epochs"]
     assert told["teacher.epochs"].endswith("but it is 0.")
     assert "'fast'" in told["teacher.learning_rate"]
-    assert "'score', 'map', 'output', 'mha' or 'map+output'" in told["distillation.loss"]
+    assert "'score', 'map', 'output', 'mha', 'map+output' or 'logits'" in told["distillation.loss"]
     assert told["distillation.hidden_layers"].endswith("should be all, or a list of layer numbers, but it is [].")
-    assert "'ternary', 'int4', 'int8' or 'uniform'" in told["quantization.weights"]
-    assert "'adamw' or 'bert-adam'" in told["teacher.optimizer"]
+    assert "'ternary', 'int4', 'int8', 'uniform' or 'points'" in told["quantization.weights"]
+    assert "'adamw', 'bert-adam' or 'sgd'" in told["teacher.optimizer"]
     assert caught.value.exit_code == 2
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kdqat_cli.config import load_params, load_recipe, read_recipe
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.files import is_there, lines, names_in, open_file, read_bytes, text_of
+from kdqat_cli.params import load_params, load_recipe, read_recipe
 from kdqat_cli.tasks.registry import load_task, user_task_names
 from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.yaml12 import LARGEST, read_yaml

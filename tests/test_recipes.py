@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from kdqat_cli.config import Params, load_recipe, recipe_names, resolve
-from kdqat_cli.tasks.registry import load_text_task, task_names
+from kdqat_cli.config import Params
+from kdqat_cli.params import load_recipe, recipe_names, resolve
+from kdqat_cli.tasks.registry import load_task, load_text_task, task_names
 
 # Spec, section 5: rows of a step, tokens, and steps between evaluations.
 GLUE = {
@@ -35,7 +36,10 @@ TEACHER: dict[str, Any] = {
     "eval_before_end": 0,
     "keep_best": "score",
 }
-UNIFORM = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain"}
+# What neither recipe has anything to say of.
+OTHER = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain", "start": "quantiles"}
+OTHER |= {"allocation": "equal", "vectors": False, "exempt": []}
+LOGITS = {"method": "qat", "logits": 1.0, "logits_temperature": 1.0, "logits_mean": "rows"}
 CLEAN = {
     "teacher": TEACHER,
     "student": TEACHER | {"learning_rate": 1e-4},
@@ -45,7 +49,7 @@ CLEAN = {
         "activations": "int8",
         "activation_clip": None,
         "activation_scale": "token",
-        **UNIFORM,
+        **OTHER,
     },
     "distillation": {
         "loss": "map+output",
@@ -57,6 +61,7 @@ CLEAN = {
         "labels": 0.0,
         "hidden_layers": "all",
         "padding": "ignored",
+        **LOGITS,
     },
 }
 PAPER_STUDENT = {
@@ -92,10 +97,11 @@ def test_paper_is_the_specification_s(task: str) -> None:
         "activations": "int8",
         "activation_clip": 2.5,
         "activation_scale": "batch",
-        **UNIFORM,
+        **OTHER,
     }
     assert settings.distillation.model_dump() == CLEAN["distillation"] | {
         "padding": "counted",
+        **LOGITS,
         "map_floor": 1e-8,
         "score_cutoff": -100.0,
     }
@@ -104,13 +110,21 @@ def test_paper_is_the_specification_s(task: str) -> None:
 
 
 def test_clean_is_what_it_was() -> None:
-    assert load_recipe("clean").model_dump(exclude={"tasks"}) == CLEAN
+    assert load_recipe("clean").model_dump(exclude={"kinds", "tasks"}) == CLEAN
     for task in task_names():
         assert resolve(task, Params()).model_dump() == CLEAN, task
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_images_have_no_attention_and_no_tokens(name: str) -> None:
+    settings = resolve("digits", Params(), name, kind="image")
+    assert settings.distillation.loss == "logits"
+    assert (settings.teacher.max_length, settings.student.max_length) == (None, None)
+    assert settings.student.learning_rate > 1e-3
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_resolves_for_every_task(name: str) -> None:
     assert load_recipe(name).tasks.keys() <= set(task_names()), "a task that nobody has is never asked for"
     for task in task_names():
-        resolve(task, Params(), recipe=name)
+        resolve(task, Params(), recipe=name, kind=load_task(task).kind)

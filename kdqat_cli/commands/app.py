@@ -15,9 +15,10 @@ import typer
 from typer.core import TyperCommand
 
 from kdqat_cli import group
-from kdqat_cli.config import Params, load_params
+from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Advance, Output
+from kdqat_cli.params import load_params
 
 if TYPE_CHECKING:
     from kdqat_cli.tasks.task import Task

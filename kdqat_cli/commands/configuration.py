@@ -6,8 +6,8 @@ import typer
 
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JsonOption
-from kdqat_cli.config import read_recipe, use_plugins
 from kdqat_cli.output import Output
+from kdqat_cli.params import read_recipe, use_plugins
 from kdqat_cli.store.places import Listed
 
 

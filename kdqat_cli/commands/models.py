@@ -23,10 +23,11 @@ from kdqat_cli.commands.options import (
     shapes_option,
     text_argument,
 )
-from kdqat_cli.config import Device, load_params, resolve, use_plugins
+from kdqat_cli.config import Device
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
+from kdqat_cli.params import load_params, resolve, use_plugins
 from kdqat_cli.store.places import export_folder, student_folder
 from kdqat_cli.tasks.registry import load_task
 

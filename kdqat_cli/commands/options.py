@@ -8,7 +8,7 @@ import typer
 
 from kdqat_cli.config import (
     READ_BY,
-    UNIFORM_ALONE,
+    READ_BY_WEIGHTS,
     ActivationsName,
     Device,
     Distillation,
@@ -240,6 +240,7 @@ def refuse_idle_of_weights(settings: Quantization, options: dict[str, object]) -
     Raises:
         ConfigError: there is one.
     """
-    for name in UNIFORM_ALONE:
-        if options.get(name) is not None and settings.weights != "uniform":
-            raise ConfigError(f"--{name} has no meaning for --weights {settings.weights}.", "--weights uniform")
+    for name, weights in READ_BY_WEIGHTS.items():
+        if options.get(name) is not None and settings.weights not in weights:
+            fitting = " or ".join(f"--weights {other}" for other in weights)
+            raise ConfigError(f"--{name} has no meaning for --weights {settings.weights}.", fitting)

@@ -7,8 +7,9 @@ import typer
 
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption
-from kdqat_cli.config import Params, field_help, load_params
+from kdqat_cli.config import Params, field_help
 from kdqat_cli.output import Output
+from kdqat_cli.params import load_params
 
 
 @command

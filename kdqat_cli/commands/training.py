@@ -45,9 +45,9 @@ from kdqat_cli.commands.options import (
     refuse_idle_of_weights,
     training_options,
 )
-from kdqat_cli.config import load_params, resolve
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
+from kdqat_cli.params import load_params, resolve
 from kdqat_cli.store.places import EMBEDDED, student_folder, student_run, teacher_folder, ternary_folder
 
 

@@ -26,11 +26,12 @@ class QuantizedWeight(nn.Module):
 
     Attributes:
         weight: the latent weight; of a frozen layer, the value of its codes.
-        weight_quantizer: what quantises the latent weight.
+        weight_quantizer: what quantises the latent weight: a `StraightThrough`, or one with its members (learned.py).
         grouping: what shares a scale.
     """
 
     weight: nn.Parameter
+    weight_quantizer: Any
     _levels: Tensor | None
     _scales: Tensor | None
     _offsets: Tensor | None
@@ -68,7 +69,8 @@ class QuantizedWeight(nn.Module):
     def codes(self) -> Codes:
         """The quantised weight; of a latent one, what it would be frozen at."""
         if self._levels is None or self._scales is None:
-            return self.weight_quantizer.codes(self.weight, self.grouping)
+            codes: Codes = self.weight_quantizer.codes(self.weight, self.grouping)
+            return codes
         return Codes(self._levels, self._scales, self.grouping, self._offsets, self._points)
 
     @torch.no_grad()

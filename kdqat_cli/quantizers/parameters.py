@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from kdqat_cli.quantizers.codes import MATRIX
 from kdqat_cli.quantizers.layers import QuantizedWeight
+from kdqat_cli.quantizers.points import mean_bits
 from kdqat_cli.quantizers.weights import StraightThrough
 
 _ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
@@ -82,6 +83,16 @@ def freeze(model: nn.Module) -> None:
     """Freezes every quantised weight of a model."""
     for weight in quantized_weights(model).values():
         weight.freeze()
+
+
+def level_bits(model: nn.Module) -> float | None:
+    """The mean over a model's quantised weights of log2 of the number of levels; None: nothing is quantised."""
+    counts, sizes = {}, {}
+    for name, weight in quantized_weights(model).items():
+        points = weight.codes().points
+        counts[name] = len(weight.weight_quantizer.quantizer.levels if points is None else points)
+        sizes[name] = weight.weight.numel()
+    return mean_bits(counts, sizes) if sizes else None
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

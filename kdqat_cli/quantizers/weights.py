@@ -8,6 +8,7 @@ thresholds get no gradient of their own.
     int4       15, uniform around 0    symmetric.py
     int8       255, uniform around 0   symmetric.py
     uniform    2^bits, in buckets      uniform.py
+    points     2^bits, in buckets      points.py; learned.py trains the points
 
     gradient      of g = ∂L/∂ŵ
     plain         g, and 0 where |w| reaches the clamp
@@ -29,6 +30,7 @@ from torch import Tensor
 from kdqat_cli.config import GradientName, Quantization
 from kdqat_cli.names import LEVELS
 from kdqat_cli.quantizers.codes import Codes, Grouping
+from kdqat_cli.quantizers.points import Points
 from kdqat_cli.quantizers.symmetric import Symmetric
 from kdqat_cli.quantizers.ternary import Ternary
 from kdqat_cli.quantizers.uniform import Uniform, range_gradient
@@ -58,6 +60,7 @@ WEIGHTS: dict[str, Callable[[Quantization], WeightQuantizer]] = {
     "int4": lambda _: Symmetric(bits=4),
     "int8": lambda _: Symmetric(bits=8),
     "uniform": lambda settings: Uniform(settings.bits, settings.bucket, settings.rounding),
+    "points": lambda settings: Points(2**settings.bits, settings.bucket, settings.start),
 }
 """Values of `--weights` → the quantiser that the settings ask for."""
 

@@ -5,6 +5,8 @@ The student is a copy of its teacher, or a smaller network. The method says when
     qat, qd   at every step; the latent weights get the gradient of the quantised ones (Kim et al. call it
               quantisation-aware training, Polino et al. quantized distillation)
     pm        once, after the training (Polino et al.: post-mortem)
+    dq        the weights are those of the teacher, and stay; the points at which they are quantised are trained
+              (Polino et al.: differentiable quantisation). In their public code, too, the teacher is the network itself
 """
 
 from copy import copy, deepcopy
@@ -14,7 +16,7 @@ from typing import TypedDict
 from transformers import PreTrainedModel, set_seed
 
 from kdqat_cli import group
-from kdqat_cli.config import Distillation, Settings
+from kdqat_cli.config import Distillation, Quantization, Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
 from kdqat_cli.errors import ConfigError, GateError
@@ -22,7 +24,8 @@ from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.parameters import freeze
+from kdqat_cli.quantizers.learned import learn_points, settle_points
+from kdqat_cli.quantizers.parameters import level_bits
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
@@ -34,6 +37,7 @@ from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Loop, Progress, Trained
+from kdqat_cli.training.sensitivity import mean_gradients, shared_points
 
 
 class Distilled(TypedDict):
@@ -84,6 +88,7 @@ def distill(
     check_keep_best(task, "student", settings.student)
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
     with shared_folder(out, force) as work:
+        _check_method(settings, network)
         source = load_teacher(teacher, task)
         _check_layers(settings.distillation, source.model, network)
         plain = student_record("student", task, source, settings)
@@ -102,7 +107,8 @@ def distill(
         if group.leads():
             kind.save(student, work.scratch / MODEL, record)
             write_history(work.scratch / HISTORY, history)
-            write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score)
+            bits = level_bits(student.model)
+            write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score, level_bits=bits)
     return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
 
 
@@ -123,20 +129,29 @@ def _train(
     progress: Progress,
 ) -> Trained:
     """Trains a student in place, and freezes it at its best evaluation."""
-    after = settings.distillation.method == "pm"
-    if not after:
+    method, recipe = settings.distillation.method, settings.student
+    batches = SharedBatches.of(rows, recipe, seed)
+    if method == "dq":
+        _learn_points(student, settings.quantization, batches)
+    elif method != "pm":
         quantize_model(student, settings.quantization)
     loss = DistillationLoss(settings.distillation)
     if loss.captures:
         use_kdqat_attention(teacher)
-    recipe = settings.student
     objective = OnTeacher(student, teacher, loss, recipe.precision)
-    batches = SharedBatches.of(rows, recipe, seed)
     trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
-    if after:
+    if method == "pm":
         quantize_model(student, settings.quantization)
-    freeze(student)
+    settle_points(student)
     return trained
+
+
+def _learn_points(student: PreTrainedModel, settings: Quantization, batches: SharedBatches) -> None:
+    """Quantises a student at points, which are all that is trained."""
+    gradients = mean_gradients(student, batches) if settings.allocation != "equal" else {}
+    quantize_model(student, settings)
+    counts = shared_points(student, gradients, settings.allocation, settings.bits) if gradients else None
+    learn_points(student, counts)
 
 
 def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows, network: str | None) -> Record:
@@ -144,6 +159,24 @@ def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, de
     sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
     made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
     return plain.model_copy(update={**made, "network": network})
+
+
+def _check_method(settings: Settings, network: str | None) -> None:
+    """Checks that the method has the weights that it trains.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    learns, points = settings.distillation.method == "dq", settings.quantization.weights == "points"
+    if learns and not points:
+        raise ConfigError("--method dq trains points, so the weights must lie at points.", "--weights points")
+    if learns and network is not None:
+        raise ConfigError(
+            "--method dq keeps the weights of its teacher, so it trains no new network.",
+            "--teacher with the trained network in full precision, and no --network",
+        )
+    if settings.quantization.allocation != "equal" and not learns:
+        raise ConfigError("quantization.allocation shares points that are trained.", "--method dq")
 
 
 def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str | None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from kdqat_cli.analysis.published import load_published, published_names
-from kdqat_cli.config import load_recipe, recipe_names
+from kdqat_cli.params import load_recipe, recipe_names
 from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 

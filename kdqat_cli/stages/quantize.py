@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from kdqat_cli.config import Settings
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.quantizers.parameters import freeze
+from kdqat_cli.quantizers.parameters import freeze, level_bits
 from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.models import load_teacher, student_record
@@ -54,5 +54,5 @@ def quantize(
         freeze(source.model)
         score = dev.score(source.model)["score"]
         kind.save(source, work.scratch / MODEL, record)
-        run = write_run(work.scratch, watch, score=score)
+        run = write_run(work.scratch, watch, score=score, level_bits=level_bits(source.model))
     return {"folder": str(out), "score": score, "seconds": run.seconds}

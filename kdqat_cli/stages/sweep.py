@@ -21,11 +21,12 @@ from statistics import fmean, stdev
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from kdqat_cli.config import PARAMS_FILE, Params, Section, Settings, load_recipe, resolve
+from kdqat_cli.config import Params, Section, Settings
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.output import Board
 from kdqat_cli.parallel.median import Curve, hopeless
 from kdqat_cli.parallel.scheduler import StageState
+from kdqat_cli.params import PARAMS_FILE, load_recipe, resolve
 from kdqat_cli.stages.repro import repro
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.figures import read_evaluations, read_run

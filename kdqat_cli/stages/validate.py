@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from kdqat_cli.config import PARAMS_FILE, Params, Recipe, Settings, load_params, load_recipe, resolve
+from kdqat_cli.config import Params, Recipe, Settings
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.parallel.dependencies import mend, stale_stages
+from kdqat_cli.params import PARAMS_FILE, load_params, load_recipe, resolve
 from kdqat_cli.store.places import PIPELINE
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 from kdqat_cli.tasks.task import check_keep_best

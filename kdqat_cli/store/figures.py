@@ -64,6 +64,8 @@ class Run(Section):
     """Optimiser steps."""
     score: float | None = None
     """Dev score in percent."""
+    level_bits: float | None = None
+    """Mean over the quantised weights of log2 of their number of levels."""
     half: bool | None = None
     """Of an export: whether what is not ternary is FP16."""
     parameters: int | None = None

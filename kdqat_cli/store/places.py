@@ -7,7 +7,8 @@ A result whose settings differ from those of params.yaml and its recipe has a fo
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from kdqat_cli.config import Params, Settings, resolve
+from kdqat_cli.config import Params, Settings
+from kdqat_cli.params import resolve
 
 Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "published"]
 """What `kdqat ls` lists."""

@@ -1,6 +1,6 @@
 """Every loss, forward and gradient, against the spec's formulas written with loops in float64."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -164,6 +164,24 @@ def test_the_logits_loss_by_hand() -> None:
     assert logits_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([[2.0], [3.0]])).item() == 2.5
 
 
+@pytest.mark.parametrize("mean", ["rows", "classes"])
+def test_a_temperature_softens_both_sides_of_the_logits_loss(mean: Literal["rows", "classes"]) -> None:
+    """Polino et al.: weight · T² · KL; the public code divides by the number of classes as well."""
+    draw = np.random.default_rng(5)
+    own, taught = draw.normal(0, 2, (ROWS, 3)), draw.normal(0, 2, (ROWS, 3))
+    settings = distillation("logits", logits=0.7, logits_temperature=5.0, logits_mean=mean)
+    student = torch.tensor(own, requires_grad=True)
+    value = DistillationLoss(settings).of_logits(student, torch.tensor(taught))
+    expected = 0.7 * 25 * logits_reference(own / 5, taught / 5) / (3 if mean == "classes" else 1)
+    assert value.item() == pytest.approx(expected, rel=TIGHT)
+    other = torch.tensor(own, requires_grad=True)
+    logs = (other / 5).log_softmax(-1), (torch.tensor(taught) / 5).log_softmax(-1)
+    divergence = torch.nn.functional.kl_div(*logs, log_target=True, reduction="batchmean")
+    (slope,) = torch.autograd.grad(0.7 * 25 * divergence / (3 if mean == "classes" else 1), other)
+    (found,) = torch.autograd.grad(value, student)
+    assert torch.allclose(found, slope, rtol=1e-9)
+
+
 def test_the_command_line_s_names_are_the_losses() -> None:
     assert set(LOSS_NAMES) == set(LOSSES)
 
@@ -188,9 +206,12 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
         "output": {"output": output},
         "mha": {"mha": hidden_reference(arrays(student.mha), arrays(teacher.mha), mask)},
         "map+output": {"map": maps, "output": 0.3 * output},  # Eq. 8, SM1; β scales a mix alone
+        "logits": {},
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
-    expected = {"logits": logits_reference(own, taught), "hidden": hidden, **added[name]}
+    expected = {"logits": logits_reference(own, taught), **added[name]}
+    if name != "logits":
+        expected["hidden"] = hidden
     loss = DistillationLoss(distillation(name, beta=0.3))
     terms = loss.terms(student, teacher, torch.tensor(own), torch.tensor(taught), torch.tensor(mask))
     assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=TIGHT)
@@ -205,8 +226,9 @@ def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, C
         "output": {"outputs"},
         "mha": {"mha"},
         "map+output": {"scores", "outputs"},
+        "logits": set(),
     }
-    assert loss.captures == {"hidden"} | expected[name]
+    assert loss.captures == expected[name] | ({"hidden"} if name != "logits" else set())
     assert loss.captures <= {TERMS[term].capture for term in TERMS}
 
 

@@ -27,6 +27,11 @@ def objective(
     return OnTeacher(student, teacher, DistillationLoss(distillation(name, **changes)), precision)
 
 
+def labelled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of a training."""
+    return {**batch, "labels": LABELS, "counted": batch["attention_mask"]}
+
+
 def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
@@ -47,7 +52,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(
     with torch.no_grad(), capture(teacher, loss.captures) as taught, capture(model, loss.captures) as learnt:
         answers = model(**batch).logits, teacher(**batch).logits
     expected = sum(value.item() for value in loss.terms(learnt, taught, *answers, batch["attention_mask"]).values())
-    value = total(objective(model, teacher.train(), name).terms(model, {**batch, "labels": LABELS}))
+    value = total(objective(model, teacher.train(), name).terms(model, labelled(batch)))
     assert value.item() == pytest.approx(expected, rel=1e-5), "the teacher in eval mode, whatever it was in before"
     value.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -56,7 +61,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     student = copy.deepcopy(teacher)
-    found = objective(student, teacher, "map+output").terms(student, {**batch, "labels": LABELS})
+    found = objective(student, teacher, "map+output").terms(student, labelled(batch))
     with torch.no_grad():
         chances = teacher(**batch).logits.double().softmax(-1)
     entropy = -(chances * chances.log()).sum(-1).mean().item()
@@ -75,7 +80,7 @@ def test_labels_have_the_weight_that_the_settings_give_them(
 ) -> None:
     """A copy of the teacher has only the labels left to learn from."""
     use_kdqat_attention(model)
-    inputs = {**batch, "labels": LABELS}
+    inputs = labelled(batch)
     plain = objective(model, teacher, "map").terms(model, inputs)
     value = objective(model, teacher, "map", labels=0.25).terms(model, inputs)
     with torch.no_grad():
@@ -98,7 +103,7 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16")
     for precision in precisions:
         kinds.clear()
-        terms = objective(model, teacher, name, precision).terms(model, {**batch, "labels": LABELS})
+        terms = objective(model, teacher, name, precision).terms(model, labelled(batch))
         assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
         assert all(term.dtype == torch.float32 for term in terms.values())
         values[precision] = torch.stack([term.detach() for term in terms.values()])
@@ -109,7 +114,7 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
 def test_whatever_the_precision_evaluation_is_in_fp32(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     with torch.no_grad():  # before anything could have left the model in another precision
         expected = model.eval()(**batch).logits
-    loss: Any = total(OnLabels("bf16").terms(model, {**batch, "labels": LABELS}))
+    loss: Any = total(OnLabels("bf16").terms(model, labelled(batch)))
     loss.backward()
     with torch.no_grad():
         assert torch.equal(model.eval()(**batch).logits, expected)

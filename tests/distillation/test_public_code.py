@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.distillation.losses import DistillationLoss, map_loss, score_loss
 from kdqat_cli.native import fused
 from kdqat_cli.native.library import KERNEL_VARIABLE, TORCH
 from kdqat_cli.networks.captures import Captures
+from kdqat_cli.params import resolve
 from tests.distillation.reference import HEADS, LENGTH, MASKS, ROWS, Array
 from tests.recipes import distillation
 

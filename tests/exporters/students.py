@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.params import load_recipe
 from kdqat_cli.quantizers.parameters import freeze
 from tests.architectures import tiny
 

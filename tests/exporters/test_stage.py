@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters import catalogue, dense
+from kdqat_cli.params import load_recipe
 from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export

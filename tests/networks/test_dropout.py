@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.networks.dropout import FastDropout, dropout
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.params import load_recipe
 from tests.architectures import tiny
 
 COUNT = 1_000_003  # no multiple of the four values that share a draw

@@ -11,9 +11,10 @@ from typer.testing import CliRunner, Result
 from kdqat_cli import names
 from kdqat_cli.analysis.published import published_names
 from kdqat_cli.cli import app
-from kdqat_cli.config import recipe_names
 from kdqat_cli.distillation.losses import LOSSES
 from kdqat_cli.networks.families import FAMILIES
+from kdqat_cli.networks.nets import networks
+from kdqat_cli.params import recipe_names
 from kdqat_cli.stages.ls import ls
 from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import task_names
@@ -25,6 +26,7 @@ KEYS: dict[Listed, tuple[str, set[str]]] = {
     "losses": ("loss", set(names.LOSSES)),
     "recipes": ("recipe", set(recipe_names())),
     "encoders": ("model type", set(FAMILIES)),
+    "networks": ("network", set(networks())),
     "formats": ("format", set(names.FORMATS)),
     "published": ("published", set(published_names())),
 }
@@ -89,7 +91,7 @@ def test_a_user_s_tasks_are_listed(tmp_path: Path, tiny_task: Path) -> None:
 
 def test_every_loss_names_its_source() -> None:
     rows = listed("losses")
-    assert all("Eq." in row["source"] or "Table" in row["source"] for row in rows.values())
+    assert all(any(word in row["source"] for word in ("Eq.", "Table", "section")) for row in rows.values())
     assert {name: row["compares"] for name, row in rows.items()} == {name: loss.about for name, loss in LOSSES.items()}
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, KdqatError
+from kdqat_cli.params import resolve
 from kdqat_cli.stages.distill import distill
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export

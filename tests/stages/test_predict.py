@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.engine.row import Row
 from kdqat_cli.native.library import kernels
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.params import load_recipe
 from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.export import export

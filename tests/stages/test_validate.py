@@ -48,7 +48,7 @@ def test_settings_of_a_task_that_does_not_exist_are_an_error() -> None:
 
 
 def recipe(task: str) -> str:
-    from kdqat_cli.config import read_recipe
+    from kdqat_cli.params import read_recipe
 
     return read_recipe("clean").replace("tasks: {}", f"tasks: {{{task}: {{student: {{epochs: 2}}}}}}")
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
+from kdqat_cli.params import resolve
 from kdqat_cli.store.places import student_run, ternary_folder
 from kdqat_cli.tasks.registry import load_task
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kdqat_cli.config import load_params, load_recipe, read_recipe, resolve
 from kdqat_cli.errors import KdqatError
+from kdqat_cli.params import load_params, load_recipe, read_recipe, resolve
 from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.data import load_split
 from tests.conftest import RATED, TASK

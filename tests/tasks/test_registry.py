@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from kdqat_cli.cli import app
-from kdqat_cli.config import Params, recipe_names, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.params import recipe_names, resolve
 from kdqat_cli.tasks.registry import load_text_task, task_names, user_task_names
 from kdqat_cli.tasks.task import check_keep_best
 from tests.recipes import training

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdqat_cli.config import Params, Settings, resolve
+from kdqat_cli.config import Params, Settings
+from kdqat_cli.params import resolve
 from kdqat_cli.quantizers.layers import QuantizedLinear
 from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import BY_LENGTH, Batches, read_record

@@ -15,12 +15,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kdqat_cli.config import Params, resolve
+from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.t5_model import T5EncoderForSequenceClassification
 from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.params import resolve
 from kdqat_cli.quantizers.parameters import freeze, quantized_layers
 from kdqat_cli.record import Inputs, Record
 from kdqat_cli.stages.export import export

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdqat_cli.config import load_recipe
 from kdqat_cli.native.library import kernels
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.params import load_recipe
 from kdqat_cli.quantizers.parameters import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.stages.export import export

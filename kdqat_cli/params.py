@@ -1,0 +1,140 @@
+"""Recipes and params.yaml: found, read, and merged into the settings of a run.
+
+Three layers are merged, the later winning: the recipe (a packaged YAML file or the user's own), the task's section
+under `settings` in params.yaml, and the command line's options.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from kdqat_cli.config import OPTIONS, Params, Recipe, Settings, parse
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.files import is_there
+from kdqat_cli.plugins import load_plugins
+from kdqat_cli.yaml12 import parse_yaml, read_text, read_yaml
+
+PARAMS_FILE = Path("params.yaml")
+_PACKAGED = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes."""
+    return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> str:
+    """The text of a packaged recipe by name, or of a recipe file by path.
+
+    Raises:
+        ConfigError: an unknown name.
+        MissingInputError: no such file.
+    """
+    return read_text(_recipe_path(name))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A packaged recipe by name, or a recipe file by path.
+
+    Raises:
+        ConfigError: an unknown name, or errors in the file.
+        MissingInputError: no such file.
+    """
+    recipe = parse(Recipe, read_yaml(_recipe_path(name)), f"recipe {name}")
+    for group in ("kinds", "tasks"):
+        for key, changes in getattr(recipe, group).items():
+            parse(Settings, _merge(_sections(recipe), changes), f"recipe {name}: {group}.{key}")
+    return recipe
+
+
+def _recipe_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name not in recipe_names():
+        raise ConfigError(
+            f"There is no recipe {name!r}; packaged are {', '.join(recipe_names())}, and a path must end in .yaml.",
+            f"kdqat recipe {recipe_names()[0]} > mine.yaml",
+        )
+    return _PACKAGED / f"{name}.yaml"
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """params.yaml of the working folder, or the defaults where there is none; its plugins are loaded.
+
+    Raises:
+        ConfigError: with every error of the file at once, or a plugin fails.
+        MissingInputError: it is there, but cannot be read; or a plugin is not there.
+    """
+    use_plugins(path)  # first: the names that they add are values of other keys
+    return parse(Params, read_yaml(path) or {}, str(path)) if is_there(path) else Params()
+
+
+def use_plugins(path: Path = PARAMS_FILE) -> None:
+    """Loads the plugins that params.yaml names, if it is there; its other keys may be anything.
+
+    Raises:
+        ConfigError: a plugin fails.
+        MissingInputError: params.yaml cannot be read, or a plugin is not there.
+    """
+    value = read_yaml(path) if is_there(path) else None
+    plugins = value.get("plugins") if isinstance(value, dict) else None
+    if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+        load_plugins(plugins, path.parent, str(path))
+
+
+def resolve(
+    task: str,
+    params: Params,
+    recipe: str | None = None,
+    options: dict[str, Any] | None = None,
+    assignments: list[str] | None = None,
+    kind: str = "text",
+) -> Settings:
+    """The settings of one task: recipe, then params.yaml, then the command line's options.
+
+    Args:
+        task: the task's name.
+        params: params.yaml.
+        recipe: a recipe that replaces the one of params.yaml.
+        options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
+        assignments: changes as text, e.g. "student.epochs=1"; they come last, and a value may be null.
+        kind: the task's kind.
+
+    Raises:
+        ConfigError: an unknown recipe, or settings of a wrong type or range.
+    """
+    base = load_recipe(recipe or params.recipe)
+    merged = _merge(_merge(_sections(base), base.kinds.get(kind, {})), base.tasks.get(task, {}))
+    merged = _merge(merged, params.settings.get(task, {}))
+    where = f"{PARAMS_FILE}: settings.{task}"
+    parse(Settings, merged, where)
+    given = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in (options or {}).items()
+    }
+    merged = parse(Settings, _merge(merged, given), OPTIONS).model_dump()
+    for assignment in assignments or []:
+        merged = _merge(merged, _assigned(assignment))
+    return parse(Settings, merged, "--set")
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"kinds", "tasks"})
+
+
+def _assigned(assignment: str) -> dict[str, Any]:
+    place, equals, value = assignment.partition("=")
+    section, dot, name = place.partition(".")
+    if not (equals and dot):
+        fix = "--set quantization.activation_scale=token"
+        raise ConfigError(f"--set takes SECTION.FIELD=VALUE, not {assignment!r}.", fix)
+    return {section: {name: parse_yaml(value, f"--set {place}")}}
+
+
+def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:
+    if not isinstance(changes, dict):
+        return base
+    merged = dict(base)
+    for key, value in changes.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged

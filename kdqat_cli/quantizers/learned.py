@@ -1,0 +1,103 @@
+"""Differentiable quantisation: the points of quantised weights are trained (Polino et al., ICLR 2018, section 4).
+
+Weights stay as they are, and with them α and β of their buckets (points.py has the formula). The gradient of a point is
+the sum over its weights of ∂L/∂ŵ · α of their bucket. Points are sorted at each use, so each keeps its own momentum
+when two change places; the public code sorts the points but not their momenta. They may leave [0, 1].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdqat_cli.quantizers.codes import Codes, Grouping
+from kdqat_cli.quantizers.layers import QuantizedWeight
+from kdqat_cli.quantizers.parameters import freeze, quantized_weights
+from kdqat_cli.quantizers.points import Points, nearest, scaled
+from kdqat_cli.quantizers.weights import StraightThrough
+
+
+class LearnedPoints(nn.Module):
+    """What quantises a weight that stays as it is, at points that are trained; in place of a `StraightThrough`.
+
+    Attributes:
+        points: (points,), not sorted.
+        plain: what quantised the weight before, and does again once it is frozen.
+        quantizer: the quantiser `points`.
+        clip: as of `StraightThrough`: there is no clamp.
+    """
+
+    def __init__(self, weight: QuantizedWeight, quantizer: Points, plain: StraightThrough) -> None:
+        """Puts the points where the quantiser begins, for a weight that is not frozen."""
+        super().__init__()
+        self.plain, self.quantizer, self.clip = plain, quantizer, None
+        latent = weight.weight.detach()
+        values, scales, offsets = scaled(latent, weight.grouping)
+        self.points = nn.Parameter(quantizer.first(values))
+        # Not in the state: they follow from the weight, which does not change.
+        for name, tensor in (("_values", values), ("_scales", scales), ("_offsets", offsets)):
+            self.register_buffer(name, tensor, persistent=False)
+        self._values: Tensor
+        self._scales: Tensor
+        self._offsets: Tensor
+
+    def forward(self, latent: Tensor, grouping: Grouping) -> Tensor:
+        """The quantised weight, of the latent one's shape; the gradient goes to the points."""
+        out: Tensor = _AtPoints.apply(self.points, self, latent.shape, grouping)  # type: ignore[no-untyped-call]
+        return out
+
+    @torch.no_grad()
+    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
+        """The quantised weight as it is now."""
+        return self.at(self.points.sort().values, latent.shape, grouping)
+
+    def at(self, points: Tensor, shape: torch.Size, grouping: Grouping) -> Codes:
+        """The quantised weight at sorted points."""
+        levels = grouping.join(nearest(self._values, points), shape)
+        return Codes(levels, self._scales, grouping, self._offsets, points)
+
+
+class _AtPoints(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, learned: LearnedPoints, shape: torch.Size, grouping: Grouping) -> Tensor:
+        ordered, order = points.sort()
+        codes = learned.at(ordered, shape, grouping)
+        ctx.save_for_backward(codes.levels, codes.scales, order)
+        ctx.grouping = grouping
+        return codes.value()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        levels, scales, order = ctx.saved_tensors
+        grouping: Grouping = ctx.grouping
+        groups = grouping.split(grads[0]) * scales[:, None]
+        each = grouping.join(groups, levels.shape).flatten()
+        sums = torch.bincount(levels.flatten().int(), each, minlength=len(order)).to(scales.dtype)
+        return torch.empty_like(sums).index_copy_(0, order, sums), None, None, None
+
+
+def learn_points(model: nn.Module, counts: dict[str, int] | None = None) -> None:
+    """Makes the points of a model's quantised weights all that is trained; its quantiser is `points`.
+
+    Args:
+        model: quantised and not frozen; changed in place.
+        counts: name of a weight → its number of points; None: what the quantiser says.
+    """
+    model.requires_grad_(False)
+    for name, weight in quantized_weights(model).items():
+        plain = weight.weight_quantizer
+        assert isinstance(plain, StraightThrough)
+        quantizer = plain.quantizer
+        assert isinstance(quantizer, Points)
+        if counts is not None:
+            quantizer = Points(counts[name], quantizer.grouping.size, quantizer.start)
+        weight.weight_quantizer = LearnedPoints(weight, quantizer, plain)
+
+
+def settle_points(model: nn.Module) -> None:
+    """Freezes a model's weights at the points that it learnt, which then are parameters no more."""
+    freeze(model)
+    for weight in quantized_weights(model).values():
+        learned = weight.weight_quantizer
+        del weight.weight_quantizer  # torch takes no other value in the place of a module
+        weight.weight_quantizer = learned.plain if isinstance(learned, LearnedPoints) else learned

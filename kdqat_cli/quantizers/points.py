@@ -1,0 +1,130 @@
+"""Weights at points that need not be equally spaced (Polino et al., ICLR 2018, section 4).
+
+A bucket's weights are scaled to v = (w - β)/α, with β its minimum and α its range, as in uniform.py. One list of points
+p serves all buckets of a tensor. Each weight takes its nearest point, the upper one of two equally near:
+
+    ŵ = α · p[level] + β
+
+The points begin as quantiles of v (`quantiles`), or equally spaced from 0 to 1 (`uniform`); learned.py trains them.
+
+How many points a tensor gets, where not all have the same number:
+
+    gradient   half of the points asked for stay with their tensor; the other halves of all tensors together are shared
+               in proportion to the norm of the mean gradient g of each tensor. So it stands in the public code. It
+               ignores the tensors' sizes: the mean number of bits per weight grows.
+    budget     every tensor has two points; each further point goes where it lowers Σ (∂L/∂v · error)² the most for the
+               bits that it costs, as long as the mean over all weights stays within the bits asked for. The error in v
+               is taken to halve with each bit, and ∂L/∂v = g · α to be that of its tensor's mean square.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kdqat_cli.config import StartName
+from kdqat_cli.quantizers.codes import MATRIX, Codes, Grouping
+from kdqat_cli.quantizers.uniform import CONSTANT
+
+MOST_POINTS = 256
+"""Points of one tensor at most: a level is a byte."""
+_LEAST_POINTS = 2
+
+
+class Points:
+    """The quantiser `points`, whose points are those that training begins with; for its attributes see weights.py."""
+
+    name = "points"
+
+    def __init__(self, count: int, bucket: int | None = 256, start: StartName = "quantiles") -> None:
+        """A quantiser with 2 to 256 points per tensor.
+
+        Args:
+            count: of the points.
+            bucket: weights that share α and β; None: the whole tensor does.
+            start: where the points lie.
+        """
+        self.levels = range(MOST_POINTS)
+        self.count = count
+        self.grouping = MATRIX if bucket is None else Grouping("bucket", bucket)
+        self.start = start
+
+    def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
+        """Levels (uint8), scales, offsets and points of a latent weight of any shape and floating type."""
+        values, scales, offsets = scaled(latent, grouping)
+        points = self.first(values)
+        return Codes(grouping.join(nearest(values, points), latent.shape), scales, grouping, offsets, points)
+
+    def first(self, values: Tensor) -> Tensor:
+        """The points (count,) that training begins with, for scaled values of any shape."""
+        shares = torch.linspace(0, 1, self.count, dtype=values.dtype, device=values.device)
+        if self.start == "uniform":
+            return shares
+        # torch.quantile refuses more than 2^24 values.
+        ordered = values.flatten().sort().values
+        places = shares * (len(ordered) - 1)
+        low = places.floor().long()
+        high = (low + 1).clamp(max=len(ordered) - 1)
+        return torch.lerp(ordered[low], ordered[high], places - low)
+
+
+def scaled(latent: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor, Tensor]:
+    """V (groups, values per group), within [0, 1]; and α and β (groups,). Of a constant bucket v is 0."""
+    groups = grouping.split(latent)
+    low, high = groups.aminmax(dim=1)
+    width = high - low
+    values = (groups - low[:, None]) / width.where(width >= CONSTANT, torch.inf)[:, None]
+    return values, width, low
+
+
+def nearest(values: Tensor, points: Tensor) -> Tensor:
+    """The level (uint8) of each value: the number of its nearest point, the upper one of two equally near.
+
+    Args:
+        values: of any shape.
+        points: (points,), sorted.
+    """
+    middles = (points[1:] + points[:-1]) / 2
+    return torch.bucketize(values, middles, right=True).to(torch.uint8)
+
+
+def by_gradient(asked: int, norms: dict[str, float]) -> dict[str, int]:
+    """Points of each tensor by the rule `gradient`.
+
+    Args:
+        asked: points per tensor, on average.
+        norms: name of a tensor → ‖g‖.
+    """
+    base = asked // 2
+    rest, whole = len(norms) * (asked - base), math.fsum(norms.values())
+    shares = {name: round(norm / whole * rest) if whole else asked - base for name, norm in norms.items()}
+    surplus = sum(shares.values()) - rest
+    if surplus:  # of rounding: the largest gives what is too much, the smallest takes what is too little
+        chosen = (max if surplus > 0 else min)(shares, key=shares.__getitem__)
+        shares[chosen] -= surplus
+    return {name: min(max(base + share, _LEAST_POINTS), MOST_POINTS) for name, share in shares.items()}
+
+
+def by_budget(bits: float, norms: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
+    """Points of each tensor by the rule `budget`.
+
+    Args:
+        bits: per weight, at most, on average over all weights.
+        norms: name of a tensor → the norm of ∂L/∂v.
+        sizes: name of a tensor → its number of weights.
+    """
+    counts, whole = dict.fromkeys(norms, _LEAST_POINTS), sum(sizes[name] for name in norms)
+    left = bits * whole - whole * math.log2(_LEAST_POINTS)
+    while True:
+        cost = {name: sizes[name] * math.log2(1 + 1 / count) for name, count in counts.items() if count < MOST_POINTS}
+        gain = {n: (1 / counts[n] ** 2 - 1 / (counts[n] + 1) ** 2) * norms[n] ** 2 / cost[n] for n in cost}
+        chosen = max((name for name in cost if cost[name] <= left), key=gain.__getitem__, default=None)
+        if chosen is None:
+            return counts
+        counts[chosen] += 1
+        left -= cost[chosen]
+
+
+def mean_bits(counts: dict[str, int], sizes: dict[str, int]) -> float:
+    """The mean over all weights of log2 of the number of points; arguments as of `by_budget`."""
+    return sum(math.log2(counts[name]) * sizes[name] for name in counts) / sum(sizes[name] for name in counts)
