@@ -77,6 +77,45 @@ def divergence(
     return total.value, slope
 
 
+def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels of uniform weights; see quantizers/uniform.py for the formula.
+
+    Args:
+        values: of any shape, not empty.
+        size: consecutive values of a group, of which the last may be shorter.
+        most: the largest level, below 256.
+        constant: range of a group below which its levels are 0.
+
+    Returns:
+        levels of the shape of `values`, uint8; scales and offsets (groups,).
+    """
+    values = values.contiguous()
+    out = torch.empty(values.shape, dtype=torch.uint8)
+    scales, offsets = (torch.empty(-(-values.numel() // size)) for _ in range(2))
+    results = [_at(tensor) for tensor in (out, scales, offsets)]
+    _call("kdqat_levels", _at(values), values.numel(), size, most, constant, *results)
+    return out, scales, offsets
+
+
+def values(levels: Tensor, size: int, scales: Tensor, offsets: Tensor | None) -> Tensor:
+    """ŵ = scale · level + offset of groups of `size` consecutive levels, product and sum rounded.
+
+    Args:
+        levels: int8 or uint8, of any shape.
+        size: levels of a group, of which the last may be shorter.
+        scales: (groups,).
+        offsets: (groups,); None: nothing is added.
+
+    Returns:
+        Of the shape of the levels.
+    """
+    levels, scales = levels.contiguous(), scales.contiguous()
+    offsets = None if offsets is None else offsets.contiguous()
+    out, negative = torch.empty(levels.shape), levels.dtype == torch.int8
+    _call("kdqat_values", _at(levels), negative, levels.numel(), size, _at(scales), _at(offsets), _at(out))
+    return out
+
+
 def drop(values: Tensor, bits: Tensor, threshold: int, factor: float) -> tuple[Tensor, Tensor]:
     """Dropout: values · factor where bits (int16) < threshold, else 0; and where that is."""
     values = values.contiguous()

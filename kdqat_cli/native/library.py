@@ -37,6 +37,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_chain_free": (None, [c_void_p]),
     "kdqat_round": (c_int, [c_char_p, c_int, *[c_void_p] * 3, c_int, c_float, c_int, *[c_void_p] * 5]),
     "kdqat_divergence": (c_int, [c_char_p, c_int, *[c_void_p] * 4, *[c_int] * 3, c_float, c_float, c_void_p, c_void_p]),
+    "kdqat_levels": (c_int, [c_char_p, c_int, c_void_p, c_int64, c_int64, c_int, c_float, *[c_void_p] * 3]),
+    "kdqat_values": (c_int, [c_char_p, c_int, c_void_p, c_int, c_int64, c_int64, *[c_void_p] * 3]),
     "kdqat_drop": (c_int, [c_char_p, c_int, c_void_p, c_void_p, c_int64, c_int, c_float, c_void_p, c_void_p]),
     "kdqat_keep": (c_int, [c_char_p, c_int, c_void_p, c_void_p, c_int64, c_float, c_void_p]),
     "kdqat_quantize": (c_int, [c_char_p, _F32, c_int, c_int, c_float, _I8, _F32, _I32]),

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdqat_cli.native import fused
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -45,6 +47,12 @@ class Grouping:
         if self.unit == "row":
             return shape[0]
         return 1 if self.size is None else max(1, -(-shape.numel() // self.size))
+
+    def size_in(self, shape: torch.Size) -> int:
+        """Values of a group in a weight of this shape; the last bucket may have fewer."""
+        if self.unit == "row":
+            return math.prod(shape[1:])
+        return shape.numel() if self.size is None else min(self.size, shape.numel())
 
     def split(self, values: Tensor) -> Tensor:
         """Values of any shape → (groups, values per group).
@@ -108,6 +116,8 @@ class Codes:
 
     def value(self) -> Tensor:
         """The weight ŵ, of the shape of the levels and the type of the scales."""
+        if self._fuses():
+            return fused.values(self.levels, self.grouping.size_in(self.levels.shape), self.scales, self.offsets)
         levels = self.grouping.split(self.levels)
         if self.points is None:
             groups = levels.to(self.scales.dtype) * self.scales[:, None]
@@ -116,6 +126,12 @@ class Codes:
         if self.offsets is not None:
             groups += self.offsets[:, None]
         return self.grouping.join(groups, self.levels.shape)
+
+    def _fuses(self) -> bool:
+        parts = [values for name, values in self.tensors().items() if name != "levels"]
+        follows = torch.is_grad_enabled() and any(values.requires_grad for values in parts)  # autograd, to learn them
+        bytes_ = self.levels.dtype in (torch.int8, torch.uint8) and self.levels.is_cpu and self.levels.numel() > 0
+        return bytes_ and self.points is None and not follows and fused.fuses(*parts)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that it is made of, by name."""

@@ -31,10 +31,12 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.config import RoundingName
+from kdqat_cli.native import fused
 from kdqat_cli.quantizers.codes import MATRIX, Codes, Grouping
 
 CONSTANT = 1e-10
 """Range of a bucket below which it counts as constant."""
+_LARGEST_FUSED = 2**16  # values of a bucket: threads share buckets, not their values
 
 
 class Uniform:
@@ -56,6 +58,10 @@ class Uniform:
 
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
         """Levels (uint8), scales and offsets of a latent weight of any shape and floating type."""
+        size = grouping.size_in(latent.shape)
+        if self.rounding == "nearest" and 0 < size <= _LARGEST_FUSED and fused.fuses(latent):
+            levels, scales, offsets = fused.levels(latent, size, self.levels[-1], CONSTANT)
+            return Codes(levels, scales, grouping, offsets)
         groups = grouping.split(latent)
         low, high = groups.aminmax(dim=1)
         width = high - low

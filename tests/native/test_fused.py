@@ -12,6 +12,8 @@ from kdqat_cli.native import fused
 from kdqat_cli.native.library import KERNEL_VARIABLE, kernels
 from kdqat_cli.networks.dropout import dropout
 from kdqat_cli.quantizers.activations import ActivationQuantizer
+from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping
+from kdqat_cli.quantizers.uniform import Uniform
 
 pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
 
@@ -76,6 +78,58 @@ def test_what_is_no_number_is_not_hidden(kernel: str, scale: str, bad: float) ->
     values[3, 34] = bad
     quantizer = ActivationQuantizer(8, None, scale)  # type: ignore[arg-type]
     assert not quantizer.quantized(values)[1][3].isfinite().all()
+
+
+def same_bits(one: Codes, other: Codes) -> bool:
+    return all(torch.equal(values, other.tensors()[name]) for name, values in one.tensors().items())
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("bucket", [1, 5, 16, 33, 256, 300_000])
+def test_levels_and_values_are_torch_s(
+    kernel: str, threads: int, bits: int, bucket: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a ragged last bucket, of a constant one, of values that lie apart, and of more than a bucket may have."""
+    quantizer = Uniform(bits, bucket)
+    for weight in (some(700, 33), 0.01 * some(9, 1) + 3, some(40, 31).mT, some(3, 4, 5, 2), 1e-12 * some(7, 9)):
+        codes = quantizer.codes(weight, quantizer.grouping)
+        value = codes.value()
+        with monkeypatch.context() as patch:
+            patch.setenv(KERNEL_VARIABLE, "torch")
+            fused._kernel.cache_clear()
+            by_torch = quantizer.codes(weight, quantizer.grouping)
+            assert not fused.fuses(weight)
+            value_by_torch = by_torch.value()
+        fused._kernel.cache_clear()
+        assert same_bits(codes, by_torch)
+        assert torch.equal(value, value_by_torch)
+
+
+@pytest.mark.parametrize("grouping", [MATRIX, ROW, Grouping("bucket", 7)], ids=str)
+def test_signed_levels_multiply_to_torch_s_products(kernel: str, threads: int, grouping: Grouping) -> None:
+    levels = (torch.arange(15 * 40) % 255 - 127).to(torch.int8).view(15, 40)
+    scales = some(2, grouping.count(levels.shape)).abs()[1]
+    value = Codes(levels, scales, grouping).value()
+    expected = grouping.join(grouping.split(levels).float() * scales[:, None], levels.shape)
+    assert torch.equal(value, expected)
+    assert not torch.signbit(value[levels == 0]).any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("width", [3, 40])
+def test_a_bucket_that_is_not_finite_is_not_a_number(kernel: str, width: int, bad: float) -> None:
+    weight = some(4, width)
+    weight[2, width - 1] = bad
+    value = Uniform(4, width).codes(weight, Grouping("bucket", width)).value()
+    assert value[2].isnan().all()
+    assert value[[0, 1, 3]].isfinite().all()
+
+
+def test_points_and_scales_that_are_learned_keep_their_gradient(kernel: str) -> None:
+    scales = torch.ones(4, requires_grad=True)
+    Codes(torch.ones(4, 5, dtype=torch.int8), scales, ROW).value().sum().backward()  # type: ignore[no-untyped-call]
+    assert scales.grad is not None
+    assert scales.grad.tolist() == [5.0] * 4
 
 
 @pytest.mark.parametrize("floor", [None, 1e-8, 0.01])

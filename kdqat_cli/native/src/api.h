@@ -114,6 +114,15 @@ KDQAT_API int kdqat_divergence(
     const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
     const float* weight, int batch, int heads, int length, float temperature, float floor, float* slope,
     double* sum);
+/* Groups of `size` consecutive values, the last of which may be shorter -> their levels, of which the largest is `most`,
+ * their steps and their minima (native/fused.py has the formula). A group whose range is below `constant` has level 0. */
+KDQAT_API int kdqat_levels(
+    const char* kernel, int threads, const float* x, int64_t count, int64_t size, int most, float constant,
+    uint8_t* levels, float* scales, float* offsets);
+/* scale * level + offset of groups of `size` levels, which are int8_t where `negative`; `offsets` may be null. */
+KDQAT_API int kdqat_values(
+    const char* kernel, int threads, const void* levels, int negative, int64_t count, int64_t size, const float* scales,
+    const float* offsets, float* values);
 /* x * factor where bits < threshold, else 0; `kept` says where. And the same with `kept` given. */
 KDQAT_API int kdqat_drop(
     const char* kernel, int threads, const float* x, const int16_t* bits, int64_t count, int threshold, float factor,

@@ -1,5 +1,6 @@
 // The steps of a training, shared out over rows; training.h has what is done to one.
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -149,6 +150,55 @@ int kdqat_divergence(
         });
         *sum = 0.0;
         for (const double part : sums) *sum += part;
+    });
+}
+
+int kdqat_levels(
+    const char* kernel, int threads, const float* x, int64_t count, int64_t size, int most, float constant,
+    uint8_t* levels, float* scales, float* offsets) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const int64_t groups = (count + size - 1) / size;
+        const int pieces = pieces_of(groups, threads);
+        Training::share_out(threads, 1, [&](Member& member) {
+            member.share_out(pieces, [&](int piece) {
+                const Rows mine = rows_of(groups, piece, pieces);
+                for (int64_t g = mine.first; g < mine.last; ++g) {
+                    const float* from = x + g * size;
+                    const int64_t here = std::min(size, count - g * size);
+                    float low, high;
+                    steps.extremes(from, here, &low, &high);
+                    const float width = high - low;
+                    offsets[g] = low;
+                    scales[g] = width / static_cast<float>(most);
+                    const float step = width < constant ? std::numeric_limits<float>::infinity() : scales[g];
+                    steps.levels(from, here, low, step, levels + g * size);
+                }
+            });
+        });
+    });
+}
+
+int kdqat_values(
+    const char* kernel, int threads, const void* levels, int negative, int64_t count, int64_t size, const float* scales,
+    const float* offsets, float* values) {
+    return guarded([&] {
+        const Steps& steps = kernels_named(kernel).training;
+        const auto* unsigned_levels = static_cast<const uint8_t*>(levels);
+        const auto* signed_levels = static_cast<const int8_t*>(levels);
+        share_values(threads, count, [&](int64_t at, int64_t left) {
+            while (left > 0) {
+                const int64_t group = at / size, here = std::min(left, (group + 1) * size - at);
+                const float offset = offsets ? offsets[group] : 0.0f;
+                if (negative) {
+                    steps.signed_values(signed_levels + at, here, scales[group], offset, values + at);
+                } else {
+                    steps.values(unsigned_levels + at, here, scales[group], offset, values + at);
+                }
+                at += here;
+                left -= here;
+            }
+        });
     });
 }
 

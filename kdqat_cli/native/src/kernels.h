@@ -70,6 +70,10 @@ struct Steps {
     float (*divergence)(
         const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
         float factor, float floor, float* slope, float* spare);
+    void (*extremes)(const float* x, int64_t count, float* low, float* high);
+    void (*levels)(const float* x, int64_t count, float low, float step, uint8_t* out);
+    void (*values)(const uint8_t* levels, int64_t count, float scale, float offset, float* out);
+    void (*signed_values)(const int8_t* levels, int64_t count, float scale, float offset, float* out);
     void (*drop)(
         const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept);
     void (*keep)(const float* x, const uint8_t* kept, int64_t count, float factor, float* out);
