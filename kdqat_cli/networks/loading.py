@@ -2,8 +2,8 @@
 
 transformers fills whatever a checkpoint lacks with random numbers and drops whatever does not fit, with a warning at
 most. Here that is an error, with two exceptions. A new classifier (an encoder with a new head for a task) may lack its
-head, to which BERT's pooler counts: it is trained anyway. And what the classifier provably does not use may be left
-over; a remark names it (`_unused`).
+head, to which BERT's pooler counts: it is trained anyway. A head that is there is another task's, and is not taken. And
+what the classifier provably does not use may be left over; a remark names it (`_unused`).
 """
 
 import logging
@@ -164,7 +164,7 @@ def load_weights(
         source: where it lies.
         config: its configuration.
         loader: what loads it, with the arguments and results of `from_pretrained`.
-        new_head: whether the head is new and may be missing.
+        new_head: whether the head is new. It may be missing, and one that is there is not taken.
         again: the command that makes the model again; None: kdqat did not make it.
 
     Raises:
@@ -181,6 +181,8 @@ def load_weights(
             **source.options,
         )
     _check_report(source, model, report, new_head, again)
+    if new_head:
+        _renew_head(source, model, report)
     if weight := weight_at_fault({"model": model}):  # every answer would be the first label
         raise MissingInputError(f"{source.location}: {weight} is not finite.", again)
     return model
@@ -190,9 +192,8 @@ def _check_report(
     source: Source, model: PreTrainedModel, report: dict[str, Any], new_head: bool, again: str | None
 ) -> None:
     missing, left_over = set(report["missing_keys"]), set(report["unexpected_keys"])
-    names = set(model.state_dict())
-    head = {name for name in names if not name.startswith(f"{model.base_model_prefix}.")}
-    pooler = {name for name in names if _POOLER.search(name)}
+    head = _head(model)
+    pooler = {name for name in model.state_dict() if _POOLER.search(name)}
     if pooler and pooler <= missing:
         head |= pooler
         if new_head:
@@ -207,8 +208,8 @@ def _check_report(
         faults.append(f"missing (they would be random numbers): {_listed(lacking)}")
     if strange := {name for name in left_over if not _unused(name, model)}:
         faults.append(f"left over: {_listed(strange)}")
-    if report["mismatched_keys"]:
-        faults.append(f"of another size: {_listed(map(_size, report['mismatched_keys']))}")
+    if odd := [one for one in report["mismatched_keys"] if not (new_head and one[0] in head)]:
+        faults.append(f"of another size: {_listed(map(_size, odd))}")
     if faults:
         raise MissingInputError(
             f"{source.location} does not hold the weights of the {model.config.model_type} model that its config.json "
@@ -217,6 +218,21 @@ def _check_report(
         )
     if left_over:
         _LOGGER.warning("%s: %s are not used.", source.location, _listed(left_over))
+
+
+def _head(model: PreTrainedModel) -> set[str]:
+    """The tensors of a classifier that are not its encoder's."""
+    return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _renew_head(source: Source, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Gives a model that came with a trained head a new one: random numbers, as an encoder without a head gets."""
+    head = _head(model)
+    if head <= set(report["missing_keys"]):
+        return
+    fresh = type(model)(model.config).state_dict()
+    model.load_state_dict({name: fresh[name] for name in head}, strict=False)
+    _LOGGER.warning("%s has a classification head of its own; a new one is trained in its place.", source.location)
 
 
 def _remedy(strange: set[str]) -> str:

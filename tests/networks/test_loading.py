@@ -167,7 +167,11 @@ def test_a_head_of_another_size_is_refused(classifier: Path) -> None:
     edit(classifier / "config.json", id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1})
     with pytest.raises(MissingInputError, match=r"classifier.weight is 3×32 instead of 2×32"):
         load_classifier(classifier)
-    with pytest.raises(MissingInputError, match=r"classifier.weight is 3×32 instead of 2×32"):
+
+
+def test_an_encoder_of_another_size_is_refused(classifier: Path) -> None:
+    edit(classifier / "config.json", intermediate_size=48)
+    with pytest.raises(MissingInputError, match=r"bert.encoder.layer.0.intermediate.dense.bias is 64 instead of 48"):
         load_encoder(str(classifier), task_with(["no", "yes"]))
 
 
