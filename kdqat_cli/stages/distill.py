@@ -10,7 +10,7 @@ from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
-from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
@@ -18,7 +18,6 @@ from kdqat_cli.quantizers.layers import freeze
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.registry import Task, check_keep_best
 from kdqat_cli.tasks.text.models import load_teacher, save_classifier, student_record
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
@@ -79,7 +78,7 @@ def distill(
         rows = task_rows(task, "train", data_dir, source.tokenizer, plain.row_length, plain.batches)
         record = _trained_record(plain, settings, seed, rows, dev)
         work.refuse_other(record)
-        teacher_score = _check_teacher(source.model, dev, teacher)
+        teacher_score = dev.teacher_score(source.model, teacher)
 
         resume = work.resume_folder(record)
         student, (steps, history) = _distilled(source.model, settings, rows, dev, seed, resume, progress)
@@ -129,16 +128,3 @@ def _check_layers(settings: Settings, layers: int) -> None:
             f"{-layers - 1}), not {outside[0]}.",
             f"--hidden-layers -1,{-layers - 1}",
         )
-
-
-def _check_teacher(model: PreTrainedModel, dev: TaskRows, teacher: str) -> float:
-    """The teacher's dev score, which must beat every constant answer."""
-    score = dev.score(model)["score"]
-    chance = chance_score(dev.task, dev.labels)
-    if score <= chance:
-        raise GateError(
-            f"The teacher {teacher} scores {score:.2f} on {dev.task.name}, no better than a constant answer "
-            f"({chance:.2f}): there is nothing to distil.",
-            f"kdqat finetune-teacher --task {dev.task.name}, with more --epochs or another --encoder",
-        )
-    return score

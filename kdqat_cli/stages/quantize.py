@@ -40,6 +40,7 @@ def quantize(
     Raises:
         ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
             what kdqat did not write, or a result of other settings.
+        GateError: the teacher is no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
@@ -49,6 +50,7 @@ def quantize(
         record = student_record("ternary", task, source, settings)
         work.refuse_other(record)
         dev = task_rows(task, "dev", data_dir, source.tokenizer, record.row_length, record.batches)
+        dev.teacher_score(source.model, teacher)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         score = dev.score(source.model)["score"]

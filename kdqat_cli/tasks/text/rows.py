@@ -11,10 +11,10 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
 from kdqat_cli.tasks.data import data_digest, load_split
-from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.registry import Task
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
 
@@ -65,6 +65,26 @@ class TaskRows:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
         logits = Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)
         return compute_metrics(self.task, logits, self.labels)
+
+    def teacher_score(self, model: PreTrainedModel, name: str) -> float:
+        """A teacher's score on these rows, in percent.
+
+        Args:
+            model: the teacher, in full precision.
+            name: what the error calls it.
+
+        Raises:
+            GateError: it is no better than a constant answer.
+        """
+        score = self.score(model)["score"]
+        chance = chance_score(self.task, self.labels)
+        if score <= chance:
+            raise GateError(
+                f"The teacher {name} scores {score:.2f} on {self.task.name}, no better than a constant answer "
+                f"({chance:.2f}): it has nothing to teach.",
+                f"kdqat finetune-teacher --task {self.task.name}, with more --epochs or another --encoder",
+            )
+        return score
 
 
 def row_length(
