@@ -30,6 +30,9 @@ from kdqat_cli.names import FORMATS
 from kdqat_cli.store.places import export_folder, student_folder
 from kdqat_cli.tasks.registry import load_task
 
+_MODEL = "kdqat evaluate MODEL, with a folder that kdqat wrote; with --task TASK, any model folder or hub id"
+_STUDENT = "kdqat distill --task TASK"
+
 
 @command
 def evaluate(
@@ -62,7 +65,7 @@ def evaluate(
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.tasks.text.models import recorded_task
 
-    name = task or recorded_task(model)
+    name = task or recorded_task(model, _MODEL)
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
@@ -108,7 +111,7 @@ def export(
     from kdqat_cli.tasks.text.models import recorded_task
 
     spec, data = None, None
-    if format_ != "packed" and (recorded := task or recorded_task(str(source))):
+    if format_ != "packed" and (recorded := task or recorded_task(str(source), _STUDENT)):
         _, spec, data = inputs(recorded, data_dir)
     output.result(stage(str(source), out or target, half, format_, spec, data, force))
 

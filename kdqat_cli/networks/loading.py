@@ -8,6 +8,7 @@ what the classifier provably does not use may be left over; a remark names it (`
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
-from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
-from kdqat_cli.files import refuse_odd_files
-from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
-from kdqat_cli.networks.families import FAMILIES, own_classifiers
+from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
+from kdqat_cli.files import refuse_odd_files, refuse_pointers
+from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_hollow, why_unreachable
+from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.modules import family_of
 
@@ -28,6 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SHOWN = 3  # names of tensors in one sentence
 _SMALLEST_EPSILON = 1e-20
+_SAVE = "model.save_pretrained(FOLDER), in the program that trained the model"
 
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
@@ -62,8 +66,8 @@ class Source:
                     f"The folder {location} holds an adapter (adapter_config.json), not a model.",
                     "merge_and_unload() of the adapted model, and save_pretrained into another folder",
                 )
-            if not (path / "config.json").is_file():
-                raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
+            if not (path / CONFIG).is_file():
+                refuse_hollow(path, fix)
             return cls(location, fix)
         refuse_absent(location, fix)
         return cls(location, fix, why_unreachable(location, "model"))
@@ -82,12 +86,27 @@ class Source:
         except KdqatError:
             raise
         except Exception as error:  # hub, file system, JSON and safetensors each have their own
-            what, fix = f"{part or 'the folder '}{self.location}", self.fix
-            if not Path(self.location).is_dir():
+            what, (reason, fix) = f"{part or 'the folder '}{self.location}", _plainly(error)
+            if Path(self.location).is_dir():
+                refuse_pointers(Path(self.location))
+                fix = fix or self.fix
+            else:
                 what = f"there is no folder {self.location}, and {part}the hub model of that name"
                 fix = "the same command with a local folder in place of the hub id"
-            reason = self.unreachable or first_line(error)
+            reason = self.unreachable or reason
             raise MissingInputError(f"{what[0].upper()}{what[1:]} could not be loaded: {reason}.", fix) from error
+
+
+def _plainly(error: Exception) -> tuple[str, str | None]:
+    """What a library says of a model folder, in one sentence, and how to mend it as far as that can be told."""
+    reason = first_line(error)
+    if isinstance(error, SafetensorError):
+        return f"a .safetensors file is truncated or damaged ({reason})", "copy or download the folder again"
+    if reason.startswith("Weights only load failed"):  # torch's advice would run the code in the file
+        return "pytorch_model.bin is damaged, or holds more than tensors, which kdqat does not load", _SAVE
+    if reason.startswith("Error no file named"):
+        return "it has no weights (model.safetensors or pytorch_model.bin)", _SAVE
+    return reason, None
 
 
 def load_config(source: Source) -> PreTrainedConfig:
@@ -95,10 +114,9 @@ def load_config(source: Source) -> PreTrainedConfig:
 
     Raises:
         ConfigError: kdqat does not know the architecture, or this variant of it.
-        MissingInputError: config.json is not readable.
+        MissingInputError: config.json is not readable, or does not name the outputs one by one.
     """
-    with source.reading():
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options)
+    config = _read_config(source)
     _check_architecture(source, config)
     return config
 
@@ -116,22 +134,57 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
         ConfigError: kdqat does not know the architecture, or this variant of it.
         MissingInputError: config.json is not readable.
     """
-    with source.reading():
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
-        own = own_classifiers().get(config.model_type)
-        if own is not None:
+    config = _read_config(source, **head)
+    own = own_classifiers().get(config.model_type)
+    if own is not None:
+        with source.reading():
             own_config, own_model = own.classes()
             return own_config.of(config), own_model.from_source
     _check_architecture(source, config)
     return config, AutoModelForSequenceClassification.from_pretrained
 
 
-def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
-    if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"{source.location} has the architecture {config.model_type!r}, which kdqat does not know; it knows "
-            f"{', '.join(FAMILIES)}, and of {' and '.join(own_classifiers())} the encoder, to be fine-tuned."
+def _read_config(source: Source, **head: Any) -> PreTrainedConfig:
+    """config.json with a new head, if there is one."""
+    with source.reading(f"the {CONFIG} of "):
+        values, _ = PreTrainedConfig.get_config_dict(source.location, **source.options)
+        if not isinstance(values, dict):
+            raise MissingInputError(f"The {CONFIG} of {source.location} is not a JSON object.", source.fix)
+        kind = values.get("model_type")
+        if kind is None and Path(source.location).is_dir():
+            refuse_hollow(Path(source.location), source.fix)
+        if not isinstance(kind, str) or kind not in {*FAMILIES, *own_classifiers()}:
+            raise _unknown(source, kind)
+        if not head:
+            _check_outputs(source, values)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
+        return config
+
+
+def _check_outputs(source: Source, values: dict[str, Any]) -> None:
+    """Says plainly what transformers would say in terms of its own: whether id2label names the outputs by number."""
+    names = values.get("id2label")
+    if names is None:
+        return
+    fix = f'"id2label" in its {CONFIG}, with a name for each output: {{"0": …, "1": …}}'
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
+        raise MissingInputError(f"{source.location} has the id2label {shown(names)}, which names no outputs.", fix)
+    if len(names) == 1 and values.get("problem_type") == "single_label_classification":
+        raise MissingInputError(
+            f"{source.location} is a classifier (problem_type), but its id2label names one output only.", fix
         )
+
+
+def _unknown(source: Source, kind: Any) -> ConfigError:
+    return ConfigError(
+        f"{source.location} has the architecture {shown(kind)}, which kdqat does not know; it knows {listed()}."
+    )
+
+
+def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise _unknown(source, config.model_type)
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise ConfigError(f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.")
     positions = getattr(config, "position_embedding_type", None)
@@ -146,9 +199,13 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
             raise ConfigError(
                 f"{source.location} has the {name} {value!r} in its config.json; it must be above 0, at most 1."
             )
-    config.chunk_size_feed_forward = (
-        0  # it saves memory, changes no answer, and fails on lengths that it does not divide
-    )
+    activation = getattr(config, family.activation)
+    if activation not in ACT2FN:
+        raise ConfigError(
+            f"{source.location} has the {family.activation} {shown(activation)}, which transformers does not know."
+        )
+    # It saves memory, changes no answer, and fails on lengths that it does not divide.
+    config.chunk_size_feed_forward = 0
 
 
 def load_weights(
@@ -170,7 +227,8 @@ def load_weights(
     Raises:
         MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
     """
-    with source.reading():
+    with source.reading("the weights of "), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch tells of the protocol of pickle
         # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
         model, report = loader(
             source.location,
@@ -241,7 +299,7 @@ def _remedy(strange: set[str]) -> str:
         return "save the weights of model.module in place of the model: a wrapper put module. before every name"
     if not any("." in name for name in strange) and strange:
         return f"save the state_dict itself in place of a dictionary with the keys {_listed(strange)}"
-    return "model.save_pretrained(FOLDER), in the program that trained the model"
+    return _SAVE
 
 
 def _unused(name: str, model: PreTrainedModel) -> bool:

@@ -17,6 +17,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.files import open_file, refuse_pointers
 from kdqat_cli.hub import first_line
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.loading import Source
@@ -83,6 +84,7 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
         except Exception as error:
             if whole is not None:
                 raise
+            refuse_pointers(Path(source.location))
             raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}{_why(error)}.", fix) from error
         if pipeline is not None:
             return _as_written(tokenizer, pipeline, source)
@@ -91,6 +93,8 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
     if not (parts and all(tokenizer.init_kwargs.get(part) for part in parts)):
         either = f"{TOKENIZER_FILE} or {names}" if names else TOKENIZER_FILE
         raise MissingInputError(f"{source.location} has no tokenizer files ({either}).", fix)
+    for part in parts:
+        open_file(Path(tokenizer.init_kwargs[part])).close()  # a pointer of Git LFS would pass for a list of words
     if not tokenizer.is_fast:
         kind = type(tokenizer).__name__
         raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}, and {kind} cannot make one.", fix)
@@ -100,6 +104,7 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
 
 def _read(path: str, fix: str) -> Tokenizer:
     """What tokenizer.json itself describes."""
+    open_file(Path(path)).close()
     try:
         return Tokenizer.from_file(path)
     except Exception as error:  # tokenizers raises nothing more special

@@ -189,6 +189,7 @@ class TestLoadClassifier:
             load_classifier(tmp_path / "absent", "kdqat finetune-teacher --task tiny")
         assert caught.value.fix == "kdqat finetune-teacher --task tiny"
         assert caught.value.exit_code == 3
+        (tmp_path / "notes.txt").touch()
         with pytest.raises(MissingInputError, match=r"no config\.json") as caught:
             load_classifier(tmp_path, "kdqat distill")
         assert caught.value.fix == "kdqat distill"
@@ -369,6 +370,6 @@ def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder:
         json.dumps(config | {"model_type": "mine", "auto_map": names}), encoding="utf-8"
     )
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
-    with pytest.raises(MissingInputError, match="contains custom code"):
+    with pytest.raises(ConfigError, match="has the architecture 'mine', which kdqat does not know"):
         load_encoder(str(folder), load_task(str(tiny_task / "tiny.yaml")))
     assert not (tmp_path / "ran").exists()
