@@ -28,6 +28,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
 from kdqat_cli.store.places import export_folder, student_folder
+from kdqat_cli.streams import input_closed
 from kdqat_cli.tasks.registry import load_task
 
 _MODEL = "kdqat evaluate MODEL, with a folder that kdqat wrote; with --task TASK, any model folder or hub id"
@@ -154,6 +155,10 @@ def predict(
     use_plugins()
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
+    if text is None and file is None and input_closed():
+        raise MissingInputError(
+            "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'
+        )
     text, pair = text_argument(text), text_argument(pair)
     from kdqat_cli.stages.predict import open_model, packed_file
     from kdqat_cli.stages.predict import predict as stage
