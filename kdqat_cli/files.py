@@ -32,6 +32,8 @@ _FORMATS = {
     b"PAR1": ("a Parquet file", "save it as JSON Lines (.jsonl)"),
 }
 _START = 5  # bytes that tell what a file is
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024  # bytes
 
 
 def is_there(path: Path) -> bool:
@@ -82,21 +84,39 @@ def refuse_odd_files(folder: Path) -> None:
             )
 
 
+def refuse_pointers(folder: Path) -> None:
+    """Refuses a folder that holds a pointer of Git LFS in place of a file.
+
+    Raises:
+        MissingInputError: with the file's name.
+    """
+    for path in (folder / name for name in names_in(folder)):
+        if path.is_file() and path.stat().st_size <= _LARGEST_POINTER:
+            open_file(path).close()
+
+
 def open_file(path: Path) -> BinaryIO:
     """A regular file, or a link to one, opened to read bytes.
 
     Raises:
-        MissingInputError: no such file, it is not a regular file, or it may not be read.
+        MissingInputError: no such file, it is not a regular file, it may not be read, or it is a pointer of Git LFS.
     """
     try:
         mode = path.stat().st_mode  # before it is opened: opening a device may already do something
         if not stat.S_ISREG(mode):
             raise MissingInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file of text.")
-        return path.open("rb")
+        file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise MissingInputError(f"There is no file {path}.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    try:
+        pointer = file.peek(len(_POINTER)).startswith(_POINTER)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if pointer:
+        raise MissingInputError(f"{path} is a pointer of Git LFS, not the file itself.", "git lfs pull")
+    return file
 
 
 def read_bytes(path: Path, most: int) -> bytes:

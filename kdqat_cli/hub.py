@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import names_in, read_bytes
 
 TIMEOUT = 10.0
 """Seconds that the hub may take to answer at all."""
 
 
+CONFIG = "config.json"
+_MODEL_TYPE = b'"model_type"'
+"""In a model's config.json. Other config.json files, such as those of sentence-transformers, do not have it."""
+_LARGEST_CONFIG = 2**24  # bytes
 _PART = r"[\w-][\w.-]*"  # of a hub id, OWNER/NAME
 
 
@@ -30,6 +35,28 @@ def refuse_absent(model: str, fix: str | None) -> None:
         sentence += " A hub id has the form OWNER/NAME."
         fix = fix or f"search the model hub for {model}, and give OWNER/{model}"
     raise MissingInputError(sentence, fix)
+
+
+def refuse_hollow(folder: Path, fix: str | None) -> None:
+    """Refuses a folder without a model of its own, and names those in it: checkpoints of a training, say.
+
+    Raises:
+        MissingInputError: always.
+    """
+    names = names_in(folder)
+    if not names:
+        raise MissingInputError(f"The folder {folder} is empty.", fix)
+    inner = model_inside(folder)
+    sentence = f"The folder {folder} holds no model: it has no {CONFIG} that names a model_type"
+    if inner is None:
+        raise MissingInputError(f"{sentence}.", fix)
+    raise MissingInputError(f"{sentence}. Its folder {inner.name} has one.", f"the same command with {inner}")
+
+
+def model_inside(folder: Path) -> Path | None:
+    """The last of the folders in a folder that hold a model; numbers in their names count as numbers."""
+    inner = [path.parent for path in folder.glob(f"*/{CONFIG}") if _MODEL_TYPE in read_bytes(path, _LARGEST_CONFIG)]
+    return max(inner, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
 
 
 def why_unreachable(identifier: str, kind: Literal["model", "dataset"], revision: str | None = None) -> str:
@@ -57,6 +84,10 @@ def why_unreachable(identifier: str, kind: Literal["model", "dataset"], revision
 
 
 def first_line(error: Exception) -> str:
-    """An error's first line without its full stop, or its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """An error's first line without its full stop, and the second where the first only announces it; or its class."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):  # it says the key alone
+        return f"there is no {lines[0]}"
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")

@@ -1,7 +1,8 @@
 """Standard input, output and error, made safe before a command runs.
 
 - A stream that the caller closed (`>&-`) is opened on the null device. Otherwise the next file that is opened would get
-  its number, and text meant for the stream would go into that file.
+  its number, and text meant for the stream would go into that file. A result for a closed standard output is lost, so
+  the command fails; a command that reads standard input asks `input_closed`.
 - A reader that goes away (`kdqat ls tasks | head -1`) ends nothing: what is still written goes to the null device.
   A training whose log has lost its reader goes on to its end. A command that streams its answers asks `reader_gone`.
 - A character that the stream's encoding lacks is written as a backslash escape.
@@ -16,6 +17,8 @@ from typing import Any, TextIO
 from kdqat_cli.errors import MissingInputError
 
 _INPUT, _OUTPUT, _ERROR = range(3)
+_FIX = "the same command with another output, such as > FILE"
+_closed: set[int] = set()
 _gone: set[int] = set()
 
 
@@ -29,8 +32,11 @@ class _Raw(io.FileIO):
         """Writes bytes, or drops them where nobody reads them.
 
         Raises:
-            MissingInputError: standard output cannot take them, for example because its disk is full.
+            MissingInputError: standard output cannot take them: it was closed, or its disk is full, for example.
         """
+        if self.fileno() == _OUTPUT and _OUTPUT in _closed:
+            _closed.remove(_OUTPUT)  # told once; what is still buffered goes to the null device when Python ends
+            raise MissingInputError("The result cannot be written: standard output is closed.", _FIX)
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -40,8 +46,7 @@ class _Raw(io.FileIO):
             if self.fileno() == _OUTPUT:
                 self._discard()  # what is still buffered must not fail again when Python ends
                 raise MissingInputError(
-                    f"The result cannot be written to standard output: {error.strerror}.",
-                    "the same command with another output",
+                    f"The result cannot be written to standard output: {error.strerror}.", _FIX
                 ) from error
             # Progress is lost, but the result is not.
         return len(data)
@@ -61,9 +66,15 @@ def guard() -> None:
             # The system gives the lowest number that is free, which is this one.
             opened = os.open(os.devnull, os.O_RDONLY if descriptor == _INPUT else os.O_WRONLY)
             os.set_inheritable(opened, True)
+            _closed.add(descriptor)
     sys.stdin = sys.stdin or open(_INPUT, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = _stream(sys.stdout, _OUTPUT)
     sys.stderr = _stream(sys.stderr, _ERROR)
+
+
+def input_closed() -> bool:
+    """Whether the caller closed standard input."""
+    return _INPUT in _closed
 
 
 def reader_gone() -> bool:

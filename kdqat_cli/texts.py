@@ -82,8 +82,6 @@ def open_source(file: Path | None) -> Iterator[int]:
         ConfigError: the file is a table.
     """
     if file is None:
-        if sys.stdin is None:
-            raise MissingInputError("Standard input is closed.", "--file FILE")
         yield sys.stdin.fileno()
         return
     if file.suffix.lower() == ".csv":

@@ -159,8 +159,11 @@ def test_a_score_below_the_bar_is_exit_code_4(work: Path) -> None:
 def test_a_teacher_at_chance_is_refused(work: Path, tiny_encoder: Path) -> None:
     untrained = ("--max-steps", "1", "--learning-rate", "1e-9", "--out", "untrained")
     run(work, "kdqat", "finetune-teacher", "--task", "tiny", "--encoder", str(tiny_encoder), *untrained)
-    done = run(work, "kdqat", "distill", "--task", "tiny", "--teacher", "untrained", code=4)
-    assert "no better than a constant answer" in done.stderr
+    for command in ("quantize", "distill"):
+        done = run(work, "kdqat", command, "--task", "tiny", "--teacher", "untrained", "--out", "weak", code=4)
+        assert "The teacher untrained scores " in done.stderr
+        assert "no better than a constant answer" in done.stderr
+    assert not (work / "weak").exists()
 
 
 def test_only_a_ternary_model_is_packed(work: Path) -> None:

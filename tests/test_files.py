@@ -91,6 +91,14 @@ def test_what_is_not_a_regular_file_is_refused_at_once(file: str, make: Callable
 
 
 @readers
+def test_a_pointer_of_git_lfs_is_refused(file: str) -> None:
+    Path(file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4711\n", encoding="utf-8")
+    error = refusal(file)
+    assert error.sentence == f"{file} is a pointer of Git LFS, not the file itself."
+    assert error.fix == "git lfs pull"
+
+
+@readers
 def test_a_file_without_permission_is_refused(file: str) -> None:
     Path(file).write_text(BODY, encoding="utf-8")
     Path(file).chmod(0)

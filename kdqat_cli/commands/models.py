@@ -29,7 +29,11 @@ from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
 from kdqat_cli.params import load_params, resolve, use_plugins
 from kdqat_cli.store.places import export_folder, student_folder
+from kdqat_cli.streams import input_closed
 from kdqat_cli.tasks.registry import load_task
+
+_MODEL = "kdqat evaluate MODEL, with a folder that kdqat wrote; with --task TASK, any model folder or hub id"
+_STUDENT = "kdqat distill --task TASK"
 
 
 @command
@@ -63,7 +67,7 @@ def evaluate(
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.tasks.records import recorded_task
 
-    name = task or recorded_task(model)
+    name = task or recorded_task(model, _MODEL)
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
@@ -109,7 +113,7 @@ def export(
     from kdqat_cli.tasks.records import recorded_task
 
     spec, data = None, None
-    if format_ != "packed" and (recorded := task or recorded_task(str(source))):
+    if format_ != "packed" and (recorded := task or recorded_task(str(source), _STUDENT)):
         _, spec, data = inputs(recorded, data_dir)
     output.result(stage(str(source), out or target, half, format_, spec, data, force))
 
@@ -153,6 +157,10 @@ def predict(
     use_plugins()
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
+    if text is None and file is None and input_closed():
+        raise MissingInputError(
+            "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'
+        )
     text, pair = text_argument(text), text_argument(pair)
     from kdqat_cli.stages.predict import open_model, packed_file
     from kdqat_cli.stages.predict import predict as stage

@@ -36,8 +36,14 @@ def named(model_type: Any) -> Family:
     """
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        raise ConfigError(f"kdqat does not know the architecture {shown(model_type)}; it knows {', '.join(FAMILIES)}.")
+        raise ConfigError(f"kdqat does not know the architecture {shown(model_type)}; it knows {listed()}.")
     return family
+
+
+def listed() -> str:
+    """The architectures that kdqat knows, as a sentence names them."""
+    whole = [name for name, family in FAMILIES.items() if family.own_classifier is None]
+    return f"{', '.join(whole)}, and the encoder alone of {' and '.join(own_classifiers())}"
 
 
 def configured(config: Config) -> Family:

@@ -2,12 +2,13 @@
 
 transformers fills whatever a checkpoint lacks with random numbers and drops whatever does not fit, with a warning at
 most. Here that is an error, with two exceptions. A new classifier (an encoder with a new head for a task) may lack its
-head, to which BERT's pooler counts: it is trained anyway. And what the classifier provably does not use may be left
-over; a remark names it (`_unused`).
+head, to which BERT's pooler counts: it is trained anyway. A head that is there is another task's, and is not taken. And
+what the classifier provably does not use may be left over; a remark names it (`_unused`).
 """
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
-from kdqat_cli.files import refuse_odd_files
-from kdqat_cli.hub import first_line, refuse_absent, why_unreachable
-from kdqat_cli.networks.families import FAMILIES, own_classifiers
+from kdqat_cli.files import refuse_odd_files, refuse_pointers
+from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_hollow, why_unreachable
+from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.nets import NETS
 
@@ -28,6 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SHOWN = 3  # names of tensors in one sentence
 _SMALLEST_EPSILON = 1e-20
+_SAVE = "model.save_pretrained(FOLDER), in the program that trained the model"
 
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
@@ -62,8 +66,8 @@ class Source:
                     f"The folder {location} holds an adapter (adapter_config.json), not a model.",
                     "merge_and_unload() of the adapted model, and save_pretrained into another folder",
                 )
-            if not (path / "config.json").is_file():
-                raise MissingInputError(f"The folder {location} holds no model: it has no config.json.", fix)
+            if not (path / CONFIG).is_file():
+                refuse_hollow(path, fix)
             return cls(location, fix)
         refuse_absent(location, fix)
         return cls(location, fix, why_unreachable(location, "model"))
@@ -82,12 +86,27 @@ class Source:
         except KdqatError:
             raise
         except Exception as error:  # hub, file system, JSON and safetensors each have their own
-            what, fix = f"{part or 'the folder '}{self.location}", self.fix
-            if not Path(self.location).is_dir():
+            what, (reason, fix) = f"{part or 'the folder '}{self.location}", _plainly(error)
+            if Path(self.location).is_dir():
+                refuse_pointers(Path(self.location))
+                fix = fix or self.fix
+            else:
                 what = f"there is no folder {self.location}, and {part}the hub model of that name"
                 fix = "the same command with a local folder in place of the hub id"
-            reason = self.unreachable or first_line(error)
+            reason = self.unreachable or reason
             raise MissingInputError(f"{what[0].upper()}{what[1:]} could not be loaded: {reason}.", fix) from error
+
+
+def _plainly(error: Exception) -> tuple[str, str | None]:
+    """What a library says of a model folder, in one sentence, and how to mend it as far as that can be told."""
+    reason = first_line(error)
+    if isinstance(error, SafetensorError):
+        return f"a .safetensors file is truncated or damaged ({reason})", "copy or download the folder again"
+    if reason.startswith("Weights only load failed"):  # torch's advice would run the code in the file
+        return "pytorch_model.bin is damaged, or holds more than tensors, which kdqat does not load", _SAVE
+    if reason.startswith("Error no file named"):
+        return "it has no weights (model.safetensors or pytorch_model.bin)", _SAVE
+    return reason, None
 
 
 def load_config(source: Source) -> PreTrainedConfig:
@@ -95,10 +114,9 @@ def load_config(source: Source) -> PreTrainedConfig:
 
     Raises:
         ConfigError: kdqat does not know the architecture, or this variant of it.
-        MissingInputError: config.json is not readable.
+        MissingInputError: config.json is not readable, or does not name the outputs one by one.
     """
-    with source.reading():
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options)
+    config = _read_config(source)
     _check_architecture(source, config)
     return config
 
@@ -116,10 +134,10 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
         ConfigError: kdqat does not know the architecture, or this variant of it.
         MissingInputError: config.json is not readable.
     """
-    with source.reading():
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
-        own = own_classifiers().get(config.model_type)
-        if own is not None:
+    config = _read_config(source, **head)
+    own = own_classifiers().get(config.model_type)
+    if own is not None:
+        with source.reading():
             own_config, own_model = own.classes()
             return own_config.of(config), own_model.from_source
     _check_architecture(source, config)
@@ -151,12 +169,47 @@ def load_net(source: Source, again: str | None = None) -> PreTrainedModel:
     return load_weights(source, config, model_class.from_pretrained, again=again)
 
 
-def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
-    if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"{source.location} has the architecture {config.model_type!r}, which kdqat does not know; it knows "
-            f"{', '.join(FAMILIES)}, and of {' and '.join(own_classifiers())} the encoder, to be fine-tuned."
+def _read_config(source: Source, **head: Any) -> PreTrainedConfig:
+    """config.json with a new head, if there is one."""
+    with source.reading(f"the {CONFIG} of "):
+        values, _ = PreTrainedConfig.get_config_dict(source.location, **source.options)
+        if not isinstance(values, dict):
+            raise MissingInputError(f"The {CONFIG} of {source.location} is not a JSON object.", source.fix)
+        kind = values.get("model_type")
+        if kind is None and Path(source.location).is_dir():
+            refuse_hollow(Path(source.location), source.fix)
+        if not isinstance(kind, str) or kind not in {*FAMILIES, *own_classifiers()}:
+            raise _unknown(source, kind)
+        if not head:
+            _check_outputs(source, values)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, **source.options, **head)
+        return config
+
+
+def _check_outputs(source: Source, values: dict[str, Any]) -> None:
+    """Says plainly what transformers would say in terms of its own: whether id2label names the outputs by number."""
+    names = values.get("id2label")
+    if names is None:
+        return
+    fix = f'"id2label" in its {CONFIG}, with a name for each output: {{"0": …, "1": …}}'
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
+        raise MissingInputError(f"{source.location} has the id2label {shown(names)}, which names no outputs.", fix)
+    if len(names) == 1 and values.get("problem_type") == "single_label_classification":
+        raise MissingInputError(
+            f"{source.location} is a classifier (problem_type), but its id2label names one output only.", fix
         )
+
+
+def _unknown(source: Source, kind: Any) -> ConfigError:
+    return ConfigError(
+        f"{source.location} has the architecture {shown(kind)}, which kdqat does not know; it knows {listed()}."
+    )
+
+
+def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise _unknown(source, config.model_type)
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise ConfigError(f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.")
     positions = getattr(config, "position_embedding_type", None)
@@ -171,9 +224,13 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
             raise ConfigError(
                 f"{source.location} has the {name} {value!r} in its config.json; it must be above 0, at most 1."
             )
-    config.chunk_size_feed_forward = (
-        0  # it saves memory, changes no answer, and fails on lengths that it does not divide
-    )
+    activation = getattr(config, family.activation)
+    if activation not in ACT2FN:
+        raise ConfigError(
+            f"{source.location} has the {family.activation} {shown(activation)}, which transformers does not know."
+        )
+    # It saves memory, changes no answer, and fails on lengths that it does not divide.
+    config.chunk_size_feed_forward = 0
 
 
 def load_weights(
@@ -189,13 +246,14 @@ def load_weights(
         source: where it lies.
         config: its configuration.
         loader: what loads it, with the arguments and results of `from_pretrained`.
-        new_head: whether the head is new and may be missing.
+        new_head: whether the head is new. It may be missing, and one that is there is not taken.
         again: the command that makes the model again; None: kdqat did not make it.
 
     Raises:
         MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
     """
-    with source.reading():
+    with source.reading("the weights of "), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch tells of the protocol of pickle
         # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
         model, report = loader(
             source.location,
@@ -206,6 +264,8 @@ def load_weights(
             **source.options,
         )
     _check_report(source, model, report, new_head, again)
+    if new_head:
+        _renew_head(source, model, report)
     if weight := weight_at_fault({"model": model}):  # every answer would be the first label
         raise MissingInputError(f"{source.location}: {weight} is not finite.", again)
     return model
@@ -215,10 +275,8 @@ def _check_report(
     source: Source, model: PreTrainedModel, report: dict[str, Any], new_head: bool, again: str | None
 ) -> None:
     missing, left_over = set(report["missing_keys"]), set(report["unexpected_keys"])
-    names = set(model.state_dict())
-    prefix = model.base_model_prefix
-    head = {name for name in names if not name.startswith(f"{prefix}.")} if prefix else set()
-    pooler = {name for name in names if _POOLER.search(name)}
+    head = _head(model)
+    pooler = {name for name in model.state_dict() if _POOLER.search(name)}
     if pooler and pooler <= missing:
         head |= pooler
         if new_head:
@@ -233,8 +291,8 @@ def _check_report(
         faults.append(f"missing (they would be random numbers): {_listed(lacking)}")
     if strange := {name for name in left_over if not _unused(name, model)}:
         faults.append(f"left over: {_listed(strange)}")
-    if report["mismatched_keys"]:
-        faults.append(f"of another size: {_listed(map(_size, report['mismatched_keys']))}")
+    if odd := [one for one in report["mismatched_keys"] if not (new_head and one[0] in head)]:
+        faults.append(f"of another size: {_listed(map(_size, odd))}")
     if faults:
         raise MissingInputError(
             f"{source.location} does not hold the weights of the {model.config.model_type} model that its config.json "
@@ -245,13 +303,30 @@ def _check_report(
         _LOGGER.warning("%s: %s are not used.", source.location, _listed(left_over))
 
 
+def _head(model: PreTrainedModel) -> set[str]:
+    """The tensors of a classifier that are not its encoder's; of a network that is no encoder, none."""
+    if not model.base_model_prefix:
+        return set()
+    return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _renew_head(source: Source, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Gives a model that came with a trained head a new one: random numbers, as an encoder without a head gets."""
+    head = _head(model)
+    if head <= set(report["missing_keys"]):
+        return
+    fresh = type(model)(model.config).state_dict()
+    model.load_state_dict({name: fresh[name] for name in head}, strict=False)
+    _LOGGER.warning("%s has a classification head of its own; a new one is trained in its place.", source.location)
+
+
 def _remedy(strange: set[str]) -> str:
     """How to make the source whole; `strange` are its tensors that the model has no place for."""
     if all(name.startswith("module.") for name in strange) and strange:
         return "save the weights of model.module in place of the model: a wrapper put module. before every name"
     if not any("." in name for name in strange) and strange:
         return f"save the state_dict itself in place of a dictionary with the keys {_listed(strange)}"
-    return "model.save_pretrained(FOLDER), in the program that trained the model"
+    return _SAVE
 
 
 def _unused(name: str, model: PreTrainedModel) -> bool:

@@ -61,13 +61,14 @@ class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[mis
             options: of transformers' `from_pretrained`.
 
         Returns:
-            The classifier in eval mode, and transformers' loading report of the encoder.
+            The classifier in eval mode, and transformers' loading report of the encoder, in which the head is missing.
         """
         options["output_loading_info"] = True
         source, report = T5EncoderModel.from_pretrained(location, config=config, **options)
         model = cls(config)
         model.encoder.load_state_dict(source.encoder.state_dict())
-        return model.eval(), report
+        head = {f"classifier.{name}" for name in model.classifier.state_dict()}
+        return model.eval(), report | {"missing_keys": head.union(report["missing_keys"])}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any

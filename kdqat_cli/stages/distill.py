@@ -19,7 +19,7 @@ from kdqat_cli import group
 from kdqat_cli.config import Distillation, Quantization, Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
-from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -30,8 +30,7 @@ from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.kind import Loaded, Rows
-from kdqat_cli.tasks.metrics import chance_score
-from kdqat_cli.tasks.models import load_teacher, student_record
+from kdqat_cli.tasks.models import load_teacher, student_record, teacher_score
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
@@ -97,7 +96,7 @@ def distill(
         rows = kind.rows(task, "train", data_dir, source, plain)
         record = _trained_record(plain, settings, seed, rows, dev, network)
         work.refuse_other(record)
-        teacher_score = _check_teacher(source.model, task, dev, teacher)
+        taught = teacher_score(source.model, task, dev, teacher)
 
         resume = work.resume_folder(record)
         set_seed(seed)
@@ -109,7 +108,7 @@ def distill(
             write_history(work.scratch / HISTORY, history)
             bits = level_bits(student.model)
             write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score, level_bits=bits)
-    return {"folder": str(out), "score": score, "teacher_score": teacher_score, "seconds": watch.seconds}
+    return {"folder": str(out), "score": score, "teacher_score": taught, "seconds": watch.seconds}
 
 
 def _copy(teacher: Loaded) -> Loaded:
@@ -200,16 +199,3 @@ def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str
             f"{-layers - 1}), not {outside[0]}.",
             f"--hidden-layers -1,{-layers - 1}",
         )
-
-
-def _check_teacher(model: PreTrainedModel, task: Task, dev: Rows, teacher: str) -> float:
-    """The teacher's dev score, which must beat every constant answer."""
-    score = dev.score(model)["score"]
-    chance = chance_score(task, dev.labels)
-    if score <= chance:
-        raise GateError(
-            f"The teacher {teacher} scores {score:.2f} on {task.name}, no better than a constant answer "
-            f"({chance:.2f}): there is nothing to distil.",
-            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another --encoder",
-        )
-    return score

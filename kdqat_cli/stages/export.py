@@ -232,7 +232,7 @@ def _compare(
 
 def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     """The student, and the hashes of what it was made from and of itself."""
-    record = recorded(student)
+    record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
     if kind == "packed":
         raise ConfigError(

@@ -136,7 +136,7 @@ class _LoadedRunner:
             from kdqat_cli.engine.gpu.model import gpu
 
             gpu()  # where there is one, the model is loaded onto it
-        self.loaded = load_classifier(model, "kdqat export")
+        self.loaded = load_classifier(model)
         if device == "cpu":
             self.loaded.model.cpu()
         self.predictor = Predictor(self.loaded.model)

@@ -8,7 +8,7 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.parameters import freeze, level_bits
 from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.models import load_teacher, student_record
+from kdqat_cli.tasks.models import load_teacher, student_record, teacher_score
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
 
@@ -40,6 +40,7 @@ def quantize(
     Raises:
         ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
             what kdqat did not write, or a result of other settings.
+        GateError: the teacher is no better than a constant answer.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
@@ -50,6 +51,7 @@ def quantize(
         work.refuse_other(record)
         kind = kind_of(task)
         dev = kind.rows(task, "dev", data_dir, source, record)
+        teacher_score(source.model, task, dev, teacher)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         score = dev.score(source.model)["score"]

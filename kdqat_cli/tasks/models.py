@@ -1,12 +1,15 @@
 """Models for a task of any kind, loaded and checked."""
 
+from transformers import PreTrainedModel
+
 from kdqat_cli.config import Settings
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.record import Kind, Record
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.places import teacher_folder
 from kdqat_cli.store.run import versions
-from kdqat_cli.tasks.kind import Loaded
+from kdqat_cli.tasks.kind import Loaded, Rows
+from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.records import recorded, refuse_quantized
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
@@ -71,3 +74,26 @@ def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) 
         "versions": versions(),
     }
     return kind_of(task).reading(teacher, task, settings.student, "student").model_copy(update=made)
+
+
+def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str) -> float:
+    """A teacher's dev score in percent.
+
+    Args:
+        model: the teacher, in full precision.
+        task: what it teaches.
+        dev: the rows that it is scored on.
+        name: what the error calls it.
+
+    Raises:
+        GateError: it is no better than a constant answer.
+    """
+    score = dev.score(model)["score"]
+    chance = chance_score(task, dev.labels)
+    if score <= chance:
+        raise GateError(
+            f"The teacher {name} scores {score:.2f} on {task.name}, no better than a constant answer ({chance:.2f}): "
+            "it has nothing to teach.",
+            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another beginning (--help)",
+        )
+    return score

@@ -7,6 +7,7 @@ from torch import nn
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.files import is_there, read_bytes, text_of
+from kdqat_cli.hub import CONFIG, refuse_hollow
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.record import Record, read_record
 from kdqat_cli.store.figures import Size
@@ -23,24 +24,34 @@ _QUANTIZED = {
 }
 
 
-def recorded(source: str | Path) -> Record:
+def recorded(source: str | Path, fix: str | None = None) -> Record:
     """What is recorded of a model; of kind `plain` where none of ours made it.
 
+    Args:
+        source: hub id, folder or packed file.
+        fix: what to do about a folder that holds no model, for the error.
+
     Raises:
-        MissingInputError: the record is damaged.
+        MissingInputError: a folder that holds no model, or the record is damaged.
     """
     folder = model_folder(source)
+    if folder.is_dir() and not any(is_there(folder / name) for name in (CONFIG, ABOUT, FILE_NAME)):
+        refuse_hollow(folder, fix)
     packed = (folder / FILE_NAME).exists()
     return PackedCheckpoint(folder / FILE_NAME).record if packed else recorded_in(folder)
 
 
-def recorded_task(source: str) -> str | None:
+def recorded_task(source: str, fix: str | None = None) -> str | None:
     """The task that a folder of kdqat's was made for, as `load_task` takes it; None for any other model.
+
+    Args:
+        source: hub id, folder or packed file.
+        fix: see `recorded`.
 
     Raises:
         MissingInputError: the task's own file is gone, or the record is damaged.
     """
-    record = recorded(source)
+    record = recorded(source, fix)
     if record.task_file is None:
         return record.task
     if not Path(record.task_file).is_file():

@@ -196,5 +196,5 @@ def test_an_unknown_architecture_names_the_known_ones() -> None:
     model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(ConfigError, match="does not know the architecture 't5'") as caught:
         quantize_model(model, QUANTIZATION)
-    for name in FAMILIES:
+    for name in [*FAMILIES.keys() - {"kdqat-t5-encoder"}, "the encoder alone of t5 and mt5"]:
         assert name in caught.value.sentence

@@ -1,6 +1,7 @@
 """Quotes, line ends and headers of tab and comma separated files: rows are never joined or mixed up in silence."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_cells_that_are_enclosed(file: str, quoting: bool | None, tmp_path: Path
         ("dev.csv", None, plain(STRAY[:4], ","), (2, 5)),
         ("dev.tsv", True, plain(STRAY[:4]), (2, 5)),
         ("dev.tsv", True, 'mood\tsentence\nglad\tfine\nsad\t"a\nglad\tb\nsad\tc"\nsad\td\n', (3, 5)),
+        # Of the rows that are taken in, not every one looks like a row: separators in texts, an empty line, no label.
+        ("dev.csv", None, 'sentence,mood\n"Great,sad\ngood, but long,glad\na film",sad\n', (2, 4)),
+        ("dev.csv", None, 'sentence,mood\n"Great, or not,sad\na film",sad\n', (2, 3)),
+        ("dev.csv", None, 'sentence,mood\n"Great,sad\n\nno label\na film",sad\n', (2, 5)),
+        ("dev.csv", None, 'sentence,mood\n"Great\ngood,glad\na film",sad\n', (2, 4)),
+        ("dev.csv", None, 'mood,sentence\nsad,"Great\nglad,good, but long\n\nsad,a film"\n', (2, 5)),
+        ("dev.csv", None, 'id,mood,sentence\n1,sad,"Great\nno label\n3,sad,a film"\n', (2, 4)),
+        ("dev.csv", None, 'sentence,mood,id\n"Great,sad,1\na film",sad,2\n', (2, 3)),
     ],
 )
 def test_a_quote_that_takes_in_whole_rows_is_refused(
@@ -88,7 +97,24 @@ def test_a_quote_that_takes_in_whole_rows_is_refused(
     error = refused(tmp_path, file, content, quoting=quoting)
     place = f"line {lines[0]}: a double quote opens a cell that takes in the next rows, to line {lines[1]}."
     assert place in error.sentence
-    assert error.fix == "quoting: false in the task file, if double quotes are part of the text"
+    assert error.fix is not None
+    assert error.fix.startswith("quoting: false in the task file, if double quotes are part of the text; a .jsonl file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'sentence,mood\n"Is it good? Well, sad\nit is, glad\nto say",sad\n',  # in prose a blank follows a comma
+        'mood,sentence\nsad,"Good?\nsad, it is\nsad"\n',
+        'sentence,mood\n"one\ntwo, three\n\nfour",sad\n',
+        'mood,sentence\nsad,"one\ntwo\nthree, four"\n',
+        'sentence,mood,note\n"one\ntwo",sad,"three\nfour"\n',  # the line between has the label of its own row
+        'sentence,mood,note\n"one\ntwo",sad,"glad,glad,glad"\n',
+    ],
+)
+def test_a_cell_of_lines_is_one_row(content: str, tmp_path: Path) -> None:
+    table = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert rows(tmp_path, "dev.csv", content) == [(table[0]["sentence"], 0)]
 
 
 def test_a_number_on_each_line_of_a_cell_is_no_row(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
-from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, records
+from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, Record, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -169,21 +169,39 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
         fix = CONVERT_LINE_ENDS if "\\r" in given else None
         raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
     label, known = header.index(task.columns.label), Labels(task.labels, task.range)
-    for line, cells, parts in table:
+    for record in table:
+        line, cells, parts = record
         where = f"{path}, line {line}"
-        # A quoted cell may hold line ends, but hardly ever lines that look like rows, down to their labels.
-        if parts and all(len(part) == len(header) and _unquoted(part[label], known) for part in parts):
+        if _takes_in_rows(record, len(header), label, known):
             raise MissingInputError(
                 f"{where}: a double quote opens a cell that takes in the next rows, to line {line + len(parts) - 1}.",
-                "quoting: false in the task file, if double quotes are part of the text",
+                "quoting: false in the task file, if double quotes are part of the text; a .jsonl file, if the cell is "
+                "right",
             )
         fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
         yield _Row(where, dict(zip(header, cells, strict=False)), fault)
 
 
-def _unquoted(cell: str, known: Labels) -> bool:
-    """Whether a cell, without the quotes that may enclose it, is a label."""
-    return known.value(cell.strip().removeprefix('"').removesuffix('"')) is not None
+def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> bool:
+    """Whether a line end inside a cell looks like one between rows, so that a stray quote may have joined them.
+
+    A line end in a cell before the label's ends a row if the line ends with a label; one in a cell after it, if the
+    next line begins with one. The texts of rows that a stray quote joins may hold separators, so a row has at least as
+    many cells as the header. In prose a blank follows a comma; between cells it does not.
+
+    Args:
+        record: what was read as one row.
+        width: columns of the header.
+        label: the column of the label.
+        known: the task's labels.
+    """
+    columns = [column for column, cell in enumerate(record.cells) for _ in range(cell.count("\n"))]
+    for place, column in enumerate(columns):
+        line, at = (record.parts[place], label - width) if column < label else (record.parts[place + 1], label)
+        prose = any(cell.startswith(" ") for cell in line[at:][:2])
+        if len(line) >= width and not prose and known.value(line[at]) is not None:
+            return True
+    return False
 
 
 def _read_json_lines(path: Path) -> Iterator[_Row]:

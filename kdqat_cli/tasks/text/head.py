@@ -31,6 +31,8 @@ def check_outputs(config: PreTrainedConfig, name: str) -> None:
             "single_label_classification and regression."
         )
     one = config.num_labels == 1
+    if config.problem_type not in (None, "regression", "single_label_classification"):
+        raise ConfigError(f"{name} has the problem_type {shown(config.problem_type)}, which kdqat does not know.")
     if config.problem_type is not None and one != (config.problem_type == "regression"):
         raise ConfigError(
             f"{name} has the problem_type {config.problem_type}, but {_count(config.num_labels, 'output')}.",
@@ -96,7 +98,8 @@ def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
             rows = _rows(given, wanted) or _rows(*([plain(name).casefold() for name in x] for x in (given, wanted)))
             if rows is None:
                 raise ConfigError(
-                    f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.", fix
+                    f"{name} has the labels {', '.join(given)}, but task {task.name} has {', '.join(wanted)}.",
+                    f'the task\'s names in "id2label" of its config.json, if only the names differ; else {fix}',
                 )
             _reorder(classifier_of(model), rows)
     for key, value in label_config(task).items():

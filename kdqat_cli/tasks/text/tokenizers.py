@@ -1,16 +1,23 @@
 """Tokenizers, loaded from files that are there and fitted to their encoder.
 
 A tokenizer and an encoder are saved side by side, but nothing makes them agree. What is settled here holds for every
-stage: which inputs the encoder is given, how many tokens a row may have, that padding is on the right and masked (an
-answer must not depend on batch mates), and that every token has an embedding.
+stage: that texts are split as tokenizer.json says, which inputs the encoder is given, how many tokens a row may have,
+that padding is on the right and masked (an answer must not depend on batch mates), and that every token has an
+embedding.
 """
 
+import json
 import logging
+from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.files import open_file, refuse_pointers
 from kdqat_cli.hub import first_line
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.loading import Source
@@ -20,6 +27,14 @@ from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
 _LOGGER = logging.getLogger(__name__)
 _SAMPLE = 20  # words that are tried
 _SHORTEST = 3  # tokens of a row: one word between the two that every row has
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
+"""Of tokenizer.json, what decides which tokens a text has."""
+_BERT_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Setting in tokenizer_config.json → the same in tokenizer.json."""
 
 
 def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | None = None) -> PreTrainedTokenizerBase:
@@ -32,7 +47,8 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
 
     Raises:
         ConfigError: the encoder is too small for the tokenizer.
-        MissingInputError: there are no tokenizer files, they are damaged, or they name no padding token.
+        MissingInputError: there are no tokenizer files, they are damaged or contradict each other, they name no padding
+            token, or they do not say whether texts keep their capitals.
     """
     tokenizer = _load(source)
     _check_vocabulary(tokenizer, config, source.location)
@@ -62,19 +78,88 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
+        pipeline = None if whole is None else _read(whole, fix)
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options)
         except Exception as error:
             if whole is not None:
                 raise
-            reason = first_line(error).rstrip(" :")
-            raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}: {reason}.", fix) from error
+            refuse_pointers(Path(source.location))
+            raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}{_why(error)}.", fix) from error
+        if pipeline is not None:
+            return _as_written(tokenizer, pipeline, source)
     parts = [name for name in tokenizer.vocab_files_names if name != "tokenizer_file"]
-    if whole is None and not (parts and all(tokenizer.init_kwargs.get(part) for part in parts)):
-        names = " and ".join(tokenizer.vocab_files_names[part] for part in parts)
+    names = " and ".join(tokenizer.vocab_files_names[part] for part in parts)
+    if not (parts and all(tokenizer.init_kwargs.get(part) for part in parts)):
         either = f"{TOKENIZER_FILE} or {names}" if names else TOKENIZER_FILE
         raise MissingInputError(f"{source.location} has no tokenizer files ({either}).", fix)
+    for part in parts:
+        open_file(Path(tokenizer.init_kwargs[part])).close()  # a pointer of Git LFS would pass for a list of words
+    if not tokenizer.is_fast:
+        kind = type(tokenizer).__name__
+        raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}, and {kind} cannot make one.", fix)
+    _require_case(tokenizer, source, names)
     return tokenizer
+
+
+def _read(path: str, fix: str) -> Tokenizer:
+    """What tokenizer.json itself describes."""
+    open_file(Path(path)).close()
+    try:
+        return Tokenizer.from_file(path)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise MissingInputError(
+            f"The tokenizer of {Path(path).parent} could not be loaded: {TOKENIZER_FILE} is damaged, or written by a "
+            f"later version of tokenizers ({first_line(error)}).",
+            fix,
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """The reason of transformers, but for the one that lists how a tokenizer could be built, and names no file."""
+    reason = first_line(error).rstrip(" :")
+    return "" if reason.startswith("Couldn't instantiate") else f": {reason}"
+
+
+def _as_written(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer that splits texts as its tokenizer.json says.
+
+    The classes of transformers take the vocabulary from the file and build the rest anew. Where the tokenizer's
+    configuration does not say otherwise, BERT's makes lower case of texts, whatever the file says.
+
+    Raises:
+        MissingInputError: the tokenizer's configuration contradicts the file.
+    """
+    if tokenizer.is_fast and all(_same(tokenizer, written, part) for part in _PARTS):
+        return tokenizer
+    state = {} if written.normalizer is None else json.loads(written.normalizer.__getstate__())
+    config = _told(source)
+    for option, setting in _BERT_NORMALIZER.items():
+        told, own = config.get(option), state.get(setting)
+        if isinstance(told, bool) and isinstance(own, bool) and told != own:
+            raise MissingInputError(
+                f"{source.location} contradicts itself: tokenizer_config.json has {option} {json.dumps(told)}, but "
+                f"{TOKENIZER_FILE} has {setting} {json.dumps(own)}.",
+                "the same value in both files: the one that the model was trained with",
+            )
+    return PreTrainedTokenizerFast.from_pretrained(
+        source.location,
+        **source.options,
+        **tokenizer.special_tokens_map,
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+    )
+
+
+def _same(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, part: str) -> bool:
+    one, other = (getattr(each, part) for each in (tokenizer.backend_tokenizer, written))
+    return one is other or (None not in (one, other) and one.__getstate__() == other.__getstate__())
+
+
+def _told(source: Source) -> dict[str, Any]:
+    """What tokenizer_config.json says; nothing where there is none."""
+    config: dict[str, Any] = get_tokenizer_config(source.location, local_files_only=bool(source.unreachable))
+    return config
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str) -> None:
@@ -87,16 +172,30 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConf
         )
 
 
-def _remark_on_case(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Tells of capitals that are lost: BERT's tokenizer lower-cases unless its configuration says otherwise."""
-    capitals = [token for token in tokenizer.get_vocab() if token.isalpha() and token != token.lower()][:_SAMPLE]
-    if capitals and all(tokenizer.tokenize(token) != [token] for token in capitals):
-        _LOGGER.warning(
-            "The tokenizer of %s makes lower case of texts, but its vocabulary has %r. If the model was trained on "
-            'cased text: "do_lower_case": false in its tokenizer_config.json.',
-            where,
-            capitals[0],
+def _require_case(tokenizer: PreTrainedTokenizerBase, source: Source, names: str) -> None:
+    """Refuses to guess at the case of texts. BERT's class makes lower case of them, even if the words have capitals."""
+    lost = _lost_capital(tokenizer)
+    if lost is not None and "do_lower_case" not in _told(source):
+        raise MissingInputError(
+            f"{source.location} does not say whether texts keep their capitals: {names} has {lost!r}, but no "
+            "tokenizer_config.json says do_lower_case.",
+            f'{{"do_lower_case": false}} in {source.location}/tokenizer_config.json, if the model was trained on cased '
+            "text; true, if not",
         )
+
+
+def _remark_on_case(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    lost = _lost_capital(tokenizer)
+    if lost is not None:
+        _LOGGER.warning(
+            "The tokenizer of %s makes lower case of texts, as its files say, but its vocabulary has %r.", where, lost
+        )
+
+
+def _lost_capital(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A word with capitals that no text can give, in a vocabulary that has such words alone; None: there is none."""
+    capitals = [token for token in tokenizer.get_vocab() if token.isalpha() and token != token.lower()][:_SAMPLE]
+    return capitals[0] if capitals and all(tokenizer.tokenize(token) != [token] for token in capitals) else None
 
 
 def _give_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str) -> None:

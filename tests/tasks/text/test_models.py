@@ -1,6 +1,7 @@
 """Classifiers from folders: plain, ternary and packed; labels by name; and what is refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import (
 
 from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.t5_model import T5EncoderForSequenceClassification
@@ -33,6 +35,8 @@ from kdqat_cli.tasks.records import recorded, recorded_task, size_figures, task_
 from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
+from tests.architectures import tiny
+from tests.conftest import VOCABULARY
 from tests.recipes import quantization
 from tests.stages.classifiers import THREE, logits, name_labels, task_with
 
@@ -73,6 +77,33 @@ class TestLoadEncoder:
         regression, _ = load_encoder(str(tiny_encoder), task_with(None))
         assert classifier_of(regression).out_features == 1
         assert regression.config.problem_type == "regression"
+
+    @pytest.mark.parametrize("labels", [THREE, THREE[:2]])
+    @pytest.mark.parametrize("architecture", FAMILIES)
+    def test_the_head_of_a_classifier_is_not_taken(
+        self, architecture: str, labels: list[str], tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        source = tiny(architecture, vocab_size=len(VOCABULARY))
+        save_classifier(source, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "other", Record(kind="teacher"))
+        of_base = f"{source.base_model_prefix}."
+        encoder = {name: values for name, values in source.state_dict().items() if name.startswith(of_base)}
+
+        def head(seed: int) -> dict[str, torch.Tensor]:
+            torch.manual_seed(seed)
+            state = load_encoder(str(tmp_path / "other"), task_with(labels))[0].state_dict()
+            assert all(torch.equal(state[name], values) for name, values in encoder.items())
+            return {name: values for name, values in state.items() if name not in encoder}
+
+        with caplog.at_level(logging.WARNING, "kdqat_cli"):
+            first, again, other = head(1), head(1), head(2)
+        assert [record.getMessage() for record in caplog.records if "has a classification head" in record.message] == [
+            f"{tmp_path / 'other'} has a classification head of its own; a new one is trained in its place."
+        ] * 3
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert not all(torch.equal(first[name], other[name]) for name in first)
+        assert not any(torch.equal(values, source.state_dict()[name]) for name, values in first.items()), (
+            "weights and biases: those of the source are not 0"
+        )
 
     def test_a_missing_folder_names_the_command_that_makes_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +182,7 @@ class TestLoadClassifier:
             load_classifier(tmp_path / "absent", "kdqat finetune-teacher --task tiny")
         assert caught.value.fix == "kdqat finetune-teacher --task tiny"
         assert caught.value.exit_code == 3
+        (tmp_path / "notes.txt").touch()
         with pytest.raises(MissingInputError, match=r"no config\.json") as caught:
             load_classifier(tmp_path, "kdqat distill")
         assert caught.value.fix == "kdqat distill"
@@ -331,6 +363,6 @@ def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder:
         json.dumps(config | {"model_type": "mine", "auto_map": names}), encoding="utf-8"
     )
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
-    with pytest.raises(MissingInputError, match="contains custom code"):
+    with pytest.raises(ConfigError, match="has the architecture 'mine', which kdqat does not know"):
         load_encoder(str(folder), load_text_task(str(tiny_task / "tiny.yaml")))
     assert not (tmp_path / "ran").exists()

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, RobertaConfig, RobertaForSequenceClassification
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from kdqat_cli.engine.student import native_student
 from kdqat_cli.errors import ConfigError, MissingInputError
@@ -138,23 +145,65 @@ class TestVocabulary:
         AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
         assert len(load_classifier(tmp_path).tokenizer) == len(VOCABULARY) < 192
 
-    @pytest.mark.parametrize("lower", [True, False])
-    def test_lost_capitals_are_told_of(
-        self, tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, lower: bool
-    ) -> None:
-        """A cased vocabulary, which transformers lower-cases unless it is told not to."""
+
+class TestCase:
+    """A vocabulary with capitals, of which BERT's class in transformers makes lower case unless it is told not to."""
+
+    @pytest.fixture
+    def cased(self, tiny_encoder: Path, tmp_path: Path) -> Path:
+        """With a vocab.txt alone."""
         folder = copied(tiny_encoder, tmp_path / "encoder", vocab_size=len(VOCABULARY) + 1)
         (folder / TOKENIZER_FILE).unlink()
         (folder / CONFIG).unlink()
         (folder / "vocab.txt").write_text("\n".join([*VOCABULARY, "Good"]) + "\n", encoding="utf-8")
-        if not lower:
-            (folder / CONFIG).write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+        return folder
+
+    def test_words_alone_do_not_say_it(self, cased: Path) -> None:
+        with pytest.raises(MissingInputError, match=r"vocab.txt has 'Good', but no .* says do_lower_case") as caught:
+            fitted(cased)
+        assert caught.value.fix is not None
+        assert '{"do_lower_case": false} in ' in caught.value.fix
+
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_what_is_said_holds(self, cased: Path, caplog: pytest.LogCaptureFixture, lower: bool) -> None:
+        (cased / CONFIG).write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}))
         with caplog.at_level(logging.WARNING, "kdqat_cli"):
-            assert (fitted(folder).tokenize("Good") == ["Good"]) is not lower
+            assert (fitted(cased).tokenize("Good") == ["Good"]) is not lower
         told = [record for record in caplog.records if record.name.startswith("kdqat_cli")]
         assert len(told) == lower
         if lower:
-            assert "makes lower case of texts, but its vocabulary has 'Good'" in told[0].getMessage()
+            assert "makes lower case of texts, as its files say, but its vocabulary has 'Good'" in told[0].getMessage()
+
+    def test_tokenizer_json_alone_decides(self, cased: Path, tmp_path: Path) -> None:
+        written = self.written(cased, lower=False)
+        assert AutoTokenizer.from_pretrained(cased).tokenize("Good") != ["Good"], "what transformers makes of it"
+        tokenizer = fitted(cased)
+        for text in ("Good", "A Good film ( 123 ), the Plot", "漢film"):
+            assert tokenizer(text)["input_ids"] == written.encode(text).ids
+        assert (tokenizer.pad_token, tokenizer.model_max_length) == ("[PAD]", 64)
+        assert inputs_of(tokenizer).names == inputs_of(AutoTokenizer.from_pretrained(cased)).names
+        tokenizer.save_pretrained(tmp_path / "saved")
+        assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize("Good") == ["Good"]
+
+    def test_files_that_contradict_each_other_are_refused(self, cased: Path) -> None:
+        self.written(cased, lower=False)
+        (cased / CONFIG).write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+        with pytest.raises(MissingInputError, match=r"has do_lower_case true, but tokenizer.json has lowercase false"):
+            fitted(cased)
+
+    def test_any_other_part_of_the_file_decides_too(self, cased: Path) -> None:
+        written = self.written(cased, lower=False)
+        written.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        written.save(str(cased / TOKENIZER_FILE))
+        assert fitted(cased)("good,Good")["input_ids"] == written.encode("good,Good").ids
+        assert len(fitted(cased)("good,Good")["input_ids"]) == 3, "one piece, which is unknown"
+
+    def written(self, folder: Path, lower: bool) -> Tokenizer:
+        """Replaces the words by a tokenizer.json."""
+        tokenizer = BertTokenizer(dict(zip([*VOCABULARY, "Good"], range(1000), strict=False)), do_lower_case=lower)
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+        (folder / "vocab.txt").unlink()
+        return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
 
 
 class TestPadding:
