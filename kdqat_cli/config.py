@@ -124,7 +124,7 @@ class Quantization(Section):
     """What the student's numbers may be."""
 
     weights: WeightsName
-    """Quantiser of the weights."""
+    """Quantiser of the weights; fp32: none."""
     weight_clip: float | None = Field(gt=0)
     """Latent weights are clamped to this magnitude, with no gradient beyond it; null: no clamp."""
     activations: ActivationsName
@@ -154,6 +154,8 @@ class Quantization(Section):
 
     @model_validator(mode="after")
     def _reads_all(self) -> "Quantization":
+        if self.weights == "fp32" and self.activations != "fp32":
+            raise PydanticCustomError("idle", "fp32 weights take fp32 activations: --activations fp32", {})
         for name, weights in READ_BY_WEIGHTS.items():
             if self.weights not in weights and getattr(self, name) != type(self).model_fields[name].default:
                 names = {"name": name, "weights": self.weights}
@@ -280,6 +282,9 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         close = difflib.get_close_matches(str(detail["loc"][-1]), _field_names(model), n=1)
         return f"{place} is not a known key" + (f"; did you mean {close[0]}?" if close else ".")
     if detail["type"] == "idle":
+        names = detail.get("ctx", {})
+        if where == OPTIONS and names:
+            return f"--{names['name']} has no meaning for --weights {names['weights']}."
         return f"{where}: {detail['msg']}."
     if detail["type"] == "missing":
         return f"{place} is missing."

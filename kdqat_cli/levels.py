@@ -7,5 +7,5 @@ TRITS = range(-1, 2)
 
 
 def are_trits(levels: Collection[int]) -> bool:
-    """Whether all levels are among -1, 0 and 1."""
-    return all(level in TRITS for level in levels)
+    """Whether there are levels, and all are among -1, 0 and 1."""
+    return bool(levels) and all(level in TRITS for level in levels)

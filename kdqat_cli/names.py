@@ -40,6 +40,7 @@ FORMATS = Names(dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx",
 """Values of `--format`; `packed` is kdqat's own, exporters/catalogue.py says what the others are."""
 LEVELS = Names(
     {
+        "fp32": lambda _: (),
         "ternary": lambda _: range(-1, 2),
         "int4": lambda _: range(-7, 8),
         "int8": lambda _: range(-127, 128),

@@ -23,7 +23,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
     """Replaces the weights of a network with quantised ones that own the same parameters.
 
     Of an encoder these are its linears and its word embedding, of any other network all its matrices, and its vectors
-    where `settings.vectors` says so; but not what `settings.exempt` names.
+    where `settings.vectors` says so; but not what `settings.exempt` names. With the weights `fp32` nothing changes.
 
     Args:
         model: a network of a known architecture; changed in place.
@@ -32,6 +32,8 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
     Raises:
         ConfigError: kdqat does not know the architecture, or nothing has a name of `settings.exempt`.
     """
+    if settings.weights == "fp32":
+        return
     weights = StraightThrough.of(settings)
     quantizer = None
     if settings.activations == "int8":

@@ -166,6 +166,8 @@ def _check_method(settings: Settings, network: str | None) -> None:
     Raises:
         ConfigError: it has not.
     """
+    if settings.distillation.method == "pm" and settings.quantization.weights == "fp32":
+        raise ConfigError("--method pm quantises weights after the training, but they are fp32.", "no --method")
     learns, points = settings.distillation.method == "dq", settings.quantization.weights == "points"
     if learns and not points:
         raise ConfigError("--method dq trains points, so the weights must lie at points.", "--weights points")

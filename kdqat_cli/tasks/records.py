@@ -73,8 +73,9 @@ def refuse_quantized(source: str, name: str, what: str, fix: str) -> None:
     Raises:
         ConfigError: it is a student or an export.
     """
-    kind = recorded(source).kind
-    if kind in _QUANTIZED:
+    record = recorded(source)
+    kind, quantization = record.kind, record.quantization
+    if kind in _QUANTIZED and (quantization is None or quantization.weights != "fp32"):
         raise ConfigError(f"{name} holds {_QUANTIZED[kind]}, not {what}: its weights are quantised already.", fix)
 
 

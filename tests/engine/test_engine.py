@@ -14,7 +14,7 @@ import kdqat_cli.native.library
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.native import MOST_THREADS
+from kdqat_cli.native import MOST_THREADS, fused
 from kdqat_cli.native.library import KERNEL_VARIABLE, LIBRARY_VARIABLE, TORCH, kernels, library
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.quantized import quantize_model
@@ -178,6 +178,12 @@ def test_what_the_model_cannot_take_is_refused(case: str, tmp_path: Path) -> Non
     assert engine.logits([([5] * 40, [1] * 40)]).shape == (1, LABELS), "and the engine goes on"
 
 
+def forget_the_library() -> None:
+    """What a process looks up once is looked up anew."""
+    library.cache_clear()
+    fused._kernel.cache_clear()
+
+
 def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in full precision, no library, or torch by name: the same logits as transformers', and a remark."""
     model = tiny("bert")
@@ -190,9 +196,11 @@ def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monke
         with monkeypatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            library.cache_clear()
-            engine = Engine.load(source, 1)
-            library.cache_clear()
+            forget_the_library()
+            try:
+                engine = Engine.load(source, 1)
+            finally:
+                forget_the_library()
         assert engine.kernel == TORCH
         assert (engine.remark is None) == (case == "by name")
         expected = logits_by_torch(source, rows)

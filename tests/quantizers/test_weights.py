@@ -23,10 +23,10 @@ def latent(seed: int = 0, rows: int = 7, columns: int = 19) -> torch.Tensor:
 
 
 def test_the_command_line_s_names_are_the_catalogue() -> None:
-    assert tuple(LEVELS) == tuple(WEIGHTS) == (*REFERENCES, "uniform")
+    assert tuple(LEVELS) == ("fp32", *WEIGHTS) == ("fp32", *REFERENCES, "uniform", "points")
     for bits in (1, 4, 8):
         for name in WEIGHTS:
-            settings = quantization(weights=name, **({"bits": bits} if name == "uniform" else {}))
+            settings = quantization(weights=name, **({"bits": bits} if name in ("uniform", "points") else {}))
             quantizer = StraightThrough.of(settings).quantizer
             assert (quantizer.name, quantizer.levels) == (name, settings.levels)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks.registry import load_text_task, task_names
+from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.sources import resolve_data_dir
 from kdqat_cli.tasks.text.data import data_digest, load_split
 from kdqat_cli.tasks.text.schema import Columns, TextTask
@@ -125,7 +125,7 @@ NESTED = {"columns": Columns(text="sentence", label="at.mood")}
 SCORE = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_layout(name: str, tmp_path: Path) -> None:
     files, content, expected = PUBLISHED[name]
     task = load_text_task(name)

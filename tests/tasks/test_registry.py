@@ -11,8 +11,9 @@ from kdqat_cli.cli import app
 from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.params import recipe_names, resolve
-from kdqat_cli.tasks.registry import load_text_task, task_names, user_task_names
+from kdqat_cli.tasks.registry import load_task, load_text_task, task_names, user_task_names
 from kdqat_cli.tasks.task import check_keep_best
+from kdqat_cli.tasks.text.schema import TextTask
 from tests.recipes import training
 
 GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
@@ -34,17 +35,18 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_the_issue_s_tasks_are_packaged() -> None:
-    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie"])
+    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10"])
 
 
 @pytest.mark.parametrize("name", task_names())
 def test_every_shipped_file_loads(name: str) -> None:
-    task = load_text_task(name)
+    task = load_task(name)
     assert task.name == name
     assert task.folder is None
     assert task.splits[0] == "dev"
     assert task.num_labels == (1 if task.regression else len(task.labels or []))
-    assert task.hub is None or (task.hub.path.count("/") == 1 and {"train", "dev"} <= task.hub.splits.keys())
+    if isinstance(task, TextTask):
+        assert task.hub is None or (task.hub.path.count("/") == 1 and {"train", "dev"} <= task.hub.splits.keys())
 
 
 def test_what_the_paper_measures() -> None:
@@ -52,7 +54,8 @@ def test_what_the_paper_measures() -> None:
     assert load_text_task("stsb").metrics == ["pearson", "spearman"]
     assert load_text_task("klue-sts").metrics == ["pearson", "spearman"]
     assert load_text_task("klue-tc").metrics == ["accuracy", "macro_f1"]
-    assert {name for name in task_names() if load_text_task(name).max_length == 64} == {"cola", "sst2", "movie"}
+    texts = [task for task in map(load_task, task_names()) if isinstance(task, TextTask)]
+    assert {task.name for task in texts if task.max_length == 64} == {"cola", "sst2", "movie"}
 
 
 def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
@@ -68,9 +71,10 @@ def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_the_recipes_keep_the_best_by_metrics_of_their_tasks(recipe: str) -> None:
     for name in task_names():
-        settings = resolve(name, Params(), recipe)
-        check_keep_best(load_text_task(name), "teacher", settings.teacher)
-        check_keep_best(load_text_task(name), "student", settings.student)
+        task = load_task(name)
+        settings = resolve(name, Params(), recipe, kind=task.kind)
+        check_keep_best(task, "teacher", settings.teacher)
+        check_keep_best(task, "student", settings.student)
 
 
 def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

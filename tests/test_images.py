@@ -1,0 +1,119 @@
+"""The chain of commands on images: teacher, students by each method, evaluation; on scikit-learn's digits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.commands import run
+
+pytestmark = pytest.mark.pipeline
+
+STUDENT = ("distill", "--task", "digits", "--network", "conv-digits-small", "--recipe", "polino")
+SHORT = ("--epochs", "2")
+
+
+def told(folder: Path, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(folder, "kdqat", *arguments, "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher, and a student of it in full precision."""
+    folder = tmp_path_factory.mktemp("digits")
+    run(folder, "kdqat", "finetune-teacher", "--task", "digits", "--epochs", "3")
+    run(folder, "kdqat", *STUDENT, "--weights", "fp32", "--epochs", "4", "--out", "full")
+    return folder
+
+
+def test_a_student_of_another_network_by_each_method(digits: Path) -> None:
+    teacher = told(digits, "evaluate", "runs/digits/teacher")
+    assert teacher["score"] > 85
+    assert teacher["test_rows"] == 359
+    full = told(digits, "evaluate", "full")
+    scores = {}
+    for method, options in {
+        "qd": (*STUDENT, "--method", "qd", "--epochs", "4"),
+        "pm": (*STUDENT, "--method", "pm", "--epochs", "4"),
+        "dq": ("distill", "--task", "digits", "--recipe", "polino", "--teacher", "full", "--method", "dq", "--weights",
+               "points", *SHORT),
+    }.items():  # fmt: skip
+        made = told(digits, *options)
+        scored = told(digits, "evaluate", made["folder"])
+        assert scored["score"] == made["score"]
+        assert scored["parameters"] == full["parameters"]
+        weights = load_file(digits / made["folder"] / "model/model.safetensors")
+        assert not any("parametrizations" in name or "points" in name for name in weights)
+        for name, weight in weights.items():
+            if weight.dim() > 1:
+                buckets = [part.unique().numel() for part in weight.flatten().split(256)]
+                assert max(buckets) <= 16, f"{name}: four bits"
+        scores[method] = scored["score"]
+    assert min(scores.values()) > full["score"] - 15
+
+
+def test_a_second_run_gives_the_same_bits(digits: Path) -> None:
+    folders = [told(digits, *STUDENT, *SHORT, "--out", name)["folder"] for name in ("one", "two")]
+    one, two = ((digits / folder / "model/codes.safetensors").read_bytes() for folder in folders)
+    assert one == two
+
+
+def test_shared_points_and_the_bits_that_they_cost(digits: Path) -> None:
+    """The rule of the public code keeps no mean of bits per weight, the budget does."""
+    learn = ("distill", "--task", "digits", "--recipe", "polino", "--teacher", "full", "--method", "dq", "--weights",
+             "points", "--bits", "2", *SHORT)  # fmt: skip
+    bits = {}
+    for rule in ("equal", "gradient", "budget"):
+        run(digits, "kdqat", *learn, "--set", f"quantization.allocation={rule}", "--out", rule)
+        bits[rule] = json.loads((digits / rule / "run.json").read_text(encoding="utf-8"))["level_bits"]
+    assert bits["equal"] == 2
+    assert abs(bits["gradient"] - 2) > 0.05
+    assert 1.5 < bits["budget"] <= 2
+
+
+def test_biases_and_normalisation_on_request_and_names_that_are_exempt(digits: Path) -> None:
+    sets = ("--set", "quantization.vectors=true", "--set", "quantization.exempt=[first, '*.norm.bias']")
+    made = told(digits, *STUDENT, *SHORT, *sets, "--out", "vectors")
+    codes = {name.rpartition(".")[0] for name in load_file(digits / made["folder"] / "model/codes.safetensors")}
+    assert {"output", "output.bias", "dense.0.norm", "convolutions.1.conv"} <= codes
+    assert not any(name.startswith("convolutions.0.conv") or name.endswith("norm.bias") for name in codes)
+    assert told(digits, "evaluate", "vectors")["score"] == made["score"]
+    said = run(digits, "kdqat", *STUDENT, "--set", "quantization.exempt=[second]", code=2).stderr
+    assert "no parameter of the network is called second" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("finetune-teacher", "--task", "digits", "--encoder", "embedded"), "--encoder has no meaning for task digits"),
+        (("finetune-teacher", "--task", "digits", "--network", "conv"), "There is no network 'conv' that reads rows"),
+        (
+            ("finetune-teacher", "--task", "movie", "--network", "conv-digits"),
+            "--network has no meaning for task",
+        ),
+        (("finetune-teacher", "--task", "digits", "--max-length", "9"), "teacher.max_length has no meaning for"),
+        (("evaluate", "full", "--max-length", "9"), "--max-length has no meaning for task digits"),
+        (("evaluate", "full", "--task", "movie"), "reads rows of the kind image, but task movie has rows of the kind"),
+        (
+            ("evaluate", "full", "--task", "cifar10"),
+            "has the labels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, but task",
+        ),
+        ((*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
+        ((*STUDENT, "--method", "dq"), "the weights must lie at points. try: --weights points"),
+        ((*STUDENT, "--method", "dq", "--weights", "points"), "keeps the weights of its teacher"),
+        ((*STUDENT, "--weights", "fp32", "--method", "pm"), "quantises weights after the training"),
+        ((*STUDENT, "--weights", "fp32", "--activations", "int8"), "fp32 weights take fp32 activations"),
+        (
+            (*STUDENT, "--set", "quantization.rounding=stochastic", "--weights", "int8"),
+            "rounding has no meaning for",
+        ),
+        (("quantize", "--task", "digits", "--bits", "3"), "--bits has no meaning for --weights ternary"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: tuple[str, ...], said: str, digits: Path) -> None:
+    found = run(digits, "kdqat", *arguments, code=2).stderr
+    assert said in " ".join(found.split())
+    assert "Traceback" not in found
