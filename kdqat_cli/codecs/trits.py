@@ -44,3 +44,26 @@ def unpack(packed: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     if packed.size and packed.max() > LARGEST_BYTE:
         raise ValueError(f"a byte above {LARGEST_BYTE} holds no codes")
     return _CODES[packed].reshape(-1)[:count]
+
+
+def encode(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Levels 0, 1 and 2, which are the codes plus 1 → bytes.
+
+    Raises:
+        ValueError: a level above 2.
+    """
+    if levels.max(initial=0) > 2:
+        raise ValueError("a level above 2 is no trit")
+    return pack(levels.astype(np.int8) - np.int8(1))
+
+
+def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """The `count` levels of a stream, flat.
+
+    Raises:
+        ValueError: as `unpack`, or something follows the last level.
+    """
+    levels = (unpack(stream, count) + np.int8(1)).view(np.uint8)
+    if count % TRITS_PER_BYTE and stream[-1] >= 3 ** (count % TRITS_PER_BYTE):
+        raise ValueError("something follows the last level")
+    return levels

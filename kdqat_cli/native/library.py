@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int8, c_int32, c_int64, c_uint8, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int8, c_int32, c_int64, c_uint8, c_uint16, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ TORCH = "torch"
 """The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
 LIBRARY_VARIABLE = "KDQAT_LIBRARY"
 
-_U8, _I8, _I32, _F32 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_int32), POINTER(c_float)
+_U8, _I8, _U16 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_uint16)
+_I32, _F32 = POINTER(c_int32), POINTER(c_float)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_error": (c_char_p, []),
     "kdqat_kernels": (c_int, []),
@@ -41,11 +42,12 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_values": (c_int, [c_char_p, c_int, c_void_p, c_int, c_int64, c_int64, *[c_void_p] * 3]),
     "kdqat_drop": (c_int, [c_char_p, c_int, c_void_p, c_void_p, c_int64, c_int, c_float, c_void_p, c_void_p]),
     "kdqat_keep": (c_int, [c_char_p, c_int, c_void_p, c_void_p, c_int64, c_float, c_void_p]),
+    "kdqat_huffman": (c_int, [_U8, c_int64, _U16, _U16, c_int64, c_int64, _U8]),
     "kdqat_quantize": (c_int, [c_char_p, _F32, c_int, c_int, c_float, _I8, _F32, _I32]),
     "kdqat_activate": (c_int, [c_char_p, _F32, c_int, c_int, _F32]),
     "kdqat_attend": (c_int, [c_char_p, _I8, _I8, _I8, _F32, _F32, _F32, c_int, c_int, c_float, c_float, _F32, _F32]),
 }
-_POINTERS: dict[str, Any] = {"u1": _U8, "i1": _I8, "i4": _I32, "f4": _F32}
+_POINTERS: dict[str, Any] = {"u1": _U8, "i1": _I8, "u2": _U16, "i4": _I32, "f4": _F32}
 
 
 @cache

@@ -18,4 +18,4 @@ export ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 KDQAT_LIBRARY="$library"
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so) $("$compiler" -print-file-name=libstdc++.so.6)"
 # test_damaged_folders.py is left out: it tests readers in Python, and has bounds of time and memory that the
 # sanitizers exceed. test_damaged_files.py gives the library what is damaged.
-exec "$python" -m pytest -p no:cacheprovider --ignore tests/engine/test_damaged_folders.py tests/native tests/engine "$@"
+exec "$python" -m pytest -p no:cacheprovider --ignore tests/engine/test_damaged_folders.py tests/native tests/engine tests/codecs "$@"

@@ -130,6 +130,12 @@ KDQAT_API int kdqat_drop(
 KDQAT_API int kdqat_keep(
     const char* kernel, int threads, const float* x, const uint8_t* kept, int64_t count, float factor, float* out);
 
+/* Canonical Huffman codes (codecs/huffman.py has the format): blocks of `block` levels each, the last may be shorter,
+ * `sizes` bytes long, that make up `bytes`; `table` has a level and 256 times the length of its code per 12 bits. */
+KDQAT_API int kdqat_huffman(
+    const uint8_t* blocks, int64_t bytes, const uint16_t* sizes, const uint16_t* table, int64_t block, int64_t count,
+    uint8_t* levels);
+
 /* Single steps, for tests. */
 KDQAT_API int kdqat_quantize(
     const char* kernel, const float* x, int rows, int width, float clip, int8_t* out, float* scales, int32_t* sums);
