@@ -290,7 +290,10 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         return f"{place} is missing."
     if not detail["loc"]:  # a rule over several keys; its sentence is whole
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}."
-    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {shown(detail['input'])}."
+    given, quoted = detail["input"], ""
+    if detail["type"] == "string_type" and isinstance(given, bool | int | float):
+        quoted = f'; in quotes it is one: "{given}"'
+    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, but it is {shown(given)}{quoted}."
 
 
 def _field_names(model: type[BaseModel]) -> list[str]:

@@ -32,7 +32,8 @@ _FORMATS = {
     b"PAR1": ("a Parquet file", "save it as JSON Lines (.jsonl)"),
 }
 _START = 5  # bytes that tell what a file is
-_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER = "version https://git-lfs.github.com/spec/"
+"""What a pointer of Git LFS begins with; it stands in place of a file that was not downloaded."""
 _LARGEST_POINTER = 1024  # bytes
 
 
@@ -111,7 +112,7 @@ def open_file(path: Path) -> BinaryIO:
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        pointer = file.peek(len(_POINTER)).startswith(_POINTER)
+        pointer = file.peek(len(POINTER)).startswith(POINTER.encode())
     except OSError as error:
         raise _unreadable(path, error) from error
     if pointer:
@@ -158,7 +159,7 @@ def lines(path: Path, longest: int) -> Iterator[str]:
                 start = start or line[:_START]
                 if len(line) > longest:
                     raise MissingInputError(f"{path}, line {number} has more than {longest:,} bytes.")
-                if number == 1 and _encoding(start):
+                if number == 1 and encoding_of(start):
                     raise MissingInputError(*not_utf8(path, start))
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -174,7 +175,7 @@ def text_of(path: Path, data: bytes) -> str:
         MissingInputError: it is not UTF-8 text.
     """
     try:
-        if _encoding(data[:_START]):
+        if encoding_of(data[:_START]):
             raise MissingInputError(*not_utf8(path, data[:_START]))
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -182,29 +183,29 @@ def text_of(path: Path, data: bytes) -> str:
         raise MissingInputError(*not_utf8(path, data[:_START], line)) from error
 
 
-def not_utf8(path: Path, start: bytes, line: int | None = None) -> tuple[str, str]:
+def not_utf8(path: Path | None, start: bytes, line: int | None = None) -> tuple[str, str]:
     """The sentence about a file that is not UTF-8 text, and its fix.
 
     Args:
-        path: the file.
+        path: the file; None: standard input.
         start: its first bytes, which may tell what it is.
         line: where the first wrong byte is.
     """
-    name = quote(str(path))
-    if encoding := _encoding(start):
-        return f"{path} is {encoding} text, not UTF-8.", f"iconv -f {encoding} -t UTF-8 {name} > NEW"
+    name, file = ("FILE", "standard input") if path is None else (quote(str(path)), str(path))
+    if encoding := encoding_of(start):
+        return f"{file} is {encoding} text, not UTF-8.", f"iconv -f {encoding} -t UTF-8 {name} > NEW"
     for signature, (kind, fix) in _FORMATS.items():
         if start.startswith(signature):
-            return f"{path} is {kind}, not text.", fix.format(name)
-    place = f"{path}, line {line}" if line else str(path)
+            return f"{file} is {kind}, not text.", fix.format(name)
+    place = f"{file}, line {line}" if line else file
     return (
         f"{place} is not UTF-8 text.",
         f"iconv -f ENCODING -t UTF-8 {name} > NEW, with its own ENCODING, such as CP949 or ISO-8859-1",
     )
 
 
-def _encoding(start: bytes) -> str:
-    """UTF-16 or UTF-32 where the first bytes tell it, by a byte order mark or by zeros; else empty."""
+def encoding_of(start: bytes) -> str:
+    """UTF-16 or UTF-32 where a file's first bytes tell it, by a byte order mark or by zeros; else empty."""
     for mark, encoding in _ENCODINGS.items():
         if start.startswith(mark):
             return encoding

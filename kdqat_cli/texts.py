@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.files import POINTER, encoding_of, not_utf8
 
 LONGEST_LINE = 2**24
 """Characters of a line, as of a cell of a data file."""
@@ -96,20 +97,20 @@ def open_source(file: Path | None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_texts(descriptor: int, where: str, batch_size: int, pairs: bool | None) -> Iterator[list[Text]]:
+def read_texts(descriptor: int, file: Path | None, batch_size: int, pairs: bool | None) -> Iterator[list[Text]]:
     """Batches of texts, none of which waits for a line that has not arrived.
 
     Args:
         descriptor: a file, or a pipe.
-        where: what errors call it.
+        file: its name; None: it is standard input.
         batch_size: texts of a batch at most.
         pairs: whether the model was trained on pairs; None: it does not say.
 
     Raises:
         ConfigError: a line that the model does not take, or that begins with a brace and is no such object.
-        MissingInputError: a line that is not UTF-8, or too long.
+        MissingInputError: a line that is not UTF-8, or too long; or a pointer of Git LFS in place of a file.
     """
-    number = 0
+    number, where = 0, str(file or "standard input")
     for lines in _arriving(descriptor, where, batch_size):
         batch: list[Text] = []
         wrong: KdqatError | None = None
@@ -117,7 +118,7 @@ def read_texts(descriptor: int, where: str, batch_size: int, pairs: bool | None)
             number += 1
             place = f"{where}, line {number}"
             try:
-                text = _text(line.removeprefix(_BOM) if number == 1 else line, place)
+                text = _text(_decoded(line, number, file), place)
                 if number == 1:
                     _refuse_whole(text, where)
                 batch.append(require_fit(text, pairs, place))
@@ -158,14 +159,22 @@ def _arriving(descriptor: int, where: str, most: int) -> Iterator[list[bytes]]:
             yield batch
 
 
-def _text(line: bytes, place: str) -> Text:
+def _decoded(line: bytes, number: int, file: Path | None) -> str:
+    """The characters of a line, without its end; `number` counts from 1."""
+    start = line[:4] if number == 1 else b""  # the first bytes tell what a file is
     try:
-        text = line.decode() if len(line) <= 4 * LONGEST_LINE else ""
+        text = line.removeprefix(_BOM if number == 1 else b"").decode() if len(line) <= 4 * LONGEST_LINE else ""
+        if encoding_of(start):
+            raise MissingInputError(*not_utf8(file, start))
     except UnicodeDecodeError as error:
-        raise MissingInputError(f"{place} is not UTF-8 text.", "iconv -t UTF-8") from error
+        raise MissingInputError(*not_utf8(file, start, number)) from error
     if len(text) > LONGEST_LINE or len(line) > 4 * LONGEST_LINE:
+        place = f"{file or 'standard input'}, line {number}"
         raise MissingInputError(f"{place} has more than {LONGEST_LINE:,} characters.", "shorter texts")
-    text = text.removesuffix("\r")
+    return text.removesuffix("\r")
+
+
+def _text(text: str, place: str) -> Text:
     if text.lstrip(" ").startswith("{"):
         return _object(text, place)
     cells = text.split("\t")
@@ -178,24 +187,37 @@ def _object(line: str, place: str) -> Text:
     try:
         value = json.loads(line, object_pairs_hook=_once)
         row = Text(value["text"], value.get("pair"))
-    except (ValueError, KeyError, RecursionError) as error:
-        raise ConfigError(f'{place}: not a JSON object with "text", once.') from error
+    except _TwiceError as error:
+        raise ConfigError(f"{place}: the key {error} stands twice in the JSON object.") from error
+    except KeyError as error:
+        fix = '{"text": …}, or {"text": …, "pair": …}'
+        raise ConfigError(f'{place}: the JSON object has no "text".', fix) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{place} begins with a brace, but is not a JSON object.", 'a text that begins with one as {"text": "{…"}'
+        ) from error
     if not isinstance(row.text, str) or not isinstance(row.pair, str | None):
         raise ConfigError(f"{place}: text and pair must be strings.")
     return row
+
+
+class _TwiceError(Exception):
+    """A key that stands twice, as JSON."""
 
 
 def _once(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key, part in items:
         if key in value:
-            raise ValueError(f"{key} twice")
+            raise _TwiceError(json.dumps(key))
         value[key] = part
     return value
 
 
 def _refuse_whole(first: Text, where: str) -> None:
     """Refuses what is one table or one JSON array, instead of a text per line."""
+    if first.text.startswith(POINTER):
+        raise MissingInputError(f"{where} is a pointer of Git LFS, not the file itself.", "git lfs pull")
     if _ARRAY.match(first.text):
         raise ConfigError(f"{where} is a JSON array; --file takes one JSON object per line.", _LINES)
     if where.lower().endswith(".tsv"):

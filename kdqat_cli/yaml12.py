@@ -134,6 +134,17 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with the YAML 1.2 scalars
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(*_fault(error, where)) from error
     # A tag that its value does not fit (`!!int four`) escapes PyYAML as one of the plain exceptions.
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _fault(error: yaml.MarkedYAMLError, where: str) -> tuple[str, str | None]:
+    """The sentence about a text that is not YAML, and its fix as far as that can be told."""
+    mark = error.problem_mark or error.context_mark
+    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    problem = " ".join(str(error.problem or error.context).split())
+    fix = "blanks in place of the tab" if "'\\t'" in problem else None
+    return f"{where} is not valid YAML: {problem}{place}.", fix

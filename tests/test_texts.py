@@ -1,5 +1,6 @@
 """Lines become texts as they arrive, and what is no text is named."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def texts_of(content: bytes, folder: Path, name: str = "lines.txt", pairs: bool 
     file = folder / name
     file.write_bytes(content)
     with open_source(file) as source:
-        return [text for batch in read_texts(source, str(file), 2, pairs) for text in batch]
+        return [text for batch in read_texts(source, file, 2, pairs) for text in batch]
 
 
 def test_lines_are_texts_pairs_or_objects(tmp_path: Path) -> None:
@@ -47,12 +48,32 @@ def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "sentence", "fix"),
+    [
+        ("bad\ngood\n".encode("utf-16"), "lines.txt is UTF-16 text, not UTF-8.", "iconv -f UTF-16 -t UTF-8"),
+        ("bad\ngood\n".encode("utf-16-le"), "lines.txt is UTF-16LE text, not UTF-8.", "iconv -f UTF-16LE -t UTF-8"),
+        ("좋아요\n".encode("cp949"), "lines.txt, line 1 is not UTF-8 text.", "iconv -f ENCODING -t UTF-8"),
+        (gzip.compress(b"bad"), "lines.txt is a gzip file, not text.", "gunzip -c"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS", "git lfs pull"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_with_its_remedy(
+    content: bytes, sentence: str, fix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingInputError) as caught:
+        texts_of(content, tmp_path)
+    assert sentence in caught.value.sentence
+    assert caught.value.fix is not None
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [
         (b"{", "not a JSON object"),
         (b"{smile} a sunny day", "not a JSON object"),
-        (b'{"txt": "a"}', "not a JSON object"),
-        (b'{"text": "a", "text": "b"}', "not a JSON object"),
+        (b'{"txt": "a"}', 'the JSON object has no "text"'),
+        (b'{"text": "a", "text": "b"}', 'the key "text" stands twice'),
         (b'{"text": ' + b"[" * 100_000, "not a JSON object"),
         (b'{"text": 1}', "must be strings"),
         (b'{"text": "a", "pair": 2}', "must be strings"),
@@ -68,7 +89,7 @@ def test_a_wrong_line_is_named_after_those_before_it(line: bytes, told: str, tmp
     file = tmp_path / "some.txt"
     file.write_bytes(b"one\ntwo\n" + line + b"\nlast\n")
     with open_source(file) as source:
-        batches = read_texts(source, "some.txt", 32, False)
+        batches = read_texts(source, Path("some.txt"), 32, False)
         assert next(batches) == [Text("one"), Text("two")]
         with pytest.raises(KdqatError, match=f"some.txt, line 3.*{told}"):
             next(batches)
@@ -76,7 +97,7 @@ def test_a_wrong_line_is_named_after_those_before_it(line: bytes, told: str, tmp
 
 def test_what_has_arrived_is_not_held_back(pipe: tuple[int, int]) -> None:
     read, write = pipe
-    batches = read_texts(read, "pipe", 3, None)
+    batches = read_texts(read, Path("pipe"), 3, None)
     os.write(write, b"one\ntw")
     assert next(batches) == [Text("one")]
     os.write(write, b"o\nthree\nfour\nfive\nsix")
@@ -90,7 +111,7 @@ def test_a_line_without_end_is_not_held(pipe: tuple[int, int], tmp_path: Path) -
     file = tmp_path / "endless"
     file.write_bytes(b"\n" + b"x" * (5 * LONGEST_LINE))
     with open_source(file) as source, pytest.raises(MissingInputError, match="line 2 has more than"):
-        list(read_texts(source, "endless", 32, None))
+        list(read_texts(source, Path("endless"), 32, None))
 
 
 @pytest.mark.parametrize("content", [b"sentence\tlabel\nbad\t1\n", b"text\nbad\n", b"sentence1\tsentence2\na\tb\n"])
@@ -112,7 +133,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="nowhere cannot be read: No such file"):
         texts_of_missing(tmp_path / "nowhere")
     with open_source(tmp_path) as source, pytest.raises(MissingInputError, match="here cannot be read: Is a directory"):
-        list(read_texts(source, "here", 2, None))
+        list(read_texts(source, Path("here"), 2, None))
 
 
 def texts_of_missing(file: Path) -> None:

@@ -152,6 +152,12 @@ def test_what_is_not_yaml_is_refused_with_its_place(tmp_path: Path, text: str) -
     assert caught.value.exit_code == 2
 
 
+def test_a_tab_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found character '\\t' .*\(line 2, column 1\)\.$") as caught:
+        read(tmp_path, "a:\n\tb: 1\n")
+    assert caught.value.fix == "blanks in place of the tab"
+
+
 def test_a_nest_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         read(tmp_path, "[" * 1000)

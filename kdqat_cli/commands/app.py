@@ -51,6 +51,11 @@ class _Command(TyperCommand):
         except typer.BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")  # pydantic's
             raise
+        except typer.TyperException as error:
+            unknown_option = hasattr(error, "possibilities")
+            if unknown_option and any(parameter.name == "text" for parameter in self.params):
+                error.message += "; a text that begins with a dash stands after --"
+            raise
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -143,7 +143,8 @@ def predict(
     ] = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="File of lines: a text, two with a tab between, or a JSON object.")
+        Path | None,
+        typer.Option("--file", help="File of lines, without a header: a text, two with a tab between, or JSON."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
     threads: ThreadsOption = None,
@@ -176,7 +177,7 @@ def predict(
         if source is None:
             batches = iter([[require_fit(Text(text or "", pair), runner.pairs, "The text")]])
         else:
-            batches = read_texts(source, str(file or "standard input"), batch_size, runner.pairs)
+            batches = read_texts(source, file, batch_size, runner.pairs)
         unanswered = 0
         for record in stage(runner, batches):
             unanswered += "error" in record

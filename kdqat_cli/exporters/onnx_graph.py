@@ -20,6 +20,7 @@ The plain graph has FP32 weights and the operators of ONNX alone.
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,7 +183,8 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     rows = {"input_ids": torch.full((2, 3), 5), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
     rows["token_type_ids"] = torch.zeros(2, 3, dtype=torch.long)
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls what it has deprecated itself
         program = torch.onnx.export(
             _Logits(model, names).eval(),
             tuple(rows[name] for name in names),

@@ -8,6 +8,11 @@ from dvc.repo import Repo
 from dvc.repo.index import Index
 
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.files import is_there, lines
+
+_LOCK = Path("dvc.lock")
+_MARKERS = ("<<<<<<< ", "=======", ">>>>>>> ")
+_LONGEST = 2**20  # bytes of a line
 
 
 def read_index(pipeline: Path) -> Any:
@@ -20,4 +25,16 @@ def read_index(pipeline: Path) -> Any:
         with Repo(uninitialized=True) as repo:
             return Index.from_file(repo, str(pipeline.absolute()))
     except DvcException as error:
-        raise ConfigError(f"DVC cannot read {pipeline}: {error}", "dvc stage list") from error
+        raise unreadable(str(pipeline), error) from error
+
+
+def unreadable(what: str, error: DvcException) -> ConfigError:
+    """The error about a pipeline that DVC cannot read; DVC does not tell of merge markers in its lock file."""
+    if is_there(_LOCK):
+        for number, line in enumerate(lines(_LOCK, _LONGEST), 1):
+            if line.startswith(_MARKERS):
+                return ConfigError(
+                    f"{_LOCK}, line {number}: {line.strip()} is a marker of a merge conflict.",
+                    "one side of each conflict kept, or git checkout --ours dvc.lock; then kdqat repro",
+                )
+    return ConfigError(f"DVC cannot read {what}: {error}", "dvc stage list")

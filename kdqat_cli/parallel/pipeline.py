@@ -31,6 +31,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 
 from kdqat_cli.errors import ConfigError, MissingInputError, StageError
 from kdqat_cli.parallel.executor import Job
+from kdqat_cli.parallel.index import unreadable
 from kdqat_cli.store.places import PIPELINE
 from kdqat_cli.store.progress import PROGRESS
 
@@ -74,7 +75,7 @@ class Pipeline:
                 "This folder is in no DVC project.", "dvc init, or without git dvc init --no-scm"
             ) from error
         except DvcException as error:
-            raise ConfigError(f"DVC cannot read the pipeline: {error}", "dvc stage list") from error
+            raise unreadable("the pipeline", error) from error
         self._stages: dict[str, Stage] = {stage.addressing: stage for stage in chosen}
         self.names = list(self._stages)
         self.needs = {stage.addressing: _names(active.successors(stage)) for stage in chosen}

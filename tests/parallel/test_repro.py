@@ -227,6 +227,15 @@ def test_the_preview_says_what_then_happens(project: Path, change: str, expected
     assert states(repro(project, code=5 if expected == "fails" else 0)) == {"one": happens}
 
 
+def test_merge_markers_in_the_lock_file_are_told(project: Path) -> None:
+    repro(project, "first")
+    lock = project / "dvc.lock"
+    lock.write_text(f"<<<<<<< HEAD\n{lock.read_text(encoding='utf-8')}=======\n>>>>>>> other\n", encoding="utf-8")
+    said = run(project, "kdqat", "repro", code=2).stderr
+    assert "dvc.lock, line 1: <<<<<<< HEAD is a marker of a merge conflict." in said
+    assert "git checkout --ours dvc.lock" in said
+
+
 @pytest.mark.parametrize("content", ["", '{"a"', '{"write": 1}'])
 def test_a_damaged_register_is_told_with_the_remedy(project: Path, content: str) -> None:
     register = project / ".dvc/tmp/rwlock"

@@ -163,7 +163,7 @@ def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_
     [
         ({}, "dev.tsv", "", "dev.tsv holds no rows."),
         ({}, "dev.tsv", "sentence\tmood\n", "dev.tsv holds no rows."),
-        ({}, "dev.tsv", "sentence\tfeeling\nA\tsad\n", "dev.tsv has no column 'mood'; it has sentence, feeling."),
+        ({}, "dev.tsv", "sentence\tfeeling\nA\tsad\n", "dev.tsv has no column 'mood'; it has 'sentence', 'feeling'."),
         ({}, "dev.tsv", "sentence\tmood\nA\tsad\nB\n", "dev.tsv, line 3: 1 columns instead of 2."),
         ({}, "dev.tsv", "sentence\tmood\nA\tsad\tglad\n", "dev.tsv, line 2: 3 columns instead of 2."),
         ({}, "dev.tsv", "sentence\tmood\n \tsad\n", "dev.tsv, line 2: the column 'sentence' is empty or missing."),

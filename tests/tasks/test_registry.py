@@ -134,6 +134,11 @@ def test_an_unknown_name_gets_its_close_matches(tmp_path: Path, monkeypatch: pyt
         ("[sad, glad]", "[sad, sad]", "labels: a name stands twice."),
         ("[sad, glad]", "[caf\u00e9, cafe\u0301]", "labels: a name stands twice."),
         ("[sad, glad]", "[sad, ' ']", "labels: a name is empty."),
+        (
+            "[sad, glad]",
+            "[1, true]",
+            'labels.0: input should be a valid string, but it is 1; in quotes it is one: "1".',
+        ),
         ("columns:", "header: [mood, sentence, mood]\ncolumns:", "header: the column 'mood' stands twice."),
         (
             "labels: [sad, glad]\nmetric: accuracy",

@@ -117,6 +117,20 @@ def test_a_cell_of_lines_is_one_row(content: str, tmp_path: Path) -> None:
     assert rows(tmp_path, "dev.csv", content) == [(table[0]["sentence"], 0)]
 
 
+@pytest.mark.parametrize(
+    ("header", "fix"),
+    [
+        ("sentence;mood", "cells separated by commas in a .csv and by tabs in a .tsv, in place of ';'"),
+        ("sep=,\nsentence,mood", "the file without its line sep="),
+        ("sentence, mood", "the name of that column in the task file (columns) and in the file's header: ' mood'"),
+        ("sentence,Mood", "the name of that column in the task file (columns) and in the file's header: 'Mood'"),
+        ("sentence,label", "the name of that column in the task file (columns) and in the file's header"),
+    ],
+)
+def test_a_missing_column_is_told_with_its_remedy(header: str, fix: str, tmp_path: Path) -> None:
+    assert refused(tmp_path, "dev.csv", f"{header}\nA,sad\n").fix == fix
+
+
 def test_a_number_on_each_line_of_a_cell_is_no_row(tmp_path: Path) -> None:
     """Lines that would be rows but for their labels."""
     scored = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}

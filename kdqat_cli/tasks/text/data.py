@@ -165,8 +165,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
             raise MissingInputError(f"{path}, line {first.line}: the column {twice!r} stands twice.")
     missing = [column for column in task.columns.used() if column not in header]
     if missing:
-        given = ", ".join(header).replace("\r", "\\r")[:200]
-        fix = CONVERT_LINE_ENDS if "\\r" in given else None
+        given, fix = ", ".join(map(repr, header))[:200], _column_fix(missing[0], header)
         raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
     label, known = header.index(task.columns.label), Labels(task.labels, task.range)
     for record in table:
@@ -180,6 +179,18 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
             )
         fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
         yield _Row(where, dict(zip(header, cells, strict=False)), fault)
+
+
+def _column_fix(missing: str, header: list[str]) -> str:
+    """How to mend a header that lacks a column."""
+    if any("\r" in name for name in header):
+        return CONVERT_LINE_ENDS
+    if header[0].startswith("sep="):
+        return f"the file without its line {header[0]}"
+    if len(header) == 1 and (other := next((mark for mark in ";\t,|" if mark in header[0]), None)):
+        return f"cells separated by commas in a .csv and by tabs in a .tsv, in place of {other!r}"
+    near = next((name for name in header if name.strip().casefold() == missing.strip().casefold()), None)
+    return f"the name of that column in the task file (columns) and in the file's header{f': {near!r}' if near else ''}"
 
 
 def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> bool:
