@@ -4,12 +4,14 @@ Heavy imports stand inside the commands, so that `kdqat --help` and completion a
 """
 
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -69,6 +71,8 @@ def training_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _register(function: Callable[..., None], continues: str) -> Callable[..., None]:
+    function = _with_groups(function)
+
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
         from kdqat_cli.store.writing import file_errors
@@ -90,6 +94,31 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
             raise typer.Exit(group.STOPPED if terminated else _INTERRUPTED) from interrupt
 
     return app.command(name=function.__name__.replace("_", "-"), cls=_Command)(guarded)
+
+
+def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with an option for each field of a parameter that is a group of options (a dataclass)."""
+    groups: dict[str, Any] = {}
+    options: list[inspect.Parameter] = []
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not is_dataclass(hints[name]):
+            options.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[name] = hints[name]
+        own = get_type_hints(hints[name], include_extras=True)
+        for field in fields(hints[name]):
+            kind = inspect.Parameter.KEYWORD_ONLY
+            options.append(inspect.Parameter(field.name, kind, default=field.default, annotation=own[field.name]))
+
+    def grouped(**given: Any) -> None:
+        made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        function(**given, **made)
+
+    grouped.__name__, grouped.__doc__, grouped.__module__ = function.__name__, function.__doc__, function.__module__
+    grouped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    grouped.__annotations__ = {option.name: option.annotation for option in options}
+    return grouped
 
 
 def start(as_json: bool, quiet: bool) -> Output:

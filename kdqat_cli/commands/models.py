@@ -1,5 +1,6 @@
 """Commands on a finished model: evaluate, export, predict, bench."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ from kdqat_cli.config import Device
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
+from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, resolve, use_plugins
 from kdqat_cli.store.places import export_folder, student_folder
 from kdqat_cli.streams import input_closed
@@ -178,10 +180,19 @@ def predict(
             batches = iter([[require_fit(Text(text or "", pair), runner.pairs, "The text")]])
         else:
             batches = read_texts(source, file, batch_size, runner.pairs)
-        unanswered = 0
-        for record in stage(runner, batches):
-            unanswered += "error" in record
-            output.line(record)
+        _answer(output, stage(runner, batches))
+
+
+def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:
+    """Prints each answer as it comes.
+
+    Raises:
+        MissingInputError: a text has no answer; all others are out.
+    """
+    unanswered = 0
+    for answer in answers:
+        unanswered += "error" in answer
+        output.line(answer)
     if unanswered:
         raise MissingInputError(f"{unanswered} texts have no answer; their lines hold an error.")
 

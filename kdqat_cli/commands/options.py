@@ -1,10 +1,15 @@
-"""The options that several commands share; a configuration field's docstring is its option's help."""
+"""The options that several commands share; a configuration field's docstring is its option's help.
+
+A class here is a group of options. A command that has a parameter of such a class has all its options (app.py).
+"""
 
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from kdqat_cli.config import (
     READ_BY,
@@ -24,6 +29,12 @@ from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.names import FORMATS, LEVELS, LOSSES
 from kdqat_cli.native import MOST_THREADS
 
+
+def _of(section: type[BaseModel], name: str, metavar: str | None = None) -> Any:
+    """The option that changes a field of a recipe's section."""
+    return typer.Option(f"--{name.replace('_', '-')}", help=field_help(section, name), metavar=metavar)
+
+
 TaskOption = Annotated[
     str, typer.Option("--task", help="Task: a name that `kdqat ls tasks` lists, or the path of a task file.")
 ]
@@ -37,15 +48,10 @@ NetworkOption = Annotated[
         "--network", help="Network that is trained from random weights: a name that `kdqat ls networks` lists."
     ),
 ]
-MethodOption = Annotated[MethodName | None, typer.Option("--method", help=field_help(Distillation, "method"))]
 TeacherOption = Annotated[
     str | None, typer.Option("--teacher", help="Teacher: folder or hub id. [default: runs/TASK/teacher]")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the results. [default: under runs/TASK]")]
-ForceOption = Annotated[
-    bool,
-    typer.Option("--force", help="Replace a finished result of other settings, and remove checkpoints of others."),
-]
 DataDirOption = Annotated[
     str | None,
     typer.Option(
@@ -55,51 +61,18 @@ DataDirOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a finished result of other settings, and remove checkpoints of others."),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of first weights, order of rows and dropout.")
 ]
-EpochsOption = Annotated[float | None, typer.Option("--epochs", help=field_help(Training, "epochs"))]
-MaxStepsOption = Annotated[int | None, typer.Option("--max-steps", help=field_help(Training, "max_steps"))]
-LearningRateOption = Annotated[
-    float | None, typer.Option("--learning-rate", help=field_help(Training, "learning_rate"))
-]
-BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help=field_help(Training, "batch_size"))]
-MaxLengthOption = Annotated[int | None, typer.Option("--max-length", help=field_help(Training, "max_length"))]
-EvalEveryOption = Annotated[int | None, typer.Option("--eval-every", help=field_help(Training, "eval_every"))]
-PrecisionOption = Annotated[PrecisionName | None, typer.Option("--precision", help=field_help(Training, "precision"))]
-LossOption = Annotated[
-    str | None, typer.Option("--loss", help=field_help(Distillation, "loss"), metavar=LOSSES.metavar())
-]
+MaxLengthOption = Annotated[int | None, _of(Training, "max_length")]
+LossOption = Annotated[str | None, _of(Distillation, "loss", metavar=LOSSES.metavar())]
 FormatOption = Annotated[
     str,
     typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.", metavar=FORMATS.metavar()),
-]
-MixOption = Annotated[MixName | None, typer.Option("--mix", help=field_help(Distillation, "mix"))]
-TemperatureOption = Annotated[float | None, typer.Option("--temperature", help=field_help(Distillation, "temperature"))]
-BetaOption = Annotated[float | None, typer.Option("--beta", help=field_help(Distillation, "beta"))]
-HiddenLayersOption = Annotated[
-    str | None,
-    typer.Option("--hidden-layers", help=field_help(Distillation, "hidden_layers"), metavar="all|0,3,-1"),
-]
-WeightsOption = Annotated[
-    str | None, typer.Option("--weights", help=field_help(Quantization, "weights"), metavar=LEVELS.metavar())
-]
-BitsOption = Annotated[int | None, typer.Option("--bits", help=field_help(Quantization, "bits"))]
-BucketOption = Annotated[int | None, typer.Option("--bucket", help=field_help(Quantization, "bucket"))]
-ActivationsOption = Annotated[
-    ActivationsName | None, typer.Option("--activations", help=field_help(Quantization, "activations"))
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change any field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE"),
-]
-DevicesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--devices",
-        min=1,
-        help="Processes that share every batch, one a GPU; without GPUs they share the processor. [default: 1]",
-    ),
 ]
 JobsOption = Annotated[
     int | None,
@@ -125,48 +98,126 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 
 
-def training_options(
-    epochs: float | None,
-    max_steps: int | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    max_length: int | None,
-    eval_every: int | None,
-    precision: PrecisionName | None,
-) -> dict[str, object]:
-    """The options of a training as changes to its section."""
-    return {
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "eval_every": eval_every,
-        "precision": precision,
-    }
+@dataclass(frozen=True)
+class _Changes:
+    """Options that change a section of the recipe."""
+
+    def changes(self) -> dict[str, object]:
+        """What was given, by the names of the section's fields; None: not given."""
+        return asdict(self)
 
 
-def distillation_options(
-    method: MethodName | None,
-    loss: str | None,
-    mix: MixName | None,
-    beta: float | None,
-    temperature: float | None,
-    hidden_layers: str | None,
-) -> dict[str, object]:
-    """The options of a distillation as changes to its section.
+@dataclass(frozen=True)
+class TrainingOptions(_Changes):
+    """How a model is trained: changes to a section of the recipe."""
 
-    Raises:
-        ConfigError: `--hidden-layers` is not of its form.
-    """
-    return {
-        "method": method,
-        "loss": loss,
-        "mix": mix,
-        "beta": beta,
-        "temperature": temperature,
-        "hidden_layers": layers_option(hidden_layers),
-    }
+    epochs: Annotated[float | None, _of(Training, "epochs")] = None
+    max_steps: Annotated[int | None, _of(Training, "max_steps")] = None
+    learning_rate: Annotated[float | None, _of(Training, "learning_rate")] = None
+    batch_size: Annotated[int | None, _of(Training, "batch_size")] = None
+    max_length: MaxLengthOption = None
+    eval_every: Annotated[int | None, _of(Training, "eval_every")] = None
+    precision: Annotated[PrecisionName | None, _of(Training, "precision")] = None
+
+
+@dataclass(frozen=True)
+class DistillationOptions(_Changes):
+    """What the student learns: changes to the section `distillation`."""
+
+    method: Annotated[MethodName | None, _of(Distillation, "method")] = None
+    loss: LossOption = None
+    mix: Annotated[MixName | None, _of(Distillation, "mix")] = None
+    beta: Annotated[float | None, _of(Distillation, "beta")] = None
+    temperature: Annotated[float | None, _of(Distillation, "temperature")] = None
+    hidden_layers: Annotated[
+        str | None,
+        _of(Distillation, "hidden_layers", metavar="all|0,3,-1"),
+    ] = None
+
+    def changes(self) -> dict[str, object]:
+        """See `_Changes`.
+
+        Raises:
+            ConfigError: `--hidden-layers` is not of its form.
+        """
+        return asdict(self) | {"hidden_layers": layers_option(self.hidden_layers)}
+
+    def refuse_idle(self, settings: Distillation) -> None:
+        """Refuses options that the chosen loss does not read: whoever gives one expects it to matter.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for name, losses in READ_BY.items():
+            if getattr(self, name) is not None and settings.loss not in losses:
+                fitting = " or ".join(f"--loss {other}" for other in losses)
+                raise ConfigError(f"--{name} has no meaning for --loss {settings.loss}.", fitting)
+
+
+@dataclass(frozen=True)
+class QuantizationOptions(_Changes):
+    """What the student's numbers may be: changes to the section `quantization`."""
+
+    weights: Annotated[str | None, _of(Quantization, "weights", metavar=LEVELS.metavar())] = None
+    activations: Annotated[ActivationsName | None, _of(Quantization, "activations")] = None
+    bits: Annotated[int | None, _of(Quantization, "bits")] = None
+    bucket: Annotated[int | None, _of(Quantization, "bucket")] = None
+
+    def refuse_idle(self, settings: Quantization) -> None:
+        """Refuses options that the chosen weights do not read.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for name, weights in READ_BY_WEIGHTS.items():
+            if getattr(self, name, None) is not None and settings.weights not in weights:
+                fitting = " or ".join(f"--weights {other}" for other in weights)
+                raise ConfigError(f"--{name} has no meaning for --weights {settings.weights}.", fitting)
+
+
+@dataclass(frozen=True)
+class BeginOptions:
+    """What a teacher begins with."""
+
+    encoder: EncoderOption = None
+    network: NetworkOption = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a stage reads and writes, and what its settings begin with."""
+
+    out: OutOption = None
+    force: ForceOption = False
+    data_dir: DataDirOption = None
+    recipe: RecipeOption = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change any field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RepeatOptions:
+    """What tells one training from another of equal settings."""
+
+    seed: SeedOption = 42
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            min=1,
+            help="Processes that share every batch, one a GPU; without GPUs they share the processor. [default: 1]",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PrintOptions:
+    """How a command prints."""
+
+    json: JsonOption = False
+    quiet: QuietOption = False
 
 
 def layers_option(text: str | None) -> list[int] | str | None:
@@ -217,30 +268,3 @@ def processors() -> int:
     """Processors that this process may use, as far as the engine has threads for them."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(count, MOST_THREADS)
-
-
-def refuse_idle(loss: str, **given: object) -> None:
-    """Refuses options that the chosen loss does not read: whoever gives one expects it to matter."""
-    for name, value in given.items():
-        if value is not None and loss not in READ_BY[name]:
-            fitting = " or ".join(f"--loss {other}" for other in READ_BY[name])
-            raise ConfigError(f"--{name} has no meaning for --loss {loss}.", fitting)
-
-
-def quantization_options(
-    weights: str | None, activations: ActivationsName | None, bits: int | None, bucket: int | None
-) -> dict[str, object]:
-    """The options of a quantisation as changes to its section."""
-    return {"weights": weights, "activations": activations, "bits": bits, "bucket": bucket}
-
-
-def refuse_idle_of_weights(settings: Quantization, options: dict[str, object]) -> None:
-    """Refuses options of `quantization_options` that the chosen weights do not read.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for name, weights in READ_BY_WEIGHTS.items():
-        if options.get(name) is not None and settings.weights not in weights:
-            fitting = " or ".join(f"--weights {other}" for other in weights)
-            raise ConfigError(f"--{name} has no meaning for --weights {settings.weights}.", fitting)

@@ -9,41 +9,18 @@ from kdqat_cli import group
 from kdqat_cli.commands.app import command, inputs, progress, start, training_command
 from kdqat_cli.commands.launch import refuse_coupled, share_out
 from kdqat_cli.commands.options import (
-    ActivationsOption,
-    BatchSizeOption,
-    BetaOption,
-    BitsOption,
-    BucketOption,
-    DataDirOption,
-    DevicesOption,
-    EncoderOption,
-    EpochsOption,
-    EvalEveryOption,
-    ForceOption,
-    HiddenLayersOption,
+    BeginOptions,
+    DistillationOptions,
     JsonOption,
-    LearningRateOption,
-    LossOption,
-    MaxLengthOption,
-    MaxStepsOption,
-    MethodOption,
-    MixOption,
     NetworkOption,
-    OutOption,
-    PrecisionOption,
+    PrintOptions,
+    QuantizationOptions,
     QuietOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
+    RepeatOptions,
+    RunOptions,
     TaskOption,
     TeacherOption,
-    TemperatureOption,
-    WeightsOption,
-    distillation_options,
-    quantization_options,
-    refuse_idle,
-    refuse_idle_of_weights,
-    training_options,
+    TrainingOptions,
 )
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
@@ -77,40 +54,26 @@ def fetch(
 @training_command
 def finetune_teacher(
     task: TaskOption,
-    encoder: EncoderOption = None,
-    network: NetworkOption = None,
-    out: OutOption = None,
-    force: ForceOption = False,
-    data_dir: DataDirOption = None,
-    recipe: RecipeOption = None,
-    seed: SeedOption = 42,
-    devices: DevicesOption = None,
-    epochs: EpochsOption = None,
-    max_steps: MaxStepsOption = None,
-    learning_rate: LearningRateOption = None,
-    batch_size: BatchSizeOption = None,
-    max_length: MaxLengthOption = None,
-    eval_every: EvalEveryOption = None,
-    precision: PrecisionOption = None,
-    set_: SetOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    begin: BeginOptions,
+    training: TrainingOptions,
+    run: RunOptions,
+    repeat: RepeatOptions,
+    show: PrintOptions,
 ) -> None:
     """Train the FP32 teacher of a task: an encoder that is fine-tuned, or a new network."""
-    processes = group.join(devices)
-    params, spec, data = inputs(task, data_dir)
-    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    settings = resolve(spec.name, params, recipe, {"teacher": training}, set_, spec.kind)
-    source = spec.source(encoder, network, params.encoder)
-    if source != EMBEDDED and network is None and spec.kind == "text":
+    processes = group.join(repeat.devices)
+    params, spec, data = inputs(task, run.data_dir)
+    settings = resolve(spec.name, params, run.recipe, {"teacher": training.changes()}, run.set_, spec.kind)
+    source = spec.source(begin.encoder, begin.network, params.encoder)
+    if spec.kind == "text" and source != EMBEDDED:
         refuse_absent(source, None)
     share_out(settings.teacher, processes)
-    output = start(json, quiet)
+    output = start(show.json, show.quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
     with progress(output, f"teacher {spec.name}") as advance:
-        target = out or teacher_folder(spec.name)
-        result = stage(spec, source, settings, seed, data, target, advance, force)
+        target = run.out or teacher_folder(spec.name)
+        result = stage(spec, source, settings, repeat.seed, data, target, advance, run.force)
     if group.leads():
         output.result(result)
 
@@ -118,85 +81,57 @@ def finetune_teacher(
 @command
 def quantize(
     task: TaskOption,
+    *,
     teacher: TeacherOption = None,
-    out: OutOption = None,
-    force: ForceOption = False,
-    weights: WeightsOption = None,
-    bits: BitsOption = None,
-    bucket: BucketOption = None,
-    activations: ActivationsOption = None,
-    data_dir: DataDirOption = None,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    quantization: QuantizationOptions,
+    run: RunOptions,
+    show: PrintOptions,
 ) -> None:
     """Quantise a teacher without any training, and score it."""
-    params, spec, data = inputs(task, data_dir)
-    quantization = quantization_options(weights, activations, bits, bucket)
-    settings = resolve(spec.name, params, recipe, {"quantization": quantization}, set_, spec.kind)
-    refuse_idle_of_weights(settings.quantization, quantization)
+    params, spec, data = inputs(task, run.data_dir)
+    changes = {"quantization": quantization.changes()}
+    settings = resolve(spec.name, params, run.recipe, changes, run.set_, spec.kind)
+    quantization.refuse_idle(settings.quantization)
     source = teacher or str(teacher_folder(spec.name))
     refuse_absent(source, f"kdqat finetune-teacher --task {task}")
-    output = start(json, quiet)
+    output = start(show.json, show.quiet)
     from kdqat_cli.stages.quantize import quantize as stage
 
-    target = out or ternary_folder(spec, params, recipe, settings)
-    output.result(stage(spec, source, settings, data, target, force))
+    target = run.out or ternary_folder(spec, params, run.recipe, settings)
+    output.result(stage(spec, source, settings, data, target, run.force))
 
 
 @training_command
 def distill(
     task: TaskOption,
-    network: NetworkOption = None,
-    method: MethodOption = None,
-    loss: LossOption = None,
-    mix: MixOption = None,
-    beta: BetaOption = None,
-    temperature: TemperatureOption = None,
-    hidden_layers: HiddenLayersOption = None,
-    weights: WeightsOption = None,
-    bits: BitsOption = None,
-    bucket: BucketOption = None,
-    activations: ActivationsOption = None,
+    *,
     teacher: TeacherOption = None,
-    out: OutOption = None,
-    force: ForceOption = False,
-    data_dir: DataDirOption = None,
-    recipe: RecipeOption = None,
-    seed: SeedOption = 42,
-    devices: DevicesOption = None,
-    epochs: EpochsOption = None,
-    max_steps: MaxStepsOption = None,
-    learning_rate: LearningRateOption = None,
-    batch_size: BatchSizeOption = None,
-    max_length: MaxLengthOption = None,
-    eval_every: EvalEveryOption = None,
-    precision: PrecisionOption = None,
-    set_: SetOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    network: NetworkOption = None,
+    distillation: DistillationOptions,
+    quantization: QuantizationOptions,
+    training: TrainingOptions,
+    run: RunOptions,
+    repeat: RepeatOptions,
+    show: PrintOptions,
 ) -> None:
     """Train a quantised student to follow its teacher."""
-    processes = group.join(devices)
-    params, spec, data = inputs(task, data_dir)
-    training = training_options(epochs, max_steps, learning_rate, batch_size, max_length, eval_every, precision)
-    distillation = distillation_options(method, loss, mix, beta, temperature, hidden_layers)
-    quantization = quantization_options(weights, activations, bits, bucket)
+    processes = group.join(repeat.devices)
+    params, spec, data = inputs(task, run.data_dir)
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
-    settings = resolve(spec.name, params, recipe, changes, set_, spec.kind)
-    refuse_idle(settings.distillation.loss, mix=mix, beta=beta, temperature=temperature)
-    refuse_idle_of_weights(settings.quantization, quantization)
+    given = {section: options.changes() for section, options in changes.items()}
+    settings = resolve(spec.name, params, run.recipe, given, run.set_, spec.kind)
+    distillation.refuse_idle(settings.distillation)
+    quantization.refuse_idle(settings.quantization)
     refuse_coupled(settings, processes)
     source = teacher or str(teacher_folder(spec.name))
     refuse_absent(source, f"kdqat finetune-teacher --task {task}")
     share_out(settings.student, processes)
-    output = start(json, quiet)
+    output = start(show.json, show.quiet)
     from kdqat_cli.stages.distill import distill as stage
 
-    name = settings.distillation.loss
-    with progress(output, f"student {spec.name} {name} {seed}") as advance:
-        target = out or student_folder(spec.name, student_run(spec, params, recipe, settings, network), seed)
-        result = stage(spec, source, settings, seed, data, target, advance, force, network)
+    with progress(output, f"student {spec.name} {settings.distillation.loss} {repeat.seed}") as advance:
+        name = student_run(spec, params, run.recipe, settings, network)
+        target = run.out or student_folder(spec.name, name, repeat.seed)
+        result = stage(spec, source, settings, repeat.seed, data, target, advance, run.force, network)
     if group.leads():
         output.result(result)

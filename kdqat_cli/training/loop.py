@@ -17,12 +17,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.trainer_utils import enable_full_determinism
 
 from kdqat_cli import group
 from kdqat_cli.config import Training
 from kdqat_cli.distillation.objective import Objective
-from kdqat_cli.errors import GateError
+from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.store.progress import DevScore
 from kdqat_cli.training.batches import SharedBatches
@@ -79,6 +80,11 @@ class Loop:
         self.standing = self.checkpoints.standing()
         self.means = Means()
         keep_freed_memory()
+        if group.size() > 1 and any(isinstance(module, _BatchNorm) for module in self.model.modules()):
+            raise ConfigError(
+                f"The network normalises over the rows of a batch, of which each of {group.size()} devices has a part.",
+                "no --devices",
+            )
 
     def run(self) -> Trained:
         """Trains from where the last checkpoint stands to the end.
