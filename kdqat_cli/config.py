@@ -46,6 +46,9 @@ GradientName = Literal["plain", "truncated", "complicated"]
 OptimizerName = Literal["adamw", "bert-adam", "sgd"]
 """Optimisers; training/optimizers.py says what each is."""
 
+ScheduleName = Literal["linear", "plateau", "decay", "thirds"]
+"""Courses of the learning rate; training/schedule.py says what each is."""
+
 PrecisionName = Literal["fp32", "bf16"]
 """Values of `--precision`."""
 
@@ -94,6 +97,8 @@ class Training(Section):
     """Optimiser steps at most; null: as many as the epochs need."""
     learning_rate: float = Field(gt=0, lt=1)
     """Peak learning rate."""
+    schedule: ScheduleName = "linear"
+    """Course of the learning rate: linear (after warmup, down to 0); or plateau, decay, thirds, without a warmup."""
     warmup: float = Field(ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0, not in whole steps; then it falls linearly to 0."""
     batch_size: int = Field(gt=0)

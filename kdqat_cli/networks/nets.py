@@ -6,6 +6,7 @@ from typing import Any
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.conv import CONV
 from kdqat_cli.networks.net import Net
+from kdqat_cli.networks.wide_resnet import WIDE_RESNET
 
 NETS: dict[str, Net] = {}
 """Model type of config.json → family."""
@@ -50,4 +51,5 @@ def new_network(name: str, reads: str, **config: Any) -> Any:
     return model_class(config_class(**fitting[name].shapes[name], **config))
 
 
-register(CONV)
+for _net in (CONV, WIDE_RESNET):
+    register(_net)

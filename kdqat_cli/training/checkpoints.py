@@ -38,6 +38,11 @@ class Standing:
     best_step: int = 0
     history: list[Row] = field(default_factory=list)
 
+    @property
+    def scores(self) -> list[float]:
+        """The dev score of each evaluation."""
+        return [row["score"] for row in self.history if "score" in row]
+
 
 class Checkpoints:
     """The checkpoints of one training in a folder of their own."""

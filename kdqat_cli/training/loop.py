@@ -31,7 +31,8 @@ from kdqat_cli.training.checkpoints import Checkpoints
 from kdqat_cli.training.diagnosis import explain
 from kdqat_cli.training.history import Means, Row, growth
 from kdqat_cli.training.memory import keep_freed_memory
-from kdqat_cli.training.optimizers import optimizer_of, share_of_rate
+from kdqat_cli.training.optimizers import optimizer_of
+from kdqat_cli.training.schedule import ends_early, share_of_rate
 
 Progress = Callable[[int, int, str], None]
 """Called after each step with the step, the number of steps, and what is new (or nothing); a score as `DevScore`."""
@@ -95,7 +96,7 @@ class Loop:
         now = self.standing
         if now.step:
             self.progress(now.step, self.steps, _RESUMED)
-        if now.step < self.steps:  # else it ended, but not so the command
+        if not self._ended():  # else it ended, but not so the command
             self._train()
         self.checkpoints.load_best(self.model, now)
         return Trained(now.step, now.history)
@@ -117,7 +118,9 @@ class Loop:
             if not torch.isfinite(losses["loss"].detach() + norm):
                 models = {self.objective.trains: self.model} | self.objective.models
                 raise self._stopped(explain(models, lambda: self.objective.parts(self.model, batch)), 1)  # noqa: B023
-            rate = self.settings.learning_rate * share_of_rate(self.standing.step, self.steps, self.settings.warmup)
+            rate = self.settings.learning_rate * share_of_rate(
+                self.settings, self.standing.step, self.steps, self.standing.scores
+            )
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
             optimizer.step()
@@ -128,7 +131,7 @@ class Loop:
     def _batches(self, here: Accelerator) -> Iterator[Any]:
         """The batches that are left, on the device; those of a resumed epoch from the one that comes next."""
         restore: Callable[[], None] | None = partial(self.checkpoints.restore, here)
-        while self.standing.step < self.steps:
+        while not self._ended():
             epoch, done = divmod(self.standing.step, len(self.batches))
             # The iterator draws a random number: before a checkpoint within the epoch, after one at its start.
             if restore and not done:
@@ -139,8 +142,11 @@ class Loop:
             restore = None
             for batch in loader:
                 yield send_to_device(batch, here.device, non_blocking=True)
-                if self.standing.step == self.steps:
+                if self._ended():
                     return
+
+    def _ended(self) -> bool:
+        return self.standing.step >= self.steps or ends_early(self.settings, self.standing.scores)
 
     def _losses(self, trained: nn.Module, batch: Any) -> dict[str, Tensor]:
         """The loss and its terms: means over the rows of all processes, once the gradients' mean is taken."""

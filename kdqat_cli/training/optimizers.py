@@ -1,4 +1,4 @@
-"""The optimisers that a recipe may name, and the schedule of their learning rate.
+"""The optimisers that a recipe may name.
 
 adamw       AdamW (Loshchilov & Hutter, 2019), bias-corrected, ε 1e-8; the whole gradient's norm is clipped
 bert-adam   BERT's Adam (Devlin et al., 2019), as the public code of Kim et al. has it
@@ -80,20 +80,6 @@ class BertAdam(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-
-
-def share_of_rate(step: int, steps: int, warmup: float) -> float:
-    """Learning rate of a step as a share of the peak rate, as the public code of Kim et al. has it.
-
-    It rises linearly from 0 at step 0 to 1 at `warmup` · `steps`, a fraction, then falls linearly to 0 at `steps`.
-
-    Args:
-        step: counted from 0.
-        steps: of the whole training.
-        warmup: share of the steps in which the rate rises.
-    """
-    progress = step / steps
-    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> Optimizer:

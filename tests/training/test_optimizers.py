@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from kdqat_cli.config import OptimizerName
-from kdqat_cli.training.optimizers import BertAdam, optimizer_of, share_of_rate
+from kdqat_cli.training.optimizers import BertAdam, optimizer_of
 from tests.recipes import training
 
 CLIP = 1.0
@@ -40,17 +40,6 @@ class InPlainFloats:
                 update = self.m[number][place] / (math.sqrt(self.v[number][place]) + 1e-6)
                 update += self.decays[number] * self.weights[number][place]
                 self.weights[number][place] -= rate * update
-
-
-def test_the_rate_of_rte_by_hand() -> None:
-    """234 steps, of which 23.4 are the warm-up: rounded up to 24, they would give 2.5 % less at step 23."""
-    shares = [share_of_rate(step, 234, 0.1) for step in range(235)]
-    assert shares[0] == 0
-    assert shares[23] == pytest.approx(23 / 23.4, rel=1e-12)
-    assert shares[23] - 23 / 24 == pytest.approx(0.0246, abs=1e-4)
-    assert shares[24] == pytest.approx((234 - 24) / (234 - 23.4), rel=1e-12)
-    assert shares[234] == 0
-    assert share_of_rate(0, 10, 0.0) == 1, "without a warm-up the first step has the whole rate"
 
 
 def parameter(values: Any, dtype: torch.dtype = torch.float64) -> nn.Parameter:
