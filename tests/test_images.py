@@ -102,6 +102,10 @@ def test_biases_and_normalisation_on_request_and_names_that_are_exempt(digits: P
             ("evaluate", "full", "--task", "cifar10"),
             "has the labels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, but task",
         ),
+        (
+            ("predict", "full", "a.png"),
+            "full reads rows of the kind image, but kdqat predict takes models of text only",
+        ),
         ((*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
         ((*STUDENT, "--method", "dq"), "the weights must lie at points. try: --weights points"),
         ((*STUDENT, "--method", "dq", "--weights", "points"), "keeps the weights of its teacher"),

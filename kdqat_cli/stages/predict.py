@@ -127,9 +127,11 @@ class _LoadedRunner:
         import torch
 
         from kdqat_cli.native import MOST_THREADS
+        from kdqat_cli.tasks.records import require_text
         from kdqat_cli.tasks.text.inference import Predictor, reader_of
         from kdqat_cli.tasks.text.models import load_classifier
 
+        require_text(model, "kdqat predict")
         if threads:
             torch.set_num_threads(min(threads, MOST_THREADS))
         if device == "cuda":

@@ -79,6 +79,23 @@ def refuse_quantized(source: str, name: str, what: str, fix: str) -> None:
         raise ConfigError(f"{name} holds {_QUANTIZED[kind]}, not {what}: its weights are quantised already.", fix)
 
 
+def require_text(source: str, what: str) -> None:
+    """Refuses a model whose rows are not text.
+
+    Args:
+        source: hub id, folder or packed file.
+        what: what reads text only, for the error.
+
+    Raises:
+        ConfigError: it reads rows of another kind.
+    """
+    kind = recorded(source).rows_kind
+    if kind != "text":
+        raise ConfigError(
+            f"{source} reads rows of the kind {kind}, but {what} takes models of text only.", f"kdqat evaluate {source}"
+        )
+
+
 def made_by(record: Record) -> str | None:
     """The command that makes such a model again; None: kdqat did not make it."""
     return f"kdqat {_AGAIN[record.kind]}, to make it again" if record.kind in _AGAIN else None
