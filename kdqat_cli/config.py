@@ -182,6 +182,8 @@ class Distillation(Section):
     weights stay, and the points at which they are quantised are trained."""
     loss: LossName
     """Attention loss beside those of logits and hidden states; logits: that of the logits alone."""
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+    """Layers of an encoder, from 0, that the student keeps of its teacher and is compared in; null: all."""
     logits: float = Field(default=1.0, ge=0)
     """Weight of the loss of the logits."""
     logits_temperature: float = Field(default=1.0, gt=0)

@@ -125,7 +125,7 @@ def test_the_whole_tensor_may_be_a_bucket(work: Path) -> None:
     [
         (("--bits", "4"), "--bits has no meaning for --weights ternary."),
         (("--weights", "int8", "--bucket", "256"), "--bucket has no meaning for --weights int8."),
-        (("--bits", "2"), "options: quantization.bits has no meaning for ternary weights."),
+        (("--bits", "2"), "--bits has no meaning for --weights ternary."),
         (("--set", "quantization.gradient=complicated"), "--set: quantization.gradient has no meaning for ternary"),
         (("--weights", "uniform", "--bits", "9"), "--bits: input should be less than or equal to 8, but it is 9"),
         (("--weights", "uniform", "--bucket", "0"), "--bucket: input should be greater than or equal to 1"),

@@ -129,18 +129,17 @@ class DistillationOptions(_Changes):
     mix: Annotated[MixName | None, _of(Distillation, "mix")] = None
     beta: Annotated[float | None, _of(Distillation, "beta")] = None
     temperature: Annotated[float | None, _of(Distillation, "temperature")] = None
-    hidden_layers: Annotated[
-        str | None,
-        _of(Distillation, "hidden_layers", metavar="all|0,3,-1"),
-    ] = None
+    layers: Annotated[str | None, _of(Distillation, "layers", metavar="0,2,5")] = None
+    hidden_layers: Annotated[str | None, _of(Distillation, "hidden_layers", metavar="all|0,3,-1")] = None
 
     def changes(self) -> dict[str, object]:
         """See `_Changes`.
 
         Raises:
-            ConfigError: `--hidden-layers` is not of its form.
+            ConfigError: `--hidden-layers` or `--layers` is not of its form.
         """
-        return asdict(self) | {"hidden_layers": layers_option(self.hidden_layers)}
+        kept = None if self.layers is None else numbers_option("--layers", self.layers, "0,2,5")
+        return asdict(self) | {"hidden_layers": layers_option(self.hidden_layers), "layers": kept}
 
     def refuse_idle(self, settings: Distillation) -> None:
         """Refuses options that the chosen loss does not read: whoever gives one expects it to matter.
@@ -228,11 +227,26 @@ def layers_option(text: str | None) -> list[int] | str | None:
     """
     if text is None or text == "all":
         return text
+    return numbers_option("--hidden-layers", text, "0,3,-1", "all, or ")
+
+
+def numbers_option(option: str, text: str, example: str, other: str = "") -> list[int]:
+    """Numbers with commas between them.
+
+    Args:
+        option: its name.
+        text: its value.
+        example: a right value.
+        other: what else it may be, for the error.
+
+    Raises:
+        ConfigError: it is of another form.
+    """
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        fix = "--hidden-layers all, or --hidden-layers 0,3,-1"
-        raise ConfigError(f"--hidden-layers is all, or numbers with commas between them, not {text!r}.", fix) from error
+        fix = f"{option} all, or {option} {example}" if other else f"{option} {example}"
+        raise ConfigError(f"{option} is {other}numbers with commas between them, not {text!r}.", fix) from error
 
 
 def shapes_option(texts: list[str]) -> list[tuple[int, int]]:

@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import PrecisionName
 from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences, wide
-from kdqat_cli.networks.captures import capture
+from kdqat_cli.networks.captures import Captures, capture
+from kdqat_cli.networks.modules import family_of
+from kdqat_cli.networks.shallower import matched_states
 
 Batch = dict[str, Any]
 STAND_IN = "stand_in"
@@ -111,6 +113,8 @@ class OnTeacher:
         inputs, loss = _inputs(batch), self._loss
         with self._products.on(batch), torch.no_grad(), capture(self._teacher, loss.captures) as taught:
             teacher_logits = self._teacher(**inputs).logits
+        if loss.settings.layers is not None:
+            _keep(taught, loss.settings.layers, family_of(self._teacher).pre_norm)
         running = RunningLoss(loss, taught, batch["counted"])
         with self._products.on(batch), capture(self._student, loss.captures, running.compare):
             logits = model(**inputs).logits
@@ -119,6 +123,16 @@ class OnTeacher:
             terms["labels"] = loss.settings.labels * gold_loss(logits, batch["labels"])
         whole = {name: value for name, value in terms.items() if name not in TERMS}
         return terms, running.by_layer() | whole
+
+
+def _keep(taught: Captures, layers: list[int], pre_norm: bool) -> None:
+    """Leaves of a teacher's captures those that a student with some of its layers is compared with."""
+    if taught.hidden:
+        states = matched_states(layers, len(taught.hidden) - 1, pre_norm)
+        taught.hidden = [taught.hidden[state] for state in states]
+    for name in ("scores", "outputs", "mha"):
+        tensors = getattr(taught, name)
+        setattr(taught, name, [tensors[layer] for layer in layers] if tensors else [])
 
 
 class _Products:

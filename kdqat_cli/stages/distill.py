@@ -24,6 +24,7 @@ from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.networks.shallower import with_layers
 from kdqat_cli.quantizers.learned import learn_points, settle_points
 from kdqat_cli.quantizers.parameters import level_bits
 from kdqat_cli.record import Record
@@ -100,7 +101,7 @@ def distill(
 
         resume = work.resume_folder(record)
         set_seed(seed)
-        student = _copy(source) if network is None else kind.new(task, network)
+        student = _copy(source, settings.distillation.layers) if network is None else kind.new(task, network)
         steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student.model)["score"]
         if group.leads():
@@ -111,9 +112,9 @@ def distill(
     return {"folder": str(out), "score": score, "teacher_score": taught, "seconds": watch.seconds}
 
 
-def _copy(teacher: Loaded) -> Loaded:
+def _copy(teacher: Loaded, layers: list[int] | None) -> Loaded:
     student = copy(teacher)
-    student.model = deepcopy(teacher.model)
+    student.model = deepcopy(teacher.model) if layers is None else with_layers(teacher.model, layers)
     return student
 
 
@@ -186,13 +187,16 @@ def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str
     Raises:
         ConfigError: they do not.
     """
+    encoder = teacher.config.model_type in FAMILIES
+    if settings.layers is not None and (network is not None or not encoder):
+        raise ConfigError("--layers chooses layers of an encoder, for a student that is a copy of it.", "no --layers")
     if not DistillationLoss(settings).captures:
         return
-    if network is not None or teacher.config.model_type not in FAMILIES:
+    if network is not None or not encoder:
         raise ConfigError(
             f"The loss {settings.loss} compares the layers of an encoder with those of its copy.", "--loss logits"
         )
-    layers = len(layers_of(teacher))
+    layers = len(layers_of(teacher)) if settings.layers is None else len(settings.layers)
     chosen = settings.hidden_layers
     outside = [] if chosen == "all" else [index for index in chosen if not -layers - 1 <= index <= layers]
     if outside:
