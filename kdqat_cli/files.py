@@ -34,7 +34,6 @@ _FORMATS = {
 _START = 5  # bytes that tell what a file is
 POINTER = "version https://git-lfs.github.com/spec/"
 """What a pointer of Git LFS begins with; it stands in place of a file that was not downloaded."""
-_LARGEST_POINTER = 1024  # bytes
 
 
 def is_there(path: Path) -> bool:
@@ -85,14 +84,16 @@ def refuse_odd_files(folder: Path) -> None:
             )
 
 
-def refuse_pointers(folder: Path) -> None:
-    """Refuses a folder that holds a pointer of Git LFS in place of a file.
+def refuse_unreadable(folder: Path) -> None:
+    """Refuses a folder in which a file may not be read, or is a pointer of Git LFS in place of one.
+
+    Libraries say of such a file that there is none, or that it is damaged.
 
     Raises:
         MissingInputError: with the file's name.
     """
     for path in (folder / name for name in names_in(folder)):
-        if path.is_file() and path.stat().st_size <= _LARGEST_POINTER:
+        if path.is_file():
             open_file(path).close()
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
-from kdqat_cli.files import refuse_odd_files, refuse_pointers
+from kdqat_cli.files import refuse_odd_files, refuse_unreadable
 from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_hollow, why_unreachable
 from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
@@ -30,6 +30,9 @@ from kdqat_cli.networks.nets import NETS
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SHOWN = 3  # names of tensors in one sentence
+_LONGEST_NAME = 200  # characters
+_FLOATS = ("F", "BF")
+"""How safetensors' names of floating-point types begin."""
 _SMALLEST_EPSILON = 1e-20
 _SAVE = "model.save_pretrained(FOLDER), in the program that trained the model"
 
@@ -88,7 +91,7 @@ class Source:
         except Exception as error:  # hub, file system, JSON and safetensors each have their own
             what, (reason, fix) = f"{part or 'the folder '}{self.location}", _plainly(error)
             if Path(self.location).is_dir():
-                refuse_pointers(Path(self.location))
+                refuse_unreadable(Path(self.location))
                 fix = fix or self.fix
             else:
                 what = f"there is no folder {self.location}, and {part}the hub model of that name"
@@ -252,6 +255,9 @@ def load_weights(
     Raises:
         MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
     """
+    if getattr(config, "quantization_config", None) is None:  # else transformers makes weights of the integers
+        with source.reading("the weights of "):
+            _refuse_integers(source)
     with source.reading("the weights of "), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch tells of the protocol of pickle
         # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
@@ -267,8 +273,27 @@ def load_weights(
     if new_head:
         _renew_head(source, model, report)
     if weight := weight_at_fault({"model": model}):  # every answer would be the first label
-        raise MissingInputError(f"{source.location}: {weight} is not finite.", again)
+        fix = again or "another checkpoint: the training of this one diverged, or its file is damaged"
+        raise MissingInputError(f"{source.location}: {weight} is NaN or infinite.", fix)
     return model
+
+
+def _refuse_integers(source: Source) -> None:
+    """Refuses integers and complex numbers in place of weights: transformers would take them for weights as they are.
+
+    Raises:
+        MissingInputError: with the tensor's name.
+    """
+    for path in sorted(Path(source.location).glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                kind = file.get_slice(name).get_dtype()
+                if not kind.startswith(_FLOATS) and not name.endswith("_ids"):
+                    raise MissingInputError(
+                        f"{path} holds {_listed([name])} as {kind}, not as floating-point numbers; kdqat takes weights "
+                        "in full or half precision.",
+                        "the checkpoint that this one was quantised from",
+                    )
 
 
 def _check_report(
@@ -297,7 +322,7 @@ def _check_report(
         raise MissingInputError(
             f"{source.location} does not hold the weights of the {model.config.model_type} model that its config.json "
             f"describes; {'; '.join(faults)}.",
-            again or _remedy(strange),
+            again or _remedy(strange, lacking),
         )
     if left_over:
         _LOGGER.warning("%s: %s are not used.", source.location, _listed(left_over))
@@ -320,11 +345,11 @@ def _renew_head(source: Source, model: PreTrainedModel, report: dict[str, Any]) 
     _LOGGER.warning("%s has a classification head of its own; a new one is trained in its place.", source.location)
 
 
-def _remedy(strange: set[str]) -> str:
-    """How to make the source whole; `strange` are its tensors that the model has no place for."""
+def _remedy(strange: set[str], lacking: set[str]) -> str:
+    """How to make the source whole: from its tensors that the model has no place for, and those that it lacks."""
     if all(name.startswith("module.") for name in strange) and strange:
         return "save the weights of model.module in place of the model: a wrapper put module. before every name"
-    if not any("." in name for name in strange) and strange:
+    if lacking and strange and not any("." in name for name in strange):
         return f"save the state_dict itself in place of a dictionary with the keys {_listed(strange)}"
     return _SAVE
 
@@ -347,6 +372,6 @@ def _size(mismatch: tuple[str, Iterable[int], Iterable[int]]) -> str:
 
 
 def _listed(parts: Iterable[str]) -> str:
-    names = sorted(parts)
+    names = [part if part.isprintable() and 0 < len(part) < _LONGEST_NAME else shown(part) for part in sorted(parts)]
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -124,7 +124,7 @@ def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
 
 def test_weights_that_are_not_finite_are_refused(encoder: Path) -> None:
     change_weights(encoder, lambda state: state | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)})
-    with pytest.raises(MissingInputError, match=r"LayerNorm.weight is not finite"):
+    with pytest.raises(MissingInputError, match=r"LayerNorm.weight is NaN or infinite"):
         load_encoder(str(encoder), TASK)
 
 
@@ -289,3 +289,31 @@ def test_weights_that_cannot_be_read(encoder: Path) -> None:
     with pytest.raises(MissingInputError, match="holds more than tensors, which kdqat does not load") as caught:
         load_encoder(str(encoder), TASK)
     assert "weights_only" not in f"{caught.value.sentence} {caught.value.fix}"
+
+
+@pytest.mark.parametrize("load", [load_classifier, lambda folder: load_encoder(str(folder), TASK)])
+def test_weights_without_a_meaning_are_refused(classifier: Path, load: Callable[[Path], Any]) -> None:
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    good = load_file(classifier / "model.safetensors")[name]
+    for bad, told in (
+        (good.index_fill(0, torch.tensor([3]), math.nan), f"{name} is NaN or infinite"),
+        (good.to(torch.int8), rf"model.safetensors holds {name} as I8, not as floating-point numbers"),
+        (good.to(torch.complex64), f"{name} as C64"),
+    ):
+        change_weights(classifier, lambda state, bad=bad: state | {name: bad})  # type: ignore[misc]
+        with pytest.raises(MissingInputError, match=told) as caught:
+            load(classifier)
+        assert caught.value.fix is not None
+    change_weights(classifier, lambda state: state | {name: good, "bert.embeddings.position_ids": torch.arange(64)})
+    load(classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("a\nb", r"left over: 'a\\nb'\."), ("", r"left over: ''\."), ("x" * 5000, r"left over: 'x+\.\.\.x+'\.")],
+)
+def test_odd_names_of_tensors_are_shown_in_a_line(encoder: Path, name: str, told: str) -> None:
+    change_weights(encoder, lambda state: state | {name: torch.ones(1)})
+    with pytest.raises(MissingInputError, match=told) as caught:
+        load_encoder(str(encoder), TASK)
+    assert caught.value.fix == "model.save_pretrained(FOLDER), in the program that trained the model"

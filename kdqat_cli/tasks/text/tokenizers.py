@@ -17,7 +17,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.files import open_file, refuse_pointers
+from kdqat_cli.files import open_file, refuse_unreadable
 from kdqat_cli.hub import first_line
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.loading import Source
@@ -84,7 +84,7 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
         except Exception as error:
             if whole is not None:
                 raise
-            refuse_pointers(Path(source.location))
+            refuse_unreadable(Path(source.location))
             raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}{_why(error)}.", fix) from error
         if pipeline is not None:
             return _as_written(tokenizer, pipeline, source)
