@@ -31,6 +31,9 @@ ActivationsName = Literal["int8", "fp32"]
 MethodName = Literal["qat", "qd", "pm", "dq"]
 """Values of `--method`; stages/distill.py says what each is."""
 
+CodecName = Literal["auto", "trits", "fixed", "huffman"]
+"""Values of `--codec`; codecs/catalogue.py says what each is, `auto` being the smallest of them for each weight."""
+
 RoundingName = Literal["nearest", "stochastic"]
 """Roundings of uniform weights; quantizers/uniform.py says what each is."""
 

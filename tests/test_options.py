@@ -79,7 +79,7 @@ def test_activations_may_stay_in_full_precision(work: Path) -> None:
     assert results("evaluate", str(out), "--json")["score"] == told["score"]
 
 
-def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
+def test_a_student_of_eight_bits_is_trained_and_packed(work: Path) -> None:
     out = work / "eight"
     options = ("--weights", "int8", "--activations", "fp32", "--max-steps", "2", "--hidden-layers", "-1,-3")
     told = results("distill", *TASK, *options, "--out", str(out))
@@ -91,11 +91,45 @@ def test_a_student_of_eight_bits_is_trained_but_not_packed(work: Path) -> None:
     )
     assert about["settings"]["distillation"]["hidden_layers"] == [-1, -3]
     assert told["score"] == pytest.approx(told["teacher_score"], abs=1)
-    done = kdqat("export", "--student", str(out), code=2)
-    assert f"{out} holds int8 weights; only ternary weights can be exported." in done.stderr
-    assert "kdqat distill --weights ternary" in done.stderr
+    packed = results("export", "--student", str(out), "--json")
+    assert results("evaluate", packed["folder"], "--json")["score"] == told["score"]
+    done = kdqat("export", "--student", str(out), "--format", "dense", code=2)
+    assert f"{out} holds int8 weights; another engine's format takes ternary weights only." in done.stderr
     assert done.stdout == ""
-    assert not (work / "eight-packed/model").exists()
+    assert not (work / "eight-dense/model").exists()
+
+
+def test_a_packed_student_is_as_small_as_its_codec_makes_it(work: Path) -> None:
+    """Ternary and uniform: every codec gives the same scores and answers; another one does not replace a result."""
+    for weights in (("--weights", "uniform"), ("--weights", "ternary")):
+        student = results("quantize", *TASK, *weights, "--out", weights[1])
+        sizes, answers = {}, set()
+        for codec in ((), ("--codec", "auto"), ("--codec", "fixed"), ("--codec", "huffman")):
+            out = "-".join([weights[1], "packed", *codec[1:]])
+            told = results("export", "--student", weights[1], *codec, "--out", out, "--json")
+            assert told["bytes"] == Path(out, "model/kdqat.safetensors").stat().st_size
+            assert results("evaluate", out, "--json")["score"] == student["score"]
+            answers.add(kdqat("predict", out, "good").stdout)
+            sizes[codec[-1] if codec else None] = told["bytes"]
+        assert len(answers) == 1
+        assert sizes["auto"] <= min(sizes["fixed"], sizes["huffman"]) + 1000, "its header may be longer"
+    done = kdqat("export", "--student", "ternary", "--codec", "fixed", "--out", "ternary-packed-auto", code=2)
+    assert "holds a result of other settings: codec is 'auto' there, now 'fixed'" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--codec", "trits"), "The codec trits does not hold the student: "),
+        (("--codec", "auto", "--format", "dense"), "--codec has no meaning for --format dense."),
+        (("--codec", "zip"), "is not one of 'auto', 'trits', 'fixed', 'huffman'"),
+    ],
+)
+def test_a_codec_that_does_not_fit_is_refused(work: Path, options: tuple[str, ...], sentence: str) -> None:
+    results("quantize", *TASK, "--weights", "uniform", "--out", "uniform")
+    done = kdqat("export", "--student", "uniform", *options, "--out", "out", code=2)
+    assert sentence in " ".join(done.stderr.split())
+    assert not (work / "out").exists()
 
 
 @pytest.mark.parametrize("more", [(), ("--set", "quantization.rounding=stochastic")], ids=["nearest", "stochastic"])

@@ -74,7 +74,7 @@ def encode(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     counts = np.bincount(flat)
     lengths = code_lengths(counts)
     if not lengths.any() and flat.size > MOST_ALIKE:
-        raise ValueError(f"{flat.size} levels that are all alike")
+        raise ValueError(f"{flat.size} levels are all alike")
     halves = np.append(lengths, np.zeros(len(lengths) % 2, np.uint8)).reshape(-1, 2)
     book = [np.array([len(lengths) - 1], np.uint8), halves[:, 0] << 4 | halves[:, 1]]
     if not lengths.any():

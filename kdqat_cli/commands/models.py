@@ -24,7 +24,7 @@ from kdqat_cli.commands.options import (
     shapes_option,
     text_argument,
 )
-from kdqat_cli.config import Device
+from kdqat_cli.config import CodecName, Device
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
@@ -82,22 +82,30 @@ def export(
     loss: LossOption = None,
     seed: SeedOption = 42,
     student: Annotated[
-        Path | None, typer.Option("--student", help="Ternary folder to export. [default: runs/TASK/student/LOSS-SEED]")
+        Path | None, typer.Option("--student", help="Student to export. [default: runs/TASK/student/LOSS-SEED]")
     ] = None,
     format_: FormatOption = "packed",
     out: OutOption = None,
     force: ForceOption = False,
     data_dir: DataDirOption = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Store scales and what is not ternary as FP16, not FP32.")
+        bool, typer.Option("--half", help="Store scales and what is not quantised as FP16, not FP32.")
     ] = False,
+    codec: Annotated[
+        CodecName | None,
+        typer.Option(
+            "--codec",
+            help="How a packed file stores levels; auto is the smallest for each weight. "
+            "[default: trits for ternary weights, else auto]",
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pack a ternary student, or write it for another engine.
+    """Pack a student, or write it for another engine.
 
-    A packed file stores five weights per byte. An export for another engine is compared with the student on the dev
-    rows.
+    A packed file stores five ternary weights per byte, or fewer bits with --codec auto. An export for another
+    engine is compared with the student on the dev rows.
     """
     use_plugins()
     if format_ not in FORMATS:
@@ -117,7 +125,7 @@ def export(
     spec, data = None, None
     if format_ != "packed" and (recorded := task or recorded_task(str(source), _STUDENT)):
         _, spec, data = inputs(recorded, data_dir)
-    output.result(stage(str(source), out or target, half, format_, spec, data, force))
+    output.result(stage(str(source), out or target, half, format_, spec, data, force, codec))
 
 
 def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:

@@ -20,6 +20,7 @@ from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.family import Family
 from kdqat_cli.networks.parts import HEADS, MATRIX_NUMBERS, VECTOR_NUMBERS, native_sizes
 from kdqat_cli.packing.packed_file import PackedParts
+from kdqat_cli.packing.soundness import not_ternary
 from kdqat_cli.record import Record
 
 _INTEGERS = (
@@ -51,6 +52,10 @@ class NativeModel:
             threads: that compute together, the caller's among them; `self.threads` are fewer where the system starts
                 no more.
         """
+        if other := not_ternary(file):
+            raise ConfigError(
+                f"The engine serves ternary weights with one scale per matrix, or row of the words; {other} is not so."
+            )
         lib: Any = library()
         self._library = lib
         self._handle: int | None = None

@@ -42,8 +42,9 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
 
 
 def _quantization(model: PreTrainedModel) -> Quantization | None:
-    linears = [layer for layer in quantized_layers(model).values() if isinstance(layer, QuantizedLinear)]
-    if not linears:
+    layers = quantized_layers(model).values()
+    linears = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+    if not linears or not all(layer.is_ternary for layer in layers):
         return None
     quantizers = {layer.quantizer for layer in linears}
     quantizer = quantizers.pop()

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.native import MOST_THREADS
-from kdqat_cli.native.library import TORCH, call, kernel_here
+from kdqat_cli.native.library import TORCH, call, kernel_here, library
 
 
 def fuses(*tensors: Tensor) -> bool:
     """Whether the library serves tensors like these."""
-    return all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors) and _kernel() != TORCH
+    plain = all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors)
+    return plain and _kernel() != TORCH and library() is not None
 
 
 def rounded(

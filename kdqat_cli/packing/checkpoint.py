@@ -1,4 +1,6 @@
-"""The packed checkpoint: one safetensors file that holds a ternary classifier at 1.6 bits a ternary weight.
+"""The packed checkpoint: one safetensors file that holds a quantised classifier.
+
+Version 1, of ternary models, at 1.6 bits a ternary weight:
 
     <name>        F32 or F16   every tensor that is not ternary
     <name>        U8           a ternary weight, five codes a byte (see trits.py)
@@ -9,30 +11,33 @@ columns, number of scales]), `about` (task, labels, quantiser, hashes of the sou
 everything else in the file. One key, because safetensors writes several in random order, and equal models shall be
 equal files. Reading checks the digest first: a truncated, altered or foreign file is refused, and nothing is
 unpickled.
+
+Version 2 holds any levels, each weight with a codec of its own; it has `codes` in place of `ternary` (coded.py). A
+file whose weights all are ternary and stored as trits is of version 1.
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from kdqat_cli.codecs.trits import pack, unpack
+from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.levels import are_trits
+from kdqat_cli.packing.coded import SCALES, Arrays, Coded, encoded, split, ternary
 from kdqat_cli.packing.packed_file import (
     FILE_NAME,
     METADATA_KEY,
-    VERSION,
-    Arrays,
     PackedFile,
     PackedParts,
     digest,
     not_finite,
     to_json,
 )
-from kdqat_cli.packing.soundness import SCALES
-from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes
+from kdqat_cli.quantizers.codes import Codes, Grouping
 from kdqat_cli.record import Record
 
 __all__ = ["FILE_NAME", "PackedCheckpoint", "packed_parts", "write_packed"]
@@ -44,7 +49,7 @@ def packed_parts(
     """A model as a packed checkpoint holds it.
 
     Args:
-        weights: name → a weight (O, I) with levels of -1, 0 and 1, and one scale per matrix or row.
+        weights: name → a quantised weight.
         dense: name → every other tensor of the model.
         config: the model's configuration, as in config.json.
         record: where the model comes from.
@@ -55,32 +60,58 @@ def packed_parts(
     """
     rest = torch.float16 if half else torch.float32
     arrays: Arrays = {name: tensor.to(rest).contiguous().numpy() for name, tensor in dense.items()}
-    shapes = {}
-    for name, codes in weights.items():
-        arrays[name] = pack(codes.levels.numpy())
-        rows, columns = codes.levels.shape
-        shapes[name] = (rows, columns, codes.scales.numel())
-    if weights:
-        arrays[SCALES] = torch.cat([codes.scales for codes in weights.values()]).to(rest).numpy()
-    if broken := not_finite(arrays):
+    trits = record.quantization is None or are_trits(record.quantization.levels)
+    packed, shapes, coded = split({name: _coded(codes, rest) for name, codes in weights.items()}, trits)
+    arrays |= packed
+    floats = {f"{name}.{kind}": values for name, one in coded.items() for kind, values in one.floats().items()}
+    if broken := not_finite(arrays | floats):
         where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
         raise ConfigError(f"The student's {broken} is not finite in {where}.", fix)
-    return PackedParts(arrays, config, record, shapes)
+    return PackedParts(arrays, config, record, shapes, coded)
 
 
-def write_packed(path: Path, parts: PackedParts) -> None:
-    """Writes a packed checkpoint."""
-    header = {"version": VERSION, "config": parts.config, "ternary": parts.shapes, "about": parts.record.to_json()}
-    header["sha256"] = digest(parts.arrays, header)
+def _coded(codes: Codes, rest: torch.dtype) -> Coded:
+    scales, offsets, points = (
+        None if values is None else values.to(rest).numpy() for values in (codes.scales, codes.offsets, codes.points)
+    )
+    assert scales is not None
+    return Coded(codes.levels.numpy(), scales, codes.grouping.unit, codes.grouping.size, offsets, points)
+
+
+def write_packed(path: Path, parts: PackedParts, codec: CodecName | None = None) -> None:
+    """Writes a packed checkpoint.
+
+    Args:
+        path: of the file.
+        parts: what it holds.
+        codec: how levels are stored; None: trits where all quantised weights are ternary, else `auto`.
+
+    Raises:
+        ConfigError: the codec cannot hold a weight.
+    """
+    if codec is None:
+        codec = "auto" if parts.coded else "trits"
+    arrays, header = parts.arrays, {"version": 1, "config": parts.config, "ternary": parts.shapes}
+    if parts.coded or codec != "trits":
+        weights = {name: ternary(arrays[name], parts.shapes[name], one) for name, one in parts.scales(False).items()}
+        try:
+            streams, codes = encoded(weights | parts.coded, codec)
+        except ValueError as error:
+            raise ConfigError(f"The codec {codec} does not hold the student: {error}.", "--codec auto") from error
+        if parts.coded or any(entry["codec"] != "trits" for entry in codes.values()):
+            dense = {name: array for name, array in arrays.items() if name not in parts.shapes and name != SCALES}
+            arrays, header = dense | streams, {"version": 2, "config": parts.config, "codes": codes}
+    header["about"] = parts.record.to_json()
+    header["sha256"] = digest(arrays, header)
     # Not by the library's save_file, whose files are the user's alone to read.
-    path.write_bytes(save(parts.arrays, metadata={METADATA_KEY: to_json(header)}))
+    path.write_bytes(save(arrays, metadata={METADATA_KEY: to_json(header)}))
 
 
 class PackedCheckpoint(PackedFile):
     """A packed checkpoint that was read and found whole, as torch's tensors.
 
     Attributes:
-        tensors: everything in the file, as it is stored; for more see `PackedFile`.
+        tensors: `arrays`; for more see `PackedFile`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,20 +124,26 @@ class PackedCheckpoint(PackedFile):
         self.tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
     def codes(self) -> dict[str, Codes]:
-        """Name → levels (O, I) int8 and FP32 scales of every ternary weight."""
-        weights = {}
-        for name, scales in self.scales().items():
-            rows, columns, count = self.shapes[name]
-            levels = torch.from_numpy(unpack(self.arrays[name], rows * columns)).view(rows, columns)
-            weights[name] = Codes(levels, torch.from_numpy(scales), MATRIX if count == 1 else ROW)
-        return weights
+        """Name → every quantised weight, scales, offsets and points in FP32."""
+        scales = self.scales()
+        weights = {name: ternary(self.arrays[name], shape, scales[name]) for name, shape in self.shapes.items()}
+        return {name: _codes(weight) for name, weight in (weights | self.coded).items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's state in FP32, ternary weights multiplied out."""
+        """The model's state in FP32, quantised weights computed."""
         return self.dense() | {name: codes.value() for name, codes in self.codes().items()}
 
     def dense(self) -> dict[str, Tensor]:
-        """The part of the model's state that is not ternary, in FP32."""
+        """The part of the model's state that is not quantised, in FP32."""
         return {
             name: tensor.float() for name, tensor in self.tensors.items() if name not in self.shapes and name != SCALES
         }
+
+
+def _codes(weight: Coded) -> Codes:
+    scales, offsets, points = (
+        None if values is None else torch.from_numpy(values.astype(np.float32))
+        for values in (weight.scales, weight.offsets, weight.points)
+    )
+    assert scales is not None
+    return Codes(torch.from_numpy(weight.levels), scales, Grouping(weight.unit, weight.size), offsets, points)

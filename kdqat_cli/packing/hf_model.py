@@ -8,11 +8,12 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
-from kdqat_cli.packing.packed_file import VERSION, PackedParts
+from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.quantizers.parameters import quantized_layers
 from kdqat_cli.record import Record
@@ -24,21 +25,12 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
     Args:
         model: the student; layers that are not frozen give the codes that they would be frozen at.
         record: where the student comes from; its `quantization` is what loads it again.
-        half: what is not ternary as FP16.
+        half: scales, offsets, points and what is not quantised as FP16.
 
     Raises:
-        ConfigError: the file cannot hold its weights, a value is not finite, or its parts do not fit each other
-            (soundness.py).
+        ConfigError: a value is not finite, or its parts do not fit each other (soundness.py).
     """
-    weights = {}
-    for name, layer in quantized_layers(model).items():
-        if not layer.is_ternary:
-            raise ConfigError(
-                f"The student cannot be packed: {name} is {layer.described}; the packed file (version {VERSION}) holds "
-                "levels of -1, 0 and 1 with one scale per matrix or row.",
-                "kdqat distill --weights ternary",
-            )
-        weights[f"{name}.weight"] = layer.codes().cpu()
+    weights = {f"{name}.weight": layer.codes().cpu() for name, layer in quantized_layers(model).items()}
     dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in weights}
     parts = packed_parts(weights, dense, model.config.to_dict(), record, half)
     if fault := fault_of(parts):
@@ -46,10 +38,15 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
     return parts
 
 
-def save_packed(model: PreTrainedModel, folder: Path, record: Record, half: bool = False) -> None:
-    """Writes a student as config.json and the packed file, into an existing folder; arguments as of `model_parts`."""
+def save_packed(
+    model: PreTrainedModel, folder: Path, record: Record, half: bool = False, codec: CodecName | None = None
+) -> None:
+    """Writes a student as config.json and the packed file, into an existing folder.
+
+    Arguments and errors as of `model_parts` and `write_packed`.
+    """
     parts = model_parts(model, record, half)
-    write_packed(folder / FILE_NAME, parts)
+    write_packed(folder / FILE_NAME, parts, codec)
     labels = {key: parts.config[key] for key in ("id2label", "label2id", "problem_type")}
     outline = {"model_type": MODEL_TYPE, "architectures": [KdqatForSequenceClassification.__name__], **labels}
     (folder / "config.json").write_text(json.dumps(outline, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -99,7 +96,7 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *_: Any, **kwargs: Any) -> PreTrainedModel:
-        """The classifier of a packed folder, with ternary weights and quantised activations, in eval mode.
+        """The classifier of a packed folder, with quantised weights and activations, in eval mode.
 
         Its logits equal those of the student in torch bit for bit on the same machine (FP32 remainder).
 
@@ -109,7 +106,10 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
         model, state, codes = empty_model(checkpoint), checkpoint.dense(), checkpoint.codes()
         for name, layer in quantized_layers(model).items():
-            if f"{name}.weight" in codes:  # if not, `fill` says so
-                layer.freeze(codes[f"{name}.weight"])
-                state[f"{name}.weight"] = layer.weight
+            if f"{name}.weight" not in codes:
+                raise MissingInputError(
+                    f"{folder} does not fit its own record: {name} is not quantised.", "kdqat export"
+                )
+            layer.freeze(codes[f"{name}.weight"])
+            state[f"{name}.weight"] = layer.weight
         return fill(model, state, folder)

@@ -1,12 +1,12 @@
 """Reading the packed checkpoint into numpy arrays, without torch: the engine serves without it.
 
 The layout stands in checkpoint.py. The digest is checked first: a truncated, altered or foreign file is refused, and
-nothing is unpickled.
+nothing is unpickled. Ternary weights are trits afterwards, whatever codec the file has them in.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from kdqat_cli.codecs.trits import LARGEST_BYTE, packed_size
-from kdqat_cli.errors import MissingInputError
+from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import is_there, open_file
-from kdqat_cli.packing.soundness import SCALES, fault_of
+from kdqat_cli.levels import are_trits
+from kdqat_cli.packing.coded import SCALES, Arrays, Coded, Shapes, decoded, split
+from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.record import Record, read_record
 
 FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
-VERSION = 1
+VERSIONS = (1, 2)
 METADATA_KEY = "kdqat"
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass
@@ -32,22 +32,33 @@ class PackedParts:
     """What a packed checkpoint holds.
 
     Attributes:
-        arrays: every tensor, as it is stored.
+        arrays: every tensor that is not quantised, ternary weights as trits, and under `scales` their scales.
         config: the model's configuration, as in config.json.
         record: what is recorded of the model, under `about` in the file.
         shapes: ternary weight → (rows, columns, number of scales).
+        coded: quantised weights that are not ternary.
     """
 
     arrays: Arrays
     config: dict[str, Any]
     record: Record
-    shapes: dict[str, tuple[int, int, int]]
+    shapes: Shapes
+    coded: dict[str, Coded] = field(default_factory=dict)
 
-    def scales(self) -> dict[str, NDArray[np.float32]]:
-        """Name → FP32 scales (1,) or (O,) of every ternary weight."""
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor of the model; None: there is none of this name."""
+        if name in self.shapes:
+            return self.shapes[name][:2]
+        if name in self.coded:
+            return self.coded[name].levels.shape
+        return self.arrays[name].shape if name in self.arrays else None
+
+    def scales(self, single: bool = True) -> dict[str, NDArray[Any]]:
+        """Name → scales (1,) or (O,) of every ternary weight, in FP32 or, where `single` is false, as stored."""
         scales, start = {}, 0
         for name, (_, _, count) in self.shapes.items():
-            scales[name] = self.arrays[SCALES][start : start + count].astype(np.float32)
+            values = self.arrays[SCALES][start : start + count]
+            scales[name] = values.astype(np.float32) if single else values
             start += count
         return scales
 
@@ -63,20 +74,26 @@ class PackedFile(PackedParts):
                 (soundness.py says what of a file is checked).
         """
         arrays, header = _read(path)
-        if header.get("version") != VERSION:
+        if header.get("version") not in VERSIONS:
             raise MissingInputError(
-                f"{path} has format version {header.get('version')}; this kdqat reads version {VERSION}.",
+                f"{path} has format version {header.get('version')}; this kdqat reads versions 1 and 2.",
                 "kdqat export",
             )
         claimed = header.pop("sha256", None)
         if digest(arrays, header) != claimed:
             raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
-        if not _is_sound(arrays, header):
+        quantized = "ternary" if header["version"] == 1 else "codes"
+        if not all(isinstance(header.get(key), dict) for key in ("config", "about", quantized)):
             raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
         if name := not_finite(arrays):
             raise MissingInputError(f"{path}: {name} is not finite.", "kdqat distill")
-        shapes = {name: (rows, columns, scales) for name, (rows, columns, scales) in header["ternary"].items()}
-        super().__init__(arrays, header["config"], read_record(header["about"], f"{path}: about"), shapes)
+        record = read_record(header["about"], f"{path}: about")
+        try:
+            shapes, coded = _quantized(arrays, header, record)
+        except ValueError as error:
+            sentence = f"{path} does not hold what its own header says: {error}."
+            raise MissingInputError(sentence, "kdqat export") from error
+        super().__init__(arrays, header["config"], record, shapes, coded)
         if fault := fault_of(self):
             raise MissingInputError(f"{path} does not fit its own configuration: {fault}", "kdqat export")
 
@@ -100,26 +117,41 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     return arrays, header
 
 
-def _is_sound(arrays: Arrays, header: dict[str, Any]) -> bool:
-    """Whether every ternary weight is there in its size; a digest only says that a file is as it was written."""
-    ternary: Any = header.get("ternary")
-    if not all(isinstance(header.get(key), dict) for key in ("config", "about", "ternary")):
-        return False
-    scales = 0
+def _quantized(arrays: Arrays, header: dict[str, Any], record: Record) -> tuple[Shapes, dict[str, Coded]]:
+    """The quantised weights of a file, taken out of `arrays`; the ternary ones are put back as trits.
+
+    Raises:
+        ValueError: they are not there as the header says: a digest only tells that a file is as it was written.
+    """
+    coded: dict[str, Coded] = {}
+    if header["version"] == 1:
+        shapes = _trits(arrays, header["ternary"])
+    else:
+        weights = decoded(arrays, header["codes"])
+        trits, shapes, coded = split(weights, record.quantization is not None and are_trits(record.quantization.levels))
+        arrays |= trits
+    for name, array in arrays.items():
+        if name not in shapes and array.dtype not in (np.float16, np.float32):
+            raise ValueError(f"{name} holds {array.dtype}")
+    return shapes, coded
+
+
+def _trits(arrays: Arrays, ternary: dict[str, Any]) -> Shapes:
+    shapes: Shapes = {}
     for name, shape in ternary.items():
         if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
-            return False
+            raise ValueError(f"{name} has the sizes {shown(shape)}")
         rows, columns, count = shape
         array = arrays.get(name)
         if array is None or array.dtype != np.uint8 or array.shape != (packed_size(rows * columns),):
-            return False
+            raise ValueError(f"{name} has no {rows} times {columns} trits")
         if count not in (1, rows) or array.max() > LARGEST_BYTE:
-            return False
-        scales += count
-    rest = {name: array for name, array in arrays.items() if name not in ternary}
-    if any(array.dtype not in (np.float16, np.float32) for array in rest.values()):
-        return False
-    return not ternary or (SCALES in rest and rest[SCALES].shape == (scales,))
+            raise ValueError(f"{name} has {count} scales, or a byte above {LARGEST_BYTE}")
+        shapes[name] = (rows, columns, count)
+    scales = sum(count for _, _, count in shapes.values())
+    if shapes and (SCALES not in arrays or arrays[SCALES].shape != (scales,)):
+        raise ValueError(f"there are not {scales} scales")
+    return shapes
 
 
 def not_finite(arrays: Arrays) -> str | None:

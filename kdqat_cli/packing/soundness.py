@@ -17,11 +17,11 @@ from kdqat_cli.levels import are_trits
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.family import Family
 from kdqat_cli.networks.parts import Sizes, dense_parts, sizes_of, ternary_parts
+from kdqat_cli.packing.coded import SCALES
 
 if TYPE_CHECKING:
     from kdqat_cli.packing.packed_file import PackedParts
 
-SCALES = "scales"
 _LARGEST = 1e37  # FP32 ends at 3.4e38
 _ROUNDED_UP = 1 + 2**20 / 254  # the sum of 2^20 probabilities that are rounded to multiples of 1/127 of the largest
 _TABLES = {"words": "vocab_size", "positions": "max_position_embeddings", "types": "type_vocab_size"}
@@ -44,6 +44,17 @@ def fault_of(parts: "PackedParts") -> str | None:
         return error.sentence
 
 
+def not_ternary(parts: "PackedParts") -> str | None:
+    """The first weight that the engine does not serve: a matrix or word embedding that is not ternary; None: all are.
+
+    Raises:
+        ConfigError: kdqat does not know the architecture, or a size is out of range.
+    """
+    family = configured(parts.config)
+    names = [f"{family.word_embedding}.weight", *ternary_parts(family, sizes_of(family, parts.config))]
+    return next((name for name in names if name not in parts.shapes and parts.shape(name) is not None), None)
+
+
 def _strange_number(value: Any, place: str = "config") -> str | None:
     """A number that no configuration has; what builds a model from one may take any of its keys."""
     if isinstance(value, dict | list) and place.count(".") < 8:
@@ -55,27 +66,31 @@ def _strange_number(value: Any, place: str = "config") -> str | None:
 
 def _wrong_tensor(parts: "PackedParts", family: Family, sizes: Sizes) -> str | None:
     words = f"{family.word_embedding}.weight"
-    rows = parts.shapes.get(words, (0, 0, 0))[0]
-    ternary = {words: (rows, sizes.embedding, rows)}
-    ternary |= {name: (*shape, 1) for name, shape in ternary_parts(family, sizes).items()}
+    rows = (parts.shape(words) or (0,))[0]
+    matrices = {words: (rows, sizes.embedding)} | ternary_parts(family, sizes)
     dense = dense_parts(family, sizes)
-    for name in [*ternary, *dense]:
-        if name not in parts.arrays:
+    for name in [*matrices, *dense]:
+        if parts.shape(name) is None:
             return f"{name} is missing."
-    for name, shape in ternary.items():
-        if parts.shapes.get(name) != shape:
-            return f"{name} is {parts.shapes.get(name, 'not ternary')}, not {shape} (rows, columns, scales)."
+    for name, shape in matrices.items():
+        if parts.shape(name) != shape:
+            return f"{name} has the shape {parts.shape(name)}, not {shape}."
+        scales = rows if name == words else 1
+        if name in parts.shapes and parts.shapes[name][2] != scales:
+            return f"{name} has {parts.shapes[name][2]} scales, not {scales}."
     for name, wanted in dense.items():
+        if name not in parts.arrays:
+            return f"{name} is quantised."
         given = parts.arrays[name].shape
         if len(given) != len(wanted) or any(a != b and b is not None for a, b in zip(given, wanted, strict=True)):
             return f"{name} has the shape {given}, not {tuple('any' if size is None else size for size in wanted)}."
-    other = set(parts.arrays) - ternary.keys() - dense.keys() - {SCALES}
+    other = (set(parts.arrays) | set(parts.coded)) - matrices.keys() - dense.keys() - {SCALES}
     return f"{min(other)} belongs to no part of this architecture." if other else None
 
 
 def _wrong_configuration(parts: "PackedParts", family: Family) -> str | None:
     config = parts.config
-    rows = {"words": parts.shapes[f"{family.word_embedding}.weight"][0]}
+    rows = {"words": (parts.shape(f"{family.word_embedding}.weight") or (0,))[0]}
     rows |= {name: len(parts.arrays[family.vectors[name]]) for name in ("positions", "types") if name in family.vectors}
     for name, count in rows.items():
         if not count or type(config.get(_TABLES[name])) is not int or config[_TABLES[name]] != count:
@@ -112,8 +127,14 @@ def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | N
 
 def _wrong_record(parts: "PackedParts", family: Family) -> str | None:
     record = parts.record
-    if record.quantization is not None and not are_trits(record.quantization.levels):
-        return f"the record tells of {record.quantization.weights} weights."
+    if record.quantization is not None:
+        told, levels = record.quantization.weights, record.quantization.levels
+        if parts.shapes and not are_trits(levels):
+            return f"the record tells of {told} weights."
+        for name, weight in parts.coded.items():
+            low, high = int(weight.levels.min()), int(weight.levels.max())
+            if not min(levels) <= low <= high <= max(levels):
+                return f"the record tells of {told} weights, but {name} has levels from {low} to {high}."
     most = family.longest_row(parts.config)
     if record.max_length is not None and most is not None and record.max_length > most:
         return f"the record has rows of {record.max_length} tokens, but there are positions for {most}."
@@ -138,7 +159,8 @@ class _Magnitudes:
 
     def __init__(self, parts: "PackedParts", family: Family, sizes: Sizes) -> None:
         self._arrays, self._family, self._sizes = parts.arrays, family, sizes
-        self._scales = {name: _largest(values) for name, values in parts.scales().items()}
+        self._weights = {name: _largest(values) for name, values in parts.scales().items()}
+        self._weights |= {name: weight.largest for name, weight in parts.coded.items()}
         quantization = parts.record.quantization
         clip = None if quantization is None else quantization.activation_clip
         self._clip = math.inf if clip is None else clip
@@ -151,7 +173,7 @@ class _Magnitudes:
             _OverflowError: a step's values are not bounded far enough below FP32's end.
         """
         family, sizes, tables = self._family, self._sizes, self._family.vectors
-        x = self._scales[f"{family.word_embedding}.weight"]
+        x = self._weight(f"{family.word_embedding}.weight")
         x += sum(self._dense(tables[name]) for name in ("positions", "types") if name in tables)
         if not self._normalised_later:
             x = self._norm(x, sizes.embedding, tables["embedding_gain"], tables["embedding_bias"])
@@ -192,7 +214,7 @@ class _Magnitudes:
 
     def _linear(self, x: float, module: str, inputs: int) -> float:
         bias = f"{module}.bias"
-        out = inputs * min(x, self._clip) * self._scales[f"{module}.weight"]
+        out = inputs * min(x, self._clip) * self._weight(f"{module}.weight")
         return self._within(out + (self._dense(bias) if bias in self._arrays else 0.0), module)
 
     def _product(self, x: float, weight: str, bias: str) -> float:
@@ -201,6 +223,9 @@ class _Magnitudes:
     def _norm(self, x: float, width: int, gain: str, bias: str | None = None) -> float:
         self._within(width * x * x, gain)
         return self._within(math.sqrt(width) * self._dense(gain) + (0.0 if bias is None else self._dense(bias)), gain)
+
+    def _weight(self, name: str) -> float:
+        return self._weights[name] if name in self._weights else self._dense(name)
 
     def _dense(self, name: str) -> float:
         return _largest(self._arrays[name])

@@ -1,4 +1,4 @@
-"""export: ternary student → packed checkpoint, or a folder for another engine."""
+"""export: student → packed checkpoint, or a folder for another engine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import numpy as np
 from datasets import Dataset
 
+from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.levels import are_trits
 from kdqat_cli.packing.checkpoint import FILE_NAME
@@ -69,31 +70,35 @@ def export(
     task: Task | None = None,
     data_dir: Path | None = None,
     force: bool = False,
+    codec: CodecName | None = None,
 ) -> Exported:
-    """Packs a ternary student, or writes it for another engine.
+    """Packs a student, or writes a ternary one for another engine.
 
-    `packed` is kdqat's own file, five codes a byte; its logits are the student's by construction. A folder of any
-    other format is run on the engine it is for, on the task's dev rows, and is kept only where its labels are the
-    student's (exporters/parity.py says how nearly).
+    `packed` is kdqat's own file; its logits are the student's by construction. A folder of any other format is run
+    on the engine it is for, on the task's dev rows, and is kept only where its labels are the student's
+    (exporters/parity.py says how nearly).
 
     Args:
         student: a folder that `distill` or `quantize` wrote.
         out: receives model/ and run.json; nothing, where the comparison fails.
-        half: store what is not ternary as FP16; logits then differ slightly. Not of onnx and gguf.
+        half: store scales and what is not quantised as FP16; logits then differ slightly. Not of onnx and gguf.
         format_name: what to write.
         task: gives the dev rows: the one that the student was made for. Not needed for `packed`.
         data_dir: folder of local task data, or None.
         force: replace a result of other settings.
+        codec: of `packed`, how levels are stored; None: trits for a ternary student, else `auto`.
 
     Raises:
-        ConfigError: it is no ternary student, an option does not fit the format, or `out` is an input, holds what kdqat
-            did not write, or a result of other settings.
+        ConfigError: it is no student that the format takes, an option does not fit the format, or `out` is an
+            input, holds what kdqat did not write, or a result of other settings.
         GateError: the folder does not compute the student's labels.
         MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
     """
     refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
     if format_name == "packed":
-        return _pack(student, out, half, force)
+        return _pack(student, out, half, force, codec)
+    if codec is not None:
+        raise ConfigError(f"--codec has no meaning for --format {format_name}.", "--format packed")
     if task is None:
         raise ConfigError(
             f"The format {format_name} is checked on dev rows, and {student} does not say which task it is for.",
@@ -107,7 +112,7 @@ def export(
     return _export_foreign(student, out, half, format_name, task, data_dir, force)
 
 
-def _pack(student: str, out: Path, half: bool, force: bool) -> Exported:
+def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | None) -> Exported:
     watch = Stopwatch()
     with output_folder(out, force) as work:
         source, sources = _load_student(student)
@@ -118,10 +123,10 @@ def _pack(student: str, out: Path, half: bool, force: bool) -> Exported:
             raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
         source.tokenizer.save_pretrained(folder)
         record = _packed_record(source, file_digest(folder / TOKENIZER_FILE), sources)
-        work.refuse_other(record, half=half)
-        save_packed(source.model, folder, record, half)
+        work.refuse_other(record, half=half, codec=codec)
+        save_packed(source.model, folder, record, half, codec)
         size = size_figures(source.model, folder / FILE_NAME)
-        run = write_run(work.scratch, watch, half=half, **size)
+        run = write_run(work.scratch, watch, half=half, codec=codec, **size)
     return {
         "folder": str(out),
         "parameters": size["parameters"],
@@ -154,7 +159,7 @@ def _export_foreign(
     watch = Stopwatch()
     spec = _format(format_name, half)
     with output_folder(out, force) as work:
-        source, sources = _load_student(student)
+        source, sources = _load_student(student, trits=True)
         record = _foreign_record(source.record, format_name, sources)
         work.refuse_other(record, half=half)
         folder = work.scratch / MODEL
@@ -230,8 +235,8 @@ def _compare(
     return compared
 
 
-def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
-    """The student, and the hashes of what it was made from and of itself."""
+def _load_student(student: str, trits: bool = False) -> tuple[Classifier, dict[str, str | None]]:
+    """The student, with ternary weights where `trits`; and the hashes of what it was made from and of itself."""
     record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
     if kind == "packed":
@@ -242,13 +247,13 @@ def _load_student(student: str) -> tuple[Classifier, dict[str, str | None]]:
     if Path(student).exists() and (kind not in ("student", "ternary") or made is None):
         what = {"teacher": "a teacher", "export": "an export for another engine"}.get(kind, "a plain model")
         raise ConfigError(
-            f"{student} holds {what}; only a student with ternary weights can be exported.",
+            f"{student} holds {what}; only a student can be exported.",
             f"kdqat distill --task TASK --teacher {student}",
         )
-    if made is not None and not are_trits(made.levels):
+    if trits and made is not None and not are_trits(made.levels):
         raise ConfigError(
-            f"{student} holds {made.weights} weights; only ternary weights can be exported.",
-            "kdqat distill --weights ternary",
+            f"{student} holds {made.weights} weights; another engine's format takes ternary weights only.",
+            "kdqat export, no --format; or kdqat distill --weights ternary",
         )
     source = load_classifier(student, "kdqat distill")
     if source.weights is None:

@@ -67,7 +67,9 @@ class Run(Section):
     level_bits: float | None = None
     """Mean over the quantised weights of log2 of their number of levels."""
     half: bool | None = None
-    """Of an export: whether what is not ternary is FP16."""
+    """Of an export: whether what is not quantised is FP16."""
+    codec: str | None = None
+    """Of an export: the codec that was asked for; null: the default."""
     parameters: int | None = None
     """Parameters of the model."""
     bytes: int | None = None

@@ -61,12 +61,13 @@ class Work:
     force: bool = False
     _resume: Path | None = field(default=None, init=False)
 
-    def refuse_other(self, record: Record, half: bool | None = None) -> None:
+    def refuse_other(self, record: Record, half: bool | None = None, codec: str | None = None) -> None:
         """Refuses to replace a finished result of other settings, unless forced to.
 
         Args:
             record: of the result to be. Versions do not count, nor what the record that is there does not have.
-            half: of an export, whether what is not ternary is FP16; run.json keeps it.
+            half: of an export, whether what is not quantised is FP16; run.json keeps it.
+            codec: of an export, the one that was asked for; run.json keeps it.
 
         Raises:
             ConfigError: the result that is there has another record, or one that cannot be read.
@@ -76,11 +77,11 @@ class Work:
         fix = "the same command with --force, which replaces it, or --out with another folder"
         try:
             old = _settings(model_record(self.out / MODEL))
-            if (self.out / RUN).exists() and (before := read_run(self.out / RUN).half) is not None:
-                old["half"] = before
+            if (self.out / RUN).exists() and (before := read_run(self.out / RUN)).half is not None:
+                old |= {"half": before.half, "codec": before.codec}
         except KdqatError as error:
             raise ConfigError(f"{self.out} holds a result whose record cannot be read.", fix) from error
-        for place, value in (_settings(record) | {"half": half}).items():
+        for place, value in (_settings(record) | {"half": half, "codec": codec}).items():
             if place in old and old[place] != value:
                 difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
                 raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)

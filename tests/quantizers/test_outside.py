@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from kdqat_cli.config import Quantization, parse
 from kdqat_cli.engine.student import native_student
@@ -83,26 +83,25 @@ def test_it_freezes_saves_and_loads(
     assert torch.equal(load_classifier(tmp_path).model(**batch).logits, latent), "from the floats alone"
 
 
-def test_the_packed_file_refuses_what_it_cannot_hold(
-    model: PreTrainedModel, settings: Quantization, tmp_path: Path
+def test_it_is_packed_and_served_by_torch(
+    model: PreTrainedModel, batch: dict[str, Tensor], settings: Quantization, tmp_path: Path
 ) -> None:
     quantize_model(model, settings)
     assert native_student(model) is None
     freeze(model)
-    with pytest.raises(ConfigError) as caught:
-        save_packed(model, tmp_path, Record(quantization=settings))
-    assert caught.value.sentence == (
-        "The student cannot be packed: bert.embeddings.word_embeddings is bucket3, 7 levels with one scale per bucket "
-        "of 48; the packed file (version 1) holds levels of -1, 0 and 1 with one scale per matrix or row."
-    )
-    assert not (tmp_path / FILE_NAME).exists()
+    save_packed(model, tmp_path, Record(quantization=settings))
+    size = (tmp_path / FILE_NAME).stat().st_size
+    assert size < sum(4 * parameter.numel() for parameter in model.parameters()) / 2
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
 def test_the_name_is_a_setting_once_registered(settings: Quantization, tmp_path: Path) -> None:
     values = settings.model_dump()
     assert parse(Quantization, values, "here") == settings
     with pytest.raises(
-        ConfigError, match=r"weights: input should be 'ternary', 'int4', 'int8', 'uniform' or 'bucket3', but it is"
+        ConfigError,
+        match=r"weights: input should be 'ternary', 'int4', 'int8', 'uniform', 'points' or 'bucket3', but it is",
     ):
         parse(Quantization, values | {"weights": "bucket2"}, "here")
     with pytest.raises(ValueError, match="the name 'bucket3' is taken"):

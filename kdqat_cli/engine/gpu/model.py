@@ -19,6 +19,7 @@ from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.parts import require_encoder
 from kdqat_cli.packing.checkpoint import PackedCheckpoint
 from kdqat_cli.packing.hf_model import empty_model, fill
+from kdqat_cli.packing.soundness import not_ternary
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 from kdqat_cli.quantizers.parameters import quantized_layers
@@ -64,6 +65,8 @@ class PackedModel(TorchModel):
         checkpoint = PackedCheckpoint(path)
         family = configured(checkpoint.config)
         require_encoder(checkpoint.config)
+        if other := not_ternary(checkpoint):
+            raise ConfigError(f"On a GPU the engine serves ternary weights; {other} is not so.", "--device cpu")
         model = empty_model(checkpoint)
         self.triton = runs_triton(device)
         packed = checkpoint.codes()
