@@ -29,6 +29,7 @@ from kdqat_cli.networks.nets import NETS
 
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
+_COUNTS = ("_ids", ".num_batches_tracked")  # integers by right: positions, and the steps of batch norms
 _SHOWN = 3  # names of tensors in one sentence
 _LONGEST_NAME = 200  # characters
 _FLOATS = ("F", "BF")
@@ -288,7 +289,7 @@ def _refuse_integers(source: Source) -> None:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 kind = file.get_slice(name).get_dtype()
-                if not kind.startswith(_FLOATS) and not name.endswith("_ids"):
+                if not kind.startswith(_FLOATS) and not name.endswith(_COUNTS):
                     raise MissingInputError(
                         f"{path} holds {_listed([name])} as {kind}, not as floating-point numbers; kdqat takes weights "
                         "in full or half precision.",

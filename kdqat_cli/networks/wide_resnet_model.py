@@ -8,6 +8,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 _STEM = 16
 _LAST_MOMENTUM = 0.9
+_DEEPEST = 1000
 
 
 class WideResnetConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -57,6 +58,8 @@ class WideResnet(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: WideResnetConfig) -> None:
         """Random weights of the given sizes."""
         super().__init__(config)
+        if not 10 <= config.depth <= _DEEPEST or config.depth % 6 != 4:
+            raise ValueError(f"the depth {config.depth} is not 6n + 4, at most {_DEEPEST}")
         blocks: list[nn.Module] = []
         inputs = _STEM
         for stage in range(3):

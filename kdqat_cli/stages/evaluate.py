@@ -84,7 +84,7 @@ def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
         loaded.model.cpu()
         return None
     gpu()  # where there is one, the model was loaded onto it
-    if loaded.record.kind != "packed" or loaded.weights is None:
+    if loaded.record.kind != "packed" or loaded.record.rows_kind != "text" or loaded.weights is None:
         return None
     if loaded.record.labels != task.labels:
         raise ConfigError(

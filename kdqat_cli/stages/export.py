@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from datasets import Dataset
@@ -11,7 +11,6 @@ from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.levels import are_trits
 from kdqat_cli.packing.checkpoint import FILE_NAME
-from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.figures import Size
@@ -19,12 +18,13 @@ from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.store.writing import write_json
 from kdqat_cli.tasks.metrics import compute_metrics
-from kdqat_cli.tasks.records import recorded, size_figures
+from kdqat_cli.tasks.records import recorded, require_text, size_figures
+from kdqat_cli.tasks.registry import kind_named
 from kdqat_cli.tasks.task import Task
 from kdqat_cli.tasks.text.data import load_split
-from kdqat_cli.tasks.text.inference import padded_batches, predict_logits, reader_of
-from kdqat_cli.tasks.text.models import Classifier, load_classifier
-from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
+from kdqat_cli.tasks.text.inference import padded_batches, predict_logits
+from kdqat_cli.tasks.text.kind import TEXT
+from kdqat_cli.tasks.text.models import Classifier
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.tasks.text.schema import TextTask
 
@@ -115,16 +115,13 @@ def export(
 def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | None) -> Exported:
     watch = Stopwatch()
     with output_folder(out, force) as work:
-        source, sources = _load_student(student)
+        kind = kind_named(_student_record(student).rows_kind)
+        source, sources = _load(kind, student)
         folder = work.scratch / MODEL
         folder.mkdir()
-        reader = reader_of(source.tokenizer, source.record.row_length)
-        if fault := reader.fault(source.model.config.to_dict(), source.record.pairs):
-            raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
-        source.tokenizer.save_pretrained(folder)
-        record = _packed_record(source, file_digest(folder / TOKENIZER_FILE), sources)
+        record = _packed_record(source.record, kind.write_reader(source, folder, student), sources)
         work.refuse_other(record, half=half, codec=codec)
-        save_packed(source.model, folder, record, half, codec)
+        kind.pack(source, folder, record, half, codec)
         size = size_figures(source.model, folder / FILE_NAME)
         run = write_run(work.scratch, watch, half=half, codec=codec, **size)
     return {
@@ -137,20 +134,14 @@ def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | N
     }
 
 
-def _packed_record(source: Classifier, tokenizer: str, sources: dict[str, str | None]) -> Record:
+def _packed_record(student: Record, reader: dict[str, object], sources: dict[str, str | None]) -> Record:
     """The student's record, with what a packed model has of its own."""
-    assert source.record.quantization is not None
-    made = {
-        "kind": "packed",
-        "tokenizer": tokenizer,
-        "sources": sources,
-        # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
-        # measures what that changes.
-        "quantization": source.record.quantization.model_copy(update={"activation_scale": "token"}),
-        "inputs": inputs_of(source.tokenizer),
-        "batches": Batches(keeps_more=source.record.batches.keeps_more),
-    }
-    return source.record.model_copy(update=made)
+    assert student.quantization is not None
+    # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
+    # measures what that changes.
+    quantization = student.quantization.model_copy(update={"activation_scale": "token"})
+    made = {"kind": "packed", "sources": sources, "quantization": quantization}
+    return student.model_copy(update=made | reader)
 
 
 def _export_foreign(
@@ -159,7 +150,7 @@ def _export_foreign(
     watch = Stopwatch()
     spec = _format(format_name, half)
     with output_folder(out, force) as work:
-        source, sources = _load_student(student, trits=True)
+        source, sources = _load_ternary(student)
         record = _foreign_record(source.record, format_name, sources)
         work.refuse_other(record, half=half)
         folder = work.scratch / MODEL
@@ -235,8 +226,12 @@ def _compare(
     return compared
 
 
-def _load_student(student: str, trits: bool = False) -> tuple[Classifier, dict[str, str | None]]:
-    """The student, with ternary weights where `trits`; and the hashes of what it was made from and of itself."""
+def _student_record(student: str) -> Record:
+    """The record of a student that can be exported.
+
+    Raises:
+        ConfigError: it is none.
+    """
     record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
     if kind == "packed":
@@ -250,12 +245,28 @@ def _load_student(student: str, trits: bool = False) -> tuple[Classifier, dict[s
             f"{student} holds {what}; only a student can be exported.",
             f"kdqat distill --task TASK --teacher {student}",
         )
-    if trits and made is not None and not are_trits(made.levels):
+    if made is not None and made.weights == "fp32":
+        raise ConfigError(
+            f"{student} is not quantised; there is nothing to pack.", f"kdqat quantize --teacher {student}"
+        )
+    return record
+
+
+def _load_ternary(student: str) -> tuple[Classifier, dict[str, str | None]]:
+    """A student of text with ternary weights; and the hashes of what it was made from and of itself."""
+    made = _student_record(student).quantization
+    if made is not None and not are_trits(made.levels):
         raise ConfigError(
             f"{student} holds {made.weights} weights; another engine's format takes ternary weights only.",
             "kdqat export, no --format; or kdqat distill --weights ternary",
         )
-    source = load_classifier(student, "kdqat distill")
+    require_text(student, "this format")
+    return _load(TEXT, student)
+
+
+def _load(kind: Any, student: str) -> tuple[Any, dict[str, str | None]]:
+    """A student; and the hashes of what it was made from and of itself."""
+    source = kind.load(student, "kdqat distill")
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import PaddingName, Training
+from kdqat_cli.config import CodecName, PaddingName, Training
 from kdqat_cli.record import Record
 
 
@@ -142,6 +142,35 @@ class Kind(Protocol):
 
         Raises:
             MissingInputError: no source has the split, or a row is wrong.
+        """
+
+    def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
+        """Writes what reads a packed model's rows, a tokenizer for example.
+
+        Args:
+            loaded: the student.
+            folder: takes the files; it is there.
+            name: what errors call the student.
+
+        Returns:
+            What the record of the packed model says otherwise than the student's.
+
+        Raises:
+            ConfigError: it does not fit the model.
+        """
+
+    def pack(self, loaded: Any, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+        """Writes the packed file of a student into a folder that `write_reader` has filled.
+
+        Args:
+            loaded: the student.
+            folder: takes the file.
+            record: of the result.
+            half: scales and what is not quantised as FP16.
+            codec: how levels are stored; None: trits for a ternary student, else `auto`.
+
+        Raises:
+            ConfigError: the codec cannot hold the student, or a value is not finite.
         """
 
     def save(self, loaded: Any, folder: Path, record: Record) -> None:

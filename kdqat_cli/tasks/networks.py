@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.loading import Source, load_net
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.codes_file import load_codes, save_codes
+from kdqat_cli.packing.network import load_network, save_network
 from kdqat_cli.quantizers.parameters import plain_state
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import ABOUT
@@ -59,6 +62,9 @@ class NetworkKind:
     def load(self, source: str, fix: str | None = None) -> LoadedNetwork:
         """A network that kdqat trained."""
         folder = model_folder(source)
+        if (folder / FILE_NAME).exists():
+            packed = folder / FILE_NAME
+            return LoadedNetwork(_placed(load_network(packed)), packed, PackedCheckpoint(packed).record)
         record = recorded_in(folder)
         place = Source.find(str(folder) if folder.is_dir() else source, fix)
         again = made_by(record)
@@ -86,6 +92,14 @@ class NetworkKind:
         if max_length is not None:
             raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are no text.")
         return loaded.record
+
+    def write_reader(self, loaded: LoadedNetwork, folder: Path, name: str) -> dict[str, object]:
+        """Nothing: the task says how its rows are read."""
+        return {}
+
+    def pack(self, loaded: LoadedNetwork, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+        """As the packed file alone."""
+        save_network(loaded.model, folder, record, half, codec)
 
     def save(self, loaded: LoadedNetwork, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes and kdqat.json."""

@@ -66,6 +66,20 @@ def kind_of(task: Task) -> "Kind":
     return KINDS[task.kind].load()
 
 
+def kind_named(name: str) -> "Kind":
+    """A kind by its name, as a record has it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in KINDS:
+        raise ConfigError(
+            f"kdqat does not know rows of the kind {shown(name)}; it knows {', '.join(KINDS)}.",
+            "plugins: in params.yaml, where a plugin adds the kind",
+        )
+    return KINDS[name].load()
+
+
 def task_names() -> list[str]:
     """Names of the packaged tasks."""
     folder = resources.files("kdqat_cli") / "tasks"

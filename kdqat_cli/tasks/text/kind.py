@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from kdqat_cli.config import Training
+from kdqat_cli.config import CodecName, Training
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import BY_LENGTH, Batches, Record
+from kdqat_cli.store.digest import file_digest
 from kdqat_cli.tasks.records import task_file
 from kdqat_cli.tasks.text.head import align_labels
+from kdqat_cli.tasks.text.inference import reader_of
 from kdqat_cli.tasks.text.models import (
     Classifier,
     encoder_digest,
@@ -15,7 +19,7 @@ from kdqat_cli.tasks.text.models import (
     load_encoder,
     save_classifier,
 )
-from kdqat_cli.tasks.text.reader import inputs_of
+from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.tasks.text.rows import TaskRows, row_length, task_rows
 from kdqat_cli.tasks.text.schema import TextTask
 
@@ -71,6 +75,22 @@ class Text:
     def rows(self, task: TextTask, split: str, data_dir: Path | None, loaded: Classifier, record: Record) -> TaskRows:
         """Rows as tokens."""
         return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches)
+
+    def write_reader(self, loaded: Classifier, folder: Path, name: str) -> dict[str, object]:
+        """The tokenizer."""
+        reader = reader_of(loaded.tokenizer, loaded.record.row_length)
+        if fault := reader.fault(loaded.model.config.to_dict(), loaded.record.pairs):
+            raise ConfigError(f"The tokenizer of {name} does not fit the model: {fault}", "kdqat distill")
+        loaded.tokenizer.save_pretrained(folder)
+        return {
+            "tokenizer": file_digest(folder / TOKENIZER_FILE),
+            "inputs": inputs_of(loaded.tokenizer),
+            "batches": Batches(keeps_more=loaded.record.batches.keeps_more),
+        }
+
+    def pack(self, loaded: Classifier, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+        """As config.json and the packed file, which transformers loads as well."""
+        save_packed(loaded.model, folder, record, half, codec)
 
     def save(self, loaded: Classifier, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes, the tokenizer and kdqat.json."""

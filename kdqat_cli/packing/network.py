@@ -1,0 +1,81 @@
+"""Networks of kdqat's own (networks/nets.py) in the packed file: every parameter with codes, the rest in floats."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdqat_cli.config import CodecName
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.nets import NETS
+from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
+from kdqat_cli.packing.soundness import fault_of
+from kdqat_cli.quantizers.codes import Codes
+from kdqat_cli.quantizers.parameters import plain_state, quantized_weights
+from kdqat_cli.record import Record
+
+
+def save_network(
+    model: PreTrainedModel, folder: Path, record: Record, half: bool = False, codec: CodecName | None = None
+) -> None:
+    """Writes a frozen student as a packed file into an existing folder.
+
+    Args:
+        model: the student.
+        folder: takes the file.
+        record: where the student comes from; its `quantization` is what loads it again.
+        half: scales, offsets, points and what is not quantised as FP16.
+        codec: as of `write_packed`.
+
+    Raises:
+        ConfigError: a value is not finite, or the codec cannot hold the levels.
+    """
+    weights = {name: weight.codes().cpu() for name, weight in quantized_weights(model).items()}
+    dense = {name: tensor.cpu() for name, tensor in plain_state(model).items() if name not in weights}
+    parts = packed_parts(weights, dense, model.config.to_dict(), record, half)
+    if fault := fault_of(parts):
+        raise ConfigError(f"The student cannot be packed: {fault}", "kdqat distill")
+    write_packed(folder / FILE_NAME, parts, codec)
+
+
+def load_network(path: Path) -> PreTrainedModel:
+    """The network of a packed file, in eval mode; its logits equal those of the student bit for bit (FP32 remainder).
+
+    Raises:
+        MissingInputError: no such file, or it is truncated, altered, foreign, or its parts do not fit each other.
+    """
+    checkpoint = PackedCheckpoint(path)
+    quantization = checkpoint.record.quantization
+    net = NETS.get(checkpoint.config["model_type"])
+    if quantization is None or net is None:
+        raise MissingInputError(f"{path} does not hold a network that kdqat knows.", "kdqat export")
+    config_class, model_class = net.classes()
+    codes, dense = checkpoint.codes(), checkpoint.dense()
+    try:
+        config = config_class.from_dict(dict(checkpoint.config))
+        with init_empty_weights():  # first: a small file may tell of sizes that no memory holds
+            _check_shapes(model_class(config), codes, dense, path)
+        model: PreTrainedModel = model_class(config)
+    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        raise MissingInputError(f"{path}: the network's configuration is damaged: {error}.", "kdqat export") from error
+    quantize_model(model, quantization)
+    weights = quantized_weights(model)
+    if weights.keys() != codes.keys():
+        raise MissingInputError(f"{path} does not fit its own record: other parameters are quantised.", "kdqat export")
+    for name, weight in weights.items():
+        weight.freeze(codes[name])
+    model.load_state_dict(dense, strict=False)
+    return model.eval()
+
+
+def _check_shapes(model: Any, codes: dict[str, Codes], dense: dict[str, Tensor], path: Path) -> None:
+    found = {name: codes.levels.shape for name, codes in codes.items()}
+    found |= {name: tensor.shape for name, tensor in dense.items()}
+    wanted: dict[str, torch.Size] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if found != wanted:
+        names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        raise MissingInputError(f"{path}: {names[0]} does not fit the network's configuration.", "kdqat export")
