@@ -4,18 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.nets import NETS
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint, packed_parts, write_packed
 from kdqat_cli.packing.hf_config import MODEL_TYPE, KdqatConfig
 from kdqat_cli.packing.packed_file import PackedParts
 from kdqat_cli.packing.soundness import fault_of
-from kdqat_cli.quantizers.parameters import quantized_layers
+from kdqat_cli.quantizers.parameters import plain_name, plain_state, quantized_weights
 from kdqat_cli.record import Record
 
 
@@ -30,8 +32,10 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
     Raises:
         ConfigError: a value is not finite, or its parts do not fit each other (soundness.py).
     """
-    weights = {f"{name}.weight": layer.codes().cpu() for name, layer in quantized_layers(model).items()}
-    dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in weights}
+    weights = {name: weight.codes().cpu() for name, weight in quantized_weights(model).items()}
+    # Without counters, such as a batch norm's of its batches: they say how a model was trained, not what it computes.
+    state = {name: tensor for name, tensor in plain_state(model).items() if tensor.is_floating_point()}
+    dense = {name: tensor.cpu() for name, tensor in state.items() if name not in weights}
     parts = packed_parts(weights, dense, model.config.to_dict(), record, half)
     if fault := fault_of(parts):
         raise ConfigError(f"The student cannot be packed: {fault}", "kdqat distill")
@@ -60,11 +64,17 @@ def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
     if checkpoint.record.quantization is None:
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
     values = dict(checkpoint.config)
+    kind = values.pop("model_type")
     try:
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
         # Drawing random weights to throw them away takes most of a load.
-        with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        if kind in NETS:
+            config_class, model_class = NETS[kind].classes()
+            with init_empty_weights(include_buffers=True):
+                model: PreTrainedModel = model_class(config_class(**values))
+        else:
+            config = AutoConfig.for_model(kind, **values)
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # of keys that soundness.py does not know, each architecture says it in its own way
         raise MissingInputError(f"The packed model's configuration is damaged: {error}.", "kdqat export") from error
     quantize_model(model, checkpoint.record.quantization)
@@ -77,8 +87,12 @@ def fill(model: PreTrainedModel, state: dict[str, Tensor], source: str | Path) -
     Raises:
         MissingInputError: `state`, which comes from `source`, has other tensors than the model.
     """
+    own = model.state_dict()
+    names = {plain_name(name): name for name in own}
+    counters = {name: torch.zeros(values.shape, dtype=values.dtype) for name, values in own.items() if _counts(values)}
+    named = counters | {names.get(name, name): values for name, values in state.items()}
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+        missing, unexpected = model.load_state_dict(named, strict=False, assign=True)
     except RuntimeError as error:  # of another shape
         raise MissingInputError(f"{source} does not fit its own configuration: {error}.") from error
     if missing or unexpected:
@@ -87,6 +101,29 @@ def fill(model: PreTrainedModel, state: dict[str, Tensor], source: str | Path) -
             f"{len(missing)} tensors are missing, {len(unexpected)} are not known."
         )
     return model.eval()
+
+
+def _counts(values: Tensor) -> bool:
+    return values.is_meta and not values.is_floating_point() and not values.dim()
+
+
+def packed_model(checkpoint: PackedCheckpoint, source: str | Path) -> PreTrainedModel:
+    """The model of a packed file, its weights frozen at their codes, in eval mode.
+
+    Raises:
+        MissingInputError: the file's parts do not fit each other; `source` is what the error calls it.
+    """
+    model, state, codes = empty_model(checkpoint), checkpoint.dense(), checkpoint.codes()
+    for name, weight in quantized_weights(model).items():
+        if name not in codes:
+            raise MissingInputError(f"{source} does not fit its own record: {name} is not quantised.", "kdqat export")
+        if codes[name].levels.shape != weight.weight.shape:
+            raise MissingInputError(f"{source} does not fit its own configuration: {name} has another shape.")
+        weight.freeze(codes.pop(name))
+        state[name] = weight.weight
+    if codes:
+        raise MissingInputError(f"{source} does not fit its own record: {min(codes)} is quantised.", "kdqat export")
+    return fill(model, state, source)
 
 
 class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
@@ -103,13 +140,4 @@ class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         Raises:
             MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
         """
-        checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
-        model, state, codes = empty_model(checkpoint), checkpoint.dense(), checkpoint.codes()
-        for name, layer in quantized_layers(model).items():
-            if f"{name}.weight" not in codes:
-                raise MissingInputError(
-                    f"{folder} does not fit its own record: {name} is not quantised.", "kdqat export"
-                )
-            layer.freeze(codes[f"{name}.weight"])
-            state[f"{name}.weight"] = layer.weight
-        return fill(model, state, folder)
+        return packed_model(PackedCheckpoint(Path(folder) / FILE_NAME), folder)

@@ -16,6 +16,7 @@ from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.levels import are_trits
 from kdqat_cli.networks.families import configured
 from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.nets import NETS
 from kdqat_cli.networks.parts import Sizes, dense_parts, sizes_of, ternary_parts
 from kdqat_cli.packing.coded import SCALES
 
@@ -30,6 +31,8 @@ _TABLES = {"words": "vocab_size", "positions": "max_position_embeddings", "types
 
 def fault_of(parts: "PackedParts") -> str | None:
     """What does not fit in a packed model, as the end of a sentence; None: it is sound."""
+    if parts.config.get("model_type") in NETS:  # whoever builds it compares the shapes
+        return _strange_number(parts.config) or _wrong_levels(parts)
     try:
         family = configured(parts.config)
         sizes = sizes_of(family, parts.config)
@@ -125,16 +128,22 @@ def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | N
     return None
 
 
-def _wrong_record(parts: "PackedParts", family: Family) -> str | None:
-    record = parts.record
-    if record.quantization is not None:
-        told, levels = record.quantization.weights, record.quantization.levels
-        if parts.shapes and not are_trits(levels):
+def _wrong_levels(parts: "PackedParts") -> str | None:
+    if (settings := parts.record.quantization) is not None:
+        told, levels = settings.weights, settings.levels
+        if (parts.shapes and not are_trits(levels)) or (not levels and (parts.shapes or parts.coded)):
             return f"the record tells of {told} weights."
         for name, weight in parts.coded.items():
             low, high = int(weight.levels.min()), int(weight.levels.max())
             if not min(levels) <= low <= high <= max(levels):
                 return f"the record tells of {told} weights, but {name} has levels from {low} to {high}."
+    return None
+
+
+def _wrong_record(parts: "PackedParts", family: Family) -> str | None:
+    if fault := _wrong_levels(parts):
+        return fault
+    record = parts.record
     most = family.longest_row(parts.config)
     if record.max_length is not None and most is not None and record.max_length > most:
         return f"the record has rows of {record.max_length} tokens, but there are positions for {most}."

@@ -97,4 +97,9 @@ def level_bits(model: nn.Module) -> float | None:
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The model's state under the names of the model that is not quantised."""
-    return {_ORIGINAL.sub(r"\1\2", name): tensor for name, tensor in model.state_dict().items()}
+    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def plain_name(name: str) -> str:
+    """The name that a tensor of the state has in the model that is not quantised."""
+    return _ORIGINAL.sub(r"\1\2", name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from datasets import Dataset
@@ -18,12 +18,14 @@ from kdqat_cli.store.figures import Size
 from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, versions, write_run
 from kdqat_cli.store.writing import write_json
+from kdqat_cli.tasks.kind import Loaded
 from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.records import recorded, size_figures
+from kdqat_cli.tasks.registry import kind_named
 from kdqat_cli.tasks.task import Task
 from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.tasks.text.inference import padded_batches, predict_logits, reader_of
-from kdqat_cli.tasks.text.models import Classifier, load_classifier
+from kdqat_cli.tasks.text.models import Classifier
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE, inputs_of
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.tasks.text.schema import TextTask
@@ -118,11 +120,9 @@ def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | N
         source, sources = _load_student(student)
         folder = work.scratch / MODEL
         folder.mkdir()
-        reader = reader_of(source.tokenizer, source.record.row_length)
-        if fault := reader.fault(source.model.config.to_dict(), source.record.pairs):
-            raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
-        source.tokenizer.save_pretrained(folder)
-        record = _packed_record(source, file_digest(folder / TOKENIZER_FILE), sources)
+        record = _packed_record(source, sources)
+        if isinstance(source, Classifier):
+            record = record.model_copy(update=_save_tokenizer(source, student, folder))
         work.refuse_other(record, half=half, codec=codec)
         save_packed(source.model, folder, record, half, codec)
         size = size_figures(source.model, folder / FILE_NAME)
@@ -137,17 +137,24 @@ def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | N
     }
 
 
-def _packed_record(source: Classifier, tokenizer: str, sources: dict[str, str | None]) -> Record:
+def _save_tokenizer(source: Classifier, student: str, folder: Path) -> dict[str, Any]:
+    """Writes it, and returns what the record says of it."""
+    reader = reader_of(source.tokenizer, source.record.row_length)
+    if fault := reader.fault(source.model.config.to_dict(), source.record.pairs):
+        raise ConfigError(f"The tokenizer of {student} does not fit the model: {fault}", "kdqat distill")
+    source.tokenizer.save_pretrained(folder)
+    return {"tokenizer": file_digest(folder / TOKENIZER_FILE), "inputs": inputs_of(source.tokenizer)}
+
+
+def _packed_record(source: Loaded, sources: dict[str, str | None]) -> Record:
     """The student's record, with what a packed model has of its own."""
     assert source.record.quantization is not None
     made = {
         "kind": "packed",
-        "tokenizer": tokenizer,
         "sources": sources,
         # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
         # measures what that changes.
         "quantization": source.record.quantization.model_copy(update={"activation_scale": "token"}),
-        "inputs": inputs_of(source.tokenizer),
         "batches": Batches(keeps_more=source.record.batches.keeps_more),
     }
     return source.record.model_copy(update=made)
@@ -160,6 +167,7 @@ def _export_foreign(
     spec = _format(format_name, half)
     with output_folder(out, force) as work:
         source, sources = _load_student(student, trits=True)
+        assert isinstance(source, Classifier)
         record = _foreign_record(source.record, format_name, sources)
         work.refuse_other(record, half=half)
         folder = work.scratch / MODEL
@@ -235,7 +243,7 @@ def _compare(
     return compared
 
 
-def _load_student(student: str, trits: bool = False) -> tuple[Classifier, dict[str, str | None]]:
+def _load_student(student: str, trits: bool = False) -> tuple[Loaded, dict[str, str | None]]:
     """The student, with ternary weights where `trits`; and the hashes of what it was made from and of itself."""
     record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
@@ -250,12 +258,19 @@ def _load_student(student: str, trits: bool = False) -> tuple[Classifier, dict[s
             f"{student} holds {what}; only a student can be exported.",
             f"kdqat distill --task TASK --teacher {student}",
         )
+    if made is not None and not made.levels:
+        raise ConfigError(
+            f"{student} holds {made.weights} weights; only quantised ones can be exported.",
+            "kdqat distill --weights ternary",
+        )
     if trits and made is not None and not are_trits(made.levels):
         raise ConfigError(
             f"{student} holds {made.weights} weights; another engine's format takes ternary weights only.",
             "kdqat export, no --format; or kdqat distill --weights ternary",
         )
-    source = load_classifier(student, "kdqat distill")
+    if trits and record.rows_kind != "text":
+        raise ConfigError(f"{student} reads rows of the kind {record.rows_kind}, not text.", "--format packed")
+    source = kind_named(record.rows_kind, student).load(student, "kdqat distill")
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}

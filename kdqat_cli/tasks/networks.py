@@ -14,7 +14,9 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.loading import Source, load_net
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
 from kdqat_cli.packing.codes_file import load_codes, save_codes
+from kdqat_cli.packing.hf_model import packed_model
 from kdqat_cli.quantizers.parameters import plain_state
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import ABOUT
@@ -59,6 +61,10 @@ class NetworkKind:
     def load(self, source: str, fix: str | None = None) -> LoadedNetwork:
         """A network that kdqat trained."""
         folder = model_folder(source)
+        if (folder / FILE_NAME).exists():
+            packed = PackedCheckpoint(folder / FILE_NAME)
+            model = packed_model(packed, source)
+            return LoadedNetwork(_placed(model), folder / FILE_NAME, packed.record)
         record = recorded_in(folder)
         place = Source.find(str(folder) if folder.is_dir() else source, fix)
         again = made_by(record)

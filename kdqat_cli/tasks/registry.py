@@ -66,6 +66,24 @@ def kind_of(task: Task) -> "Kind":
     return KINDS[task.kind].load()
 
 
+def kind_named(name: str, source: str) -> "Kind":
+    """The kind of task that a model was made for.
+
+    Args:
+        name: as the model's record has it.
+        source: the model, for the error.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if name not in KINDS:
+        raise ConfigError(
+            f"{source} reads rows of the kind {shown(name)}; the kinds are {', '.join(KINDS)}.",
+            "plugins: in params.yaml, where a plugin adds the kind",
+        )
+    return KINDS[name].load()
+
+
 def task_names() -> list[str]:
     """Names of the packaged tasks."""
     folder = resources.files("kdqat_cli") / "tasks"
