@@ -55,6 +55,17 @@ def test_a_student_of_another_network_by_each_method(digits: Path) -> None:
     assert min(scores.values()) > full["score"] - 15
 
 
+def test_a_packed_student_is_small_and_scores_the_same(digits: Path) -> None:
+    made = told(digits, *STUDENT, "--method", "pm", *SHORT, "--out", "packable")
+    packed = told(digits, "export", "--student", "packable", "--out", "packed")
+    scored = told(digits, "evaluate", packed["folder"])
+    assert scored["score"] == made["score"]
+    assert scored["bytes"] == packed["bytes"] == (digits / "packed/model/kdqat.safetensors").stat().st_size
+    assert packed["bytes"] < (digits / "packable/model/model.safetensors").stat().st_size
+    refused = run(digits, "kdqat", "export", "--student", "packable", "--format", "dense", code=2).stderr
+    assert "text" in refused
+
+
 def test_a_second_run_gives_the_same_bits(digits: Path) -> None:
     folders = [told(digits, *STUDENT, *SHORT, "--out", name)["folder"] for name in ("one", "two")]
     one, two = ((digits / folder / "model/codes.safetensors").read_bytes() for folder in folders)

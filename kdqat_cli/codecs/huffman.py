@@ -110,7 +110,8 @@ def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     if library() is None:
         return _side_by_side(payload, sizes, table, count)
     out = np.empty(count, np.uint8)
-    payload, sizes = np.ascontiguousarray(payload), np.ascontiguousarray(sizes, dtype=np.uint16)
+    # A copy: the sizes lie at any address.
+    payload, sizes = np.ascontiguousarray(payload), sizes.astype(np.uint16)
     call("kdqat_huffman", payload, payload.size, sizes, table, BLOCK, count, out)
     return out
 

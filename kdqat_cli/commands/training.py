@@ -60,7 +60,10 @@ def finetune_teacher(
     repeat: RepeatOptions,
     show: PrintOptions,
 ) -> None:
-    """Train the FP32 teacher of a task: an encoder that is fine-tuned, or a new network."""
+    """Train the FP32 teacher of a task.
+
+    It begins with an encoder, which is fine-tuned, or with a new network.
+    """
     processes = group.join(repeat.devices)
     params, spec, data = inputs(task, run.data_dir)
     settings = resolve(spec.name, params, run.recipe, {"teacher": training.changes()}, run.set_, spec.kind)

@@ -1,4 +1,7 @@
-"""Networks of kdqat's own (networks/nets.py) in the packed file: every parameter with codes, the rest in floats."""
+"""Networks of kdqat's own (networks/nets.py) in the packed file: every parameter with codes, the rest in floats.
+
+Batch norms count their batches; that number is left out, because it says how a model was trained.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ def save_network(
         ConfigError: a value is not finite, or the codec cannot hold the levels.
     """
     weights = {name: weight.codes().cpu() for name, weight in quantized_weights(model).items()}
-    dense = {name: tensor.cpu() for name, tensor in plain_state(model).items() if name not in weights}
+    dense = {name: tensor.cpu() for name, tensor in _floats(plain_state(model)).items() if name not in weights}
     parts = packed_parts(weights, dense, model.config.to_dict(), record, half)
     if fault := fault_of(parts):
         raise ConfigError(f"The student cannot be packed: {fault}", "kdqat distill")
@@ -72,10 +75,14 @@ def load_network(path: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+
 def _check_shapes(model: Any, codes: dict[str, Codes], dense: dict[str, Tensor], path: Path) -> None:
     found = {name: codes.levels.shape for name, codes in codes.items()}
     found |= {name: tensor.shape for name, tensor in dense.items()}
-    wanted: dict[str, torch.Size] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted: dict[str, torch.Size] = {name: tensor.shape for name, tensor in _floats(model.state_dict()).items()}
     if found != wanted:
         names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
         raise MissingInputError(f"{path}: {names[0]} does not fit the network's configuration.", "kdqat export")
