@@ -54,7 +54,7 @@ class NetworkKind:
         """Nothing: a new network has random weights."""
         return {}
 
-    def new(self, task: Any, source: str) -> LoadedNetwork:
+    def new(self, task: Any, source: str, data_dir: Path | None = None, teacher: Any = None) -> Any:
         """A network by name, with random weights."""
         model = new_network(source, self.name, **self.config(task), **label_config(task))
         return LoadedNetwork(_placed(model), None, Record(network=source))
