@@ -43,6 +43,10 @@ class Source(NamedTuple):
     real: Tensor
     """(B, S): false at padding."""
 
+    def chosen(self, rows: Tensor) -> "Source":
+        """The sentences of these indices."""
+        return Source(self.states[rows], self.keys[rows], self.real[rows])
+
 
 class State(NamedTuple):
     """Where a decoder stands in B sentences."""
@@ -53,6 +57,11 @@ class State(NamedTuple):
     """Per layer (B, hidden)."""
     fed: Tensor
     """(B, hidden): what the attention gave at the step before."""
+
+    def chosen(self, rows: Tensor) -> "State":
+        """The sentences of these indices."""
+        hidden, cells = (tuple(layer[rows] for layer in layers) for layers in (self.hidden, self.cells))
+        return State(hidden, cells, self.fed[rows])
 
 
 class Attention(nn.Module):

@@ -35,7 +35,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_the_issue_s_tasks_are_packaged() -> None:
-    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10"])
+    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10", "multi30k"])
 
 
 @pytest.mark.parametrize("name", task_names())
