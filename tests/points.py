@@ -16,13 +16,13 @@ from kdqat_cli.networks import nets
 from kdqat_cli.networks.net import Net
 from kdqat_cli.record import Record
 from kdqat_cli.tasks import registry
-from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.networks import NetworkKind
 from kdqat_cli.tasks.records import task_file
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import LabelledTask
 
 
-class PointsTask(Task):
+class PointsTask(LabelledTask):
     """Its files are CSV with the columns x, y and label."""
 
     files: dict[str, str]
@@ -64,6 +64,10 @@ class PointRows:
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.points.numpy().tobytes() + self.labels.tobytes()).hexdigest()
+
+    @property
+    def chance(self) -> float:
+        return chance_score(self.task, self.labels)
 
     @property
     def examples(self) -> list[tuple[Tensor, int]]:

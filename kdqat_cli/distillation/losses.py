@@ -27,17 +27,23 @@ from kdqat_cli.networks.captures import Captures
 Layers = list[Tensor]
 
 
-def logits_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def logits_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """Soft cross entropy −T² · Σ_c softmax(t/T)_c · log softmax(s/T)_c, mean over the batch; one column: squared error.
+
+    Of logits per token (B, L, C) it is the mean over the real tokens of the batch. The public code of Polino et al.
+    divides the sum over tokens, padding among them, by the number of sentences instead.
 
     The factor T² keeps the size of the gradient (Hinton et al., 2015). Up to the teacher's entropy, which has no
     gradient, it is T² · KL(teacher ‖ student), the loss of Polino et al.
 
     Args:
-        student: logits (B, C).
-        teacher: logits (B, C).
+        student: logits (B, C), or (B, L, C).
+        teacher: logits, likewise.
         temperature: T.
+        mask: (B, L), true at real tokens; read where logits are per token.
     """
+    if student.dim() == 3 and mask is not None:
+        student, teacher = student[mask.bool()], teacher[mask.bool()]
     if student.size(-1) == 1:
         return F.mse_loss(student, teacher)
     return temperature**2 * F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1))
@@ -188,6 +194,11 @@ def _log_sum_exp(scores: Tensor, probabilities: Tensor) -> Tensor:
     return scores.amax(-1) - probabilities.amax(-1).log()
 
 
+def answers(mask: Tensor, per_token: bool) -> Tensor:
+    """Logits of (B, L) that count: one per real token, or one per row that has one."""
+    return mask.sum() if per_token else sentences(mask)
+
+
 def sentences(mask: Tensor) -> Tensor:
     """Rows of (B, L) that have a real token."""
     return (mask.sum(-1) > 0).sum()
@@ -310,20 +321,24 @@ class DistillationLoss:
                 running.compare(name, tensor)
         return running.terms(student_logits, teacher_logits)
 
-    def of_logits(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The weighted loss of the logits (B, C)."""
+    def of_logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weighted loss of the logits (B, C); of logits per token (B, L, C), at the real tokens of the mask."""
         chosen = self.settings
         weight = chosen.logits / (student.size(-1) if chosen.logits_mean == "classes" else 1)
-        return weight * logits_loss(student, teacher, chosen.logits_temperature)
+        return weight * logits_loss(student, teacher, chosen.logits_temperature, mask)
 
-    def counts(self, mask: Tensor) -> dict[str, Tensor]:
+    def counts(self, mask: Tensor, per_token: bool = False) -> dict[str, Tensor]:
         """What each term's mean over a batch divides by, up to a factor, from its mask (B, L).
 
         With these a mean over several batches is that of their means. With padding counted they must be equally long.
+
+        Args:
+            mask: (B, L), true at real tokens.
+            per_token: whether there are logits and labels of each token, not of each row.
         """
         counted = self.settings.padding == "counted"
         counts = {name: sentences(mask) if counted else TERMS[name].count(mask) for name in self.weights}
-        return counts | {"logits": sentences(mask), "labels": sentences(mask)}
+        return counts | dict.fromkeys(("logits", "labels"), answers(mask, per_token))
 
     def of_layer(self, capture: str, layer: int, layers: int) -> dict[str, tuple[float, LayerLoss]]:
         """The terms that read one layer, of so many, of a capture, by name: weight and function."""
@@ -367,7 +382,7 @@ class RunningLoss:
             name: torch.stack([value for (term, _), value in self._values.items() if term == name]).sum()
             for name in self._loss.weights
         }
-        return {"logits": self._loss.of_logits(wide(student_logits), wide(teacher_logits))} | sums
+        return {"logits": self._loss.of_logits(wide(student_logits), wide(teacher_logits), self._mask)} | sums
 
     def by_layer(self) -> dict[str, Tensor]:
         """What the layer-wise terms consist of, in the order of the forward pass; layers are counted from 0."""

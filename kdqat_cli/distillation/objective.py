@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import PrecisionName
-from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, sentences, wide
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, answers, wide
 from kdqat_cli.networks.captures import Captures, capture
 from kdqat_cli.networks.modules import family_of
 from kdqat_cli.networks.shallower import matched_states
@@ -68,7 +68,7 @@ class OnLabels:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
-        return {"labels": sentences(_counted(batch))}
+        return {"labels": answers(_counted(batch), _per_token(batch))}
 
     parts = terms
 
@@ -107,7 +107,7 @@ class OnTeacher:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
-        return self._loss.counts(_counted(batch))
+        return self._loss.counts(_counted(batch), _per_token(batch))
 
     def _compared(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         inputs, loss = _inputs(batch), self._loss
@@ -146,8 +146,13 @@ class _Products:
 
 
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy with the labels (B,); one column of logits: squared error."""
+    """Cross entropy with the labels (B,); one column of logits: squared error.
+
+    Of logits per token (B, L, C) and labels (B, L) it is the mean over the tokens whose label is not -100.
+    """
     logits = wide(logits)
+    if logits.dim() == 3:
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     if logits.size(-1) == 1:
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
     return F.cross_entropy(logits, labels)
@@ -155,6 +160,10 @@ def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _inputs(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
+
+
+def _per_token(batch: Batch) -> bool:
+    return bool(batch["labels"].dim() > 1)
 
 
 def _counted(batch: Batch) -> Tensor:

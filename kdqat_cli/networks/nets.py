@@ -6,6 +6,7 @@ from typing import Any
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.conv import CONV
 from kdqat_cli.networks.net import Net
+from kdqat_cli.networks.seq2seq import SEQ2SEQ
 from kdqat_cli.networks.wide_resnet import WIDE_RESNET
 
 NETS: dict[str, Net] = {}
@@ -51,5 +52,5 @@ def new_network(name: str, reads: str, **config: Any) -> Any:
     return model_class(config_class(**fitting[name].shapes[name], **config))
 
 
-for _net in (CONV, WIDE_RESNET):
+for _net in (CONV, WIDE_RESNET, SEQ2SEQ):
     register(_net)

@@ -101,7 +101,8 @@ def distill(
 
         resume = work.resume_folder(record)
         set_seed(seed)
-        student = _copy(source, settings.distillation.layers) if network is None else kind.new(task, network)
+        kept = settings.distillation.layers
+        student = _copy(source, kept) if network is None else kind.new(task, network, data_dir, source)
         steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student.model)["score"]
         if group.leads():

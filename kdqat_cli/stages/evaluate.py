@@ -14,7 +14,7 @@ from kdqat_cli.tasks.kind import Loaded
 from kdqat_cli.tasks.models import load_model
 from kdqat_cli.tasks.records import size_figures
 from kdqat_cli.tasks.registry import kind_of
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import LabelledTask, Task
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
     gpu()  # where there is one, the model was loaded onto it
     if loaded.record.kind != "packed" or loaded.record.rows_kind != "text" or loaded.weights is None:
         return None
-    if loaded.record.labels != task.labels:
+    if isinstance(task, LabelledTask) and loaded.record.labels != task.labels:
         raise ConfigError(
             f"{loaded.weights} was packed with other labels than task {task.name} has.", "kdqat evaluate, no --device"
         )

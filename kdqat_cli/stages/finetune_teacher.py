@@ -62,7 +62,7 @@ def finetune_teacher(
     refuse_inputs(out, kind.inputs(source), (data_dir, task.folder))
     with shared_folder(out, force) as work:
         set_seed(seed)
-        loaded = kind.new(task, source)
+        loaded = kind.new(task, source, data_dir)
         reading = kind.reading(loaded, task, settings.teacher, "teacher")
         rows = kind.rows(task, "train", data_dir, loaded, reading)
         dev = kind.rows(task, "dev", data_dir, loaded, reading)

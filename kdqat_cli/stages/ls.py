@@ -19,8 +19,7 @@ def ls(what: Listed) -> Sequence[Row]:
 def _tasks() -> Sequence[Row]:
     rows = []
     for spec in [load_task(name) for name in [*task_names(), *user_task_names()]]:
-        labels = "number" if spec.regression else str(spec.num_labels)
-        row = {"task": spec.name, "labels": labels, "metric": spec.metric, "kind": spec.kind}
+        row = {"task": spec.name, "labels": spec.answers, "metric": spec.metric, "kind": spec.kind}
         rows.append(row | spec.row | {"title": spec.title})
     return rows
 

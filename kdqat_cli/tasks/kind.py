@@ -37,8 +37,8 @@ class Rows(Protocol):
         """sha256 of the rows; equal for equal rows, wherever they were read from."""
 
     @property
-    def labels(self) -> Any:
-        """The gold labels (rows,)."""
+    def chance(self) -> float:
+        """The score in percent of the best constant answer: what a model that learnt nothing may reach."""
 
     @property
     def examples(self) -> Any:
@@ -51,7 +51,8 @@ class Rows(Protocol):
     def collate(self, padding: PaddingName) -> Callable[[list[Any]], dict[str, Any]]:
         """What puts rows of a training together to a batch.
 
-        A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding.
+        A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding. Where
+        a model answers with a class per token, `labels` is (B, L), with -100 where `counted` is 0.
         """
 
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
@@ -69,12 +70,14 @@ class Kind(Protocol):
     def inputs(self, source: str) -> dict[str, str]:
         """What `new` reads: what it is → its folder or hub id."""
 
-    def new(self, task: Any, source: str) -> Loaded:
+    def new(self, task: Any, source: str, data_dir: Path | None = None, teacher: Any = None) -> Loaded:
         """A model to be trained on a task; its record holds no more than the digests of what it was made from.
 
         Args:
             task: of this kind.
             source: what the model begins with, as the user names it.
+            data_dir: folder of local task data, or None; for what a model takes from the training rows.
+            teacher: the loaded model that the new one learns from, or None.
 
         Raises:
             ConfigError: the kind does not take such a source.

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from scipy import stats
 from sklearn import metrics
 
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import LabelledTask
 
 Array = npt.NDArray[np.generic]
 
 
-def compute_metrics(task: Task, logits: Array, labels: Array) -> dict[str, float]:
+def compute_metrics(task: LabelledTask, logits: Array, labels: Array) -> dict[str, float]:
     """The task's metrics in percent; `score` is the headline, the mean of its parts where it has two.
 
     Args:
@@ -26,14 +26,14 @@ def compute_metrics(task: Task, logits: Array, labels: Array) -> dict[str, float
     return _scores(task, logits[:, 0] if task.regression else logits.argmax(axis=1), labels)
 
 
-def chance_score(task: Task, labels: Array) -> float:
+def chance_score(task: LabelledTask, labels: Array) -> float:
     """The best score in percent of any constant answer: what a model that learnt nothing may reach."""
     if task.regression:
         return 0.0
     return max(_scores(task, np.full_like(labels, answer), labels)["score"] for answer in range(task.num_labels))
 
 
-def _scores(task: Task, predictions: Array, labels: Array) -> dict[str, float]:
+def _scores(task: LabelledTask, predictions: Array, labels: Array) -> dict[str, float]:
     parts = {name: 100 * _METRICS[name](labels, predictions) for name in task.metrics}
     headline = task.metric.split("+")
     return {"score": sum(parts[name] for name in headline) / len(headline), **parts}

@@ -9,7 +9,6 @@ from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.places import teacher_folder
 from kdqat_cli.store.run import versions
 from kdqat_cli.tasks.kind import Loaded, Rows
-from kdqat_cli.tasks.metrics import chance_score
 from kdqat_cli.tasks.records import recorded, refuse_quantized
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
@@ -89,7 +88,7 @@ def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str) -> f
         GateError: it is no better than a constant answer.
     """
     score = dev.score(model)["score"]
-    chance = chance_score(task, dev.labels)
+    chance = dev.chance
     if score <= chance:
         raise GateError(
             f"The teacher {name} scores {score:.2f} on {task.name}, no better than a constant answer ({chance:.2f}): "

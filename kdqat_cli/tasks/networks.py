@@ -1,6 +1,7 @@
 """What the kinds of tasks share whose models are kdqat's own networks (networks/nets.py), trained from the beginning.
 
-Such a kind derives from `NetworkKind` and adds how it reads rows: `config`, `reading` and `rows`.
+Such a kind derives from `NetworkKind` and adds how it reads rows: `reading` and `rows`, and `config` where a task
+determines something of a network.
 """
 
 from dataclasses import dataclass
@@ -47,17 +48,17 @@ class NetworkKind:
     name: str
 
     def config(self, task: Any) -> dict[str, Any]:
-        """What a task determines of a network's configuration beside the labels."""
-        raise NotImplementedError
+        """What a task determines of a network's configuration beside the labels: nothing."""
+        return {}
 
     def inputs(self, source: str) -> dict[str, str]:
         """Nothing: a new network has random weights."""
         return {}
 
-    def new(self, task: Any, source: str) -> LoadedNetwork:
+    def new(self, task: Any, source: str, data_dir: Path | None = None, teacher: Any = None) -> Any:
         """A network by name, with random weights."""
         model = new_network(source, self.name, **self.config(task), **label_config(task))
-        return LoadedNetwork(_placed(model), None, Record(network=source))
+        return LoadedNetwork(placed(model), None, Record(network=source))
 
     def load(self, source: str, fix: str | None = None) -> LoadedNetwork:
         """A network that kdqat trained."""
@@ -73,9 +74,9 @@ class NetworkKind:
             quantize_model(model, record.quantization)
             load_codes(model, folder, again or "kdqat distill")
         weights = folder / _WEIGHTS
-        return LoadedNetwork(_placed(model).eval(), weights if weights.exists() else None, record)
+        return LoadedNetwork(placed(model).eval(), weights if weights.exists() else None, record)
 
-    def align(self, loaded: LoadedNetwork, task: Any, name: str) -> None:
+    def align(self, loaded: Any, task: Any, name: str) -> None:
         """Refuses a network that was made for other labels or inputs than the task's: it cannot be reordered."""
         config, fix = loaded.model.config, f"kdqat finetune-teacher --task {task.name}"
         labels = [config.id2label[index] for index in range(config.num_labels)]
@@ -90,23 +91,24 @@ class NetworkKind:
     def as_recorded(self, loaded: LoadedNetwork, task: Any, max_length: int | None) -> Record:
         """What is recorded."""
         if max_length is not None:
-            raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are no text.")
+            raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are read whole.")
         return loaded.record
 
-    def write_reader(self, loaded: LoadedNetwork, folder: Path, name: str) -> dict[str, object]:
+    def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
         """Nothing: the task says how its rows are read."""
         return {}
 
-    def pack(self, loaded: LoadedNetwork, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+    def pack(self, loaded: Any, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
         """As the packed file alone."""
         save_network(loaded.model, folder, record, half, codec)
 
-    def save(self, loaded: LoadedNetwork, folder: Path, record: Record) -> None:
+    def save(self, loaded: Any, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes and kdqat.json."""
         loaded.model.save_pretrained(folder, state_dict=plain_state(loaded.model))
         save_codes(loaded.model, folder)
         write_json(folder / ABOUT, record.to_json())
 
 
-def _placed(model: PreTrainedModel) -> PreTrainedModel:
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU where there is one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

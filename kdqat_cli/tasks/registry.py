@@ -16,6 +16,7 @@ from kdqat_cli.files import is_there, names_in
 from kdqat_cli.tasks.image.schema import ImageTask
 from kdqat_cli.tasks.task import SUFFIXES, Task
 from kdqat_cli.tasks.text.schema import TextTask
+from kdqat_cli.tasks.translation.schema import TranslationTask
 from kdqat_cli.yaml12 import read_yaml
 
 if TYPE_CHECKING:
@@ -41,7 +42,17 @@ def _image() -> "Kind":
     return IMAGE
 
 
-KINDS: dict[str, _Entry] = {"text": _Entry(TextTask, _text), "image": _Entry(ImageTask, _image)}
+def _translation() -> "Kind":
+    from kdqat_cli.tasks.translation.kind import TRANSLATION
+
+    return TRANSLATION
+
+
+KINDS: dict[str, _Entry] = {
+    "text": _Entry(TextTask, _text),
+    "image": _Entry(ImageTask, _image),
+    "translation": _Entry(TranslationTask, _translation),
+}
 
 
 def register(name: str, schema: type[Task], load: "Callable[[], Kind]") -> None:

@@ -27,3 +27,18 @@ def data_folders(task: Task, data_dir: Path | None) -> list[Path]:
     if data_dir is not None and not (is_there(data_dir) and data_dir.is_dir()):
         raise MissingInputError(f"There is no data folder {data_dir}.", fix="--data-dir FOLDER")
     return [folder for folder in (data_dir, task.folder, ASSETS / "data") if folder is not None]
+
+
+def found_in(folders: list[Path], name: str, task: Task) -> Path:
+    """A task's file or folder by name, in the first of the folders that has it.
+
+    Raises:
+        MissingInputError: none has it.
+    """
+    path = next((folder / name for folder in folders if is_there(folder / name)), None)
+    if path is None:
+        places = ", ".join(str(folder) for folder in folders)
+        raise MissingInputError(
+            f"Task {task.name}: there is no {name} in {places}.", f"--data-dir FOLDER, where FOLDER holds {name}"
+        )
+    return path

@@ -1,7 +1,8 @@
 """A task as data: what every kind of task has in its YAML file.
 
-A task file says where rows come from, what the labels are, and which metric is the headline. What a kind has beside
-that stands in its own schema (text/schema.py, image/schema.py).
+A task file says where rows come from, what the answers are, and which metric is the headline. What a kind has beside
+that stands in its own schema (text/schema.py, image/schema.py, translation/schema.py). `LabelledTask` is the base of
+kinds whose answer is one class or one number per row.
 """
 
 from pathlib import Path
@@ -26,15 +27,8 @@ class Task(Section):
     """The task's name: that of its file."""
     title: str
     """What the task is, in one line."""
-    labels: list[str] | None = Field(default=None, min_length=2)
-    """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
-    counted from 0."""
-    range: list[float] | None = Field(default=None, min_length=2, max_length=2)
-    """Smallest and largest label of a regression task."""
-    metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
+    metric: str
     """The headline score; with a plus, the mean of the two."""
-    also: list[MetricName] = Field(default_factory=list)
-    """Metrics that are reported beside the headline."""
     folder: Path | None = Field(default=None, exclude=True)
     """Folder of a user's task file; set by load_task, never in the file."""
 
@@ -45,16 +39,6 @@ class Task(Section):
         return next((path for path in files if path.is_file()), None)
 
     @property
-    def regression(self) -> bool:
-        """Whether the label is a number rather than a class."""
-        return self.range is not None
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the model: one per class, or 1 for regression."""
-        return len(self.labels) if self.labels else 1
-
-    @property
     def splits(self) -> list[str]:
         """The splits to evaluate on: dev, then any others."""
         return ["dev"]
@@ -62,7 +46,12 @@ class Task(Section):
     @property
     def metrics(self) -> list[str]:
         """Names of all metrics, the headline's first."""
-        return list(dict.fromkeys([*self.metric.split("+"), *self.also]))
+        return self.metric.split("+")
+
+    @property
+    def answers(self) -> str:
+        """What `kdqat ls tasks` shows of the answers."""
+        return "-"
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
         """What a teacher of the task begins with.
@@ -88,7 +77,45 @@ class Task(Section):
 
     def faults(self) -> list[str]:
         """What the types alone do not tell of a task file, one sentence each."""
-        faults = []
+        return []
+
+
+class LabelledTask(Task):
+    """A task that asks for one class or one number per row."""
+
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
+    counted from 0."""
+    range: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    """Smallest and largest label of a regression task."""
+    metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
+    """The headline score; with a plus, the mean of the two."""
+    also: list[MetricName] = Field(default_factory=list)
+    """Metrics that are reported beside the headline."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether the label is a number rather than a class."""
+        return self.range is not None
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the model: one per class, or 1 for regression."""
+        return len(self.labels) if self.labels else 1
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, the headline's first."""
+        return list(dict.fromkeys([*super().metrics, *self.also]))
+
+    @property
+    def answers(self) -> str:
+        """What `kdqat ls tasks` shows of the answers."""
+        return "number" if self.regression else str(self.num_labels)
+
+    def faults(self) -> list[str]:
+        """See `Task.faults`."""
+        faults = super().faults()
         if (self.labels is None) == (self.range is None):
             faults.append("exactly one of labels (classification) and range (regression) must be given.")
         names = [plain(label) for label in self.labels or []]
@@ -126,7 +153,7 @@ def check_keep_best(task: Task, section: str, training: Training) -> None:
         )
 
 
-def label_config(task: Task) -> dict[str, Any]:
+def label_config(task: LabelledTask) -> dict[str, Any]:
     """The head's part of config.json for a task."""
     if task.regression:
         return {"num_labels": 1, "problem_type": "regression"}

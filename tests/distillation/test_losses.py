@@ -46,6 +46,7 @@ LAYER_LOSSES: dict[str, tuple[LayerLoss, Reference, tuple[int, ...]]] = {
     "map": (map_loss, map_reference, (ROWS, HEADS, LENGTH, LENGTH)),
 }
 each_loss = pytest.mark.parametrize(("loss", "reference", "shape"), LAYER_LOSSES.values(), ids=LAYER_LOSSES)
+PARTS = (slice(0, 1), slice(1, ROWS))  # of a batch, on two devices
 each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
@@ -162,6 +163,25 @@ def test_the_logits_loss_by_hand() -> None:
     value = logits_loss(student, torch.zeros(1, 2, dtype=torch.float64))
     assert value.item() == pytest.approx(-0.5 * (np.log(0.8) + np.log(0.2)), rel=TIGHT)
     assert logits_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([[2.0], [3.0]])).item() == 2.5
+
+
+@pytest.mark.parametrize("mean", ["rows", "classes"])
+def test_of_logits_per_token_the_loss_is_the_mean_over_real_tokens(mean: Literal["rows", "classes"]) -> None:
+    """Not a mean of sentences' means, and padding may hold anything."""
+    draw = np.random.default_rng(6)
+    own, taught = draw.normal(0, 2, (ROWS, LENGTH, 5)), draw.normal(0, 2, (ROWS, LENGTH, 5))
+    mask = np.asarray(MASKS["odd lengths"])
+    own[mask == 0] = np.inf
+    loss = DistillationLoss(distillation("logits", logits=0.7, logits_temperature=2.0, logits_mean=mean))
+    tensors = torch.tensor(own), torch.tensor(taught), torch.tensor(mask)
+    value = loss.of_logits(*tensors).item()
+    real = mask.astype(bool)
+    expected = 0.7 * 4 * logits_reference(own[real] / 2, taught[real] / 2) / (5 if mean == "classes" else 1)
+    assert value == pytest.approx(expected, rel=TIGHT)
+    counts = [loss.counts(torch.tensor(mask[part]), per_token=True)["logits"].item() for part in PARTS]
+    parts = [loss.of_logits(*(tensor[part] for tensor in tensors)).item() for part in PARTS]
+    assert sum(counts) == mask.sum()
+    assert value == pytest.approx(np.dot(parts, counts) / sum(counts), rel=TIGHT), "what several devices rely on"
 
 
 @pytest.mark.parametrize("mean", ["rows", "classes"])
@@ -287,7 +307,7 @@ def test_the_mean_of_a_batch_is_that_of_its_parts_by_their_counts(name: str, pad
     def counts(rows: slice) -> dict[str, float]:
         return {term: value.item() for term, value in loss.counts(mask[rows]).items()}
 
-    whole, parts = slice(0, ROWS), (slice(0, 1), slice(1, ROWS))
+    whole, parts = slice(0, ROWS), PARTS
     for term, value in terms(whole).items():
         weighted = sum(terms(part)[term] * counts(part)[term] for part in parts)
         assert counts(whole)[term] == sum(counts(part)[term] for part in parts)

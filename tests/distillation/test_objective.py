@@ -73,6 +73,9 @@ def test_the_labels_loss() -> None:
     logits = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
     assert gold_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-6)
     assert gold_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([2, 3])).item() == 2.5
+    per_token = torch.stack([logits, logits.flip(0)])
+    found = gold_loss(per_token, torch.tensor([[0, 1], [1, -100]])).item()
+    assert found == pytest.approx(-(2 * np.log(0.6) + np.log(0.8)) / 3, rel=1e-6), "the mean over three tokens"
 
 
 def test_labels_have_the_weight_that_the_settings_give_them(

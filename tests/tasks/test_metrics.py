@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
-from kdqat_cli.tasks.registry import load_task
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.registry import load_text_task
 
 LABELS = np.array([1, 1, 1, 1, 1, 0, 0, 0])
 PREDICTIONS = np.array(
@@ -21,12 +20,12 @@ def one_hot(predictions: Any, num_labels: int = 2) -> Any:
 
 def test_worked_example() -> None:
     """By hand: accuracy 5/8; F1 = 2·3 / (2·3 + 1 + 2) = 2/3; MCC = (3·2 - 1·2) / √(4·5·3·4) = 4/√240."""
-    assert compute_metrics(load_task("rte"), one_hot(PREDICTIONS), LABELS) == {"score": 62.5, "accuracy": 62.5}
-    assert compute_metrics(load_task("mrpc"), one_hot(PREDICTIONS), LABELS) == pytest.approx(
+    assert compute_metrics(load_text_task("rte"), one_hot(PREDICTIONS), LABELS) == {"score": 62.5, "accuracy": 62.5}
+    assert compute_metrics(load_text_task("mrpc"), one_hot(PREDICTIONS), LABELS) == pytest.approx(
         {"score": (62.5 + 200 / 3) / 2, "f1": 200 / 3, "accuracy": 62.5}
     )
     matthews = 400 / 240**0.5
-    assert compute_metrics(load_task("cola"), one_hot(PREDICTIONS), LABELS) == pytest.approx(
+    assert compute_metrics(load_text_task("cola"), one_hot(PREDICTIONS), LABELS) == pytest.approx(
         {"score": matthews, "matthews": matthews}
     )
 
@@ -53,9 +52,9 @@ def test_correlations_agree_with_their_formulas(seed: int) -> None:
     logits = (labels[:, None] + random.normal(0, 2, (200, 1))).round(1).astype(np.float32)
     x = logits[:, 0].astype(np.float64)
     expected = {"pearson": 100 * pearson(x, labels), "spearman": 100 * pearson(ranks(x), ranks(labels))}
-    measured = compute_metrics(load_task("stsb"), logits, labels)
+    measured = compute_metrics(load_text_task("stsb"), logits, labels)
     assert measured == pytest.approx({"score": sum(expected.values()) / 2, **expected}, abs=1e-6)
-    measured = compute_metrics(load_task("klue-sts"), logits, labels)
+    measured = compute_metrics(load_text_task("klue-sts"), logits, labels)
     assert measured == pytest.approx({"score": expected["pearson"], **expected}, abs=1e-6)
 
 
@@ -67,7 +66,7 @@ def test_classification_agrees_with_its_formulas(seed: int) -> None:
     predictions = np.array([max(range(7), key=row.__getitem__) for row in logits])
     accuracy = 100 * float((labels == predictions).mean())
     macro = 100 * float(np.mean([f1_of(answer, labels, predictions) for answer in range(7)]))
-    measured = compute_metrics(load_task("klue-tc"), logits, labels)
+    measured = compute_metrics(load_text_task("klue-tc"), logits, labels)
     assert measured == pytest.approx({"score": accuracy, "accuracy": accuracy, "macro_f1": macro})
 
 
@@ -75,29 +74,33 @@ def test_classification_agrees_with_its_formulas(seed: int) -> None:
 @pytest.mark.parametrize("name", ["stsb", "klue-sts"])
 @pytest.mark.filterwarnings("error")
 def test_an_undefined_correlation_is_zero(name: str, constant: float) -> None:
-    measured = compute_metrics(load_task(name), np.full((4, 1), constant), np.array([0.0, 1.0, 2.0, 5.0]))
+    measured = compute_metrics(load_text_task(name), np.full((4, 1), constant), np.array([0.0, 1.0, 2.0, 5.0]))
     assert set(measured.values()) == {0.0}
 
 
 @pytest.mark.filterwarnings("error")
 def test_constant_classes_are_defined() -> None:
     zeros = np.zeros(8, dtype=int)
-    assert compute_metrics(load_task("cola"), one_hot(zeros), LABELS)["score"] == 0.0
-    assert compute_metrics(load_task("mrpc"), one_hot(zeros), LABELS) == {"score": 18.75, "f1": 0.0, "accuracy": 37.5}
+    assert compute_metrics(load_text_task("cola"), one_hot(zeros), LABELS)["score"] == 0.0
+    assert compute_metrics(load_text_task("mrpc"), one_hot(zeros), LABELS) == {
+        "score": 18.75,
+        "f1": 0.0,
+        "accuracy": 37.5,
+    }
 
 
 def test_chance_is_the_best_constant_answer() -> None:
-    assert chance_score(load_task("rte"), LABELS) == 62.5
-    assert chance_score(load_task("rte"), 1 - LABELS) == 62.5
+    assert chance_score(load_text_task("rte"), LABELS) == 62.5
+    assert chance_score(load_text_task("rte"), 1 - LABELS) == 62.5
     # Always "equivalent": accuracy 5/8 and F1 = 2·5 / (5 + 8).
-    assert chance_score(load_task("mrpc"), LABELS) == pytest.approx((62.5 + 1000 / 13) / 2)
-    assert chance_score(load_task("mnli"), np.array([0, 1, 2, 2])) == 50.0
-    assert chance_score(load_task("cola"), LABELS) == 0.0
-    assert chance_score(load_task("stsb"), np.array([1.0, 2.5])) == 0.0
+    assert chance_score(load_text_task("mrpc"), LABELS) == pytest.approx((62.5 + 1000 / 13) / 2)
+    assert chance_score(load_text_task("mnli"), np.array([0, 1, 2, 2])) == 50.0
+    assert chance_score(load_text_task("cola"), LABELS) == 0.0
+    assert chance_score(load_text_task("stsb"), np.array([1.0, 2.5])) == 0.0
 
 
 @pytest.mark.parametrize("name", ["rte", "stsb"])
 def test_scores_are_plain_floats(name: str) -> None:
-    task: Task = load_task(name)
+    task = load_text_task(name)
     logits = np.random.default_rng(0).normal(size=(8, task.num_labels)).astype(np.float32)
     assert all(type(value) is float for value in compute_metrics(task, logits, LABELS).values())

@@ -12,7 +12,7 @@ from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.params import recipe_names, resolve
 from kdqat_cli.tasks.registry import load_task, load_text_task, task_names, user_task_names
-from kdqat_cli.tasks.task import check_keep_best
+from kdqat_cli.tasks.task import LabelledTask, check_keep_best
 from kdqat_cli.tasks.text.schema import TextTask
 from tests.recipes import training
 
@@ -35,7 +35,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_the_issue_s_tasks_are_packaged() -> None:
-    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10"])
+    assert task_names() == sorted([*GLUE, "klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10", "multi30k"])
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -44,7 +44,8 @@ def test_every_shipped_file_loads(name: str) -> None:
     assert task.name == name
     assert task.folder is None
     assert task.splits[0] == "dev"
-    assert task.num_labels == (1 if task.regression else len(task.labels or []))
+    if isinstance(task, LabelledTask):
+        assert task.num_labels == (1 if task.regression else len(task.labels or []))
     if isinstance(task, TextTask):
         assert task.hub is None or (task.hub.path.count("/") == 1 and {"train", "dev"} <= task.hub.splits.keys())
 

@@ -15,7 +15,7 @@ from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import is_there, lines, read_bytes
 from kdqat_cli.tasks.image.schema import ImageTask
 from kdqat_cli.tasks.labels import Labels
-from kdqat_cli.tasks.sources import data_folders
+from kdqat_cli.tasks.sources import data_folders, found_in
 
 _LARGEST = 2**31  # bytes of one .bin file
 _LARGEST_IMAGE = 2**26  # bytes of one picture's file
@@ -81,12 +81,7 @@ def _read(task: ImageTask, split: str, folders: list[Path]) -> Images:
         return _digits(task, split)
     parts = []
     for name in task.files.get(split, []):
-        path = next((folder / name for folder in folders if is_there(folder / name)), None)
-        if path is None:
-            places = ", ".join(str(folder) for folder in folders)
-            raise MissingInputError(
-                f"Task {task.name}: there is no {name} in {places}.", f"--data-dir FOLDER, where FOLDER holds {name}"
-            )
+        path = found_in(folders, name, task)
         parts.append(_READERS[path.suffix](path, task) if path.is_file() else _folder(path, task))
     if not any(len(part.labels) for part in parts):
         raise MissingInputError(f"Task {task.name} holds no images in its split {split}.")

@@ -14,7 +14,7 @@ from kdqat_cli import group
 from kdqat_cli.config import PaddingName
 from kdqat_cli.tasks.image.data import Images
 from kdqat_cli.tasks.image.schema import ImageTask
-from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 
 Example = tuple[Tensor, int]
 _SCORED = 256  # images per forward pass of an evaluation
@@ -42,6 +42,11 @@ class ImageRows:
     def labels(self) -> NDArray[np.int64]:
         """The classes (rows,)."""
         return self.images.labels
+
+    @property
+    def chance(self) -> float:
+        """The score in percent of the best constant answer."""
+        return chance_score(self.task, self.labels)
 
     @property
     def examples(self) -> list[Example]:

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import LabelledTask
 
 SOURCES = (".bin", ".parquet", ".csv")
 """Endings of files that hold images, or their paths; a folder holds one folder of pictures per class."""
 
 
-class ImageTask(Task):
+class ImageTask(LabelledTask):
     """A task whose rows are images of one size, each with a class."""
 
     builtin: Literal["digits"] | None = None

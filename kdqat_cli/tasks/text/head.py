@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.networks.modules import classifier_of
 from kdqat_cli.tasks.labels import plain
-from kdqat_cli.tasks.task import Task, label_config
+from kdqat_cli.tasks.task import LabelledTask, label_config
 
 
 def check_outputs(config: PreTrainedConfig, name: str) -> None:
@@ -72,7 +72,7 @@ def _check_names(config: PreTrainedConfig, name: str) -> None:
     config.label2id = own
 
 
-def align_labels(model: PreTrainedModel, task: Task, name: str) -> None:
+def align_labels(model: PreTrainedModel, task: LabelledTask, name: str) -> None:
     """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
 
     A head whose names say nothing (LABEL_0, …) is taken to be in the task's order. Case, outer spaces and the form of

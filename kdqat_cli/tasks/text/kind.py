@@ -1,7 +1,7 @@
 """Text as a kind of task: see `Kind` in tasks/kind.py."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kdqat_cli.config import CodecName, Training
 from kdqat_cli.errors import ConfigError
@@ -31,7 +31,7 @@ class Text:
         """The encoder."""
         return {"encoder": encoder_location(source)}
 
-    def new(self, task: TextTask, source: str) -> Classifier:
+    def new(self, task: TextTask, source: str, data_dir: Path | None = None, teacher: Any = None) -> Classifier:
         """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
         model, tokenizer = load_encoder(source, task)
         return Classifier(model, tokenizer, None, Record(encoder=source, sources={"encoder": encoder_digest(source)}))

@@ -13,7 +13,7 @@ from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
-from kdqat_cli.tasks.metrics import compute_metrics
+from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.text.data import data_digest, load_split
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
 from kdqat_cli.tasks.text.schema import TextTask
@@ -43,6 +43,11 @@ class TaskRows:
     def labels(self) -> Any:
         """The gold labels (rows,)."""
         return np.asarray(self.rows["labels"])
+
+    @property
+    def chance(self) -> float:
+        """The score in percent of the best constant answer."""
+        return chance_score(self.task, self.labels)
 
     @property
     def examples(self) -> Dataset:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from kdqat_cli.config import Section
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import LabelledTask
 
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
 
@@ -45,7 +45,7 @@ class Hub(Section):
     """The hub's columns, where they differ from the local files'."""
 
 
-class TextTask(Task):
+class TextTask(LabelledTask):
     """A task whose rows are texts, or pairs of texts."""
 
     hub: Hub | None = None

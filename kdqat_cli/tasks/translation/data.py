@@ -1,0 +1,106 @@
+"""Sentences of a task with their translations, from two files that have as many lines."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.files import lines
+from kdqat_cli.tasks.sources import data_folders, found_in
+from kdqat_cli.tasks.translation.schema import TranslationTask
+from kdqat_cli.tasks.translation.words import cut
+
+_LONGEST_LINE = 2**16  # bytes
+_READ_BY = {"metric", "words", "lower", "longest", "beam", "most"}  # what rows and their score depend on
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentences and their translations.
+
+    Attributes:
+        source: words of each source sentence, at least one.
+        target: words of each target sentence, at least one.
+        references: the target sentences as they stand in the file.
+    """
+
+    source: Sequence[Sequence[str]]
+    target: Sequence[Sequence[str]]
+    references: Sequence[str]
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.references)
+
+    @property
+    def longer_sides(self) -> list[int]:
+        """Words of the longer side of each pair."""
+        return [max(len(one), len(other)) for one, other in zip(self.source, self.target, strict=True)]
+
+    def up_to(self, longest: int) -> "Pairs":
+        """The pairs without those of which a side has more words."""
+        kept = [index for index, length in enumerate(self.longer_sides) if length <= longest]
+        source, target = ([side[index] for index in kept] for side in (self.source, self.target))
+        return Pairs(source, target, [self.references[index] for index in kept])
+
+    def digest(self, task: TranslationTask) -> str:
+        """sha256 over all pairs in their order, and what a task says of reading and scoring them."""
+        state = hashlib.sha256(json.dumps(task.model_dump(include=_READ_BY), sort_keys=True).encode())
+        for rows in (self.source, self.references):
+            state.update(json.dumps(rows).encode())
+        return state.hexdigest()
+
+
+def load_pairs(task: TranslationTask, split: str, data_dir: Path | None = None) -> Pairs:
+    """The pairs of one split; those of train have at most `longest` words per side.
+
+    Args:
+        task: the task.
+        split: train, dev, or another of the task's splits.
+        data_dir: the user's folder of local data.
+
+    Raises:
+        MissingInputError: a file is missing or cannot be read, the two have not as many lines, a line has no word or a
+            carriage return within, or no pair is short enough.
+    """
+    folders = data_folders(task, data_dir)
+    paths = [found_in(folders, name, task) for name in task.files[split]]
+    sources, references = (_sentences(path) for path in paths)
+    if len(sources) != len(references):
+        raise MissingInputError(
+            f"{paths[0]} has {len(sources)} lines, but {paths[1]} has {len(references)}; line i of one must translate "
+            "line i of the other.",
+            f"files.{split} in the task file, with two files that belong together",
+        )
+    source, target = (_words(task, rows, path) for rows, path in zip((sources, references), paths, strict=True))
+    pairs = Pairs(source, target, references)
+    short = pairs.up_to(task.longest)
+    if not len(short):
+        raise MissingInputError(
+            f"Task {task.name}: no pair of its split {split} has at most {task.longest} words per side.",
+            "longest in the task file, with a larger number",
+        )
+    return short if split == "train" else pairs
+
+
+def _sentences(path: Path) -> list[str]:
+    found = []
+    for number, line in enumerate(lines(path, _LONGEST_LINE), 1):
+        sentence = line.removesuffix("\n").removesuffix("\r")
+        if "\r" in sentence:
+            raise MissingInputError(
+                f"{path}, line {number} has a carriage return within; lines must end in \\n or \\r\\n.",
+                f"tr '\\r' '\\n' < {path} > NEW, if its lines end in \\r",
+            )
+        found.append(sentence)
+    return found
+
+
+def _words(task: TranslationTask, sentences: list[str], path: Path) -> list[list[str]]:
+    rows = [cut(sentence, task.words, task.lower) for sentence in sentences]
+    if [] in rows:
+        number = rows.index([]) + 1
+        raise MissingInputError(f"{path}, line {number} has no word.", f"line {number} left out of both files")
+    return rows

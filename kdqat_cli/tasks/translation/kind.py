@@ -1,0 +1,86 @@
+"""Translation as a kind of task: see `Kind` in tasks/kind.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdqat_cli.config import Training
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.networks.nets import new_network
+from kdqat_cli.record import Record
+from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind, placed
+from kdqat_cli.tasks.records import made_by, model_folder, task_file
+from kdqat_cli.tasks.translation.data import load_pairs
+from kdqat_cli.tasks.translation.rows import TranslationRows
+from kdqat_cli.tasks.translation.schema import TranslationTask
+from kdqat_cli.tasks.translation.words import Vocabulary
+
+
+@dataclass
+class Translator(LoadedNetwork):
+    """A network with the words that it knows."""
+
+    vocabulary: Vocabulary
+
+
+class Translation(NetworkKind):
+    """Sentences and their translations, which a network of kdqat's reads word by word."""
+
+    name = "translation"
+
+    def new(self, task: TranslationTask, source: str, data_dir: Path | None = None, teacher: Any = None) -> Translator:
+        """A network by name, with random weights; it knows its teacher's words, else those of the training rows."""
+        if teacher is not None:
+            vocabulary: Vocabulary = teacher.vocabulary
+        else:
+            rows = load_pairs(task, "train", data_dir)
+            vocabulary = Vocabulary.of(task, rows.source, rows.target)
+        model = new_network(source, self.name, **vocabulary.sizes)
+        record = Record(network=source, sources={"vocabulary": vocabulary.digest})
+        return Translator(placed(model), None, record, vocabulary)
+
+    def load(self, source: str, fix: str | None = None) -> Translator:
+        """A network that kdqat trained, with its words."""
+        loaded = super().load(source, fix)
+        config = loaded.model.config
+        sizes = {"source_words": config.source_words, "target_words": config.target_words}
+        vocabulary = Vocabulary.load(model_folder(source), sizes, made_by(loaded.record))
+        return Translator(loaded.model, loaded.weights, loaded.record, vocabulary)
+
+    def align(self, loaded: Translator, task: TranslationTask, name: str) -> None:
+        """Refuses a network that was made for other languages or other words than the task's."""
+        known = loaded.vocabulary
+        fix = f"kdqat finetune-teacher --task {task.name}"
+        if known.languages != task.languages:
+            made, wanted = (" → ".join(languages) for languages in (known.languages, task.languages))
+            raise ConfigError(f"{name} translates {made}, but task {task.name} is {wanted}.", fix)
+        for key in ("words", "lower"):
+            made, wanted = getattr(known, key), getattr(task, key)
+            if made != wanted:
+                raise ConfigError(f"{name} was made for {key}: {made}, but task {task.name} has {wanted}.", fix)
+
+    def reading(
+        self, loaded: Translator, task: TranslationTask, training: Training, section: Literal["teacher", "student"]
+    ) -> Record:
+        """The task, whose file says how long a pair may be."""
+        if training.max_length is not None:
+            raise ConfigError(
+                f"{section}.max_length has no meaning for task {task.name}: its file says how long a pair may be "
+                "(longest).",
+                f"--set {section}.max_length=null",
+            )
+        return Record(task=task.name, task_file=task_file(task), rows_kind=self.name)
+
+    def rows(
+        self, task: TranslationTask, split: str, data_dir: Path | None, loaded: Translator, record: Record
+    ) -> TranslationRows:
+        """Pairs as numbers of words."""
+        return TranslationRows(task, load_pairs(task, split, data_dir), loaded.vocabulary)
+
+    def save(self, loaded: Translator, folder: Path, record: Record) -> None:
+        """Writes what `NetworkKind.save` writes, and vocabulary.json."""
+        super().save(loaded, folder, record)
+        loaded.vocabulary.save(folder)
+
+
+TRANSLATION = Translation()

@@ -1,0 +1,157 @@
+"""A task's pairs as a network reads them, its translations, and its score on them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from kdqat_cli import group
+from kdqat_cli.config import PaddingName
+from kdqat_cli.record import BY_LENGTH
+from kdqat_cli.tasks.translation.data import Pairs
+from kdqat_cli.tasks.translation.schema import TranslationTask
+from kdqat_cli.tasks.translation.search import search
+from kdqat_cli.tasks.translation.words import BEGIN, END, PADDING, Vocabulary
+
+Example = tuple[list[int], list[int]]
+_NO_LABEL = -100
+_LARGEST_LOSS = 700.0  # exp of more is no float
+
+
+@dataclass(frozen=True)
+class TranslationRows:
+    """One split of a task.
+
+    Attributes:
+        task: the task.
+        pairs: its sentences and their translations.
+        vocabulary: the words that the network knows.
+    """
+
+    task: TranslationTask
+    pairs: Pairs
+    vocabulary: Vocabulary
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the rows, and of what the task says of reading and scoring them."""
+        return self.pairs.digest(self.task)
+
+    @property
+    def chance(self) -> float:
+        """The headline score of a constant answer: the first reference."""
+        return self._measured([" ".join(self.pairs.target[0])] * len(self.pairs))[self.task.metric]
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Numbers of the source's and of the target's words of each row."""
+        known = self.vocabulary
+        pairs = zip(self.pairs.source, self.pairs.target, strict=True)
+        return [(known.source_numbers(source), known.target_numbers(target)) for source, target in pairs]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Words of the longer side of each row."""
+        return self.pairs.longer_sides
+
+    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Any]]:
+        """Puts rows together, padded to the longest of them: see `Rows` in tasks/kind.py."""
+        return _batch
+
+    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+        """BLEU and chrF in percent of beam search's translations, and the perplexity, a plain number.
+
+        The perplexity is exp of the mean negative log likelihood per target word, the end counted as one, over the
+        pairs that are no longer than the task's `longest`.
+        """
+        figures = self._measured(self.translations(model)) | {"perplexity": self._perplexity(model)}
+        return {"score": figures[self.task.metric]} | {name: figures[name] for name in self.task.metrics}
+
+    def translations(self, model: PreTrainedModel) -> list[str]:
+        """The translation of every row, its words between spaces.
+
+        A word that the network does not know is the source word that it looked at most. The processes of a group take
+        turns.
+        """
+        # Per row and word: 1 + its number (0: there is none), and the place of a source word.
+        found = torch.zeros((len(self.pairs), self.task.most, 2), dtype=torch.long, device=model.device)
+        with _evaluating(model):
+            for rows in self._mine(range(len(self.pairs))):
+                source, lengths = _padded([self.examples[row][0] for row in rows])
+                here = source.to(model.device), lengths.to(model.device)
+                for row, words in zip(rows, search(model, *here, self.task.beam, self.task.most), strict=True):
+                    found[row, : len(words)] = words + torch.tensor([1, 0], device=words.device)
+        sentences = []
+        for source_words, words in zip(self.pairs.source, group.add_up(found).tolist(), strict=True):
+            numbers = [(number - 1, source_words[place]) for number, place in words if number]
+            sentences.append(self.vocabulary.sentence(*zip(*numbers, strict=True)) if numbers else "")
+        return sentences
+
+    @torch.no_grad()
+    def _perplexity(self, model: PreTrainedModel) -> float:
+        short = [row for row, length in enumerate(self.lengths) if length <= self.task.longest]
+        sums = torch.zeros(2, dtype=torch.float64, device=model.device)  # negative log likelihood, and words
+        with _evaluating(model):
+            for rows in self._mine(short):
+                batch = {
+                    name: tensor.to(model.device)
+                    for name, tensor in _batch([self.examples[row] for row in rows]).items()
+                }
+                labels, counted = batch.pop("labels"), batch.pop("counted")
+                logits = model(**batch).logits.float().flatten(0, 1)
+                sums[0] += F.cross_entropy(logits, labels.flatten(), reduction="sum").double()
+                sums[1] += counted.sum()
+        total, words = group.add_up(sums).tolist()
+        return math.exp(min(total / words, _LARGEST_LOSS))
+
+    def _mine(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """Batches of rows of similar length, of which this process takes every so many-th."""
+        lengths = self.lengths
+        for number, batch in enumerate(BY_LENGTH.of([lengths[row] for row in rows])):
+            if number % group.size() == group.rank():
+                yield [rows[place] for place in batch]
+
+    def _measured(self, translations: list[str]) -> dict[str, float]:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+
+        # `force` silences the remark that the translations are cut already; they are cut as BLEU cuts them.
+        tokenizer = "13a" if self.task.words == "13a" else "none"
+        bleu = BLEU(lowercase=self.task.lower, tokenize=tokenizer, force=True)
+        references = [list(self.pairs.references)]
+        measures = {"bleu": bleu, "chrf": CHRF(lowercase=self.task.lower)}
+        return {name: float(one.corpus_score(translations, references).score) for name, one in measures.items()}
+
+
+def _padded(rows: list[list[int]], value: int = PADDING) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor (B, longest), padded at the end, and their lengths (B,)."""
+    padded = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    return padded, torch.tensor([len(row) for row in rows])
+
+
+def _batch(rows: list[Example]) -> dict[str, Tensor]:
+    """Rows as the inputs of a network, with labels and what of these counts."""
+    source, lengths = _padded([source for source, _ in rows])
+    target_in, _ = _padded([[BEGIN, *target] for _, target in rows])
+    labels, _ = _padded([[*target, END] for _, target in rows], _NO_LABEL)
+    batch = {"source": source, "lengths": lengths, "target_in": target_in, "labels": labels}
+    return batch | {"counted": (labels != _NO_LABEL).long()}
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode meanwhile."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,155 @@
+"""The chain of commands on translation: German digits to English ones, the last one first, by small LSTMs."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.commands import run
+
+pytestmark = pytest.mark.pipeline
+
+GERMAN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben"]
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+TASK = """\
+name: count
+kind: translation
+title: Digits, the last one first
+languages: [de, en]
+files:
+  train: [train.de, train.en]
+  dev: [dev.de, dev.en]
+  test: [test.de, test.en]
+network: lstm-small
+beam: 2
+most: 10
+"""
+LEARN = ("--task", "count.yaml", "--batch-size", "16", "--learning-rate", "1e-2")
+STUDENT = ("distill", *LEARN, "--teacher", "runs/count/teacher", "--recipe", "polino", "--bits", "4")
+SHORT = ("--epochs", "1")
+
+
+def told(folder: Path, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(folder, "kdqat", *arguments, "--json").stdout)
+    return found
+
+
+def refused(folder: Path, code: int, *arguments: str) -> str:
+    said = run(folder, "kdqat", *arguments, code=code).stderr
+    assert "Traceback" not in said
+    return " ".join(said.split())
+
+
+def write(folder: Path, split: str, rows: int) -> None:
+    draw = random.Random(split)
+    digits = [[draw.randrange(8) for _ in range(draw.randint(2, 4))] for _ in range(rows)]
+    for language, words, step in (("de", GERMAN, 1), ("en", ENGLISH, -1)):
+        lines = [" ".join(words[digit] for digit in row[::step]) + ".\n" for row in digits]
+        (folder / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def count(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the task and a teacher."""
+    folder = tmp_path_factory.mktemp("count")
+    (folder / "count.yaml").write_text(TASK, encoding="utf-8")
+    for split, rows in {"train": 500, "dev": 40, "test": 40}.items():
+        write(folder, split, rows)
+    run(folder, "kdqat", "finetune-teacher", *LEARN, "--epochs", "6")
+    return folder
+
+
+def test_a_smaller_student_and_the_teacher_itself_in_few_bits(count: Path) -> None:
+    teacher = told(count, "evaluate", "runs/count/teacher")
+    assert teacher["score"] == teacher["bleu"] > 70
+    assert teacher["chrf"] > 70
+    assert 1 < teacher["perplexity"] < 2
+    assert teacher["rows"] == teacher["test_rows"] == 40
+    dq = ("--method", "dq", "--weights", "points")
+    students = {
+        "qd": (*STUDENT, "--network", "lstm-tiny", "--method", "qd", "--epochs", "12", "--out", "qd"),
+        "dq": (*STUDENT, *dq, *SHORT, "--out", "dq"),
+    }
+    for name, options in students.items():
+        made = told(count, *options)
+        scored = told(count, "evaluate", name)
+        assert scored["score"] == made["score"] > 50
+        for parameter, weight in load_file(count / name / "model/model.safetensors").items():
+            assert "parametrizations" not in parameter
+            if weight.dim() > 1:
+                buckets = [part.unique().numel() for part in weight.flatten().split(256)]
+                assert max(buckets) <= 16, f"{parameter}: four bits"
+    vocabularies = {
+        (count / place / "model/vocabulary.json").read_bytes() for place in ("runs/count/teacher", *students)
+    }
+    assert len(vocabularies) == 1, "a student knows its teacher's words"
+
+
+def test_two_devices_train_as_one_does(count: Path) -> None:
+    """Their losses are means over all words of a batch, not means of their sentences' or their devices' means."""
+    losses = []
+    for devices in ("1", "2"):
+        out = f"on-{devices}"
+        options = ("--network", "lstm-tiny", "--set", "student.max_steps=3", "--devices", devices, "--out", out)
+        run(count, "kdqat", *STUDENT, *options)
+        last = (count / out / "history.csv").read_text().splitlines()[-1].split(",")
+        losses.append([float(cell) for cell in last])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_vocabulary_is_never_made_anew(count: Path) -> None:
+    """Other training rows would number the words anew; without its words a network is nothing."""
+    before = told(count, "evaluate", "runs/count/teacher")
+    kept = {path: path.read_bytes() for path in (count / "train.de", count / "train.en")}
+    write(count, "train", 20)
+    assert told(count, "evaluate", "runs/count/teacher") == before
+    for path, rows in kept.items():
+        path.write_bytes(rows)
+    shutil.copytree(count / "runs/count/teacher", count / "hollow")
+    path = count / "hollow/model/vocabulary.json"
+    words = json.loads(path.read_text(encoding="utf-8"))
+    for content, said in {
+        json.dumps(words | {"source": words["source"][1:]}): "but the network beside it",
+        "{": "vocabulary.json is not JSON; the vocabulary is damaged. try: kdqat finetune-teacher, to make it again",
+    }.items():
+        path.write_text(content, encoding="utf-8")
+        assert said in refused(count, 3, "evaluate", "hollow")
+    path.unlink()
+    assert "has no vocabulary.json" in refused(count, 3, "distill", "--task", "count.yaml", "--teacher", "hollow")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "said"),
+    [
+        (2, ("finetune-teacher", "--task", "count.yaml", "--encoder", "embedded"), "--encoder has no meaning for task"),
+        (2, ("finetune-teacher", *LEARN, "--network", "lstm-tniy"), "reads rows of the kind translation; did you mean"),
+        (2, ("finetune-teacher", *LEARN, "--max-length", "9"), "teacher.max_length has no meaning for task count"),
+        (2, (*STUDENT, "--network", "conv-digits"), "There is no network 'conv-digits' that reads rows of the kind"),
+        (2, (*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
+        (2, ("evaluate", "runs/count/teacher", "--max-length", "9"), "--max-length has no meaning for task count"),
+        (
+            2,
+            ("evaluate", "runs/count/teacher", "--task", "movie"),
+            "reads rows of the kind translation, but task movie",
+        ),
+        (
+            2,
+            ("evaluate", "runs/count/teacher", "--task", "other.yaml"),
+            "translates de → en, but task other is nl → en",
+        ),
+        (
+            2,
+            ("evaluate", "runs/count/teacher", "--task", "low.yaml"),
+            "was made for lower: False, but task low has True",
+        ),
+        (3, ("finetune-teacher", "--task", "multi30k"), "Task multi30k: there is no multi30k/train.de in"),
+    ],
+)
+def test_what_does_not_fit_is_refused(code: int, arguments: tuple[str, ...], said: str, count: Path) -> None:
+    (count / "other.yaml").write_text(TASK.replace("count", "other").replace("[de, en]", "[nl, en]", 1))
+    (count / "low.yaml").write_text(TASK.replace("count", "low") + "lower: true\n")
+    assert said in refused(count, code, *arguments)
