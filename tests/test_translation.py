@@ -87,6 +87,12 @@ def test_a_smaller_student_and_the_teacher_itself_in_few_bits(count: Path) -> No
         (count / place / "model/vocabulary.json").read_bytes() for place in ("runs/count/teacher", *students)
     }
     assert len(vocabularies) == 1, "a student knows its teacher's words"
+    packed = told(count, "export", "--student", "qd", "--out", "packed")
+    assert packed["ratio_to_fp32"] > 2
+    assert told(count, "evaluate", "packed")["bleu"] == told(count, "evaluate", "qd")["bleu"]
+    words = count / "packed/model/vocabulary.json"
+    words.write_text(words.read_text(encoding="utf-8").replace("drei", "dei"), encoding="utf-8")
+    assert "vocabulary.json is not the one that the model was packed with" in refused(count, 3, "evaluate", "packed")
 
 
 def test_two_devices_train_as_one_does(count: Path) -> None:

@@ -65,7 +65,7 @@ class NetworkKind:
         folder = model_folder(source)
         if (folder / FILE_NAME).exists():
             packed = folder / FILE_NAME
-            return LoadedNetwork(_placed(load_network(packed)), packed, PackedCheckpoint(packed).record)
+            return LoadedNetwork(placed(load_network(packed)), packed, PackedCheckpoint(packed).record)
         record = recorded_in(folder)
         place = Source.find(str(folder) if folder.is_dir() else source, fix)
         again = made_by(record)

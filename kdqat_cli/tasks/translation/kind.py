@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdqat_cli.config import Training
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.files import is_there
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.record import Record
+from kdqat_cli.store.digest import file_digest
 from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind, placed
 from kdqat_cli.tasks.records import made_by, model_folder, task_file
 from kdqat_cli.tasks.translation.data import load_pairs
 from kdqat_cli.tasks.translation.rows import TranslationRows
 from kdqat_cli.tasks.translation.schema import TranslationTask
-from kdqat_cli.tasks.translation.words import Vocabulary
+from kdqat_cli.tasks.translation.words import FILE, Vocabulary
 
 
 @dataclass
@@ -42,9 +44,13 @@ class Translation(NetworkKind):
     def load(self, source: str, fix: str | None = None) -> Translator:
         """A network that kdqat trained, with its words."""
         loaded = super().load(source, fix)
+        folder = model_folder(source)
+        path, told = folder / FILE, loaded.record.tokenizer
+        if told is not None and (not is_there(path) or file_digest(path) != told):
+            raise MissingInputError(f"{path} is not the one that the model was packed with.", "kdqat export")
         config = loaded.model.config
         sizes = {"source_words": config.source_words, "target_words": config.target_words}
-        vocabulary = Vocabulary.load(model_folder(source), sizes, made_by(loaded.record))
+        vocabulary = Vocabulary.load(folder, sizes, made_by(loaded.record))
         return Translator(loaded.model, loaded.weights, loaded.record, vocabulary)
 
     def align(self, loaded: Translator, task: TranslationTask, name: str) -> None:
@@ -76,6 +82,11 @@ class Translation(NetworkKind):
     ) -> TranslationRows:
         """Pairs as numbers of words."""
         return TranslationRows(task, load_pairs(task, split, data_dir), loaded.vocabulary)
+
+    def write_reader(self, loaded: Translator, folder: Path, name: str) -> dict[str, object]:
+        """The vocabulary."""
+        loaded.vocabulary.save(folder)
+        return {"tokenizer": file_digest(folder / FILE)}
 
     def save(self, loaded: Translator, folder: Path, record: Record) -> None:
         """Writes what `NetworkKind.save` writes, and vocabulary.json."""
