@@ -100,7 +100,7 @@ class Record(Section):
     format: str | None = None
     """Of an export: its format."""
     tokenizer: Digest | None = None
-    """sha256 of what reads a packed model's rows: tokenizer.json, or vocabulary.json."""
+    """sha256 of a packed model's tokenizer.json."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Record":

@@ -69,7 +69,7 @@ def finetune_teacher(
         begun = loaded.record
         made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
         made |= {"seed": seed, "settings": settings.teacher.model_dump()}
-        sources = begun.sources | {"train": rows.digest, "dev": dev.digest}
+        sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
         record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
         work.refuse_other(record)
         resume = work.resume_folder(record)

@@ -66,13 +66,15 @@ def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) 
     Raises:
         ConfigError: the model cannot read rows so.
     """
+    reading = kind_of(task).reading(teacher, task, settings.student, "student")
+    weights = {"teacher": None if teacher.weights is None else file_digest(teacher.weights)}
     made = {
         "kind": kind,
         "quantization": settings.quantization,
-        "sources": {"teacher": None if teacher.weights is None else file_digest(teacher.weights)},
+        "sources": reading.sources | weights,
         "versions": versions(),
     }
-    return kind_of(task).reading(teacher, task, settings.student, "student").model_copy(update=made)
+    return reading.model_copy(update=made)
 
 
 def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str) -> float:

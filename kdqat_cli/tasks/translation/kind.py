@@ -6,10 +6,8 @@ from typing import Any, Literal
 
 from kdqat_cli.config import Training
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.files import is_there
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.record import Record
-from kdqat_cli.store.digest import file_digest
 from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind, placed
 from kdqat_cli.tasks.records import made_by, model_folder, task_file
 from kdqat_cli.tasks.translation.data import load_pairs
@@ -38,19 +36,17 @@ class Translation(NetworkKind):
             rows = load_pairs(task, "train", data_dir)
             vocabulary = Vocabulary.of(task, rows.source, rows.target)
         model = new_network(source, self.name, **vocabulary.sizes)
-        record = Record(network=source, sources={"vocabulary": vocabulary.digest})
-        return Translator(placed(model), None, record, vocabulary)
+        return Translator(placed(model), None, Record(network=source), vocabulary)
 
     def load(self, source: str, fix: str | None = None) -> Translator:
         """A network that kdqat trained, with its words."""
         loaded = super().load(source, fix)
-        folder = model_folder(source)
-        path, told = folder / FILE, loaded.record.tokenizer
-        if told is not None and (not is_there(path) or file_digest(path) != told):
-            raise MissingInputError(f"{path} is not the one that the model was packed with.", "kdqat export")
         config = loaded.model.config
         sizes = {"source_words": config.source_words, "target_words": config.target_words}
-        vocabulary = Vocabulary.load(folder, sizes, made_by(loaded.record))
+        again = made_by(loaded.record) or "kdqat export"
+        vocabulary = Vocabulary.load(model_folder(source), sizes, again)
+        if vocabulary.digest != loaded.record.sources.get("vocabulary"):
+            raise MissingInputError(f"{source}: {FILE} is not the one that the network was trained with.", again)
         return Translator(loaded.model, loaded.weights, loaded.record, vocabulary)
 
     def align(self, loaded: Translator, task: TranslationTask, name: str) -> None:
@@ -75,7 +71,8 @@ class Translation(NetworkKind):
                 "(longest).",
                 f"--set {section}.max_length=null",
             )
-        return Record(task=task.name, task_file=task_file(task), rows_kind=self.name)
+        words: dict[str, str | None] = {"vocabulary": loaded.vocabulary.digest}
+        return Record(task=task.name, task_file=task_file(task), rows_kind=self.name, sources=words)
 
     def rows(
         self, task: TranslationTask, split: str, data_dir: Path | None, loaded: Translator, record: Record
@@ -84,9 +81,9 @@ class Translation(NetworkKind):
         return TranslationRows(task, load_pairs(task, split, data_dir), loaded.vocabulary)
 
     def write_reader(self, loaded: Translator, folder: Path, name: str) -> dict[str, object]:
-        """The vocabulary."""
+        """The words."""
         loaded.vocabulary.save(folder)
-        return {"tokenizer": file_digest(folder / FILE)}
+        return {}
 
     def save(self, loaded: Translator, folder: Path, record: Record) -> None:
         """Writes what `NetworkKind.save` writes, and vocabulary.json."""
