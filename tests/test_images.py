@@ -106,7 +106,10 @@ def test_biases_and_normalisation_on_request_and_names_that_are_exempt(digits: P
             "--network has no meaning for task",
         ),
         (("finetune-teacher", "--task", "digits", "--max-length", "9"), "teacher.max_length has no meaning for"),
-        (("finetune-teacher", "--task", "digits", "--devices", "2", "--out", "shared"), "The network normalises over the"),
+        (
+            ("finetune-teacher", "--task", "digits", "--devices", "2", "--out", "shared"),
+            "The network normalises over the",
+        ),
         (("evaluate", "full", "--max-length", "9"), "--max-length has no meaning for task digits"),
         (("evaluate", "full", "--task", "movie"), "reads rows of the kind image, but task movie has rows of the kind"),
         (

@@ -9,7 +9,7 @@ import pytest
 from tests.commands import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-KNOWN = {"git", "make", "dvc", "kdqat", "export", "cd", "pip", "python"}
+KNOWN = {"git", "make", "dvc", "kdqat", "export", "pip", "python"}
 
 
 def blocks(language: str) -> list[str]:
@@ -44,7 +44,8 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(table) + "\n", encoding="utf-8")
     # Random weights learn nothing at BERT's own learning rate.
-    settings = "settings: {rte: {teacher: {learning_rate: 4e-3, epochs: 12, batch_size: 8}, student: {epochs: 1}}}\n"
+    settings = "settings: {rte: {teacher: {learning_rate: 4e-3, epochs: 12, batch_size: 8}, student: {epochs: 1}},"
+    settings += " digits: {teacher: {epochs: 2}, student: {epochs: 1}}}\n"
     (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
 
     (tmp_path / "texts.tsv").write_text("A man eats.\tSomebody eats.\n", encoding="utf-8")
@@ -52,7 +53,7 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     # A pipeline and a sweep take their time; tests/parallel/ runs them.
     apart = ("kdqat repro", "kdqat sweep", "kdqat distill --task rte --recipe sweeps/")
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export") and not line.startswith(apart)]
-    assert len(script) == 16
+    assert len(script) == 17
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
     assert "ternary, packed" in done.stdout
 

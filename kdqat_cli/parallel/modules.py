@@ -76,7 +76,9 @@ class Modules:
             waiting += self._imports[path]
             if name := _READS.get(path.relative_to(self.package).as_posix()):
                 read = self.package / name
-                found |= {file for file in read.iterdir() if file.is_file()} if read.is_dir() else {read}
+                files = {file for file in read.iterdir() if file.is_file()} if read.is_dir() else {read}
+                waiting += [file for file in files if file in self._imports]
+                found |= {file for file in files if file.suffix != ".py"}
         return found
 
     def _files(self, name: str) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """Which modules a command depends on, and what `kdqat validate` makes of it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def test_what_a_stage_imports_when_it_runs_is_among_what_was_read(stage: str) ->
     files = [f"{name.replace('.', '/')}.py" for name in loaded if not (REPOSITORY / name.replace(".", "/")).is_dir()]
     assert len(files) > 3
     assert not [path for path in files if not covered(path, names)]
+
+
+def test_the_order_in_which_modules_are_read_changes_nothing() -> None:
+    """Sets of paths have another order under another seed of hashes; a folder that is read holds modules, too."""
+    program = "from kdqat_cli.parallel.modules import Modules; print(Modules().needed(['kdqat evaluate x']))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123456"
+    }
+    assert len(found) == 1
+    assert "kdqat_cli/store" in found.pop()
 
 
 def test_a_student_depends_on_engine_metrics_rows_and_what_functions_import() -> None:
