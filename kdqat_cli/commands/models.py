@@ -38,6 +38,27 @@ _MODEL = "kdqat evaluate MODEL, with a folder that kdqat wrote; with --task TASK
 _STUDENT = "kdqat distill --task TASK"
 
 
+_CodecOption = Annotated[
+    CodecName | None,
+    typer.Option(
+        "--codec",
+        help="How a packed file stores levels; auto is the smallest for each weight. "
+        "[default: trits for ternary weights, else auto]",
+    ),
+]
+_TextArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A text, after -- where it begins with a dash. "
+        "[default: lines of standard input, a tab before a pair's second]"
+    ),
+]
+_FileOption = Annotated[
+    Path | None,
+    typer.Option("--file", help="File of lines, without a header: a text, two with a tab between, or JSON."),
+]
+
+
 @command
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder (teacher, student, packed), packed file, or hub id.")],
@@ -91,14 +112,7 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Store scales and what is not quantised as FP16, not FP32.")
     ] = False,
-    codec: Annotated[
-        CodecName | None,
-        typer.Option(
-            "--codec",
-            help="How a packed file stores levels; auto is the smallest for each weight. "
-            "[default: trits for ternary weights, else auto]",
-        ),
-    ] = None,
+    codec: _CodecOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -144,18 +158,9 @@ def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path
 @command
 def predict(
     model: Annotated[str, typer.Argument(help="Packed folder or file; or a student, a teacher, a hub id.")],
-    text: Annotated[
-        str | None,
-        typer.Argument(
-            help="A text, after -- where it begins with a dash. "
-            "[default: lines of standard input, a tab before a pair's second]"
-        ),
-    ] = None,
+    text: _TextArgument = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="File of lines, without a header: a text, two with a tab between, or JSON."),
-    ] = None,
+    file: _FileOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
     threads: ThreadsOption = None,
     device: DeviceOption = None,

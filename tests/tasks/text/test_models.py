@@ -238,7 +238,7 @@ class TestLoadClassifier:
         state = load_file(path)
         state[name][0] = value
         save_file(state, path, {"format": "pt"})
-        with pytest.raises(MissingInputError, match=f"the model's weight {name} is not finite"):
+        with pytest.raises(MissingInputError, match=f"the model's weight {name} is NaN or infinite"):
             load_classifier(ternary)
 
     def test_a_damaged_packed_file_is_refused(self, packed: Path) -> None:
