@@ -118,7 +118,8 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
     objective = OnTeacher(student, teacher, loss, "bf16" if precision == "bf16" else "fp32")
 
     def step(batch: dict[str, Tensor]) -> None:
-        total: Any = torch.stack(list(objective.terms(student, batch).values())).sum()
+        counted = batch | {"counted": batch["attention_mask"]}
+        total: Any = torch.stack(list(objective.terms(student, counted).values())).sum()
         total.backward()
         if settings.student.optimizer == "adamw":  # the other clips for itself
             torch.nn.utils.clip_grad_norm_(student.parameters(), settings.student.gradient_clip)

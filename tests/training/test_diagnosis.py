@@ -73,7 +73,8 @@ def teacher(model: PreTrainedModel) -> PreTrainedModel:
 def start(model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path) -> Start:
     """Distils for four steps, all of them on one batch."""
     quantize_model(model, quantization())
-    rows = SharedBatches(range(4), lambda _: {**batch, "labels": torch.tensor([0, 1, 2, 2, 1])}, 1, 0)
+    labelled = {**batch, "labels": torch.tensor([0, 1, 2, 2, 1]), "counted": batch["attention_mask"]}
+    rows = SharedBatches(range(4), lambda _: dict(labelled), 1, 0)
     objective = OnTeacher(model, teacher, DistillationLoss(distillation("map+output")), "fp32")
 
     def run(progress: Progress) -> None:
