@@ -101,7 +101,7 @@ def test_the_name_is_a_setting_once_registered(settings: Quantization, tmp_path:
     assert parse(Quantization, values, "here") == settings
     with pytest.raises(
         ConfigError,
-        match=r"weights: input should be 'fp32', 'ternary', 'int4', 'int8', 'uniform', 'points' or 'bucket3', but it is",
+        match=r"weights: input should be 'fp32', 'ternary', 'int4', 'int8', 'uniform', 'points' or 'bucket3', but",
     ):
         parse(Quantization, values | {"weights": "bucket2"}, "here")
     with pytest.raises(ValueError, match="the name 'bucket3' is taken"):
