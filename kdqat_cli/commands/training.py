@@ -25,7 +25,7 @@ from kdqat_cli.commands.options import (
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, resolve
-from kdqat_cli.store.places import EMBEDDED, student_folder, student_run, teacher_folder, ternary_folder
+from kdqat_cli.store.places import student_folder, student_run, teacher_folder, ternary_folder
 
 
 @command
@@ -68,8 +68,6 @@ def finetune_teacher(
     params, spec, data = inputs(task, run.data_dir)
     settings = resolve(spec.name, params, run.recipe, {"teacher": training.changes()}, run.set_, spec.kind)
     source = spec.source(begin.encoder, begin.network, params.encoder)
-    if spec.kind == "text" and source != EMBEDDED:
-        refuse_absent(source, None)
     share_out(settings.teacher, processes)
     output = start(show.json, show.quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage

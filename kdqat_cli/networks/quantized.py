@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -40,13 +40,21 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
         quantizer = ActivationQuantizer(8, settings.activation_clip, settings.activation_scale)
     net = NETS.get(model.config.model_type)
     if net is not None:
-        outer = {"first": f"{net.first}.*", "last": f"{net.last}.*"}
-        quantize = _quantize_parameters
-    else:
-        family = family_of(model)
-        outer = {"first": f"{family.word_embedding}.weight", "last": "classifier*"}
-        quantize = _quantize_encoder
-    quantize(model, settings, weights, quantizer, _exempt(model, settings.exempt, outer))
+        exempt = _exempt(model, settings.exempt, {"first": f"{net.first}.*", "last": f"{net.last}.*"})
+        _quantize_parameters(model, _Plan(weights, quantizer, settings.vectors, exempt))
+        return
+    family = family_of(model)
+    exempt = _exempt(model, settings.exempt, {"first": f"{family.word_embedding}.weight", "last": "classifier*"})
+    _quantize_encoder(model, _Plan(weights, quantizer, settings.vectors, exempt))
+
+
+class _Plan(NamedTuple):
+    """What becomes of the parameters of a network."""
+
+    weights: StraightThrough
+    activations: ActivationQuantizer | None
+    vectors: bool
+    exempt: Callable[[str], bool]
 
 
 def _exempt(model: PreTrainedModel, patterns: list[str], outer: dict[str, str]) -> Callable[[str], bool]:
@@ -62,45 +70,33 @@ def _exempt(model: PreTrainedModel, patterns: list[str], outer: dict[str, str]) 
     return lambda name: any(fnmatchcase(name, pattern) for pattern in wanted)
 
 
-def _quantize_encoder(
-    model: PreTrainedModel,
-    settings: Quantization,
-    weights: StraightThrough,
-    quantizer: ActivationQuantizer | None,
-    exempt: Callable[[str], bool],
-) -> None:
-    if settings.vectors:
+def _quantize_encoder(model: PreTrainedModel, plan: _Plan) -> None:
+    if plan.vectors:
         raise ConfigError(
             "quantization.vectors: an encoder's biases and normalisation stay in full precision.",
             "--set quantization.vectors=false",
         )
     family, base = family_of(model), model.base_model
     for name, module in list(base.named_modules()):
-        if isinstance(module, nn.Linear) and not exempt(f"{family.base}.{name}.weight"):
-            _replace(base, name, QuantizedLinear(module, weights, quantizer))
-    if not exempt(f"{family.word_embedding}.weight"):
-        _replace(base, family.words, QuantizedEmbedding(module_at(base, family.words), weights))
+        if isinstance(module, nn.Linear) and not plan.exempt(f"{family.base}.{name}.weight"):
+            _replace(base, name, QuantizedLinear(module, plan.weights, plan.activations))
+    if not plan.exempt(f"{family.word_embedding}.weight"):
+        _replace(base, family.words, QuantizedEmbedding(module_at(base, family.words), plan.weights))
     for layer in layers_of(model):
-        module_at(layer, family.attention).quantizer = quantizer
+        module_at(layer, family.attention).quantizer = plan.activations
     use_fast_dropout(model)
     use_kdqat_attention(model)
 
 
-def _quantize_parameters(
-    model: PreTrainedModel,
-    settings: Quantization,
-    weights: StraightThrough,
-    quantizer: ActivationQuantizer | None,
-    exempt: Callable[[str], bool],
-) -> None:
+def _quantize_parameters(model: PreTrainedModel, plan: _Plan) -> None:
     for path, module in list(model.named_modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             matrix = parameter.dim() > 1
-            if not (matrix or settings.vectors) or exempt(f"{path}.{name}" if path else name):
+            if not (matrix or plan.vectors) or plan.exempt(f"{path}.{name}" if path else name):
                 continue
-            quantize_parameter(module, name, weights)
-            if matrix and quantizer is not None and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-                module.register_forward_pre_hook(_rounding(quantizer))
+            quantize_parameter(module, name, plan.weights)
+            if matrix and plan.activations is not None and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+                module.register_forward_pre_hook(_rounding(plan.activations))
 
 
 def _rounding(quantizer: ActivationQuantizer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:

@@ -57,22 +57,21 @@ def test_what_is_saved_comes_back_with_and_without_the_file(
 def pointed(model: PreTrainedModel) -> PreTrainedModel:
     """A student whose codes have offsets and points: two levels, at a quarter and at three quarters of a row."""
     quantize_model(model, quantization(weights="int4"))
-    points = torch.tensor([0.25, 0.75])
     for layer in quantized_layers(model).values():
-        low, high = layer.weight.detach().amin(1), layer.weight.detach().amax(1)
-        levels = (layer.weight.detach() > ((low + high) / 2)[:, None]).to(torch.uint8)
-        layer.freeze(Codes(levels, high - low, ROW, low, points))
+        layer.freeze(Pointed().codes(layer.weight.detach(), ROW))
         layer.weight_quantizer = StraightThrough(Pointed(), None)
     return model
 
 
 class Pointed:
-    """Stands for a quantiser that gives offsets and points."""
+    """Two points per row, at a quarter and three quarters of its range."""
 
     name, levels, grouping = "pointed", range(2), ROW
 
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
-        raise NotImplementedError
+        low, high = latent.amin(1), latent.amax(1)
+        levels = (latent > ((low + high) / 2)[:, None]).to(torch.uint8)
+        return Codes(levels, high - low, ROW, low, torch.tensor([0.25, 0.75]))
 
 
 def read_pointed(folder: Path, other: PreTrainedModel) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,10 @@ class ImageRows:
         """The score in percent of the best constant answer."""
         return chance_score(self.task, self.labels)
 
-    @property
+    @cached_property
     def examples(self) -> list[Example]:
         """Bytes (channels, height, width) and class of each row."""
-        pixels = torch.from_numpy(np.array(self.images.pixels))
-        return list(zip(pixels.unbind(), self.images.labels.tolist(), strict=True))
+        return list(zip(torch.from_numpy(self.images.pixels).unbind(), self.images.labels.tolist(), strict=True))
 
     @property
     def lengths(self) -> list[int]:
@@ -74,7 +74,7 @@ class ImageRows:
     @torch.no_grad()
     def logits(self, model: PreTrainedModel) -> NDArray[np.float32]:
         """Logits (rows, labels); the model is in eval mode meanwhile. The processes of a group take turns."""
-        pixels = torch.from_numpy(np.array(self.images.pixels))
+        pixels = torch.from_numpy(self.images.pixels)
         logits = torch.zeros(len(pixels), self.task.num_labels, device=model.device)
         training = model.training
         model.eval()

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from kdqat_cli.config import Section
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.hub import refuse_absent
+from kdqat_cli.store.places import EMBEDDED
 from kdqat_cli.tasks.task import LabelledTask
 
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
@@ -76,10 +78,18 @@ class TextTask(LabelledTask):
         return ["dev", *(split for split in known if split not in ("train", "dev"))]
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
-        """An encoder: see `Task.source`."""
+        """An encoder: see `Task.source`.
+
+        Raises:
+            ConfigError: an option has no meaning for the task.
+            MissingInputError: there is no such folder, and the name is none of the hub's.
+        """
         if network is not None:
             raise ConfigError(f"--network has no meaning for task {self.name}, whose rows are text.", "--encoder")
-        return encoder or default
+        source = encoder or default
+        if source != EMBEDDED:
+            refuse_absent(source, None)
+        return source
 
     @property
     def row(self) -> dict[str, object]:
