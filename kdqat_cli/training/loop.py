@@ -79,6 +79,7 @@ class Loop:
         self.steps = self.settings.max_steps or ceil(self.settings.epochs * len(self.batches))
         self.checkpoints = Checkpoints(self.resume)
         self.standing = self.checkpoints.standing()
+        self.scores = self.standing.scores
         self.means = Means()
         keep_freed_memory()
         if group.size() > 1 and any(isinstance(module, _BatchNorm) for module in self.model.modules()):
@@ -119,7 +120,7 @@ class Loop:
                 models = {self.objective.trains: self.model} | self.objective.models
                 raise self._stopped(explain(models, lambda: self.objective.parts(self.model, batch)), 1)  # noqa: B023
             rate = self.settings.learning_rate * share_of_rate(
-                self.settings, self.standing.step, self.steps, self.standing.scores
+                self.settings, self.standing.step, self.steps, self.scores
             )
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
@@ -146,7 +147,7 @@ class Loop:
                     return
 
     def _ended(self) -> bool:
-        return self.standing.step >= self.steps or ends_early(self.settings, self.standing.scores)
+        return self.standing.step >= self.steps or ends_early(self.settings, self.scores)
 
     def _losses(self, trained: nn.Module, batch: Any) -> dict[str, Tensor]:
         """The loss and its terms: means over the rows of all processes, once the gradients' mean is taken."""
@@ -185,6 +186,7 @@ class Loop:
             raise self._stopped(f"{weight} is not finite")
         metrics = self.score(self.model)
         now.history[-1] |= metrics
+        self.scores.append(metrics["score"])
         self.progress(now.step, self.steps, DevScore(metrics["score"]))
         if metrics[self.settings.keep_best] > now.best:
             now.best, now.best_step = metrics[self.settings.keep_best], now.step

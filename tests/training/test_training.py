@@ -20,7 +20,7 @@ from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.rows import TaskRows, task_rows
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.loop import Loop
+from kdqat_cli.training.loop import Loop, Trained
 from kdqat_cli.training.optimizers import BertAdam
 from tests.recipes import training
 
@@ -187,6 +187,25 @@ def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
     for name, values in learner.state_dict().items():
         assert torch.equal(values, weights[best][name]), name
     assert not torch.equal(weights[0][name], weights[1][name])
+
+
+def test_a_plateau_halves_the_rate_and_ends_the_training(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
+    """The score never rises after the first evaluation: halvings after 11, 19 and 27 of them, the end after 32."""
+    settings = settings_with(schedule="plateau", eval_every=1, epochs=20, learning_rate=1e-3)
+    batches = SharedBatches.of(rows, settings, 1)
+    assert 20 * len(batches) > 32
+
+    def train() -> Trained:
+        score = {"score": 50.0}
+        return Loop(learner, batches, OnLabels(), lambda _: score, settings, 1, tmp_path, lambda *_: None).run()
+
+    trained = train()
+    assert trained.steps == 32
+    rates = [row["learning_rate"] / 1e-3 for row in trained.history]
+    assert [rates.count(0.5**power) for power in range(4)] == [11, 8, 8, 5]
+    assert train() == trained, "a training that has ended is not continued"
 
 
 def test_the_first_step_moves_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
