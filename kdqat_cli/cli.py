@@ -15,6 +15,7 @@ from kdqat_cli.output import Output
 # Importing a module registers its commands; `kdqat --help` lists them in this order.
 from kdqat_cli.commands import training  # noqa: F401
 from kdqat_cli.commands import models  # noqa: F401
+from kdqat_cli.commands import analysis  # noqa: F401
 from kdqat_cli.commands import pipeline  # noqa: F401
 from kdqat_cli.commands import configuration  # noqa: F401
 # isort: on

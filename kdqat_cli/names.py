@@ -38,6 +38,18 @@ LOSSES = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "lo
 """Values of `--loss`; distillation/losses.py says what each is."""
 FORMATS = Names(dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"]))
 """Values of `--format`; `packed` is kdqat's own, exporters/catalogue.py says what the others are."""
+_LAYERS = [
+    "cover-length",
+    "ranking-loss",
+    "ranking-ratio",
+    "map-divergence",
+    "dynamic-range",
+    "attention-distance",
+    "hidden-error",
+]
+_ELSE = ["hidden-error", "weights", "agreement", "disagreement", "calibration", "hessian", "diagnosis"]
+MEASURES = Names(dict.fromkeys([*_LAYERS, *_ELSE]))
+"""Values of `--measure`; analysis/catalogue.py says what each is."""
 LEVELS = Names(
     {
         "fp32": lambda _: (),

@@ -16,6 +16,7 @@ from kdqat_cli.networks import nets
 from kdqat_cli.networks.net import Net
 from kdqat_cli.record import Record
 from kdqat_cli.tasks import registry
+from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.networks import NetworkKind
 from kdqat_cli.tasks.records import task_file
@@ -83,6 +84,15 @@ class PointRows:
             return {"points": torch.stack(points), "labels": torch.tensor(labels), "counted": torch.ones(len(rows), 1)}
 
         return batch
+
+    def part(self, numbers: list[int]) -> "PointRows":
+        return PointRows(self.task, self.points[numbers], self.labels[numbers])
+
+    def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def sample(self, number: int) -> Sample:
+        return Sample(texts=(str(self.points[number].tolist()),))
 
     @torch.no_grad()
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import PrecisionName
 from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, answers, wide
-from kdqat_cli.networks.captures import Captures, capture
+from kdqat_cli.networks.captures import capture
 from kdqat_cli.networks.modules import family_of
-from kdqat_cli.networks.shallower import matched_states
+from kdqat_cli.networks.shallower import keep_layers
 
 Batch = dict[str, Any]
 STAND_IN = "stand_in"
@@ -63,7 +63,7 @@ class OnLabels:
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
         with self._products.on(batch):
-            logits = model(**_inputs(batch)).logits
+            logits = model(**model_inputs(batch)).logits
         return {"labels": gold_loss(logits, batch["labels"])}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -110,11 +110,11 @@ class OnTeacher:
         return self._loss.counts(_counted(batch), _per_token(batch))
 
     def _compared(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        inputs, loss = _inputs(batch), self._loss
+        inputs, loss = model_inputs(batch), self._loss
         with self._products.on(batch), torch.no_grad(), capture(self._teacher, loss.captures) as taught:
             teacher_logits = self._teacher(**inputs).logits
         if loss.settings.layers is not None:
-            _keep(taught, loss.settings.layers, family_of(self._teacher).pre_norm)
+            keep_layers(taught, loss.settings.layers, family_of(self._teacher).pre_norm)
         running = RunningLoss(loss, taught, batch["counted"])
         with self._products.on(batch), capture(self._student, loss.captures, running.compare):
             logits = model(**inputs).logits
@@ -123,16 +123,6 @@ class OnTeacher:
             terms["labels"] = loss.settings.labels * gold_loss(logits, batch["labels"])
         whole = {name: value for name, value in terms.items() if name not in TERMS}
         return terms, running.by_layer() | whole
-
-
-def _keep(taught: Captures, layers: list[int], pre_norm: bool) -> None:
-    """Leaves of a teacher's captures those that a student with some of its layers is compared with."""
-    if taught.hidden:
-        states = matched_states(layers, len(taught.hidden) - 1, pre_norm)
-        taught.hidden = [taught.hidden[state] for state in states]
-    for name in ("scores", "outputs", "mha"):
-        tensors = getattr(taught, name)
-        setattr(taught, name, [tensors[layer] for layer in layers] if tensors else [])
 
 
 class _Products:
@@ -158,7 +148,8 @@ def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
-def _inputs(batch: Batch) -> Batch:
+def model_inputs(batch: Batch) -> Batch:
+    """What of a batch a model is called with."""
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 

@@ -29,7 +29,7 @@ def attention(
     """Softmax attention over 8-bit Q, K, probabilities and V.
 
     Args:
-        module: the attention module; its `quantizer` rounds, its `on_scores` receives the scores.
+        module: the attention module; its `quantizer` rounds, its `on_scores` and `on_values` receive scores and values.
         query: (B, H, L, D), as `key` and `value`.
         key: see `query`.
         value: see `query`.
@@ -49,9 +49,9 @@ def attention(
     scores = scores * (query.size(-1) ** -0.5 if scaling is None else scaling)
     if position_bias is not None:
         scores = scores + position_bias
-    on_scores = getattr(module, "on_scores", None)
-    if on_scores is not None:
-        on_scores(scores)
+    for name, tensor in (("on_scores", scores), ("on_values", value)):
+        if (receives := getattr(module, name, None)) is not None:
+            receives(tensor)
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = drop(F.softmax(scores, dim=-1), dropout, module.training)

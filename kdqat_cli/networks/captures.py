@@ -1,4 +1,4 @@
-"""What the losses compare: hidden states, attention scores, MHA and attention outputs of one forward pass."""
+"""What losses and measures compare: hidden states, attention scores, values, MHA and attention outputs of a pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,12 +21,14 @@ class Captures:
         scores: N attention scores (B, H, L, L): QKᵀ/√d_h and any position bias, before mask and softmax.
         outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see family.py for a pre-norm family.
         mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
+        values: N values V of the attention (B, H, L, D/H), before they are rounded.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     mha: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
     def append(self, name: str, tensor: Tensor) -> None:
         """Adds the next tensor of a field."""
@@ -66,10 +68,11 @@ def capture(
                 watch(module_at(layer, family.attention_output), "outputs")
             if "mha" in names:
                 watch(module_at(layer, family.mha), "mha")
-            if "scores" in names:
-                attention = module_at(layer, family.attention)
-                attention.on_scores = partial(seen, "scores")
-                stack.callback(delattr, attention, "on_scores")
+            attention = module_at(layer, family.attention)
+            for name in ("scores", "values"):
+                if name in names:
+                    setattr(attention, f"on_{name}", partial(seen, name))
+                    stack.callback(delattr, attention, f"on_{name}")
         if "hidden" in names:
             last = family.last_hidden
             watch(layers[-1] if last is None else module_at(model, last), "hidden")

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.errors import ConfigError
+from kdqat_cli.networks.captures import Captures
 from kdqat_cli.networks.modules import family_of, layers_of
 
 
@@ -59,3 +60,19 @@ def matched_states(kept: list[int], layers: int, pre_norm: bool) -> list[int]:
     """
     states = [0, *(number + 1 for number in kept)]
     return [*states[:-1], layers] if pre_norm else states
+
+
+def keep_layers(taught: Captures, layers: list[int], pre_norm: bool) -> None:
+    """Leaves of a teacher's captures those that a student with some of its layers is compared with.
+
+    Args:
+        taught: of all the teacher's layers; changed in place.
+        layers: numbers of the layers that the student has, from 0.
+        pre_norm: as of `Family`.
+    """
+    if taught.hidden:
+        states = matched_states(layers, len(taught.hidden) - 1, pre_norm)
+        taught.hidden = [taught.hidden[state] for state in states]
+    for name in ("scores", "outputs", "mha", "values"):
+        tensors = getattr(taught, name)
+        setattr(taught, name, [tensors[layer] for layer in layers] if tensors else [])

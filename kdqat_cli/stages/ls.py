@@ -62,6 +62,15 @@ def _formats() -> Sequence[Row]:
     return rows + [{"format": name, "engine": spec.engine, "loses": spec.loses} for name, spec in FORMATS.items()]
 
 
+def _measures() -> Sequence[Row]:
+    from kdqat_cli.analysis.catalogue import MEASURES
+
+    return [
+        {"measure": name, "about": spec.about, "taken": "if named" if spec.costly else "by default"}
+        for name, spec in MEASURES.items()
+    ]
+
+
 def _published() -> Sequence[Row]:
     tables = [load_published(name) for name in published_names()]
     return [{"published": table.name, "about": table.about, "source": table.source} for table in tables]
@@ -74,5 +83,6 @@ _CATALOGUES: dict[Listed, Callable[[], Sequence[Row]]] = {
     "encoders": _encoders,
     "networks": _networks,
     "formats": _formats,
+    "measures": _measures,
     "published": _published,
 }

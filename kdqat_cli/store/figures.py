@@ -180,7 +180,7 @@ def read_run(path: Path) -> Run:
     Raises:
         DamagedError: it is not there, or does not hold a run.
     """
-    return _read(Run, path, "the command that made the folder, with --force")
+    return read_section(Run, path, "the command that made the folder, with --force")
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -189,7 +189,7 @@ def read_metrics(path: Path) -> Metrics:
     Raises:
         DamagedError: it is not there, or does not hold metrics.
     """
-    return _read(Metrics, path, f"kdqat evaluate MODEL --out {path}")
+    return read_section(Metrics, path, f"kdqat evaluate MODEL --out {path}")
 
 
 def holds_metrics(text: str) -> bool:
@@ -219,7 +219,17 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], int]:
         raise DamagedError(path, "it is not a history of a training", fix) from error
 
 
-def _read(model: type[SectionT], path: Path, fix: str) -> SectionT:
+def read_section(model: type[SectionT], path: Path, fix: str) -> SectionT:
+    """A JSON file that kdqat writes.
+
+    Args:
+        model: its schema.
+        path: the file.
+        fix: the command that mends it, for the error.
+
+    Raises:
+        DamagedError: it is not there, or does not hold what the schema says.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

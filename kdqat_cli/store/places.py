@@ -10,13 +10,14 @@ from typing import Literal, NamedTuple, Protocol
 from kdqat_cli.config import Params, Settings
 from kdqat_cli.params import resolve
 
-Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "published"]
+Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "published"]
 """What `kdqat ls` lists."""
 
 EMBEDDED = "embedded"
 """The value of `--encoder` for the one that `kdqat fetch` brings."""
 RUNS = Path("runs")
 METRICS = Path("metrics")
+ANALYSIS = Path("analysis")
 PIPELINE = Path("dvc.yaml")
 
 

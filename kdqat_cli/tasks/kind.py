@@ -6,9 +6,11 @@ a configuration, saves and loads itself) that is called with a batch's inputs by
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import CodecName, PaddingName, Training
@@ -27,6 +29,21 @@ class Loaded(Protocol):
     model: PreTrainedModel
     weights: Path | None
     record: Record
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row for people.
+
+    Attributes:
+        texts: what it says.
+        tokens: its text as the model reads it, one string per token.
+        picture: a PNG file.
+    """
+
+    texts: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    picture: bytes | None = None
 
 
 class Rows(Protocol):
@@ -54,6 +71,18 @@ class Rows(Protocol):
         A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding. Where
         a model answers with a class per token, `labels` is (B, L), with -100 where `counted` is 0.
         """
+
+    def part(self, numbers: list[int]) -> Self:
+        """Some of the rows, by their numbers."""
+
+    def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The real tokens of a batch in groups that an analysis tells apart: name → mask (B, L).
+
+        Rows that are not texts have no groups.
+        """
+
+    def sample(self, number: int) -> Sample:
+        """A row for people."""
 
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline.

@@ -65,9 +65,9 @@ def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
     """As many different rows as ROWS."""
     task = load_text_task(str(rated_task / "rated.yaml"))
     loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
-    first = loaded.rows.select(range(ROWS))
-    assert len({tuple(ids) for ids in first["input_ids"]}) == ROWS
-    return TaskRows(task, first, loaded.tokenizer, loaded.digest, loaded.batches, LENGTH)
+    first = loaded.part(list(range(ROWS)))
+    assert len({tuple(ids) for ids in first.rows["input_ids"]}) == ROWS
+    return first
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.parallel.launch import launch
 from kdqat_cli.tasks.registry import load_text_task
-from kdqat_cli.tasks.text.rows import TaskRows, task_rows
+from kdqat_cli.tasks.text.rows import task_rows
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import Loop
 from tests.recipes import distillation, quantization, training
@@ -42,8 +42,7 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
     """The history of a training, and what is left of it: weights, dev metrics, and the next draw of dropout."""
     torch.set_num_threads(1)
     task, tokenizer = load_text_task(str(tasks / "rated.yaml")), AutoTokenizer.from_pretrained(encoder)
-    all_rows = task_rows(task, "train", None, tokenizer, LENGTH)
-    rows = TaskRows(task, all_rows.rows.select(range(ROWS)), tokenizer, all_rows.digest, all_rows.batches, LENGTH)
+    rows = task_rows(task, "train", None, tokenizer, LENGTH).part(list(range(ROWS)))
     set_seed(0)
     options = {"num_labels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = AutoModelForSequenceClassification.from_pretrained(encoder, **options).double()

@@ -207,6 +207,15 @@ def _decoded(data: bytes, channels: int, where: str) -> NDArray[np.uint8]:
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """The PNG file of an image (channels, height, width) of one channel or three."""
+    from PIL import Image
+
+    file = BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "png")
+    return file.getvalue()
+
+
 def _check_shape(pixels: NDArray[np.uint8], task: ImageTask, where: str) -> None:
     if list(pixels.shape[1:]) != task.image:
         found, wanted = ("×".join(map(str, shape)) for shape in (pixels.shape[1:], task.image))

@@ -1,7 +1,7 @@
 """A task's images as a network reads them, and its score on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from kdqat_cli import group
 from kdqat_cli.config import PaddingName
-from kdqat_cli.tasks.image.data import Images
+from kdqat_cli.tasks.image.data import Images, png
 from kdqat_cli.tasks.image.schema import ImageTask
+from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 
 Example = tuple[Tensor, int]
@@ -70,6 +71,18 @@ class ImageRows:
             return {"pixel_values": self._normalized(pixels), "labels": labels, "counted": torch.ones(len(rows), 1)}
 
         return batch
+
+    def part(self, numbers: list[int]) -> "ImageRows":
+        """Some of the rows, by their numbers."""
+        return replace(self, images=Images(self.images.pixels[numbers], self.images.labels[numbers]))
+
+    def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """None: an image has no tokens."""
+        return {}
+
+    def sample(self, number: int) -> Sample:
+        """The image."""
+        return Sample(picture=png(self.images.pixels[number]))
 
     @torch.no_grad()
     def logits(self, model: PreTrainedModel) -> NDArray[np.float32]:

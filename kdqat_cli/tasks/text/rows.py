@@ -1,18 +1,20 @@
 """A task's rows as a model reads them, and its score on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
+from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.text.data import data_digest, load_split
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
@@ -26,6 +28,7 @@ class TaskRows:
     Attributes:
         task: the task.
         rows: input_ids, attention_mask, labels, length, and token_type_ids where the tokenizer gives them.
+        texts: the columns text and pair of the same rows.
         tokenizer: what they were tokenised with.
         digest: sha256 of the rows before tokenising.
         batches: how they are put together to be scored.
@@ -34,6 +37,7 @@ class TaskRows:
 
     task: TextTask
     rows: Dataset
+    texts: Dataset
     tokenizer: PreTrainedTokenizerBase
     digest: str
     batches: Batches
@@ -68,6 +72,26 @@ class TaskRows:
             return inputs | {"counted": inputs["attention_mask"]}
 
         return batch
+
+    def part(self, numbers: list[int]) -> "TaskRows":
+        """Some of the rows, by their numbers."""
+        return replace(self, rows=self.rows.select(numbers), texts=self.texts.select(numbers))
+
+    def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """[CLS], [SEP], and the rest, whatever the tokenizer calls the two."""
+        ids, counted = batch["input_ids"], batch["counted"].bool()
+        special = {"[CLS]": self.tokenizer.cls_token_id, "[SEP]": self.tokenizer.sep_token_id}
+        groups = {name: (ids == number) & counted for name, number in special.items() if number is not None}
+        rest = counted.clone()
+        for mask in groups.values():
+            rest &= ~mask
+        return groups | {"rest": rest}
+
+    def sample(self, number: int) -> Sample:
+        """Its texts and its tokens."""
+        texts = self.texts[number]
+        tokens = self.tokenizer.convert_ids_to_tokens(self.rows[number]["input_ids"])
+        return Sample((texts["text"], *([texts["pair"]] if texts.get("pair") is not None else [])), tuple(tokens))
 
     def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
@@ -123,4 +147,4 @@ def task_rows(
     """
     rows = load_split(task, split, data_dir)
     tokenized = tokenize(rows, tokenizer, max_length, batches.keeps_more)
-    return TaskRows(task, tokenized, tokenizer, data_digest(rows), batches, max_length)
+    return TaskRows(task, tokenized, rows, tokenizer, data_digest(rows), batches, max_length)

@@ -41,9 +41,12 @@ class Pairs:
 
     def up_to(self, longest: int) -> "Pairs":
         """The pairs without those of which a side has more words."""
-        kept = [index for index, length in enumerate(self.longer_sides) if length <= longest]
-        source, target = ([side[index] for index in kept] for side in (self.source, self.target))
-        return Pairs(source, target, [self.references[index] for index in kept])
+        return self.part([index for index, length in enumerate(self.longer_sides) if length <= longest])
+
+    def part(self, numbers: Sequence[int]) -> "Pairs":
+        """Some of the pairs, by their numbers."""
+        source, target = ([side[index] for index in numbers] for side in (self.source, self.target))
+        return Pairs(source, target, [self.references[index] for index in numbers])
 
     def digest(self, task: TranslationTask) -> str:
         """sha256 over all pairs in their order, and what a task says of reading and scoring them."""

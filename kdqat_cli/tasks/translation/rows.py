@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from kdqat_cli import group
 from kdqat_cli.config import PaddingName
 from kdqat_cli.record import BY_LENGTH
+from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.translation.data import Pairs
 from kdqat_cli.tasks.translation.schema import TranslationTask
 from kdqat_cli.tasks.translation.search import search
@@ -65,6 +66,18 @@ class TranslationRows:
     def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Any]]:
         """Puts rows together, padded to the longest of them: see `Rows` in tasks/kind.py."""
         return _batch
+
+    def part(self, numbers: list[int]) -> "TranslationRows":
+        """Some of the rows, by their numbers."""
+        return replace(self, pairs=self.pairs.part(numbers))
+
+    def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """None: no measure tells groups of words apart."""
+        return {}
+
+    def sample(self, number: int) -> Sample:
+        """The sentence and its reference."""
+        return Sample((" ".join(self.pairs.source[number]), self.pairs.references[number]))
 
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
         """BLEU and chrF in percent of beam search's translations, and the perplexity, a plain number.

@@ -1,0 +1,157 @@
+"""Where a model answers as its teacher does, and how true its probabilities are.
+
+    agreement     share of equal answers, mean KL(teacher ‖ model) in nats, share of right answers, calibration error
+    disagreement  the rows on which the two answer differently
+    calibration   rows by the probability of their answer: mean probability beside the share of right answers
+
+The calibration error is Σ over ten bins of equal width of (rows in the bin / rows) · |share right − mean probability|
+(Naeini et al., AAAI 2015). Where a model answers with one number, agreement is the mean distance of the numbers, and
+there is no calibration. Where it answers with a class per token, every token counts, and a row of `disagreement` tells
+the share of tokens with equal answers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdqat_cli.analysis.measure import Cell, Measure, Pair, Row, Seen, Spec
+from kdqat_cli.tasks.task import LabelledTask
+
+BINS = 10
+_SHOWN = 200  # rows of `disagreement`
+_NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The answers on one batch, one row per answer: a row of the task, or a token of one."""
+
+    numbers: Tensor
+    labels: Tensor
+    teacher: Tensor
+    model: Tensor
+
+
+class _Answers:
+    """Keeps the answers of all batches; `table` is the subclass's."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self._batches: list[_Answered] = []
+
+    def add(self, seen: Seen) -> None:
+        numbers, labels = torch.tensor(seen.numbers), seen.batch["labels"].cpu()
+        teacher, model = seen.teacher_logits.float().cpu(), seen.logits.float().cpu()
+        if model.dim() == 3:
+            real = labels != _NO_LABEL
+            numbers = numbers[:, None].expand_as(labels)[real]
+            labels, teacher, model = labels[real], teacher[real], model[real]
+        self._batches.append(_Answered(numbers, labels, teacher, model))
+
+    def answered(self) -> _Answered:
+        parts = [
+            [getattr(batch, name) for batch in self._batches] for name in ("numbers", "labels", "teacher", "model")
+        ]
+        return _Answered(*(torch.cat(part) for part in parts))
+
+    def name(self, answer: int) -> Cell:
+        """A class by name."""
+        task = self.pair.task
+        labels = task.labels if isinstance(task, LabelledTask) else None
+        return labels[answer] if labels else answer
+
+
+def calibration(probabilities: Tensor, labels: Tensor) -> list[Row]:
+    """Rows by the probability of their answer.
+
+    Args:
+        probabilities: (rows, labels).
+        labels: (rows,), class indices.
+
+    Returns:
+        For each bin that has rows: its upper end, rows, mean probability, and the share of right answers.
+    """
+    highest, answers = probabilities.double().max(-1)
+    right = (answers == labels).double()
+    place = (highest * BINS).ceil().long().clamp(1, BINS)
+    table: list[Row] = []
+    for number in range(1, BINS + 1):
+        inside = place == number
+        if inside.any():
+            probability, share = float(highest[inside].mean()), float(right[inside].mean())
+            table.append({"to": number / BINS, "rows": int(inside.sum()), "probability": probability, "right": share})
+    return table
+
+
+def calibration_error(table: list[Row]) -> float:
+    """The expected calibration error, of 0 to 1, of a table of `calibration`."""
+    total = sum(float(row["rows"] or 0) for row in table)
+    return (
+        sum(float(row["rows"] or 0) * abs(float(row["right"] or 0) - float(row["probability"] or 0)) for row in table)
+        / total
+    )
+
+
+class _Agreement(_Answers):
+    def table(self) -> list[Row]:
+        found = self.answered()
+        if found.model.size(-1) == 1:
+            distance = (found.model - found.teacher).double().abs().mean()
+            return [{"statistic": "distance of the answers", "value": float(distance)}]
+        theirs, ours = found.teacher.double().log_softmax(-1), found.model.double().log_softmax(-1)
+        same = (found.teacher.argmax(-1) == found.model.argmax(-1)).double().mean()
+        right = (found.model.argmax(-1) == found.labels).double().mean()
+        error = calibration_error(calibration(ours.exp(), found.labels))
+        return [
+            {"statistic": "equal answers", "value": float(same)},
+            {"statistic": "right answers", "value": float(right)},
+            {"statistic": "KL divergence", "value": float((theirs.exp() * (theirs - ours)).sum(-1).mean())},
+            {"statistic": "calibration error", "value": error},
+        ]
+
+
+class _Disagreement(_Answers):
+    def table(self) -> list[Row]:
+        found = self.answered()
+        rows: list[Row] = []
+        for number in sorted(set(found.numbers.tolist())):
+            mine = found.numbers == number
+            rows.append(self._row(number, _Answered(mine, found.labels[mine], found.teacher[mine], found.model[mine])))
+        rows = [row for row in rows if row["differs"]]
+        rows.sort(key=lambda row: -float(row["differs"] or 0))
+        return rows[:_SHOWN]
+
+    def _row(self, number: int, one: _Answered) -> Row:
+        row: Row = {"row": number}
+        if one.model.size(-1) == 1:
+            answers = {"label": one.labels, "teacher": one.teacher, "answer": one.model}
+            row |= {name: float(values.flatten()[0]) for name, values in answers.items()}
+            return row | {"differs": abs(float(row["answer"] or 0) - float(row["teacher"] or 0))}
+        theirs, ours = one.teacher.argmax(-1), one.model.argmax(-1)
+        if len(ours) == 1:
+            row |= {
+                "label": self.name(int(one.labels)),
+                "teacher": self.name(int(theirs)),
+                "answer": self.name(int(ours)),
+            }
+            row |= {"probability": float(one.model.double().softmax(-1).max())}
+        return row | {"differs": float((theirs != ours).double().mean())}
+
+
+class _Calibration(_Answers):
+    def table(self) -> list[Row]:
+        found = self.answered()
+        return calibration(found.model.double().softmax(-1), found.labels)
+
+
+def _calibration(pair: Pair) -> Measure | None:
+    one_number = isinstance(pair.task, LabelledTask) and pair.task.regression
+    return None if one_number else _Calibration(pair)
+
+
+SPECS = {
+    "agreement": Spec("equal answers, divergence of the probabilities, calibration error", frozenset(), _Agreement),
+    "disagreement": Spec("the rows on which model and teacher answer differently", frozenset(), _Disagreement),
+    "calibration": Spec("probability of the answers beside the share of right ones", frozenset(), _calibration),
+}

@@ -1,0 +1,147 @@
+"""What `kdqat analyze` writes: analysis.json, and one CSV file per table for DVC and spreadsheets."""
+
+import base64
+import csv
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from kdqat_cli.analysis.measure import Row
+from kdqat_cli.config import Section
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.store.figures import Factors, read_section
+from kdqat_cli.store.writing import write_json, write_text
+
+FILE = "analysis.json"
+VERSION: Literal[1] = 1
+
+
+class Model(Section):
+    """One of the models that were compared."""
+
+    name: str
+    """What tables and figures call it."""
+    source: str
+    """Its folder or hub id, as it was given."""
+    factors: Factors
+    """What tells it from others."""
+    score: float
+    """Score in percent on the measured rows."""
+    weights: str | None = None
+    """sha256 of its weights."""
+
+    @property
+    def run(self) -> str:
+        """Its name without the seed: models that differ in their seed alone have one line in a figure."""
+        seed = self.factors.seed
+        return self.name if seed is None else self.name.removesuffix(f"-{seed}")
+
+
+class Sentence(Section):
+    """The attention maps of one row."""
+
+    row: int
+    """Number of the row in the dev split."""
+    texts: list[str]
+    """What it says."""
+    tokens: list[str]
+    """Its tokens, L of them."""
+    maps: dict[str, str]
+    """Model → base64 of its maps (N, H, L, L), one byte per probability: round(255 · α)."""
+    shape: tuple[int, int, int]
+    """N, H and L."""
+
+    def values(self, model: str) -> NDArray[np.float32]:
+        """The maps of a model (N, H, L, L), of 0 to 1."""
+        layers, heads, length = self.shape
+        flat = np.frombuffer(base64.b64decode(self.maps[model]), np.uint8)
+        return flat.reshape(layers, heads, length, length).astype(np.float32) / np.float32(255)
+
+
+class Shown(Section):
+    """A row on which models and teacher differ, for people."""
+
+    row: int
+    """Number of the row in the dev split."""
+    texts: list[str]
+    """What it says."""
+    picture: str | None = None
+    """base64 of a PNG file."""
+
+
+class Analysis(Section):
+    """analysis.json."""
+
+    version: Literal[1] = VERSION
+    """Version of this schema."""
+    task: str
+    """Name of the task."""
+    labels: list[str] | None = None
+    """Class names; null: numbers, or classes per token."""
+    rows: int
+    """Dev rows that were measured."""
+    of: int
+    """Dev rows that there are."""
+    models: list[Model]
+    """The teacher first."""
+    tables: dict[str, list[Row]]
+    """Measure → its table; the column `model` names the model."""
+    sentences: list[Sentence] = Field(default_factory=list)
+    """Attention maps of chosen rows."""
+    shown: list[Shown] = Field(default_factory=list)
+    """Rows of the table `disagreement`."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the packages that measured."""
+    seconds: float = 0.0
+    """Wall-clock seconds."""
+
+
+def encoded(maps: NDArray[np.float32]) -> str:
+    """Maps of 0 to 1 as `Sentence.maps` has them."""
+    return base64.b64encode(np.rint(255 * maps).astype(np.uint8).tobytes()).decode()
+
+
+def write_analysis(found: Analysis, folder: Path) -> None:
+    """Writes analysis.json and TABLE.csv into a folder; files of an earlier analysis are replaced.
+
+    Raises:
+        ConfigError: a file that kdqat did not write is in the way.
+        MissingInputError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, found.model_dump(mode="json", exclude_none=True), _holds_analysis)
+    for name, rows in found.tables.items():
+        write_text(folder / f"{name}.csv", _csv(rows), _is_table)
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """The analysis in a folder.
+
+    Raises:
+        MissingInputError: there is none, or it is damaged.
+    """
+    path = folder / FILE if folder.is_dir() else folder
+    if not path.is_file():
+        raise MissingInputError(f"There is no analysis in {folder}.", "kdqat analyze --task TASK")
+    return read_section(Analysis, path, "kdqat analyze, to make it again")
+
+
+def _holds_analysis(text: str) -> bool:
+    return text.startswith("{") and '"tables": {' in text and '"models": [' in text
+
+
+def _is_table(text: str) -> bool:
+    return not text.strip() or text.startswith("model,")
+
+
+def _csv(rows: list[Row]) -> str:
+    columns = list(dict.fromkeys(["model", *(column for row in rows for column in row)]))
+    text = StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

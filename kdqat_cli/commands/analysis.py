@@ -1,0 +1,121 @@
+"""Commands that show what quantisation does: analyze, figure."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdqat_cli.commands.app import command, inputs, progress, start
+from kdqat_cli.commands.options import (
+    DataDirOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    TaskOption,
+    TeacherOption,
+)
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.names import MEASURES
+from kdqat_cli.params import use_plugins
+from kdqat_cli.store.places import ANALYSIS, RUNS, teacher_folder
+
+_ALL = "all"
+
+
+@command
+def analyze(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Models that are compared with the teacher: folders or hub ids, or NAME=FOLDER. "
+            "[default: every ternary model and student under runs/TASK]",
+        ),
+    ] = None,
+    task: TaskOption = "",
+    teacher: TeacherOption = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="NAME",
+            help="Measure that `kdqat ls measures` lists, or all; repeat for more. [default: all that take one pass]",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=2, help="Dev rows, evenly spread over the split. [default: all]")
+    ] = None,
+    sentence: Annotated[
+        list[int] | None,
+        typer.Option("--sentence", help="Dev row, from 0, whose attention maps are kept; repeat for more."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables. [default: analysis/TASK]")] = None,
+    data_dir: DataDirOption = None,
+    seed: SeedOption = 42,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what quantisation changed in a model.
+
+    Models are compared with their teacher on dev rows: attention maps and their order, hidden states, weights, answers,
+    sharpness of the loss, and the score with one part at a time put back to full precision.
+    """
+    use_plugins()
+    if not task:
+        raise ConfigError("--task is missing.", "kdqat analyze --task TASK")
+    _check_measures(measure or [])
+    output = start(json, quiet)
+    from kdqat_cli.stages.analyze import analyze as stage
+
+    _, spec, data = inputs(task, data_dir)
+    found = _named(models or []) or _under_runs(spec.name)
+    names = _measures(measure or [])
+    source = teacher or str(teacher_folder(spec.name))
+    with progress(output, f"analyze {spec.name}") as advance:
+        done = stage(
+            spec, source, found, names, data, out or ANALYSIS / spec.name, advance, rows, sentence or None, seed
+        )
+    output.result(done)
+
+
+def _check_measures(wanted: list[str]) -> None:
+    for name in wanted:
+        if name not in MEASURES and name != _ALL:
+            raise ConfigError(
+                f"--measure: there is no measure {name!r}; there is {MEASURES.listed()}.", "kdqat ls measures"
+            )
+
+
+def _measures(wanted: list[str]) -> list[str]:
+    """The measures that were asked for."""
+    if _ALL in wanted:
+        return list(MEASURES)
+    if wanted:
+        return list(dict.fromkeys(wanted))
+    from kdqat_cli.analysis.catalogue import MEASURES as SPECS
+
+    return [name for name, spec in SPECS.items() if not spec.costly]
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """Name → source; the name is what stands before =, else the end of the path."""
+    found: dict[str, str] = {}
+    for given in models:
+        name, equals, source = given.partition("=")
+        if not equals or "/" in name:
+            path = Path(given)
+            path = path.parent if path.name == "model" else path
+            name, source = path.name or given, given
+        if name in found or name == "teacher":
+            raise ConfigError(f"Two models are called {name}.", f"NAME={source}")
+        found[name] = source
+    return found
+
+
+def _under_runs(task: str) -> dict[str, str]:
+    """The models of a task in the working folder."""
+    folders = [*RUNS.glob(f"{task}/ternary*/model"), *RUNS.glob(f"{task}/student/*/model")]
+    if not folders:
+        raise MissingInputError(
+            f"There is no model of {task} to compare with the teacher.", f"kdqat quantize --task {task}"
+        )
+    return {path.parent.name: str(path.parent) for path in sorted(folders)}

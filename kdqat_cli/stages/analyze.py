@@ -1,0 +1,190 @@
+"""analyze: a teacher and models that are compared with it → tables of what quantisation changed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from kdqat_cli.analysis.catalogue import MEASURES
+from kdqat_cli.analysis.layers import attention_maps
+from kdqat_cli.analysis.measure import Measure, Pair, Row
+from kdqat_cli.analysis.passes import maps_of, run_measures, spread
+from kdqat_cli.analysis.result import Analysis, Model, Sentence, Shown, encoded, write_analysis
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.modules import layers_of
+from kdqat_cli.networks.nets import NETS
+from kdqat_cli.output import Advance
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.figures import factors_of
+from kdqat_cli.store.folder import refuse_inside
+from kdqat_cli.store.run import Stopwatch, versions
+from kdqat_cli.tasks.kind import Loaded, Rows
+from kdqat_cli.tasks.models import load_model
+from kdqat_cli.tasks.registry import kind_of
+from kdqat_cli.tasks.task import LabelledTask, Task
+
+TEACHER = "teacher"
+_MOST_TOKENS = 64  # of a sentence whose maps are kept: more cannot be read in a figure
+
+
+class Analyzed(TypedDict):
+    """What `analyze` did."""
+
+    folder: str
+    """Where the tables are."""
+    rows: int
+    """Dev rows that were measured."""
+    tables: str
+    """Names of the tables."""
+    seconds: float
+    """Wall-clock seconds."""
+
+
+def analyze(
+    task: Task,
+    teacher: str,
+    models: Mapping[str, str],
+    measures: list[str],
+    data_dir: Path | None,
+    out: Path,
+    advance: Advance,
+    rows: int | None = None,
+    sentences: list[int] | None = None,
+    seed: int = 42,
+) -> Analyzed:
+    """Compares models with their teacher on dev rows.
+
+    Args:
+        task: the task.
+        teacher: folder or hub id.
+        models: name of a model → its folder, packed file or hub id.
+        measures: names of measures; each is taken where it has a meaning for the task and the networks.
+        data_dir: folder of local task data, or None.
+        out: folder that receives analysis.json and a CSV file per table.
+        advance: is told of every batch.
+        rows: how many dev rows are measured, evenly spread over the split; None: all.
+        sentences: numbers of dev rows whose attention maps are kept; None: the first two of middle length.
+        seed: of the order of the batches and of the Hessian's first vectors.
+
+    Raises:
+        ConfigError: a model's labels are not the task's, a row number is not in the split, or `out` holds a file that
+            kdqat did not write.
+        MissingInputError: no model or data there, or `out` cannot be written.
+    """
+    watch = Stopwatch()
+    refuse_inside(out, {"teacher": teacher, **models})
+    loaded = {TEACHER: load_model(teacher, task, f"The teacher {teacher}")}
+    loaded |= {name: load_model(source, task, f"The model {source}") for name, source in models.items()}
+    kind = kind_of(task)
+    first = loaded[TEACHER]
+    split = kind.rows(task, "dev", data_dir, first, kind.as_recorded(first, task, None))
+    of = len(split.examples)
+    chosen = spread(rows or of, of)
+    part = split.part(chosen)
+    pairs = _pairs(task, loaded, part, chosen, seed)
+    made = {name: _made(pair, measures) for name, pair in pairs.items()}
+    run_measures(pairs, made, advance, seed)
+    tables: dict[str, list[Row]] = {name: [] for name in measures}
+    for name, own in made.items():
+        for measure_name, measure in own.items():
+            tables[measure_name] += [{"model": name, **row} for row in measure.table()]
+    sources = {TEACHER: teacher, **models}
+    found = Analysis(
+        task=task.name,
+        labels=task.labels if isinstance(task, LabelledTask) else None,
+        rows=len(chosen),
+        of=of,
+        models=[_model(name, sources[name], one, task, part) for name, one in loaded.items()],
+        tables={name: table for name, table in tables.items() if table},
+        sentences=[_sentence(pairs, split, number) for number in _numbers(sentences, split, pairs)],
+        shown=_shown(tables.get("disagreement", []), split),
+        versions=versions(),
+        seconds=watch.seconds,
+    )
+    write_analysis(found, out)
+    return {"folder": str(out), "rows": len(chosen), "tables": ", ".join(found.tables), "seconds": watch.seconds}
+
+
+def _pairs(task: Task, loaded: dict[str, Loaded], rows: Rows, chosen: list[int], seed: int) -> dict[str, Pair]:
+    teacher = loaded[TEACHER].model.eval()
+    if teacher.config.model_type not in NETS:
+        use_kdqat_attention(teacher)
+    return {
+        name: Pair(task, rows, chosen, teacher, one.model.eval(), _layers(loaded[TEACHER], one), seed)
+        for name, one in loaded.items()
+    }
+
+
+def _layers(teacher: Loaded, model: Loaded) -> list[int] | None:
+    """Which of the teacher's layers the model's follow; None: there are none, or nothing says it."""
+    if {teacher.model.config.model_type, model.model.config.model_type} & set(NETS):
+        return None
+    theirs, ours = len(layers_of(teacher.model)), len(layers_of(model.model))
+    if theirs == ours:
+        return list(range(ours))
+    said = model.record.settings.get("distillation")
+    kept = said.get("layers") if isinstance(said, dict) else None
+    return kept if isinstance(kept, list) and len(kept) == ours and max(kept) < theirs else None
+
+
+def _made(pair: Pair, measures: list[str]) -> dict[str, Measure]:
+    found = {name: MEASURES[name].make(pair) for name in measures}
+    return {name: measure for name, measure in found.items() if measure is not None}
+
+
+def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> Model:
+    return Model(
+        name=name,
+        source=source,
+        factors=factors_of(loaded.record, task.name),
+        score=rows.score(loaded.model)["score"],
+        weights=None if loaded.weights is None else file_digest(loaded.weights),
+    )
+
+
+def _numbers(wanted: list[int] | None, rows: Rows, pairs: dict[str, Pair]) -> list[int]:
+    """The rows whose maps are kept."""
+    if all(pair.layers is None for pair in pairs.values()):
+        return []
+    lengths = rows.lengths
+    if wanted is None:
+        middle = sorted(lengths)[len(lengths) // 2]
+        fitting = [number for number, length in enumerate(lengths) if length <= _MOST_TOKENS]
+        return sorted(sorted(fitting, key=lambda number: abs(lengths[number] - middle))[:2])
+    for number in wanted:
+        if not 0 <= number < len(lengths):
+            raise ConfigError(f"--sentence {number}: the dev split has the rows 0 to {len(lengths) - 1}.")
+        if lengths[number] > _MOST_TOKENS:
+            raise ConfigError(
+                f"--sentence {number}: the row has {lengths[number]} tokens; maps are kept of at most {_MOST_TOKENS}."
+            )
+    return wanted
+
+
+def _sentence(pairs: dict[str, Pair], rows: Rows, number: int) -> Sentence:
+    """The maps of all models on one row; those with as many layers as the teacher."""
+    sample = rows.sample(number)
+    maps, shape = {}, None
+    for name, pair in pairs.items():
+        scores, counted = maps_of(pair.model, rows, number)
+        values = torch.cat([attention_maps(layer, counted) for layer in scores]).float().cpu().numpy()
+        shape = shape or values.shape[:3]
+        if values.shape[:3] == shape:
+            maps[name] = encoded(values)
+    if shape is None:
+        raise MissingInputError(f"Row {number} has no attention maps.")
+    return Sentence(row=number, texts=list(sample.texts), tokens=list(sample.tokens), maps=maps, shape=shape)
+
+
+def _shown(disagreement: list[Row], rows: Rows) -> list[Shown]:
+    from base64 import b64encode
+
+    numbers = sorted({int(row["row"] or 0) for row in disagreement})
+    shown = []
+    for number in numbers:
+        sample = rows.sample(number)
+        picture = None if sample.picture is None else b64encode(sample.picture).decode()
+        shown.append(Shown(row=number, texts=list(sample.texts), picture=picture))
+    return shown
