@@ -126,9 +126,8 @@ def test_what_stands_at_padding_changes_nothing(counted: Tensor) -> None:
         torch.where(counted[:, None, None, :], scores, 100 * torch.rand_like(scores)) for scores in (model, teacher)
     ]
     real = counted[:, None, :].expand(ROWS, HEADS, LENGTH)
+    (ours, theirs), (our_others, their_others) = (
+        [attention_maps(scores, counted) for scores in pair] for pair in ([model, teacher], other)
+    )
     for measure in (cover_length_ratio, ranking_loss):
-        before, after = (
-            measure(*(attention_maps(scores, counted) for scores in pair), counted)[real]
-            for pair in ((model, teacher), other)
-        )
-        assert torch.equal(before, after)
+        assert torch.equal(measure(ours, theirs, counted)[real], measure(our_others, their_others, counted)[real])
