@@ -92,7 +92,7 @@ def test_all_parts_put_back_make_the_teacher(models: tuple[nn.Module, nn.Module]
     plain = plain_copy(teacher)
     whole, *_, activations = parts_of(student)
     assert (whole.name, activations.name) == ("all weights", "activations")
-    with restored(student, plain, whole), restored(student, plain, activations):
+    with restored(student, plain, activations), restored(student, plain, whole):
         assert torch.allclose(_logits(student), _logits(plain), atol=1e-5)
     assert torch.equal(_logits(student), before)
 
