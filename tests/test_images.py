@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.commands import run
@@ -94,6 +96,44 @@ def test_biases_and_normalisation_on_request_and_names_that_are_exempt(digits: P
     assert told(digits, "evaluate", "vectors")["score"] == made["score"]
     said = run(digits, "kdqat", *STUDENT, "--set", "quantization.exempt=[second]", code=2).stderr
     assert "no parameter of the network is called second" in " ".join(said.split())
+
+
+PETS = """\
+name: {name}
+kind: image
+title: Bright and dark
+files: {{train: [{train}], test: [{test}]}}
+labels: [bright, dark]
+metric: accuracy
+image: [3, 8, 8]
+mean: [0.5, 0.5, 0.5]
+std: [0.5, 0.5, 0.5]
+network: conv-digits-small
+"""
+
+
+def test_an_own_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    listed: dict[str, list[str]] = {"train": ["path,label"], "test": ["path,label"]}
+    for split, rows in (("train", 60), ("test", 20)):
+        for index in range(rows):
+            label, darkest = (("bright", 120), ("dark", 0))[draw.integers(2)]
+            path = tmp_path / split / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(darkest, darkest + 130, (8, 8, 3), dtype=np.uint8)).save(path)
+            listed[split].append(f"{path.relative_to(tmp_path)},{label}")
+    for split, lines in listed.items():
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "folders.yaml").write_text(PETS.format(name="folders", train="train", test="test"))
+    (tmp_path / "listed.yaml").write_text(PETS.format(name="listed", train="train.csv", test="test.csv"))
+    for name in ("folders", "listed"):
+        short = ("--task", f"{name}.yaml", *SHORT, "--batch-size", "8", "--learning-rate", "1e-2")
+        told(tmp_path, "finetune-teacher", *short)
+        scored = told(tmp_path, "evaluate", f"runs/{name}/teacher")
+        assert (scored["rows"], scored["test_rows"]) == (6, 20)
+        assert scored["test_score"] > 80
+        made = told(tmp_path, "distill", *short, "--recipe", "polino", "--bits", "4")
+        assert told(tmp_path, "evaluate", made["folder"])["score"] == made["score"]
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,22 @@ def _read(task: ImageTask, split: str, folders: list[Path]) -> Images:
     if task.builtin is not None:
         return _digits(task, split)
     parts = []
-    for name in task.files.get(split, []):
+    for name in _names(task, split, folders):
         path = found_in(folders, name, task)
         parts.append(_READERS[path.suffix](path, task) if path.is_file() else _folder(path, task))
     if not any(len(part.labels) for part in parts):
         raise MissingInputError(f"Task {task.name} holds no images in its split {split}.")
     return Images(np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
+def _names(task: ImageTask, split: str, folders: list[Path]) -> list[str]:
+    """The files of a split: those of `files`, or of `hub_files` where these alone are there."""
+
+    def there(names: list[str]) -> bool:
+        return any(is_there(folder / name) for name in names for folder in folders)
+
+    names, others = task.files.get(split, []), task.hub_files.get(split, [])
+    return others if there(others) and not there(names) else names
 
 
 def _digits(task: ImageTask, split: str) -> Images:

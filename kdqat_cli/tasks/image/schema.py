@@ -20,6 +20,8 @@ class ImageTask(LabelledTask):
     """Per split, files or folders relative to the data folder or, for a user's task, to the task file's own folder:
     CIFAR's binary files (.bin), the hub's .parquet, a .csv with the columns path and label, or a folder of one folder
     per class."""
+    hub_files: dict[str, list[str]] = Field(default_factory=dict)
+    """Per split, the files of the same images as the hub has them; they are read where none of `files` is there."""
     label_bytes: int = Field(default=1, ge=1, le=2)
     """Bytes before each image of a .bin file, of which the last is the class: 1 in CIFAR-10, 2 in CIFAR-100."""
     image: list[int] = Field(min_length=3, max_length=3)
@@ -66,8 +68,10 @@ class ImageTask(LabelledTask):
             faults.append(f"mean and std: each must hold {channels} numbers, one per channel.")
         if min(self.std, default=1.0) <= 0:
             faults.append("std: every number must be above 0.")
-        for split, names in self.files.items():
-            for name in names:
+        if self.hub_files and self.hub_files.keys() != self.files.keys():
+            faults.append("hub_files: it must have the splits that files has.")
+        for key, files in (("files", self.files), ("hub_files", self.hub_files)):
+            for split, name in ((split, name) for split, names in files.items() for name in names):
                 if Path(name).suffix not in ("", *SOURCES):
-                    faults.append(f"files.{split}: {name} must be a folder, or end in one of {', '.join(SOURCES)}.")
+                    faults.append(f"{key}.{split}: {name} must be a folder, or end in one of {', '.join(SOURCES)}.")
         return faults

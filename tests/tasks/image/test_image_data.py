@@ -93,6 +93,45 @@ def test_a_folder_per_class_a_list_and_a_parquet_file_hold_the_same(tmp_path: Pa
         assert found.labels.tolist() == [0, 0, 1, 1]
 
 
+def cifar(count: int, label_bytes: int, seed: int) -> tuple[bytes, dict[str, list[Any]]]:
+    """Rows as CIFAR's binary files have them, and as the hub's parquet files do."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    fine, coarse = draw.integers(0, 10 if label_bytes == 1 else 100, count), draw.integers(0, 20, count)
+    rows = [bytes([coarse[index], fine[index]][-label_bytes:]) + image.tobytes() for index, image in enumerate(images)]
+    pictures = [{"bytes": png(image), "path": None} for image in images]
+    if label_bytes == 1:
+        return b"".join(rows), {"img": pictures, "label": fine.tolist()}
+    return b"".join(rows), {"img": pictures, "fine_label": fine.tolist(), "coarse_label": coarse.tolist()}
+
+
+@pytest.mark.parametrize(("name", "label_bytes"), [("cifar10", 1), ("cifar100", 2)])
+def test_cifar_is_the_same_in_its_published_files_and_in_the_hub_s(name: str, label_bytes: int, tmp_path: Path) -> None:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    task = load_task(name)
+    assert isinstance(task, ImageTask)
+    with pytest.raises(MissingInputError, match=rf"there is no {task.files['train'][0]}"):
+        load_images(task, "train", tmp_path)
+    published, hub = tmp_path / "published", tmp_path / "hub"
+    for split in ("train", "test"):
+        parts, columns = [], []
+        for number, file in enumerate(task.files[split]):
+            rows, table = cifar(20, label_bytes, seed=number)
+            (published / file).parent.mkdir(parents=True, exist_ok=True)
+            (published / file).write_bytes(rows)
+            parts.append(rows)
+            columns.append(table)
+        path = hub / task.hub_files[split][0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(arrow.concat_tables(map(arrow.table, columns)), path)
+    for split in ("train", "dev", "test"):
+        one, other = (load_images(task, split, folder) for folder in (published, hub))
+        assert one.digest == other.digest, split
+    assert load_images(task, "test", hub).labels.max() > 10 ** (label_bytes - 1) - 5, "the fine class"
+
+
 def test_a_grey_picture_has_one_channel(tmp_path: Path) -> None:
     (tmp_path / "train/cat").mkdir(parents=True)
     (tmp_path / "train/cat/a.png").write_bytes(png(pixels(1)[0]))
@@ -139,6 +178,8 @@ def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
     [
         ({"builtin": "digits"}, "exactly one of builtin and files must be given"),
         ({"files": {"dev": ["a.bin"]}}, "files: train must be given"),
+        ({"hub_files": {"test": ["a.parquet"]}}, "hub_files: it must have the splits that files has"),
+        ({"hub_files": {"train": ["a.zip"]}}, r"hub_files.train: a.zip must be a folder, or end in one of"),
         ({"image": [4, 4, 5]}, "it must be 1 or 3 channels"),
         ({"mean": [0.5]}, "each must hold 3 numbers"),
         ({"std": [0.5, 0.0, 0.5]}, "every number must be above 0"),
