@@ -46,11 +46,14 @@ AllocationName = Literal["equal", "gradient", "budget"]
 GradientName = Literal["plain", "truncated", "complicated"]
 """Gradients of quantised weights; quantizers/weights.py says what each is."""
 
-OptimizerName = Literal["adamw", "bert-adam", "sgd"]
+OptimizerName = Literal["adamw", "bert-adam", "sgd", "plain-sgd"]
 """Optimisers; training/optimizers.py says what each is."""
 
 ScheduleName = Literal["linear", "plateau", "decay", "thirds"]
 """Courses of the learning rate; training/schedule.py says what each is."""
+
+PerName = Literal["answer", "row"]
+"""What a loss is a mean over; distillation/objective.py says what each is."""
 
 PrecisionName = Literal["fp32", "bf16"]
 """Values of `--precision`."""
@@ -98,7 +101,7 @@ class Training(Section):
     """Passes over the training rows."""
     max_steps: int | None = Field(gt=0)
     """Optimiser steps at most; null: as many as the epochs need."""
-    learning_rate: float = Field(gt=0, lt=1)
+    learning_rate: float = Field(gt=0, le=1)
     """Peak learning rate."""
     schedule: ScheduleName = "linear"
     """Course of the learning rate: linear (after warmup, down to 0); or plateau, decay, thirds, without a warmup."""
@@ -113,11 +116,15 @@ class Training(Section):
     padding: PaddingName
     """What rows are padded to: the longest of their batch, where rows of like length meet, or max_length always."""
     optimizer: OptimizerName
-    """adamw, or bert-adam: no bias correction, epsilon 1e-6, and gradient_clip for each parameter alone."""
+    """adamw; bert-adam: no bias correction, epsilon 1e-6, and gradient_clip for each parameter alone; sgd: with
+    Nesterov's momentum of 0.9; or plain-sgd: without momentum."""
     weight_decay: float = Field(ge=0, lt=1)
     """Weight decay, per step and learning rate; not on biases and normalisation."""
     gradient_clip: float = Field(gt=0)
     """Largest norm of the gradient."""
+    loss_per: PerName = "answer"
+    """What the loss is a mean over: answers, which are the words of a translation; or rows, each with the sum over its
+    answers, as in the public code of Polino et al."""
     precision: PrecisionName
     """Precision of a training's matrix products; what lies between them, and every evaluation, is FP32."""
     eval_every: int | None = Field(gt=0)
@@ -226,6 +233,13 @@ class Settings(Section):
     student: Training
     quantization: Quantization
     distillation: Distillation
+    network: dict[str, Any] = {}
+    """Fields of a new network's configuration, for example relu_logits; null: the network's own value."""
+
+    @field_validator("network")
+    @classmethod
+    def _given(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: field for name, field in value.items() if field is not None}
 
 
 class Recipe(Settings):

@@ -136,6 +136,23 @@ def test_an_own_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: 
         assert told(tmp_path, "evaluate", made["folder"])["score"] == made["score"]
 
 
+def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: Path) -> None:
+    relu = ("--set", "network.relu_logits=true")
+    made = told(digits, *STUDENT, *SHORT, *relu)
+    assert "relu_logits" in made["folder"]
+    folder = digits / made["folder"] / "model"
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["relu_logits"] is True
+    settings = json.loads((folder / "kdqat.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["network"] == [["relu_logits", True]]
+    said = run(digits, "kdqat", *STUDENT, *SHORT, "--out", made["folder"], code=2).stderr
+    assert "holds a result of other settings: settings.network is" in " ".join(said.split())
+    copied = ("distill", "--task", "digits", "--recipe", "polino", *relu)
+    said = run(digits, "kdqat", *copied, code=2).stderr
+    assert "network.relu_logits is True, but False in the teacher" in " ".join(said.split())
+    said = run(digits, "kdqat", "finetune-teacher", "--task", "movie", *relu, code=2).stderr
+    assert "network.relu_logits has no meaning for task movie" in " ".join(said.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -32,6 +32,7 @@ TEACHER: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
     "gradient_clip": 1.0,
+    "loss_per": "answer",
     "precision": "fp32",
     "eval_every": None,
     "eval_before_end": 0,
@@ -64,6 +65,7 @@ CLEAN = {
         "padding": "ignored",
         **LOGITS,
     },
+    "network": {},
 }
 PAPER_STUDENT = {
     "epochs": 3,
@@ -76,6 +78,7 @@ PAPER_STUDENT = {
     "optimizer": "bert-adam",
     "weight_decay": 0.01,
     "gradient_clip": 1.0,
+    "loss_per": "answer",
     "precision": "fp32",
     "eval_before_end": 1,
 }
@@ -123,6 +126,22 @@ def test_images_have_no_attention_and_no_tokens(name: str) -> None:
     assert settings.distillation.loss == "logits"
     assert (settings.teacher.max_length, settings.student.max_length) == (None, None)
     assert settings.student.learning_rate >= 1e-3
+
+
+def test_polino_paper_is_the_public_code_on_images_and_on_translation() -> None:
+    image = resolve("cifar10", Params(), "polino-paper", kind="image")
+    assert image.network == {"relu_logits": True}
+    assert (image.student.optimizer, image.student.learning_rate, image.student.epochs) == ("sgd", 1e-3, 200)
+    assert (image.distillation.logits_temperature, image.distillation.logits_mean) == (2.0, "classes")
+    text = resolve("multi30k", Params(), "polino-paper", kind="translation")
+    assert text.network == {}
+    for training in (text.teacher, text.student):
+        assert (training.optimizer, training.learning_rate, training.gradient_clip) == ("plain-sgd", 1.0, 5.0)
+        assert (training.schedule, training.epochs, training.batch_size, training.loss_per) == ("decay", 15, 64, "row")
+    assert (text.distillation.logits_temperature, text.distillation.logits_mean) == (1.0, "rows")
+    assert (text.distillation.logits, text.distillation.labels) == (0.7, 0.3)
+    free = resolve("cifar10", Params(), "polino-paper", assignments=["network.relu_logits=null"], kind="image")
+    assert free.network == {}, "null: the network's own value"
 
 
 @pytest.mark.parametrize("name", recipe_names())

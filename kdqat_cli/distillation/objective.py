@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import PrecisionName
+from kdqat_cli.config import PerName, PrecisionName
 from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, answers, wide
 from kdqat_cli.networks.captures import capture
 from kdqat_cli.networks.modules import family_of
@@ -52,10 +52,10 @@ class OnLabels:
 
     trains = "model"
 
-    def __init__(self, precision: PrecisionName = "fp32") -> None:
-        """Sets the precision of matrix products."""
+    def __init__(self, precision: PrecisionName = "fp32", per: PerName = "answer") -> None:
+        """Sets the precision of matrix products, and what the loss is a mean over."""
         self.models: dict[str, nn.Module] = {}
-        self._products = _Products(precision)
+        self._products, self._per = _Products(precision), per
 
     def to(self, device: torch.device) -> None:
         """There is no other model."""
@@ -64,11 +64,11 @@ class OnLabels:
         """See `Objective`."""
         with self._products.on(batch):
             logits = model(**model_inputs(batch)).logits
-        return {"labels": gold_loss(logits, batch["labels"])}
+        return {"labels": _per_row(batch, self._per) * gold_loss(logits, batch["labels"])}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
-        return {"labels": answers(_counted(batch), _per_token(batch))}
+        return {"labels": answers(_counted(batch), _per_token(batch) and self._per == "answer")}
 
     parts = terms
 
@@ -79,7 +79,12 @@ class OnTeacher:
     trains = "student"
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, loss: DistillationLoss, precision: PrecisionName
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        loss: DistillationLoss,
+        precision: PrecisionName,
+        per: PerName = "answer",
     ) -> None:
         """Sets what is compared.
 
@@ -88,10 +93,11 @@ class OnTeacher:
             teacher: runs kdqat's attention function; it is set to eval mode.
             loss: what the student learns from the teacher.
             precision: of both models' matrix products; bf16 takes them in bfloat16, but for those of integers.
+            per: what the losses of logits and labels are means over.
         """
         self._student, self._teacher, self._loss = student, teacher.eval(), loss
         self.models: dict[str, nn.Module] = {"teacher": teacher}
-        self._products = _Products(precision)
+        self._products, self._per = _Products(precision), per
 
     def to(self, device: torch.device) -> None:
         """Moves the teacher."""
@@ -107,7 +113,7 @@ class OnTeacher:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
-        return self._loss.counts(_counted(batch), _per_token(batch))
+        return self._loss.counts(_counted(batch), _per_token(batch) and self._per == "answer")
 
     def _compared(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         inputs, loss = model_inputs(batch), self._loss
@@ -121,6 +127,9 @@ class OnTeacher:
         terms = running.terms(logits, teacher_logits)
         if loss.settings.labels:
             terms["labels"] = loss.settings.labels * gold_loss(logits, batch["labels"])
+        for name in ("logits", "labels"):
+            if name in terms:
+                terms[name] = _per_row(batch, self._per) * terms[name]
         whole = {name: value for name, value in terms.items() if name not in TERMS}
         return terms, running.by_layer() | whole
 
@@ -148,8 +157,15 @@ def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
-def model_inputs(batch: Batch) -> Batch:
-    """What of a batch a model is called with."""
+def _per_row(batch: Batch, per: PerName) -> Tensor | float:
+    """The factor that makes of a mean over answers the mean over rows of the sums over their answers."""
+    if per == "answer" or not _per_token(batch):
+        return 1.0
+    mask = batch["counted"]
+    return answers(mask, True) / answers(mask, False)
+
+
+def _inputs(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 

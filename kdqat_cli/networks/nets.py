@@ -1,9 +1,13 @@
 """The families of networks that are trained from the beginning, and the names of their networks."""
 
 import difflib
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from kdqat_cli.errors import ConfigError
+from pydantic import TypeAdapter, ValidationError
+
+from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.networks.conv import CONV
 from kdqat_cli.networks.net import Net
 from kdqat_cli.networks.seq2seq import SEQ2SEQ
@@ -30,16 +34,17 @@ def networks() -> dict[str, Net]:
     return {name: net for net in NETS.values() for name in net.shapes}
 
 
-def new_network(name: str, reads: str, **config: Any) -> Any:
+def new_network(name: str, reads: str, fields: Mapping[str, Any] | None = None, /, **config: Any) -> Any:
     """A network with random weights.
 
     Args:
         name: a value of `--network`.
         reads: the kind of rows that it must read.
-        config: what a task determines of the configuration: the labels, an image's size.
+        fields: what the user determines of the configuration, beside the name.
+        config: what a task determines of it: the labels, an image's size.
 
     Raises:
-        ConfigError: there is no such network, or it reads other rows.
+        ConfigError: there is no such network, it reads other rows, or its configuration has no such field or value.
     """
     fitting = {known: net for known, net in networks().items() if net.reads == reads}
     if name not in fitting:
@@ -49,7 +54,26 @@ def new_network(name: str, reads: str, **config: Any) -> Any:
             f"There is no network {name!r} that reads rows of the kind {reads}; {meant}", "kdqat ls networks"
         )
     config_class, model_class = fitting[name].classes()
-    return model_class(config_class(**fitting[name].shapes[name], **config))
+    free = {key: kind for key, kind in vars(config_class).get("__annotations__", {}).items() if key not in config}
+    given = {key: _field(name, key, value, free) for key, value in (fields or {}).items()}
+    return model_class(config_class(**{**fitting[name].shapes[name], **given}, **config))
+
+
+def _field(network: str, name: str, value: Any, free: Mapping[str, Any]) -> Any:
+    """The value of a field of a network's configuration.
+
+    Raises:
+        ConfigError: the network has no such field, or the value is of another type.
+    """
+    fix = f"--set network.{name}=null"
+    if name not in free:
+        known = ", ".join(sorted(free))
+        raise ConfigError(f"network.{name}: the network {network} has no field {name}; its fields are {known}.", fix)
+    try:
+        return TypeAdapter(free[name]).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"]
+        raise ConfigError(f"network.{name}: {what[:1].lower()}{what[1:]}, but it is {shown(value)}.", fix) from error
 
 
 for _net in (CONV, WIDE_RESNET, SEQ2SEQ):

@@ -11,7 +11,7 @@ The student is a copy of its teacher, or a smaller network. The method says when
 
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from transformers import PreTrainedModel, set_seed
 
@@ -19,7 +19,7 @@ from kdqat_cli import group
 from kdqat_cli.config import Distillation, Quantization, Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
-from kdqat_cli.errors import ConfigError
+from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -69,7 +69,7 @@ def distill(
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
-        settings: of which `student`, `quantization` and `distillation` are used.
+        settings: of which `student`, `quantization`, `distillation` and, of a new network, `network` are used.
         seed: of the order of rows and of dropout, and of a new network's weights.
         data_dir: folder of local task data, or None.
         out: receives model/, history.csv and run.json.
@@ -90,6 +90,8 @@ def distill(
     with shared_folder(out, force) as work:
         _check_method(settings, network)
         source = load_teacher(teacher, task)
+        if network is None:
+            _check_copy(settings.network, source.model)
         _check_layers(settings.distillation, source.model, network)
         plain = student_record("student", task, source, settings)
         kind = kind_of(task)
@@ -102,7 +104,10 @@ def distill(
         resume = work.resume_folder(record)
         set_seed(seed)
         kept = settings.distillation.layers
-        student = _copy(source, kept) if network is None else kind.new(task, network, data_dir, source)
+        if network is None:
+            student = _copy(source, kept)
+        else:
+            student = kind.new(task, network, data_dir, source, settings.network)
         steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student.model)["score"]
         if group.leads():
@@ -139,7 +144,7 @@ def _train(
     loss = DistillationLoss(settings.distillation)
     if loss.captures:
         use_kdqat_attention(teacher)
-    objective = OnTeacher(student, teacher, loss, recipe.precision)
+    objective = OnTeacher(student, teacher, loss, recipe.precision, recipe.loss_per)
     trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
     if method == "pm":
         quantize_model(student, settings.quantization)
@@ -158,7 +163,9 @@ def _learn_points(student: PreTrainedModel, settings: Quantization, batches: Sha
 def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows, network: str | None) -> Record:
     """A student's record with its training."""
     sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
-    made = {"seed": seed, "settings": settings.model_dump(exclude={"teacher"}), "sources": sources}
+    # As a list: a record that has none is then another than one that has some.
+    used = settings.model_dump(exclude={"teacher"}) | {"network": sorted(settings.network.items()) if network else []}
+    made = {"seed": seed, "settings": used, "sources": sources}
     return plain.model_copy(update={**made, "network": network})
 
 
@@ -180,6 +187,21 @@ def _check_method(settings: Settings, network: str | None) -> None:
         )
     if settings.quantization.allocation != "equal" and not learns:
         raise ConfigError("quantization.allocation shares points that are trained.", "--method dq")
+
+
+def _check_copy(fields: dict[str, Any], teacher: PreTrainedModel) -> None:
+    """Checks that a copy of the teacher has the fields that a new network would be given.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    for name, value in fields.items():
+        found = getattr(teacher.config, name, None)
+        if found != value:
+            raise ConfigError(
+                f"network.{name} is {shown(value)}, but {shown(found)} in the teacher, of which the student is a copy.",
+                f"--network NAME, or --set network.{name}=null",
+            )
 
 
 def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str | None) -> None:

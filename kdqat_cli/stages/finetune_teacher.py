@@ -44,7 +44,7 @@ def finetune_teacher(
         task: the task.
         source: what the teacher begins with: an encoder (hub id, local folder, or `embedded`), or of other tasks than
             text the name of a network.
-        settings: of which `teacher` is used.
+        settings: of which `teacher` and `network` are used.
         seed: of the head's first weights, the order of rows and dropout.
         data_dir: folder of local task data, or None.
         out: receives model/, history.csv and run.json.
@@ -62,19 +62,22 @@ def finetune_teacher(
     refuse_inputs(out, kind.inputs(source), (data_dir, task.folder))
     with shared_folder(out, force) as work:
         set_seed(seed)
-        loaded = kind.new(task, source, data_dir)
+        loaded = kind.new(task, source, data_dir, fields=settings.network)
         reading = kind.reading(loaded, task, settings.teacher, "teacher")
         rows = kind.rows(task, "train", data_dir, loaded, reading)
         dev = kind.rows(task, "dev", data_dir, loaded, reading)
         begun = loaded.record
         made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
-        made |= {"seed": seed, "settings": settings.teacher.model_dump()}
+        made |= {
+            "seed": seed,
+            "settings": settings.teacher.model_dump() | {"network": sorted(settings.network.items())},
+        }
         sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
         record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
         work.refuse_other(record)
         resume = work.resume_folder(record)
         batches = SharedBatches.of(rows, settings.teacher, seed)
-        objective = OnLabels(settings.teacher.precision)
+        objective = OnLabels(settings.teacher.precision, settings.teacher.loss_per)
         training = Loop(loaded.model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
         steps, history = training.run()
         score = dev.score(loaded.model)["score"]

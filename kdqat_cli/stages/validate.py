@@ -73,11 +73,15 @@ def _unknown_tasks(params: Params | None, recipes: dict[str, Recipe | None], kno
 def _unsound_settings(params: Params) -> list[str]:
     faults: list[str] = []
     for task in dict.fromkeys([*params.tasks, *params.settings]):
-        settings = _checked(partial(resolve, task, params), faults)
+        settings = _checked(partial(resolve, task, params, kind=load_task(task).kind), faults)
         for section in ("teacher", "student") if settings else ():
             _checked(partial(check_keep_best, load_task(task), section, getattr(settings, section)), faults)
     for task in params.tasks:
-        lacking = [name for name in Settings.model_fields if name not in params.settings.get(task, {})]
+        lacking = [
+            name
+            for name, field in Settings.model_fields.items()
+            if field.is_required() and name not in params.settings.get(task, {})
+        ]
         if lacking:  # DVC stops at a parameter that is not there
             faults.append(f"{PARAMS_FILE}: settings.{task} lacks {', '.join(lacking)}; an empty one is written {{}}.")
     return faults

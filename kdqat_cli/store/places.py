@@ -21,7 +21,7 @@ ANALYSIS = Path("analysis")
 PIPELINE = Path("dvc.yaml")
 
 
-_DISTILL = ("student", "quantization", "distillation")
+_DISTILL = ("student", "quantization", "distillation", "network")
 _QUANTIZE = ("student.max_length", "student.padding", "student.batch_size", "quantization")
 _VALUE_ALONE = ("weights", "mix", "method")  # fields whose values need no name beside them
 
@@ -125,7 +125,7 @@ def _differences(
     )
     parts = [Path(recipe).stem] if recipe and base != plain else []
     for place, value in asked.items():
-        if value != base[place]:
+        if value != base.get(place):
             name = place.rpartition(".")[2]
             shared = sum(other.rpartition(".")[2] == name for other in asked) > 1
             parts.append(_part(place if shared else name, value))

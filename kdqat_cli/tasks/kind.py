@@ -5,8 +5,12 @@ a configuration, saves and loads itself) that is called with a batch's inputs by
 `logits`.
 """
 
+<<<<<<< HEAD
 from collections.abc import Callable
 from dataclasses import dataclass
+=======
+from collections.abc import Callable, Mapping
+>>>>>>> b72a700 (networks: fields from recipe and command line; polino-paper for translation)
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -99,7 +103,14 @@ class Kind(Protocol):
     def inputs(self, source: str) -> dict[str, str]:
         """What `new` reads: what it is → its folder or hub id."""
 
-    def new(self, task: Any, source: str, data_dir: Path | None = None, teacher: Any = None) -> Loaded:
+    def new(
+        self,
+        task: Any,
+        source: str,
+        data_dir: Path | None = None,
+        teacher: Any = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Loaded:
         """A model to be trained on a task; its record holds no more than the digests of what it was made from.
 
         Args:
@@ -107,9 +118,10 @@ class Kind(Protocol):
             source: what the model begins with, as the user names it.
             data_dir: folder of local task data, or None; for what a model takes from the training rows.
             teacher: the loaded model that the new one learns from, or None.
+            fields: of a network's configuration, that the user determines.
 
         Raises:
-            ConfigError: the kind does not take such a source.
+            ConfigError: the kind does not take such a source, or such fields.
             MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
         """
 

@@ -4,6 +4,7 @@ Such a kind derives from `NetworkKind` and adds how it reads rows: `reading` and
 determines something of a network.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,16 @@ class NetworkKind:
         """Nothing: a new network has random weights."""
         return {}
 
-    def new(self, task: Any, source: str, data_dir: Path | None = None, teacher: Any = None) -> Any:
+    def new(
+        self,
+        task: Any,
+        source: str,
+        data_dir: Path | None = None,
+        teacher: Any = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Any:
         """A network by name, with random weights."""
-        model = new_network(source, self.name, **self.config(task), **label_config(task))
+        model = new_network(source, self.name, fields, **self.config(task), **label_config(task))
         return LoadedNetwork(placed(model), None, Record(network=source))
 
     def load(self, source: str, fix: str | None = None) -> LoadedNetwork:

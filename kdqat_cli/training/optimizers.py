@@ -3,6 +3,7 @@
 adamw       AdamW (Loshchilov & Hutter, 2019), bias-corrected, ε 1e-8; the whole gradient's norm is clipped
 bert-adam   BERT's Adam (Devlin et al., 2019), as the public code of Kim et al. has it
 sgd         gradient descent with Nesterov's momentum of 0.9, as Polino et al. train images
+plain-sgd   gradient descent without momentum, as they train translation
 """
 
 from collections.abc import Callable, Iterable
@@ -97,4 +98,6 @@ def optimizer_of(model: nn.Module, settings: Training) -> Optimizer:
         return BertAdam(groups, settings.learning_rate, settings.gradient_clip)
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, momentum=_MOMENTUM, nesterov=True)
+    if settings.optimizer == "plain-sgd":
+        return SGD(groups, settings.learning_rate)
     return AdamW(groups, settings.learning_rate, fused=True)

@@ -14,7 +14,9 @@ from kdqat_cli.distillation.losses import LOSSES, DistillationLoss
 from kdqat_cli.distillation.objective import OnLabels, OnTeacher, gold_loss
 from kdqat_cli.networks.captures import capture
 from kdqat_cli.networks.interface import use_kdqat_attention
+from kdqat_cli.networks.nets import new_network
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.tasks.translation.rows import _batch
 from tests.recipes import distillation, quantization
 
 QUANTIZATION = quantization()
@@ -112,6 +114,27 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
         values[precision] = torch.stack([term.detach() for term in terms.values()])
     assert not torch.equal(values["bf16"], values["fp32"])
     torch.testing.assert_close(values["bf16"], values["fp32"], rtol=0.02, atol=0.01)
+
+
+def test_a_mean_over_rows_sums_the_answers_of_each() -> None:
+    """As the public code of Polino et al. trains translation: sums over words, divided by the number of sentences."""
+    words = {"source_words": 9, "target_words": 11}
+    student, teacher = (new_network("lstm-tiny", "translation", **words).double().eval() for _ in range(2))
+    rows = [([2, 3, 4], [5, 6]), ([5], [7]), ([6, 7], [8, 9, 10, 4])]
+    batch = _batch(rows)
+    inputs = {name: batch[name] for name in ("source", "lengths", "target_in")}
+    log_p, q = student(**inputs).logits.log_softmax(-1), teacher(**inputs).logits.softmax(-1)
+    labels, real = batch["labels"], batch["counted"].bool()
+    hard = -log_p[real].gather(-1, labels[real][:, None]).sum() / len(rows)
+    soft = -(q * log_p)[real].sum() / len(rows)
+    loss = DistillationLoss(distillation("logits", logits=0.7, labels=0.3))
+    terms = OnTeacher(student, teacher, loss, "fp32", "row").terms(student, batch)
+    torch.testing.assert_close(terms["labels"], 0.3 * hard)
+    torch.testing.assert_close(terms["logits"], 0.7 * soft)
+    taught = OnLabels(per="row")
+    torch.testing.assert_close(taught.terms(student, batch)["labels"], hard)
+    assert taught.counts(batch)["labels"] == len(rows)
+    assert OnLabels().counts(batch)["labels"] == real.sum()
 
 
 def test_whatever_the_precision_evaluation_is_in_fp32(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:

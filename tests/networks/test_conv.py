@@ -57,6 +57,23 @@ def test_the_layers_of_student_3_in_plain_torch() -> None:
     assert torch.equal(model(images).logits, model(images).logits.clamp(min=0))
 
 
+def test_fields_of_the_configuration_are_the_user_s() -> None:
+    model = new_network("conv-student-3", "image", {"relu_logits": True, "hidden": [7]}, **CIFAR)
+    assert model.config.relu_logits is True
+    assert model.output.in_features == 7
+    for fields, said in (
+        (
+            {"relu_logit": True},
+            "network.relu_logit: the network conv-student-3 has no field relu_logit; its fields are",
+        ),
+        ({"image": [1, 8, 8]}, "has no field image"),  # the task's
+        ({"relu_logits": "maybe"}, "network.relu_logits: input should be a valid boolean, but it is 'maybe'"),
+        ({"kernel": 2.5}, "network.kernel: input should be a valid integer"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            new_network("conv-student-3", "image", fields, **CIFAR)
+
+
 def test_the_first_weights_are_glorot_uniform() -> None:
     model = new_network("conv-teacher", "image", **CIFAR)
     weight = model.convolutions[1].conv.weight

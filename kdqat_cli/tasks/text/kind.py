@@ -1,5 +1,6 @@
 """Text as a kind of task: see `Kind` in tasks/kind.py."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +32,21 @@ class Text:
         """The encoder."""
         return {"encoder": encoder_location(source)}
 
-    def new(self, task: TextTask, source: str, data_dir: Path | None = None, teacher: Any = None) -> Classifier:
+    def new(
+        self,
+        task: TextTask,
+        source: str,
+        data_dir: Path | None = None,
+        teacher: Any = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Classifier:
         """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
+        if fields:
+            name = next(iter(fields))
+            raise ConfigError(
+                f"network.{name} has no meaning for task {task.name}, whose encoder has a configuration of its own.",
+                f"--set network.{name}=null",
+            )
         model, tokenizer = load_encoder(source, task)
         return Classifier(model, tokenizer, None, Record(encoder=source, sources={"encoder": encoder_digest(source)}))
 

@@ -1,5 +1,6 @@
 """Translation as a kind of task: see `Kind` in tasks/kind.py."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,14 +29,21 @@ class Translation(NetworkKind):
 
     name = "translation"
 
-    def new(self, task: TranslationTask, source: str, data_dir: Path | None = None, teacher: Any = None) -> Translator:
+    def new(
+        self,
+        task: TranslationTask,
+        source: str,
+        data_dir: Path | None = None,
+        teacher: Any = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Translator:
         """A network by name, with random weights; it knows its teacher's words, else those of the training rows."""
         if teacher is not None:
             vocabulary: Vocabulary = teacher.vocabulary
         else:
             rows = load_pairs(task, "train", data_dir)
             vocabulary = Vocabulary.of(task, rows.source, rows.target)
-        model = new_network(source, self.name, **vocabulary.sizes)
+        model = new_network(source, self.name, fields, **vocabulary.sizes)
         return Translator(placed(model), None, Record(network=source), vocabulary)
 
     def load(self, source: str, fix: str | None = None) -> Translator:
