@@ -1,1 +1,1 @@
-"""Weights and activations to levels and scales, and the layers that do it."""
+"""Quantises weights and activations to levels and scales; the quantised layers."""

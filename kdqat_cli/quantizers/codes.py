@@ -1,18 +1,18 @@
-"""A quantised weight as a value: integer levels, scales, and what shares a scale.
+"""The type of a quantised weight: integer levels, scales, and the grouping, which says what shares a scale.
 
     ŵ = scale of its group · level                              multiples of a scale (ternary, int4, int8)
-    ŵ = scale of its group · level + offset of its group        a grid that starts anywhere (uniform)
-    ŵ = scale of its group · points[level] + offset of its group    points of the whole weight (learned points)
+    ŵ = scale of its group · level + offset of its group        a grid with an offset (uniform)
+    ŵ = scale of its group · points[level] + offset of its group    one list of points per weight (learned points)
 
 Guarantees
-- The same codes give the same ŵ, bit for bit: training, evaluation and every file format compute it here.
-- Product and sum are each rounded to the type of the scales.
-- Without offsets and points a level of 0 gives +0, never -0.
+- The same codes give the same ŵ, bit for bit, because training, evaluation and every file format compute it here.
+- The product and the sum are each rounded to the type of the scales.
+- Without offsets and points, level 0 gives +0, never -0.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +25,12 @@ class Grouping:
     """What shares a scale.
 
     Attributes:
-        unit: the whole weight, each row of it (all values of one index of the first axis), or each bucket.
-        size: values of a bucket, which are consecutive in the flattened weight; None for the other units.
+        unit: the whole weight, each row (all values of one index of the first axis), or each bucket (consecutive values
+            of the flattened weight).
+        size: number of values of a bucket; None for the other units.
 
     Raises:
-        ValueError: a bucket without a positive size, or a size of something else.
+        ValueError: a bucket without a positive size, or another unit with a size.
     """
 
     unit: Literal["matrix", "row", "bucket"]
@@ -49,7 +50,7 @@ class Grouping:
         return 1 if self.size is None else max(1, -(-shape.numel() // self.size))
 
     def size_in(self, shape: torch.Size) -> int:
-        """Values of a group in a weight of this shape; the last bucket may have fewer."""
+        """The number of values of a group in a weight of this shape; the last bucket may have fewer."""
         if self.unit == "row":
             return math.prod(shape[1:])
         return shape.numel() if self.size is None else min(self.size, shape.numel())
@@ -57,10 +58,10 @@ class Grouping:
     def split(self, values: Tensor) -> Tensor:
         """Values of any shape → (groups, values per group).
 
-        A last bucket that is not full is filled up with the last value. A weight smaller than a bucket is one bucket of
+        A last bucket that is not full is padded with the last value. A weight smaller than a bucket is one bucket of
         its own size.
         """
-        if self.unit == "row":  # of which there may be none: an embedding's, of an empty batch
+        if self.unit == "row":  # there may be no rows: those of an embedding for an empty batch
             return values.reshape(len(values), math.prod(values.shape[1:]))
         groups = self.count(values.shape)
         if self.size is not None and groups > 1 and values.numel() % self.size:
@@ -81,15 +82,15 @@ class Codes:
     """A quantised weight.
 
     Attributes:
-        levels: of the weight's shape, integers.
-        scales: (groups,), of the weight's type.
-        grouping: what shares a scale, and an offset.
-        offsets: (groups,), of the weight's type; None: all 0.
-        points: (points,), of the weight's type, the value of each level before scale and offset, within [0, 1] where
-            training has not moved them out of it; None: a level is its own value.
+        levels: integers, in the shape of the weight.
+        scales: (groups,), in the type of the weight.
+        grouping: what shares a scale and an offset.
+        offsets: (groups,), in the type of the weight; None: all 0.
+        points: (points,), in the type of the weight: the value of each level before scale and offset. They start within
+            [0, 1]; training may move them out of it. None: the value of a level is the level.
 
     Raises:
-        ValueError: another number of scales or offsets than of groups, or points that are not a list of numbers.
+        ValueError: the number of scales or offsets is not the number of groups, or the points are not one list.
     """
 
     levels: Tensor
@@ -111,11 +112,11 @@ class Codes:
 
     @property
     def multiplies(self) -> bool:
-        """Whether ŵ is a multiple of its group's scale."""
+        """Whether ŵ is a multiple of the scale of its group."""
         return self.offsets is None and self.points is None
 
     def value(self) -> Tensor:
-        """The weight ŵ, of the shape of the levels and the type of the scales."""
+        """The weight ŵ, in the shape of the levels and the type of the scales."""
         if self._fuses():
             return fused.values(self.levels, self.grouping.size_in(self.levels.shape), self.scales, self.offsets)
         levels = self.grouping.split(self.levels)
@@ -129,35 +130,35 @@ class Codes:
 
     def _fuses(self) -> bool:
         parts = [values for name, values in self.tensors().items() if name != "levels"]
-        follows = torch.is_grad_enabled() and any(values.requires_grad for values in parts)  # autograd, to learn them
+        follows = torch.is_grad_enabled() and any(values.requires_grad for values in parts)  # they are trained
         bytes_ = self.levels.dtype in (torch.int8, torch.uint8) and self.levels.is_cpu and self.levels.numel() > 0
         return bytes_ and self.points is None and not follows and fused.fuses(*parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that it is made of, by name."""
+        """Its tensors by name."""
         named = {name: getattr(self, name) for name in ("levels", "scales", "offsets", "points")}
         return {name: values for name, values in named.items() if values is not None}
 
     def cpu(self) -> "Codes":
-        """The same in the memory of the processor."""
-        here: dict[str, Any] = {name: values.cpu() for name, values in self.tensors().items()}
-        return replace(self, **here)
+        """The same codes in the memory of the CPU."""
+        offsets, points = (None if values is None else values.cpu() for values in (self.offsets, self.points))
+        return Codes(self.levels.cpu(), self.scales.cpu(), self.grouping, offsets, points)
 
 
 def recovered(weight: Tensor, grouping: Grouping, most: int) -> Codes:
-    """The codes of a quantised weight of which only the floats are left.
+    """The codes of a quantised weight, computed from its floats.
 
-    For quantisers that give the largest |w| of a group the largest level, which ternary, int4 and int8 do. That |w| is
-    the rounded product most·scale, so the scale is |w| / most or a float beside it: the one that gives every weight of
-    the group is taken.
+    This works for quantisers that give the largest |w| of a group the largest level (ternary, int4, int8). That |w| is
+    the rounded product most·scale, so the scale is |w| / most or a neighbouring float. The function takes the one that
+    gives every weight of the group.
 
     Args:
         weight: ŵ, of any shape.
-        grouping: the one that it was quantised with.
+        grouping: the grouping that it was quantised with.
         most: the largest level.
 
     Raises:
-        ValueError: no such codes give the weight exactly.
+        ValueError: no codes give exactly this weight.
     """
     groups = grouping.split(weight)
     near = groups.abs().amax(1) / most

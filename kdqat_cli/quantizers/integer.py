@@ -1,28 +1,31 @@
-"""y = x̂·Ŵᵀ + b of a student, multiplied as integers.
+"""A student's linear layer y = x̂·Ŵᵀ + b as a product of integers.
 
     x̂ = s·c, c of 8 bits;  Ŵ = α·q, q in {-1, 0, 1};  y = (s·α)·(c·qᵀ) + b
 
 Guarantees
-- The sums of c·qᵀ are exact; FP32 products of x̂ and Ŵ would round each, and differ in the last bits.
-- The gradient is the straight-through one: products with x̂ and Ŵ, in FP32 or under torch's autocast in its type, zero
-  where a value reached its clamp.
+- The sums of c·qᵀ are exact. FP32 products of x̂ and Ŵ would round each sum and differ in the last bits.
+- The gradient is straight-through: products with x̂ and Ŵ, and zero where a value reached its clamp. The products are in
+  FP32, or in the type of torch's autocast.
 
-On a CPU with AVX-512 the product takes a fifth of the time of FP32's, and c, kept for the gradient, a quarter of the
-memory of x̂. Ternary weights alone: a processor without VNNI adds pairs of products in 16 bits, where 2·255·1 fits.
+On a CPU with AVX-512 the integer product takes a fifth of the time of the FP32 product, and the c that is kept for the
+gradient takes a quarter of the memory of x̂. Weights must be ternary: a processor without VNNI adds pairs of products in
+16 bits, which hold 2·255·1.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kdqat_cli.autograd import Context
 from kdqat_cli.quantizers.activations import Rounded, masked
 from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.product import product_type
 
 
 def multiplies_integers(inputs: Tensor) -> bool:
-    """Whether integers pay: FP32 on a CPU that has the instructions; GPUs have FP32's own fast product."""
+    """Whether an integer product is faster: for FP32 on a CPU with AVX-512. GPUs have a fast FP32 product."""
     here = inputs.device.type == "cpu" and inputs.dtype == torch.float32
     return here and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
@@ -38,22 +41,27 @@ def integer_linear(
     """(..., I) → (..., O).
 
     Args:
-        inputs: (..., I), which get the gradient.
+        inputs: (..., I), receives the gradient.
         rounded: c and s of `inputs`.
-        weight: (O, I), latent, which gets the gradient.
+        weight: (O, I), the latent weight, receives the gradient.
         codes: q and α of `weight`, with one scale per matrix.
-        clip: no gradient where |weight| reaches it.
+        clip: where |weight| ≥ clip, its gradient is zero.
         bias: (O,).
     """
-    apply: Any = _IntegerLinear.apply
-    out: Tensor = apply(inputs, weight, bias, rounded, codes, clip)
-    return out
+    apply: Callable[..., Tensor] = _IntegerLinear.apply
+    return apply(inputs, weight, bias, rounded, codes, clip)
+
+
+class _LinearContext(Context, Protocol):
+    clip: float | None
+    shape: torch.Size
+    kind: torch.dtype
 
 
 class _IntegerLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _LinearContext,
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -73,7 +81,7 @@ class _IntegerLinear(torch.autograd.Function):
         return out.view(*inputs.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _LinearContext, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         values, scale, inside, signs, alpha, clamped = ctx.saved_tensors
         whole = grad_outputs[0].flatten(0, -2)
         grad = whole.to(ctx.kind)
@@ -81,6 +89,6 @@ class _IntegerLinear(torch.autograd.Function):
         if inside is not None:
             to_inputs = masked(to_inputs, inside)
         to_weight = torch.mm(grad.t(), values.to(ctx.kind).mul_(scale)).to(whole.dtype)
-        if clamped is not None:
+        if clamped is not None and ctx.clip is not None:
             to_weight = masked(to_weight, clamped.abs() < ctx.clip)
         return to_inputs, to_weight, whole.sum(0) if ctx.needs_input_grad[2] else None, None, None, None

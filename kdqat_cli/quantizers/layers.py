@@ -1,11 +1,11 @@
 """Linear and embedding layers with quantised weights.
 
-Each holds its latent weight under the plain layer's name, so a state dictionary of the teacher fits the student.
-`freeze` puts codes in the latent weight's place, for good: what was evaluated is then what is saved. The plain name
-then holds their value, so a state dictionary of the student fits the plain model.
+A layer holds its latent weight under the name that the plain layer uses, so a state dictionary of the teacher fits the
+student. `freeze` replaces the latent weight by codes, permanently, so that the weights that were evaluated are saved.
+The plain name then holds the value of the codes, so a state dictionary of the student fits the plain model.
 """
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -16,43 +16,48 @@ from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping
 from kdqat_cli.quantizers.integer import integer_linear, multiplies_integers
 from kdqat_cli.quantizers.remembered import Remembered
-from kdqat_cli.quantizers.weights import StraightThrough
+from kdqat_cli.quantizers.weights import LatentQuantizer, StraightThrough
 
 _PARTS = ("levels", "scales", "offsets", "points")
 
 
 class QuantizedWeight(nn.Module):
-    """What the layers share: a weight that is quantised at each use until it is frozen.
+    """The base of the layers: a weight that is quantised at each use until it is frozen.
 
     Attributes:
-        weight: the latent weight; of a frozen layer, the value of its codes.
-        weight_quantizer: what quantises the latent weight: a `StraightThrough`, or one with its members (learned.py).
+        weight: the latent weight; in a frozen layer, the value of its codes.
+        weight_quantizer: quantises the latent weight.
         grouping: what shares a scale.
     """
 
     weight: nn.Parameter
-    weight_quantizer: Any
+    weight_quantizer: LatentQuantizer
     _levels: Tensor | None
     _scales: Tensor | None
     _offsets: Tensor | None
     _points: Tensor | None
 
     def __init__(self, weight_quantizer: StraightThrough, grouping: Grouping) -> None:
-        """Sets how; `grouping` is taken where the quantiser has none of its own. `weight` is the layer's to set."""
+        """Sets the quantiser; the layer sets `weight`.
+
+        Args:
+            weight_quantizer: quantises the latent weight.
+            grouping: used where the quantiser has no grouping of its own.
+        """
         super().__init__()
         self.weight_quantizer = weight_quantizer
         self.grouping = weight_quantizer.quantizer.grouping or grouping
-        # Buffers, to follow the layer to its device; not in its state, whose names are the plain layer's.
+        # Buffers move to a device with the layer. They are not in its state, which has the names of the plain layer.
         for name in _PARTS:
             self.register_buffer(f"_{name}", None, persistent=False)
         quantizer = weight_quantizer.quantizer
-        # What the codes are is seen at a weight of one number: a quantiser from outside need not tell it.
+        # The codes of a weight of one number show what kind they are, so a quantiser from outside need not declare it.
         plain = quantizer.codes(torch.zeros(1, 1), MATRIX).multiplies
         self._multiplies_trits = are_trits(quantizer.levels) and plain
 
     @property
     def is_ternary(self) -> bool:
-        """Whether packed file, engine and 2-bit formats hold it: levels of -1, 0 and 1, one scale per matrix or row."""
+        """Whether engine and 2-bit formats can hold the weight: levels -1, 0 and 1, one scale per matrix or row."""
         return self._multiplies_trits and self.grouping in (MATRIX, ROW)
 
     @property
@@ -67,7 +72,7 @@ class QuantizedWeight(nn.Module):
         return self._levels is not None
 
     def codes(self) -> Codes:
-        """The quantised weight; of a latent one, what it would be frozen at."""
+        """The quantised weight: the codes that `freeze` stored, or else those of the latent weight."""
         if self._levels is None or self._scales is None:
             codes: Codes = self.weight_quantizer.codes(self.weight, self.grouping)
             return codes
@@ -75,11 +80,11 @@ class QuantizedWeight(nn.Module):
 
     @torch.no_grad()
     def freeze(self, codes: Codes | None = None) -> None:
-        """Puts codes in the place of the latent weight.
+        """Replaces the latent weight by codes.
 
         Args:
-            codes: what the layer holds from now on; None: those of the latent weight, with which it computes the same
-                as before, or those that it holds already.
+            codes: the codes that the layer holds from now on; None: those of the latent weight, so that the outputs
+                stay the same. A frozen layer then does not change.
         """
         if self.frozen and codes is None:
             return
@@ -93,7 +98,8 @@ class QuantizedWeight(nn.Module):
         else:
             self.weight.copy_(codes.value()).requires_grad_(False)
 
-    def _put(self, weight: Any) -> None:
+    def _put(self, weight: Tensor) -> None:
+        assert isinstance(weight, nn.Parameter)
         self.weight = weight
 
     def _quantized(self, latent: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(QuantizedWeight):
-    """y = quantised(x) · quantised(W)ᵀ + b; one scale for the matrix W (O, I) unless the quantiser groups otherwise."""
+    """y = quantised(x) · quantised(W)ᵀ + b; W (O, I) has one scale unless the quantiser has a grouping of its own."""
 
     def __init__(
         self, linear: nn.Linear, weight_quantizer: StraightThrough, quantizer: ActivationQuantizer | None
@@ -123,11 +129,11 @@ class QuantizedLinear(QuantizedWeight):
             clip = self.weight_quantizer.clip
             return integer_linear(inputs, quantizer.rounded(inputs), self.weight, self._codes(), clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
-        # In the inputs' type under autocast, too: scales and levels of bfloat16 would be others than an evaluation's.
+        # Under autocast too, the result has the type of the inputs: bfloat16 would give other levels than an evaluation.
         return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
     def train(self, mode: bool = True) -> Self:
-        """torch's; an evaluation takes the weight's codes once, a training, which changes it, at each step."""
+        """As in torch. An evaluation computes the codes of the weight once; a training computes them at each step."""
         self._last.forget()
         return super().train(mode)
 
@@ -137,10 +143,9 @@ class QuantizedLinear(QuantizedWeight):
 
 
 class QuantizedEmbedding(QuantizedWeight):
-    """Rows of a quantised table (V, D), with one scale per row unless the quantiser groups otherwise.
+    """Rows of a quantised table (V, D), with one scale per row unless the quantiser has a grouping of its own.
 
-    The scale of a row depends on that row alone, so only the rows that are looked up are quantised; of a table that is
-    grouped otherwise, all are.
+    With one scale per row, only the rows that are looked up are quantised. With another grouping, all rows are.
     """
 
     def __init__(self, embedding: nn.Embedding, weight_quantizer: StraightThrough) -> None:

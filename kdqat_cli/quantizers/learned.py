@@ -1,15 +1,17 @@
-"""Differentiable quantisation: the points of quantised weights are trained (Polino et al., ICLR 2018, section 4).
+"""Differentiable quantisation: trains the points of quantised weights (Polino et al., ICLR 2018, section 4).
 
-Weights stay as they are, and with them α and β of their buckets (points.py has the formula). The gradient of a point is
-the sum over its weights of ∂L/∂ŵ · α of their bucket. Points are sorted at each use, so each keeps its own momentum
-when two change places; the public code sorts the points but not their momenta. They may leave [0, 1].
+The latent weights do not change, so α and β of their buckets do not change either (points.py has the formula). The
+gradient of a point is the sum of ∂L/∂ŵ · α over the weights at that point, with α of their bucket. Points are stored
+unsorted and sorted at each use. So each point keeps its own momentum when two change places; the public code sorts the
+points but not their momenta. Points may leave [0, 1].
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from kdqat_cli.autograd import Context
 from kdqat_cli.quantizers.codes import Codes, Grouping
 from kdqat_cli.quantizers.layers import QuantizedWeight
 from kdqat_cli.quantizers.parameters import freeze, quantized_weights
@@ -18,23 +20,23 @@ from kdqat_cli.quantizers.weights import StraightThrough
 
 
 class LearnedPoints(nn.Module):
-    """What quantises a weight that stays as it is, at points that are trained; in place of a `StraightThrough`.
+    """Quantises a constant weight at points that are trained; replaces the weight's `StraightThrough`.
 
     Attributes:
         points: (points,), not sorted.
-        plain: what quantised the weight before, and does again once it is frozen.
+        plain: the quantiser of the weight before; it is put back when the weight is frozen.
         quantizer: the quantiser `points`.
-        clip: as of `StraightThrough`: there is no clamp.
+        clip: None: there is no clamp.
     """
 
     def __init__(self, weight: QuantizedWeight, quantizer: Points, plain: StraightThrough) -> None:
-        """Puts the points where the quantiser begins, for a weight that is not frozen."""
+        """Sets the first points of the quantiser, for a weight that is not frozen."""
         super().__init__()
         self.plain, self.quantizer, self.clip = plain, quantizer, None
         latent = weight.weight.detach()
         values, scales, offsets = scaled(latent, weight.grouping)
         self.points = nn.Parameter(quantizer.first(values))
-        # Not in the state: they follow from the weight, which does not change.
+        # Not in the state: they are computed from the weight, which does not change.
         for name, tensor in (("_values", values), ("_scales", scales), ("_offsets", offsets)):
             self.register_buffer(name, tensor, persistent=False)
         self._values: Tensor
@@ -42,13 +44,13 @@ class LearnedPoints(nn.Module):
         self._offsets: Tensor
 
     def forward(self, latent: Tensor, grouping: Grouping) -> Tensor:
-        """The quantised weight, of the latent one's shape; the gradient goes to the points."""
+        """The quantised weight in the shape of the latent weight; the points receive the gradient."""
         out: Tensor = _AtPoints.apply(self.points, self, latent.shape, grouping)  # type: ignore[no-untyped-call]
         return out
 
     @torch.no_grad()
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
-        """The quantised weight as it is now."""
+        """The quantised weight at the current points."""
         return self.at(self.points.sort().values, latent.shape, grouping)
 
     def at(self, points: Tensor, shape: torch.Size, grouping: Grouping) -> Codes:
@@ -57,9 +59,15 @@ class LearnedPoints(nn.Module):
         return Codes(levels, self._scales, grouping, self._offsets, points)
 
 
+class _PointsContext(Context, Protocol):
+    grouping: Grouping
+
+
 class _AtPoints(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, points: Tensor, learned: LearnedPoints, shape: torch.Size, grouping: Grouping) -> Tensor:
+    def forward(
+        ctx: _PointsContext, points: Tensor, learned: LearnedPoints, shape: torch.Size, grouping: Grouping
+    ) -> Tensor:
         ordered, order = points.sort()
         codes = learned.at(ordered, shape, grouping)
         ctx.save_for_backward(codes.levels, codes.scales, order)
@@ -67,21 +75,20 @@ class _AtPoints(torch.autograd.Function):
         return codes.value()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _PointsContext, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         levels, scales, order = ctx.saved_tensors
-        grouping: Grouping = ctx.grouping
-        groups = grouping.split(grads[0]) * scales[:, None]
-        each = grouping.join(groups, levels.shape).flatten()
+        groups = ctx.grouping.split(grads[0]) * scales[:, None]
+        each = ctx.grouping.join(groups, levels.shape).flatten()
         sums = torch.bincount(levels.flatten().int(), each, minlength=len(order)).to(scales.dtype)
         return torch.empty_like(sums).index_copy_(0, order, sums), None, None, None
 
 
 def learn_points(model: nn.Module, counts: dict[str, int] | None = None) -> None:
-    """Makes the points of a model's quantised weights all that is trained; its quantiser is `points`.
+    """Makes the points of the quantised weights the only trained parameters of a model.
 
     Args:
-        model: quantised and not frozen; changed in place.
-        counts: name of a weight → its number of points; None: what the quantiser says.
+        model: quantised with the quantiser `points`, not frozen; changed in place.
+        counts: name of a weight → its number of points; None: the number that the quantiser has.
     """
     model.requires_grad_(False)
     for name, weight in quantized_weights(model).items():
@@ -95,9 +102,9 @@ def learn_points(model: nn.Module, counts: dict[str, int] | None = None) -> None
 
 
 def settle_points(model: nn.Module) -> None:
-    """Freezes a model's weights at the points that it learnt, which then are parameters no more."""
+    """Freezes the weights of a model at their learned points; the points are no longer parameters."""
     freeze(model)
     for weight in quantized_weights(model).values():
         learned = weight.weight_quantizer
-        del weight.weight_quantizer  # torch takes no other value in the place of a module
+        del weight.weight_quantizer  # torch does not let a plain value replace a module
         weight.weight_quantizer = learned.plain if isinstance(learned, LearnedPoints) else learned

@@ -1,14 +1,13 @@
 """Quantised parameters of any module, and all quantised weights of a model by name.
 
-`quantize_parameter` quantises one parameter of a module in place, whatever the module is: torch's parametrisation
-computes it anew at each use, from a latent parameter that is trained. The layers of layers.py do the same for the
-linears and embeddings of encoders, whose products they compute in integers.
+`quantize_parameter` quantises one parameter of any module in place. torch's parametrisation computes it again at each
+use from a latent parameter, which is trained. The layers of layers.py do the same for the linears and embeddings of
+encoders, and compute their products in integers.
 
-A parametrised parameter has another name in the module's state: `plain_state` gives the state under the plain names.
+A parametrised parameter has another name in the state of its module. `plain_state` returns the state under plain names.
 """
 
 import re
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -23,24 +22,26 @@ _OWN = re.compile(r"(^|\.)parametrizations\.([^.]+)\.0$")
 
 
 class QuantizedParameter(QuantizedWeight):
-    """One parameter of a module, with one scale for all of it unless the quantiser groups otherwise."""
+    """One parameter of a module, with a single scale unless the quantiser has a grouping of its own."""
 
     def __init__(self, weight_quantizer: StraightThrough) -> None:
-        """Sets what quantises it; `quantize_parameter` says which parameter it is."""
+        """Sets the quantiser; `quantize_parameter` sets the parameter."""
         super().__init__(weight_quantizer, MATRIX)
-        self._holder: tuple[Any, ...] = ()  # a tuple, so that what holds this module is no part of it
+        # A tuple, so that torch does not register the list, which holds this module, as its submodule.
+        self._holder: tuple[parametrize.ParametrizationList, ...] = ()
 
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
-        """The latent parameter; of a frozen one, the value of its codes."""
-        latent: nn.Parameter = self._holder[0].original
+        """The latent parameter; if frozen, the value of its codes."""
+        latent = self._holder[0].original
+        assert isinstance(latent, nn.Parameter)
         return latent
 
     def forward(self, latent: Tensor) -> Tensor:
         """The quantised value of the latent parameter."""
         return self._quantized(latent)
 
-    def _put(self, weight: Any) -> None:
+    def _put(self, weight: Tensor) -> None:
         self._holder[0].original = weight
 
 
@@ -49,22 +50,28 @@ def quantize_parameter(module: nn.Module, name: str, quantizer: StraightThrough)
 
     Args:
         module: changed in place.
-        name: of the parameter.
-        quantizer: what quantises it.
+        name: name of the parameter in the module.
+        quantizer: quantises it.
     """
     parameter = QuantizedParameter(quantizer)
-    parametrize.register_parametrization(module, name, parameter, unsafe=True)  # its own check would quantise it
-    parameter._holder = (module.parametrizations[name],)  # type: ignore[index]
+    # unsafe: torch's check would compute the quantised value once.
+    parametrize.register_parametrization(module, name, parameter, unsafe=True)
+    lists = module.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    holder = lists[name]
+    assert isinstance(holder, parametrize.ParametrizationList)
+    parameter._holder = (holder,)
     if isinstance(module, nn.RNNBase) and _look_up not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_look_up)  # it keeps a list of its parameters
+        module.register_forward_pre_hook(_look_up)
 
 
-def _look_up(module: Any, _: Any) -> None:
+def _look_up(module: nn.RNNBase, _: object) -> None:
+    """Renews the list of its parameters that a recurrent layer of torch keeps."""
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
 def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """The quantised weights of a model by the plain name of their parameter, in the model's order."""
+    """The quantised weights of a model by the plain names of their parameters, in the order of the model."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedWeight):
@@ -74,7 +81,7 @@ def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """The quantised layers of a model by name, in the model's order."""
+    """The quantised layers of a model by name, in the order of the model."""
     found = quantized_weights(model).items()
     return {name.removesuffix(".weight"): one for name, one in found if not isinstance(one, QuantizedParameter)}
 
@@ -86,7 +93,7 @@ def freeze(model: nn.Module) -> None:
 
 
 def level_bits(model: nn.Module) -> float | None:
-    """The mean over a model's quantised weights of log2 of the number of levels; None: nothing is quantised."""
+    """The mean of log2(number of levels) over all quantised weights of a model; None: no weight is quantised."""
     counts, sizes = {}, {}
     for name, weight in quantized_weights(model).items():
         points = weight.codes().points
@@ -96,5 +103,5 @@ def level_bits(model: nn.Module) -> float | None:
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state under the names of the model that is not quantised."""
+    """The state of a model under the names of the plain model."""
     return {_ORIGINAL.sub(r"\1\2", name): tensor for name, tensor in model.state_dict().items()}

@@ -1,20 +1,22 @@
-"""Weights at points that need not be equally spaced (Polino et al., ICLR 2018, section 4).
+"""Quantises weights to points, which need not be equally spaced (Polino et al., ICLR 2018, section 4).
 
-A bucket's weights are scaled to v = (w - β)/α, with β its minimum and α its range, as in uniform.py. One list of points
-p serves all buckets of a tensor. Each weight takes its nearest point, the upper one of two equally near:
+The weights of a bucket are scaled to v = (w - β)/α, with β the minimum and α the range of the bucket, as in uniform.py.
+All buckets of a tensor share one list of points p. Each weight takes its nearest point; of two equally near points,
+the upper one:
 
     ŵ = α · p[level] + β
 
-The points begin as quantiles of v (`quantiles`), or equally spaced from 0 to 1 (`uniform`); learned.py trains them.
+The first points are quantiles of v (`quantiles`), or equally spaced from 0 to 1 (`uniform`). learned.py trains them.
 
-How many points a tensor gets, where not all have the same number:
+Rules for tensors with different numbers of points:
 
-    gradient   half of the points asked for stay with their tensor; the other halves of all tensors together are shared
-               in proportion to the norm of the mean gradient g of each tensor. So it stands in the public code. It
-               ignores the tensors' sizes: the mean number of bits per weight grows.
-    budget     every tensor has two points; each further point goes where it lowers Σ (∂L/∂v · error)² the most for the
-               bits that it costs, as long as the mean over all weights stays within the bits asked for. The error in v
-               is taken to halve with each bit, and ∂L/∂v = g · α to be that of its tensor's mean square.
+    gradient   Each tensor keeps half of its points. The other halves of all tensors are shared in proportion to the
+               norm of the mean gradient g of each tensor, as in the public code. The rule ignores the sizes of the
+               tensors, so the mean number of bits per weight grows.
+    budget     Each tensor starts with two points. Each further point goes to the tensor where it lowers
+               Σ (∂L/∂v · error)² the most per bit that it costs, as long as the mean over all weights stays within the
+               bits asked for. Two assumptions: each bit halves the error in v, and ∂L/∂v = g · α is the same for all
+               weights of a tensor (its root mean square).
 """
 
 import math
@@ -27,12 +29,12 @@ from kdqat_cli.quantizers.codes import MATRIX, Codes, Grouping
 from kdqat_cli.quantizers.uniform import CONSTANT
 
 MOST_POINTS = 256
-"""Points of one tensor at most: a level is a byte."""
+"""The largest number of points of one tensor, because a level is one byte."""
 _LEAST_POINTS = 2
 
 
 class Points:
-    """The quantiser `points`, whose points are those that training begins with; for its attributes see weights.py."""
+    """The quantiser `points`, with the points that training begins with; weights.py explains its attributes."""
 
     name = "points"
 
@@ -40,9 +42,9 @@ class Points:
         """A quantiser with 2 to 256 points per tensor.
 
         Args:
-            count: of the points.
-            bucket: weights that share α and β; None: the whole tensor does.
-            start: where the points lie.
+            count: number of points.
+            bucket: number of weights that share α and β; None: the whole tensor.
+            start: how the first points are chosen.
         """
         self.levels = range(MOST_POINTS)
         self.count = count
@@ -60,7 +62,7 @@ class Points:
         shares = torch.linspace(0, 1, self.count, dtype=values.dtype, device=values.device)
         if self.start == "uniform":
             return shares
-        # torch.quantile refuses more than 2^24 values.
+        # Not torch.quantile, which refuses more than 2^24 values.
         ordered = values.flatten().sort().values
         places = shares * (len(ordered) - 1)
         low = places.floor().long()
@@ -69,7 +71,7 @@ class Points:
 
 
 def scaled(latent: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor, Tensor]:
-    """V (groups, values per group), within [0, 1]; and α and β (groups,). Of a constant bucket v is 0."""
+    """The scaled weights v (groups, values per group) within [0, 1], α and β (groups,). In a constant bucket v is 0."""
     groups = grouping.split(latent)
     low, high = groups.aminmax(dim=1)
     width = high - low
@@ -78,7 +80,7 @@ def scaled(latent: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def nearest(values: Tensor, points: Tensor) -> Tensor:
-    """The level (uint8) of each value: the number of its nearest point, the upper one of two equally near.
+    """The level (uint8) of each value: the index of its nearest point; of two equally near points, the upper one.
 
     Args:
         values: of any shape.
@@ -89,27 +91,27 @@ def nearest(values: Tensor, points: Tensor) -> Tensor:
 
 
 def by_gradient(asked: int, norms: dict[str, float]) -> dict[str, int]:
-    """Points of each tensor by the rule `gradient`.
+    """The number of points of each tensor by the rule `gradient`.
 
     Args:
-        asked: points per tensor, on average.
+        asked: average number of points per tensor.
         norms: name of a tensor → ‖g‖.
     """
     base = asked // 2
     rest, whole = len(norms) * (asked - base), math.fsum(norms.values())
     shares = {name: round(norm / whole * rest) if whole else asked - base for name, norm in norms.items()}
     surplus = sum(shares.values()) - rest
-    if surplus:  # of rounding: the largest gives what is too much, the smallest takes what is too little
+    if surplus:  # from rounding: the largest share loses what is too much, the smallest gains what is missing
         chosen = (max if surplus > 0 else min)(shares, key=shares.__getitem__)
         shares[chosen] -= surplus
     return {name: min(max(base + share, _LEAST_POINTS), MOST_POINTS) for name, share in shares.items()}
 
 
 def by_budget(bits: float, norms: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
-    """Points of each tensor by the rule `budget`.
+    """The number of points of each tensor by the rule `budget`.
 
     Args:
-        bits: per weight, at most, on average over all weights.
+        bits: largest average number of bits per weight.
         norms: name of a tensor → the norm of ∂L/∂v.
         sizes: name of a tensor → its number of weights.
     """
@@ -126,5 +128,10 @@ def by_budget(bits: float, norms: dict[str, float], sizes: dict[str, int]) -> di
 
 
 def mean_bits(counts: dict[str, int], sizes: dict[str, int]) -> float:
-    """The mean over all weights of log2 of the number of points; arguments as of `by_budget`."""
+    """The mean of log2(number of points) over all weights.
+
+    Args:
+        counts: name of a tensor → its number of points.
+        sizes: name of a tensor → its number of weights.
+    """
     return sum(math.log2(counts[name]) * sizes[name] for name in counts) / sum(sizes[name] for name in counts)

@@ -1,14 +1,15 @@
-"""x̂·ŷ of two quantised activations, keeping for the gradient their 8-bit integers instead of their values.
+"""The product x̂·ŷ of two quantised activations. It keeps their 8-bit integers for the gradient instead of their values.
 
-The gradient is the straight-through one: products with x̂ and ŷ, zero where a value reached its clamp. Under torch's
-autocast the products of both passes are taken in its type; what goes in and comes out keeps its own.
+The gradient is straight-through: products with x̂ and ŷ, and zero where a value reached its clamp. Under torch's
+autocast the products of both passes are computed in its type; inputs and outputs keep their own type.
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kdqat_cli.autograd import Context
 from kdqat_cli.quantizers.activations import ActivationQuantizer, masked
 
 
@@ -17,9 +18,9 @@ def quantized_product(left: Tensor, right: Tensor, quantizer: ActivationQuantize
 
     Args:
         left: (..., M, K).
-        right: (..., K, N), or transposed (..., N, K); quantised along its last dimension as given.
-        quantizer: of both, of at most 8 bits.
-        transposed: whether `right` is to be transposed.
+        right: (..., K, N), or (..., N, K) if transposed; quantised along its last dimension before it is transposed.
+        quantizer: quantises both, to at most 8 bits.
+        transposed: whether to transpose `right`.
 
     Returns:
         (..., M, N).
@@ -29,14 +30,21 @@ def quantized_product(left: Tensor, right: Tensor, quantizer: ActivationQuantize
 
 
 def product_type(values: Tensor) -> torch.dtype:
-    """What matrix products of such values are taken in: autocast's type where it is on, else their own."""
+    """The type of matrix products of these values: the type of autocast if it is on, else their own type."""
     device = values.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
 
 
+class _ProductContext(Context, Protocol):
+    transposed: bool
+    kind: torch.dtype
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, quantizer: ActivationQuantizer, transposed: bool) -> Tensor:
+    def forward(
+        ctx: _ProductContext, left: Tensor, right: Tensor, quantizer: ActivationQuantizer, transposed: bool
+    ) -> Tensor:
         ctx.transposed = transposed
         sides, kept = [], []
         for values in (left, right):
@@ -50,7 +58,7 @@ class _Product(torch.autograd.Function):
         return torch.matmul(left, right.mT if transposed else right).to(sides[0].dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: _ProductContext, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         kind = grad_outputs[0].dtype
         grad = grad_outputs[0].to(ctx.kind)
         integers, scale, inside, other_integers, other_scale, other_inside = ctx.saved_tensors

@@ -1,4 +1,4 @@
-"""The last result of a function of a tensor, for those who ask again."""
+"""A cache that holds the last result of a function of a tensor."""
 
 import weakref
 from collections.abc import Callable
@@ -10,18 +10,19 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """Computes a function of a tensor once, until another tensor or a changed one comes.
+    """Computes a function of a tensor again only if the tensor is another one or has changed.
 
-    The tensor's version tells of a change; torch's fused optimisers leave it as it is: not for weights in training.
+    The version of a tensor shows a change. Do not use it for weights in training: torch's fused optimisers change a
+    tensor without changing its version.
     """
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Starts empty."""
         self._last: tuple[weakref.ref[Tensor], int, T] | None = None
 
     def __call__(self, function: Callable[[Tensor], T], values: Tensor) -> T:
         """`function(values)`."""
-        if values.is_inference():  # has no version
+        if values.is_inference():  # such a tensor has no version
             return function(values)
         last = self._last  # read once: other threads may use the same model
         if last is None or last[0]() is not values or last[1] != values._version:
@@ -29,7 +30,7 @@ class Remembered(Generic[T]):
         return last[2]
 
     def forget(self) -> None:
-        """Back to nothing."""
+        """Empties the cache."""
         self._last = None
 
     def __reduce__(self) -> tuple[type["Remembered[T]"], tuple[()]]:

@@ -1,4 +1,4 @@
-"""Ternary weights: TWN (Li & Liu 2016), as Kim et al. (EMNLP 2022) use it.
+"""Ternary weights by TWN (Li & Liu 2016), as used by Kim et al. (EMNLP 2022).
 
 For a group of weights w (a whole matrix, or one row of the word embedding):
 
@@ -8,7 +8,7 @@ For a group of weights w (a whole matrix, or one row of the word embedding):
 
 Guarantees
 - A group of zeros gives α = 0 and q = 0, never NaN.
-- For Gaussian weights 57.7 % of the levels are not 0 and the relative squared error is 0.192.
+- For Gaussian weights, 57.7 % of the levels are not 0, and the relative squared error is 0.192.
 
 Left out: learned thresholds and scales.
 """
@@ -23,7 +23,7 @@ THRESHOLD_FACTOR = 0.7
 
 
 class Ternary:
-    """The quantiser `ternary`; for its attributes see `weights.WeightQuantizer`."""
+    """The quantiser `ternary`; `weights.WeightQuantizer` explains its attributes."""
 
     name = "ternary"
     levels = range(-1, 2)
@@ -34,7 +34,7 @@ class Ternary:
         groups = grouping.split(latent)
         magnitude = groups.abs()
         kept = magnitude > THRESHOLD_FACTOR * magnitude.mean(1, keepdim=True)
-        # clamp: a group of zeros has nothing above its threshold, and 0/1 is the 0 that it needs.
+        # The clamp is for a group of zeros: no weight is above its threshold, and its scale becomes 0/1 = 0.
         scales = masked(magnitude, kept).sum(1) / torch.count_nonzero(kept, 1).clamp(min=1)
         levels = groups.sign().to(torch.int8).mul_(kept.view(torch.int8))
         return Codes(grouping.join(levels, latent.shape), scales, grouping)
