@@ -1,1 +1,1 @@
-"""Levels of quantised weights to bytes, and back."""
+"""Converts levels of quantised weights to bytes and back."""

@@ -1,12 +1,12 @@
 """The codecs: levels (uint8, from 0 on) ⇄ bytes, exactly.
 
     codec      bytes                                     levels
-    trits      five levels a byte, 1.6 bits each         0, 1, 2     trits.py
+    trits      five levels per byte, 1.6 bits each       0, 1, 2     trits.py
     fixed      1 to 8 bits each                          all         fixed.py
-    huffman    fewer bits where some are frequent        all         huffman.py
+    huffman    fewer bits for frequent levels            all         huffman.py
 
-Streams hold what decodes them (numbers of bits, code books), so that their sizes are whole. To add one: a file with
-`encode` and `decode`, an entry in `CODECS`, and what it costs in `smallest`.
+A stream contains everything that decoding needs (numbers of bits, code books), so its size is the full size. To add a
+codec, write a file with `encode` and `decode`, add an entry to `CODECS`, and add its size to `smallest`.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ class Codec(NamedTuple):
     """How levels are stored."""
 
     encode: Callable[[Levels], Stream]
-    """Levels of any shape, at least one → bytes; ValueError where the codec cannot hold them."""
+    """Levels of any shape, at least one → bytes; ValueError if the codec cannot hold them."""
     decode: Callable[[Stream, int], Levels]
-    """Bytes and the number of levels → the levels, flat; ValueError where the bytes are not theirs."""
+    """Bytes and the number of levels → the flat levels; ValueError if the bytes do not hold that many levels."""
 
 
 CODECS = {
@@ -38,7 +38,7 @@ CODECS = {
 
 
 def smallest(levels: Levels) -> tuple[str, Stream]:
-    """The codec whose stream has the fewest bytes, and the stream; of equal ones the first of the catalogue."""
+    """The codec whose stream has the fewest bytes, and the stream; of equal sizes, the first in the catalogue."""
     counts = np.bincount(levels.reshape(-1))
     sizes = {"fixed": fixed.size(levels.size, fixed.bits_of(len(counts) - 1))}
     if len(counts) <= 3:
@@ -57,7 +57,7 @@ def decode(codec: object, stream: Stream, count: int) -> Levels:
     """The levels of a stream.
 
     Raises:
-        ValueError: no such codec, or the stream is not one of `count` levels.
+        ValueError: there is no such codec, or the stream does not hold exactly `count` levels.
     """
     if not isinstance(codec, str) or codec not in CODECS:
         raise ValueError(f"there is no codec {codec!r}")

@@ -1,22 +1,22 @@
-"""Levels in a fixed number of bits each.
+"""Levels with a fixed number of bits each.
 
 byte 0        bits per level b, 1 to 8
-then          the levels one after the other, b bits each, the highest bit first; zeros fill up the last byte
+then          the levels one after the other, b bits each, the highest bit first; the last byte is padded with zeros
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 2**17  # levels at once, a multiple of 8: their bits take a byte each meanwhile
+_BLOCK = 2**17  # levels at once, a multiple of 8; while they are packed, each bit takes one byte of memory
 
 
 def bits_of(largest: int) -> int:
-    """Bits that a level takes, where none is above `largest`."""
+    """The number of bits of a level, for levels from 0 to `largest`."""
     return max(1, largest.bit_length())
 
 
 def size(count: int, bits: int) -> int:
-    """Bytes of the stream of `count` levels."""
+    """The number of bytes of a stream of `count` levels."""
     return 1 + -(-count * bits // 8)
 
 
@@ -38,7 +38,8 @@ def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """The `count` levels of a stream, flat.
 
     Raises:
-        ValueError: no such number of bits, a length that does not fit the count, or something after the last level.
+        ValueError: the number of bits is not 1 to 8, the length does not fit the count, or bits after the last level
+            are not zero.
     """
     bits = int(stream[0]) if stream.size else 0
     if not 1 <= bits <= 8:
@@ -51,7 +52,7 @@ def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
         at = 1 + start * bits // 8
         unpacked = np.unpackbits(stream[at : at + -(-here * bits // 8)])
         if unpacked[here * bits :].any():
-            raise ValueError("something follows the last level")
+            raise ValueError("bits after the last level are not zero")
         wide = np.zeros((here, 8), np.uint8)
         wide[:, 8 - bits :] = unpacked[: here * bits].reshape(here, bits)
         out[start : start + here] = np.packbits(wide)

@@ -1,21 +1,21 @@
-"""Canonical Huffman codes, of limited length: frequent levels take fewer bits (Larmore and Hirschberg 1990).
+"""Canonical Huffman codes of limited length: frequent levels take fewer bits (Larmore and Hirschberg 1990).
 
     byte 0                    the largest level m
     (m + 2)//2 bytes          code lengths of levels 0 to m, four bits each, high half first; 0: does not occur
-    2 bytes per block         bytes of the block, little-endian; a block is 4,096 levels, the last one may be shorter
-    then the blocks           codes one after the other, the highest bit first; zeros fill up the last byte of a block
+    2 bytes per block         bytes of the block, little-endian; a block has 4,096 levels, the last may have fewer
+    then the blocks           codes one after the other, the highest bit first; a block's last byte is padded with zeros
 
-Codes are canonical: in the order of (length, level) each is the one before plus 1, with zeros appended to its length.
-Lengths are at most 12, so that a table of 4,096 entries decodes a level per look-up. Where all lengths are 0, only the
-largest level occurs; its code has length 0, and there are no blocks.
+Codes are canonical: in the order of (length, level), each code is the code before it plus 1, extended with zeros to its
+own length. Lengths are at most 12, so one look-up in a table of 4,096 entries decodes a level. If all lengths are 0,
+only the largest level occurs; its code has length 0, and there are no blocks.
 
-Blocks start at whole bytes, so that they decode independently: the native library takes one after the other, numpy all
-of them side by side. They cost 0.006 bits per level.
+Blocks start at whole bytes, so they can be decoded independently: the native library decodes one after the other, numpy
+decodes all of them at once. Blocks cost 0.006 bits per level.
 
 Guarantees
-- No code with these lengths is shorter in total, given the limit.
-- A stream that was not made by `encode` gives levels or one ValueError, in time and memory of the order of the stream,
-  and at most `MOST_ALIKE` levels where their codes have length 0.
+- Under the length limit, no prefix code is shorter in total.
+- A stream that `encode` did not make gives levels or one ValueError. Time and memory are proportional to the stream, or
+  to at most `MOST_ALIKE` levels if the code has length 0.
 """
 
 import numpy as np
@@ -24,29 +24,29 @@ from numpy.typing import NDArray
 from kdqat_cli.native.library import call, library
 
 LONGEST = 12
-"""Bits of the longest code."""
+"""The largest number of bits of a code."""
 BLOCK = 4096
-"""Levels of a block."""
+"""The number of levels of a block."""
 MOST_ALIKE = 2**24
-"""Levels of a stream in which only one occurs: its size says nothing of their number."""
-_ENCODED = 256  # blocks at once: their bits take a byte each meanwhile
+"""The largest number of levels if all are equal, because the size of such a stream does not bound their number."""
+_ENCODED = 256  # blocks at once; while they are encoded, each bit takes one byte of memory
 
 
 def code_lengths(counts: NDArray[np.int64], longest: int = LONGEST) -> NDArray[np.uint8]:
     """The lengths of an optimal code, by package-merge.
 
     Args:
-        counts: how often each level occurs, up to 256 levels.
-        longest: bits of a code at most; 2^longest is at least the number of levels.
+        counts: how often each level occurs, for up to 256 levels.
+        longest: the largest number of bits of a code; 2^longest is at least the number of levels.
 
     Returns:
-        A length per level; 0 for one that does not occur, and for one that occurs alone.
+        One length per level; 0 for a level that does not occur, and for the only level that occurs.
     """
     lengths = np.zeros(len(counts), np.uint8)
     used = np.flatnonzero(counts)
     if len(used) < 2:
         return lengths
-    # An item is a weight, and how often each level is in it; a package joins two items of the row before.
+    # An item is a weight, and how often each level is in it. A package joins two items of the previous row.
     singles = [(int(counts[level]), (np.arange(len(counts)) == level).astype(np.uint8)) for level in used]
     singles.sort(key=lambda item: item[0])
     row = singles
@@ -59,7 +59,7 @@ def code_lengths(counts: NDArray[np.int64], longest: int = LONGEST) -> NDArray[n
 
 
 def total_size(counts: NDArray[np.int64], lengths: NDArray[np.uint8]) -> int:
-    """Bytes of a stream, less those that fill up its blocks (one per block at most)."""
+    """The number of bytes of a stream without the padding of its blocks (at most one byte per block)."""
     count, book = int(counts.sum()), 1 + (len(counts) + 1) // 2
     return book + (2 * -(-count // BLOCK) + -(-int((counts * lengths).sum()) // 8) if lengths.any() else 0)
 
@@ -68,13 +68,13 @@ def encode(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Levels of any shape, at least one, flattened → their stream.
 
     Raises:
-        ValueError: more than MOST_ALIKE of one level alone.
+        ValueError: there are more than MOST_ALIKE levels, and all are equal.
     """
     flat = levels.reshape(-1)
     counts = np.bincount(flat)
     lengths = code_lengths(counts)
     if not lengths.any() and flat.size > MOST_ALIKE:
-        raise ValueError(f"{flat.size} levels are all alike")
+        raise ValueError(f"all of {flat.size} levels are equal")
     halves = np.append(lengths, np.zeros(len(lengths) % 2, np.uint8)).reshape(-1, 2)
     book = [np.array([len(lengths) - 1], np.uint8), halves[:, 0] << 4 | halves[:, 1]]
     if not lengths.any():
@@ -92,44 +92,44 @@ def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """The `count` levels of a stream, flat.
 
     Raises:
-        ValueError: no code has these lengths, a size that does not fit the count, bits that are no code, or something
-            after the last level of a block.
+        ValueError: no code has these lengths, the size does not fit the count, codes do not end at the end of their
+            block, or bits after the last level of a block are not zero.
     """
     lengths, rest = _book(stream)
     if not lengths.any():
         if rest.size or count > MOST_ALIKE:
-            raise ValueError(f"{rest.size} bytes cannot hold {count} levels that are all alike")
+            raise ValueError(f"{rest.size} bytes cannot hold {count} equal levels")
         return np.full(count, len(lengths) - 1, np.uint8)
     blocks = -(-count // BLOCK)
     if rest.size < 2 * blocks or 8 * (rest.size - 2 * blocks) < count:
         raise ValueError(f"{rest.size} bytes cannot hold {count} levels")
     sizes, payload = rest[: 2 * blocks].view("<u2"), rest[2 * blocks :]
     if int(sizes.sum(dtype=np.int64)) != payload.size:
-        raise ValueError(f"blocks of {sizes.sum(dtype=np.int64)} bytes in {payload.size}")
+        raise ValueError(f"the blocks have {sizes.sum(dtype=np.int64)} bytes in total, but {payload.size} are there")
     table = _table(lengths)
     if library() is None:
         return _side_by_side(payload, sizes, table, count)
     out = np.empty(count, np.uint8)
-    # A copy: the sizes lie at any address.
+    # Copies, because the parts of a stream need not be aligned.
     payload, sizes = np.ascontiguousarray(payload), sizes.astype(np.uint16)
     call("kdqat_huffman", payload, payload.size, sizes, table, BLOCK, count, out)
     return out
 
 
 def _book(stream: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The code lengths, of which a code can be made, and what follows them."""
+    """The code lengths, checked, and the rest of the stream."""
     largest = int(stream[0]) if stream.size else 0
     end = 1 + (largest + 2) // 2
     if stream.size < end:
-        raise ValueError("the code book is cut")
+        raise ValueError("the code book is truncated")
     halves = np.stack([stream[1:end] >> 4, stream[1:end] & 15], 1).reshape(-1)
     lengths = halves[: largest + 1]
     if halves[largest + 1 :].any() or (lengths > LONGEST).any():
-        raise ValueError(f"a code book with lengths above {LONGEST}, or after the last level")
-    # Kraft: the codes fill the tree of LONGEST bits exactly.
+        raise ValueError(f"the code book has a length above {LONGEST}, or one after the last level")
+    # Kraft's equality: the codes fill the tree of LONGEST bits exactly.
     taken = int((2**LONGEST >> lengths[lengths > 0].astype(np.int64)).sum())
     if taken not in (0, 2**LONGEST) or (taken and not lengths[-1]):
-        raise ValueError(f"a code book that takes {taken} of {2**LONGEST} codes")
+        raise ValueError(f"the code book uses {taken} of {2**LONGEST} codes")
     return lengths, stream[end:]
 
 
@@ -143,7 +143,7 @@ def _codes(lengths: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def _table(lengths: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Per number of LONGEST bits: the level whose code it begins with, and 256 times the length of that code."""
+    """For each number of LONGEST bits: the level whose code it begins with, plus 256 times the length of the code."""
     table, codes = np.empty(2**LONGEST, np.uint16), _codes(lengths)
     for level in np.flatnonzero(lengths):
         free = LONGEST - int(lengths[level])
@@ -155,13 +155,13 @@ def _table(lengths: NDArray[np.uint8]) -> NDArray[np.uint16]:
 def _blocks(
     flat: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Sizes of the blocks in bytes, and the blocks."""
+    """The sizes of the blocks in bytes, and the blocks."""
     starts = np.arange(0, flat.size, BLOCK)
     each = lengths[flat].astype(np.int64)
     ends = np.cumsum(each)
     of_block = np.add.reduceat(each, starts)
     sizes = -(-of_block // 8)
-    # A code starts where the one before it ends, plus what filled up the blocks before its own.
+    # A code starts where the code before it ends, plus the padding of the blocks before its own.
     filled = np.cumsum(8 * sizes - of_block) - (8 * sizes - of_block)
     places = ends - each + np.repeat(filled, np.diff(np.append(starts, flat.size)))
     bits = np.zeros(8 * int(sizes.sum()), np.uint8)
@@ -175,8 +175,8 @@ def _blocks(
 def _side_by_side(
     payload: NDArray[np.uint8], sizes: NDArray[np.uint16], table: NDArray[np.uint16], count: int
 ) -> NDArray[np.uint8]:
-    """What the native library does, in numpy: the next level of every block at once."""
-    # As much behind the payload as damaged codes of a block may go on.
+    """Decodes in numpy: each step decodes the next level of all blocks at once."""
+    # The zeros are for damaged codes, which may go on after the payload.
     padded = np.append(payload, np.zeros(BLOCK * LONGEST // 8 + 3, np.uint8)).astype(np.uint32)
     words = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
     ends = 8 * np.cumsum(sizes.astype(np.int64))
@@ -193,7 +193,7 @@ def _side_by_side(
     ended[:-1] = at[:-1]
     left = ends - ended
     if ((left < 0) | (left > 7)).any():
-        raise ValueError("codes that do not end where their block does")
+        raise ValueError("codes do not end at the end of their block")
     if (words[np.maximum(ends - 8, 0) >> 3] >> 16 & ((1 << left) - 1)).any():
-        raise ValueError("something follows the last level of a block")
+        raise ValueError("bits after the last level of a block are not zero")
     return np.ascontiguousarray(out.T).reshape(-1)[:count]

@@ -1,4 +1,4 @@
-"""The C++ library and its bindings; of kdqat they import only the errors."""
+"""The C++ library and its Python bindings."""
 
 MOST_THREADS = 256
-"""Threads that may compute together; the library has the same bound (src/api.cpp, kMostThreads)."""
+"""The largest number of threads; the library has the same limit (src/api.cpp, kMostThreads)."""

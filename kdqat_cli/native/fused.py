@@ -1,8 +1,8 @@
-"""Steps of a training that the native library does in one pass over memory, where torch takes several.
+"""Training steps that the native library computes in one pass over memory; torch needs several.
 
-Each function here has its formula in torch where it is called, which serves on a GPU, in float64, and where the library
-was not built. `fuses` tells whether the library serves instead: for FP32 on a CPU. KDQAT_KERNEL chooses its kernel, and
-`torch` means none.
+The caller of each function also has the formula in torch, for GPUs, for float64, and for installations without the
+library. `fuses` says whether the library can compute a step: FP32 on a CPU. KDQAT_KERNEL chooses the kernel; `torch`
+switches the library off.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from kdqat_cli.native.library import TORCH, call, kernel_here, library
 
 
 def fuses(*tensors: Tensor) -> bool:
-    """Whether the library serves tensors like these."""
+    """Whether the library can compute with these tensors."""
     plain = all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors)
     return plain and _kernel() != TORCH and library() is not None
 
@@ -24,16 +24,16 @@ def fuses(*tensors: Tensor) -> bool:
 def rounded(
     values: Tensor, clip: float | None, shared: bool, into: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """8-bit codes of activations; see activations.py for the formula.
+    """8-bit codes of activations; quantizers/activations.py has the formula.
 
     Args:
         values: (..., D).
         clip: values are clamped to ±clip first; None: no clamp.
-        shared: one scale for all, instead of one a vector.
-        into: (..., D), contiguous, receives the products of codes and scales; None: they are not wanted.
+        shared: one scale for all values instead of one per vector.
+        into: (..., D), contiguous, receives the products of codes and scales; None: they are not computed.
 
     Returns:
-        codes (..., D), int8; scales (..., 1), or (1, ..., 1); where |x| < clip, None meaning everywhere.
+        The codes (..., D), int8; the scales (..., 1) or (1, ..., 1); where |x| < clip (None: everywhere).
     """
     if values.stride(-1) != 1 or values.dim() > 4:
         values = values.contiguous()
@@ -55,18 +55,18 @@ def rounded(
 def divergence(
     student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, temperature: float, floor: float | None = None
 ) -> tuple[float, Tensor]:
-    """Σ weight · KL(p_teacher ‖ p_student) over queries, p = softmax(score / temperature) over the real keys.
+    """Σ weight · KL(p_teacher ‖ p_student) over queries, with p = softmax(score / temperature) over the real keys.
 
     Args:
         student: scores (B, H, L, L).
         teacher: scores (B, H, L, L).
         mask: (B, L), true at real tokens.
-        weight: (B, L), of each query; 0 leaves it out.
-        temperature: of both.
-        floor: probabilities below it count as it, with no gradient; None: none do.
+        weight: (B, L), one weight per query; 0 leaves a query out.
+        temperature: divides the scores of both.
+        floor: smaller probabilities are raised to it, and then have no gradient; None: no floor.
 
     Returns:
-        The sum, and its gradient in `student`.
+        The sum, and its gradient with respect to `student`.
     """
     student, teacher, weight = student.contiguous(), teacher.contiguous(), weight.contiguous()
     real = mask.bool().contiguous()
@@ -79,16 +79,16 @@ def divergence(
 
 
 def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Levels of uniform weights; see quantizers/uniform.py for the formula.
+    """Levels of uniform weights; quantizers/uniform.py has the formula.
 
     Args:
         values: of any shape, not empty.
-        size: consecutive values of a group, of which the last may be shorter.
+        size: number of consecutive values of a group; the last group may be shorter.
         most: the largest level, below 256.
-        constant: range of a group below which its levels are 0.
+        constant: a group with a smaller range is constant, and its levels are 0.
 
     Returns:
-        levels of the shape of `values`, uint8; scales and offsets (groups,).
+        The levels in the shape of `values`, uint8; the scales and the offsets (groups,).
     """
     values = values.contiguous()
     out = torch.empty(values.shape, dtype=torch.uint8)
@@ -99,16 +99,16 @@ def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tenso
 
 
 def values(levels: Tensor, size: int, scales: Tensor, offsets: Tensor | None) -> Tensor:
-    """ŵ = scale · level + offset of groups of `size` consecutive levels, product and sum rounded.
+    """ŵ = scale · level + offset in groups of `size` consecutive levels; the product and the sum are each rounded.
 
     Args:
         levels: int8 or uint8, of any shape.
-        size: levels of a group, of which the last may be shorter.
+        size: number of levels of a group; the last group may be shorter.
         scales: (groups,).
         offsets: (groups,); None: nothing is added.
 
     Returns:
-        Of the shape of the levels.
+        ŵ in the shape of the levels.
     """
     levels, scales = levels.contiguous(), scales.contiguous()
     offsets = None if offsets is None else offsets.contiguous()
@@ -118,7 +118,7 @@ def values(levels: Tensor, size: int, scales: Tensor, offsets: Tensor | None) ->
 
 
 def drop(values: Tensor, bits: Tensor, threshold: int, factor: float) -> tuple[Tensor, Tensor]:
-    """Dropout: values · factor where bits (int16) < threshold, else 0; and where that is."""
+    """Dropout: values · factor where bits (int16) < threshold, else 0; and the mask of the kept values."""
     values = values.contiguous()
     out, kept = torch.empty_like(values), torch.empty(values.shape, dtype=torch.bool)
     _call("kdqat_drop", _at(values), _at(bits), values.numel(), threshold, factor, _at(out), _at(kept))
@@ -126,7 +126,7 @@ def drop(values: Tensor, bits: Tensor, threshold: int, factor: float) -> tuple[T
 
 
 def keep(values: Tensor, kept: Tensor, factor: float) -> Tensor:
-    """Dropout of what was drawn before: values · factor where kept, else 0."""
+    """Dropout with a mask that was drawn before: values · factor where kept, else 0."""
     values = values.contiguous()
     out = torch.empty_like(values)
     _call("kdqat_keep", _at(values), _at(kept), values.numel(), factor, _at(out))
@@ -135,7 +135,7 @@ def keep(values: Tensor, kept: Tensor, factor: float) -> Tensor:
 
 @cache
 def _kernel() -> str:
-    return kernel_here()  # once: a training step asks hundreds of times
+    return kernel_here()  # cached, because a training step asks hundreds of times
 
 
 def _at(tensor: Tensor | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The native library: whether it is there, which kernels run here, and its C interface (src/api.h) for ctypes."""
+"""The native library: whether it is installed, which kernels this CPU can run, and its C interface (src/api.h)."""
 
 import ctypes
 import os
@@ -14,12 +14,12 @@ from kdqat_cli.errors import ConfigError
 
 KERNEL_VARIABLE = "KDQAT_KERNEL"
 TORCH = "torch"
-"""The value of KDQAT_KERNEL, and the name of the kernel, that stands for torch."""
+"""The value of KDQAT_KERNEL that chooses torch instead of the library."""
 LIBRARY_VARIABLE = "KDQAT_LIBRARY"
 
 _U8, _I8, _U16 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_uint16)
 _I32, _F32 = POINTER(c_int32), POINTER(c_float)
-_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+_PROTOTYPES: dict[str, tuple[type | None, list[type]]] = {
     "kdqat_error": (c_char_p, []),
     "kdqat_kernels": (c_int, []),
     "kdqat_kernel": (c_char_p, [c_int]),
@@ -47,18 +47,18 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "kdqat_activate": (c_int, [c_char_p, _F32, c_int, c_int, _F32]),
     "kdqat_attend": (c_int, [c_char_p, _I8, _I8, _I8, _F32, _F32, _F32, c_int, c_int, c_float, c_float, _F32, _F32]),
 }
-_POINTERS: dict[str, Any] = {"u1": _U8, "i1": _I8, "u2": _U16, "i4": _I32, "f4": _F32}
+_POINTERS: "dict[str, type[ctypes._Pointer[Any]]]" = {"u1": _U8, "i1": _I8, "u2": _U16, "i4": _I32, "f4": _F32}
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library beside this file, or the one that KDQAT_LIBRARY names; None where there is none that loads."""
+    """The library beside this file, or the library that KDQAT_LIBRARY names; None if none can be loaded."""
     named = os.environ.get(LIBRARY_VARIABLE)
     found = [Path(named)] if named else sorted(Path(__file__).parent.glob("_native*.so"))
     for path in found:
         try:
             loaded = ctypes.CDLL(str(path))
-        except OSError:  # built for another processor or another C library
+        except OSError:  # built for another CPU or another C library
             continue
         for name, (result, arguments) in _PROTOTYPES.items():
             function = getattr(loaded, name)
@@ -68,16 +68,16 @@ def library() -> ctypes.CDLL | None:
 
 
 def kernels() -> list[str]:
-    """The kernels that run on this processor, the fastest first; empty without the library."""
+    """The kernels that this CPU can run, the fastest first; empty without the library."""
     lib = library()
     return [] if lib is None else [lib.kdqat_kernel(index).decode() for index in range(lib.kdqat_kernels())]
 
 
 def chosen_kernel() -> str:
-    """The kernel that is used: the fastest, or the one that the variable KDQAT_KERNEL names.
+    """The fastest kernel, or the kernel that KDQAT_KERNEL names.
 
     Raises:
-        ConfigError: the variable names a kernel that does not run here.
+        ConfigError: KDQAT_KERNEL names a kernel that this CPU cannot run.
     """
     here = kernels()
     named = os.environ.get(KERNEL_VARIABLE)
@@ -87,33 +87,37 @@ def chosen_kernel() -> str:
 
 
 def kernel_here() -> str:
-    """What computes on this processor: the chosen kernel, or `torch` where that is chosen or no library was built.
+    """The kernel that computes on this CPU: the chosen one, or `torch` if that is chosen or the library is missing.
 
     Raises:
-        ConfigError: the variable names a kernel that does not run here.
+        ConfigError: KDQAT_KERNEL names a kernel that this CPU cannot run.
     """
     named = os.environ.get(KERNEL_VARIABLE)
     return TORCH if named == TORCH or not (named or kernels()) else chosen_kernel()
 
 
-def pointer(array: NDArray[Any] | None) -> Any:
-    """A C-contiguous array's memory for a call; None: a null pointer. The array must outlive the call."""
+def pointer(array: NDArray[np.generic] | None) -> object:
+    """The pointer to a C-contiguous array for a call; None: a null pointer. The array must outlive the call.
+
+    Raises:
+        ValueError: the array is not C-contiguous.
+    """
     if array is None:
         return None
     if not array.flags.c_contiguous:
-        raise ValueError("an array must be contiguous to be handed over")
+        raise ValueError("the native library takes contiguous arrays only")
     return array.ctypes.data_as(_POINTERS[array.dtype.str[1:]])
 
 
-def call(name: str, *arguments: Any) -> None:
-    """Calls a function of the library that answers 0 or -1; arrays are handed over as pointers.
+def call(name: str, *arguments: object) -> None:
+    """Calls a function of the library that returns 0 or -1; an array is passed as a pointer.
 
     Raises:
-        ValueError: what the library said.
+        ValueError: the error message of the library.
     """
     lib = library()
     if lib is None:
-        raise ValueError("the native library is not there")
+        raise ValueError("the native library is not installed")
     converted = [pointer(item) if isinstance(item, np.ndarray) else item for item in arguments]
     if getattr(lib, name)(*converted) != 0:
         raise ValueError(lib.kdqat_error().decode())

@@ -46,7 +46,7 @@ const Kernels& kernels_named(const char* name) {
     for (const Kernels* kernels : kernels_here()) {
         if (std::strcmp(kernels->name, name) == 0) return *kernels;
     }
-    throw std::invalid_argument("this processor has no such kernel");
+    throw std::invalid_argument("this CPU cannot run that kernel");
 }
 
 std::unique_ptr<Team> team_of(int threads) {
@@ -145,7 +145,7 @@ int kdqat_chain_add(
     return guarded([&] {
         TernaryMatrix matrix(trits, bytes, outputs, inputs, scale, bias);
         if (!chain->links.empty() && chain->links.back().matrix.view().outputs != inputs) {
-            throw std::invalid_argument("a matrix does not fit the one before");
+            throw std::invalid_argument("a matrix does not fit the matrix before it");
         }
         chain->links.push_back({std::move(matrix), static_cast<Activation>(activation)});
     });

@@ -1,4 +1,4 @@
-/* The plain C interface of the engine. Every call returns 0, or -1 and leaves a sentence in kdqat_error(). */
+/* The C interface of the engine. A call returns 0 on success; on failure it returns -1, and kdqat_error() has a message. */
 
 #pragma once
 
@@ -24,7 +24,7 @@ enum {
     KDQAT_MATRICES
 };
 
-/* FP32 values of a layer; from KDQAT_POSITIONS on they belong to no layer (layer -1). */
+/* FP32 vectors of a layer; those from KDQAT_POSITIONS on belong to no layer (layer -1). */
 enum {
     KDQAT_ATTENTION_GAIN,
     KDQAT_ATTENTION_BIAS,
@@ -51,12 +51,12 @@ enum {
 
 typedef struct {
     int32_t hidden, embedding, layers, heads, head_size, inner, words, labels;
-    int32_t positions, types; /* rows of those tables; 0: there is none */
-    int32_t pre_norm, gated;  /* T5's order of things (RMSNorm first, no biases), and its gated feed-forward */
+    int32_t positions, types; /* rows of those tables; 0: there is no table */
+    int32_t pre_norm, gated;  /* 1: T5's order (RMSNorm first, no biases); 1: T5's gated feed-forward */
     int32_t head;             /* KDQAT_POOLED, ... */
     int32_t activation, head_activation; /* kernels.h: enum Activation */
     float epsilon, embedding_epsilon, scaling;
-    float clip; /* of activations; infinity: none */
+    float clip; /* activations are clamped to it; infinity: no clamp */
 } kdqat_config;
 
 typedef struct kdqat_model kdqat_model;
@@ -64,15 +64,15 @@ typedef struct kdqat_chain kdqat_chain;
 
 KDQAT_API const char* kdqat_error(void);
 
-/* The kernels that run here, best first: their number, and a name by index. */
+/* The kernels that this CPU can run, the fastest first: their number, and a name by index. */
 KDQAT_API int kdqat_kernels(void);
 KDQAT_API const char* kdqat_kernel(int index);
-/* 1 where the processor has x86's VNNI, with registers of 512 or of 256 bits. */
+/* 1 if the CPU has x86's VNNI, with registers of 512 or of 256 bits. */
 KDQAT_API int kdqat_vnni(void);
 
-/* A model is made empty, filled part by part, completed, and then only read. Sizes are checked against `config`. */
+/* A new model is empty. Fill it part by part and complete it; then it is only read. Sizes are checked against `config`. */
 KDQAT_API kdqat_model* kdqat_model_new(const kdqat_config* config, const char* kernel, int threads);
-/* How many threads compute: as many as were asked for, 256 at most, or fewer where the system starts no more. */
+/* The number of threads: as many as were asked for, at most 256, or fewer if the system cannot start them. */
 KDQAT_API int kdqat_model_threads(const kdqat_model* model);
 KDQAT_API int kdqat_model_words(
     kdqat_model* model, const uint8_t* trits, int64_t bytes, int rows, int columns, const float* scales);
@@ -81,14 +81,14 @@ KDQAT_API int kdqat_model_matrix(
     const float* bias);
 KDQAT_API int kdqat_model_vector(kdqat_model* model, int layer, int which, const float* values, int64_t count);
 KDQAT_API int kdqat_model_complete(kdqat_model* model);
-/* Sequences stand end to end in `words`, `types` and `positions`; `relative` is (heads, 2 span - 1) or null. One
- * call at a time. */
+/* `words`, `types` and `positions` hold the sequences one after the other; `relative` is (heads, 2 span - 1) or null.
+ * Only one call may run at a time. */
 KDQAT_API int kdqat_model_forward(
     kdqat_model* model, const int32_t* words, const int32_t* types, const int32_t* positions, const int32_t* lengths,
     int sequences, const float* relative, int span, float* logits);
 KDQAT_API void kdqat_model_free(kdqat_model* model);
 
-/* A chain of ternary linear layers, each on the quantised output of the one before: what benchmarks and tests run. */
+/* A chain of ternary linear layers, each on the quantised output of the layer before, for benchmarks and tests. */
 KDQAT_API kdqat_chain* kdqat_chain_new(const char* kernel, int threads);
 KDQAT_API int kdqat_chain_add(
     kdqat_chain* chain, const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias,
@@ -97,41 +97,43 @@ KDQAT_API int kdqat_chain_add(
 KDQAT_API int kdqat_chain_run(kdqat_chain* chain, const float* x, int rows, float clip, float* out);
 KDQAT_API void kdqat_chain_free(kdqat_chain* chain);
 
-/* Steps of a training, on tensors of FP32; `threads` work together. */
+/* Training steps on FP32 tensors, with `threads` threads. */
 
-/* Rows of `width` values, the last dimension of (a, b, c, width), whose first three lie `strides` values apart -> int8
- * codes, and where they are not null their values code * scale and whether |x| < clip, all contiguous. A scale is
- * max|x| / 127 of a row after the clamp, or with `shared` of all rows. `reached` tells whether anything reaches the
- * clamp. */
+/* Rounds rows of `width` values, the last dimension of (a, b, c, width); the first three dimensions have `strides`.
+ * Writes int8 codes; into `values`, if not null, code * scale; into `inside`, if not null, whether |x| < clip; all
+ * contiguous. A scale is max|x| / 127 after the clamp: of a row, or of all rows with `shared`. `reached` receives whether
+ * a value reaches the clamp. */
 KDQAT_API int kdqat_round(
     const char* kernel, int threads, const float* x, const int64_t* sizes, const int64_t* strides, int width,
     float clip, int shared, int8_t* codes, float* values, uint8_t* inside, float* scales, int32_t* reached);
-/* Sum over the rows of scores (batch, heads, length, length) of weight * KL(teacher || student), the softmax being of
- * score / temperature over the keys of `mask` (batch, length); and its gradient in the student's scores. `weight` is
- * (batch, length), a query's, and a query of weight 0 is left out. Probabilities below `floor` count as `floor`, and get
- * no gradient; 0: none do. */
+/* The sum of weight * KL(teacher || student) over the rows of scores (batch, heads, length, length), and its gradient
+ * with respect to the student's scores. The softmax is of score / temperature over the keys of `mask` (batch, length).
+ * `weight` is (batch, length), one per query; a query of weight 0 is left out. Probabilities below `floor` are raised to
+ * `floor` and get no gradient; 0: no floor. */
 KDQAT_API int kdqat_divergence(
     const char* kernel, int threads, const float* student, const float* teacher, const uint8_t* mask,
     const float* weight, int batch, int heads, int length, float temperature, float floor, float* slope,
     double* sum);
-/* Groups of `size` consecutive values, the last of which may be shorter -> their levels, of which the largest is `most`,
- * their steps and their minima (native/fused.py has the formula). A group whose range is below `constant` has level 0. */
+/* Groups of `size` consecutive values (the last may be shorter) -> levels of at most `most`, steps and minima
+ * (quantizers/uniform.py has the formula). A group with a range below `constant` has level 0. */
 KDQAT_API int kdqat_levels(
     const char* kernel, int threads, const float* x, int64_t count, int64_t size, int most, float constant,
     uint8_t* levels, float* scales, float* offsets);
-/* scale * level + offset of groups of `size` levels, which are int8_t where `negative`; `offsets` may be null. */
+/* scale * level + offset of groups of `size` levels. Levels are int8_t if `negative`, else uint8_t. `offsets` may be
+ * null. */
 KDQAT_API int kdqat_values(
     const char* kernel, int threads, const void* levels, int negative, int64_t count, int64_t size, const float* scales,
     const float* offsets, float* values);
-/* x * factor where bits < threshold, else 0; `kept` says where. And the same with `kept` given. */
+/* Dropout: x * factor where bits < threshold, else 0; `kept` receives the mask. kdqat_keep takes the mask instead. */
 KDQAT_API int kdqat_drop(
     const char* kernel, int threads, const float* x, const int16_t* bits, int64_t count, int threshold, float factor,
     float* out, uint8_t* kept);
 KDQAT_API int kdqat_keep(
     const char* kernel, int threads, const float* x, const uint8_t* kept, int64_t count, float factor, float* out);
 
-/* Canonical Huffman codes (codecs/huffman.py has the format): blocks of `block` levels each, the last may be shorter,
- * `sizes` bytes long, that make up `bytes`; `table` has a level and 256 times the length of its code per 12 bits. */
+/* Decodes canonical Huffman codes (codecs/huffman.py has the format): blocks of `block` levels each (the last may be
+ * shorter) with `sizes` bytes each and `bytes` in total. `table` has, per 12 bits, a level plus 256 times the length of
+ * its code. */
 KDQAT_API int kdqat_huffman(
     const uint8_t* blocks, int64_t bytes, const uint16_t* sizes, const uint16_t* table, int64_t block, int64_t count,
     uint8_t* levels);

@@ -1,4 +1,4 @@
-// The steps of a training, shared out over rows; training.h has what is done to one.
+// The training steps, with their rows divided among threads; training.h computes one row.
 
 #include <algorithm>
 #include <cfloat>
@@ -16,10 +16,10 @@ using namespace kdqat;
 
 namespace {
 
-constexpr int kPieces = 8;                    // a member: so that one that came late leaves little to wait for
-constexpr int64_t kPiece = int64_t{1} << 14;  // values, where there are no rows
+constexpr int kPieces = 8;                    // per member, so that a late member delays the others little
+constexpr int64_t kPiece = int64_t{1} << 14;  // values of a piece, for steps without rows
 
-// One team serves all calls, which come one at a time: a step makes some hundred, and starting threads takes long.
+// All calls share one team and run one at a time: a step makes about a hundred, and starting threads takes long.
 class Training {
 public:
     template <class Work>
@@ -45,7 +45,7 @@ struct Rows {
 
 Rows rows_of(int64_t count, int piece, int pieces) { return {count * piece / pieces, count * (piece + 1) / pieces}; }
 
-// work(first, count) for ranges that make up 0 to `count`.
+// Calls work(first, count) for ranges that cover 0 to `count`.
 template <class Work>
 void share_values(int threads, int64_t count, Work&& work) {
     const int pieces = pieces_of(count / kPiece + 1, threads);
@@ -72,7 +72,7 @@ int kdqat_round(
             const int64_t a = r / (sizes[1] * sizes[2]), b = r / sizes[2] % sizes[1], c = r % sizes[2];
             return x + a * strides[0] + b * strides[1] + c * strides[2];
         };
-        // The smallest normal number instead of 0: a row of zeros then gives 0, not 0/0. What is no number stays none.
+        // At least the smallest normal number, so that a row of zeros gives 0 and not 0/0. NaN stays NaN.
         auto scale_of = [&](float magnitude) {
             const float scale = (magnitude > clip ? clip : magnitude) / 127.0f;
             return scale < FLT_MIN ? FLT_MIN : scale;
@@ -127,7 +127,7 @@ int kdqat_divergence(
             top[i] = mask[i] ? std::numeric_limits<float>::infinity() : -FLT_MAX;
         }
         const int64_t count = static_cast<int64_t>(batch) * heads;
-        std::vector<double> sums(static_cast<size_t>(count));  // a head each: added up in one order, whoever came first
+        std::vector<double> sums(static_cast<size_t>(count));  // one per head, added in a fixed order
         Training::share_out(threads, 1, [&](Member& member) {
             std::vector<float> spare(2 * width + 64);
             member.share_out(static_cast<int>(count), [&](int head) {

@@ -1,14 +1,14 @@
 // Softmax attention over 8-bit queries, keys, probabilities and values: one head of one sequence.
 //
-// Scores are exact integer sums times the scales. Softmax is FP32; its probabilities e / Σe are at most 1 / Σe, reached
-// by the largest score, so that the quantised ones are round(127·e) and need no division: their scale is 1 / (127·Σe).
-// (Where probabilities are clipped at c, e is cut at c·Σe, and that takes the place of 1.) The scales of V differ along
-// the sum over keys; V is therefore multiplied out, once a head, and the sum is FP32: 1/12 of a BERT's products at
-// length 512, less where it is shorter.
+// Scores are exact integer sums times the scales. Softmax is FP32. Its largest probability e / Σe is 1 / Σe, at the
+// largest score, so the quantised probabilities are round(127·e) and need no division: their scale is 1 / (127·Σe). (If
+// probabilities are clipped at c, e is clipped at c·Σe, which replaces the 1.) The scales of V differ along the sum over
+// keys, so V is multiplied by its scales once per head, and the sum is FP32. This is 1/12 of the products of a BERT at
+// length 512, and less for shorter sequences.
 //
 // `Scores` gives kQueries, the queries of a tile; kKeyBias, which is flipped in every byte of K (unsigned × signed
 // products want K from 0 to 255; 128·Σq is then subtracted); and dot<Q>(): 16 keys × Q queries. K is laid out as
-// [size/4][keys][4], filled up with zeros.
+// [size/4][keys][4], padded with zeros.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// AVX2. Many rows are multiplied by tables (tables.h), few of them in tiles: products with {0, 1, 2} are summed in 16
-// bits, which takes two instructions for 32 products; general int8 takes three.
+// AVX2. Many rows use tables (tables.h), few rows use tiles. In a tile, products with {0, 1, 2} are summed in 16 bits,
+// which takes two instructions for 32 products; general int8 takes three.
 //
 // vpmaddubsw multiplies 32 unsigned codes with 32 signed activations and adds neighbours: 16 sums of two, each at most
 // 2·2·127 = 508 in magnitude. 64 of those still fit: 64·508 = 32,512 < 32,768. So after 64 steps of four inputs (16
@@ -7,12 +7,13 @@
 // outputs × 4 inputs) is one register; a tile of 6 rows × 1 panel keeps 12 sums, and loads 2 half lines and 6
 // activations for 12 products.
 //
-// Q·K has no such bound: |q|·k with k given q's sign keeps vpmaddubsw below 2·127·127 = 32,258, widened at once.
+// Q·K has no such bound: |q|·k, with the sign of q moved to k, keeps vpmaddubsw below 2·127·127 = 32,258, and each sum is
+// widened at once.
 //
-// Tiles, measured on an AMD EPYC (Zen 4) that other work kept busy: processor time, best of many runs, one thread, a
-// 768-wide chain with its quantisation. 84 G products a second at 1 row, 142 at 4, about 145 at 128; a loop of the two
-// instructions alone reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in
-// elapsed time, which comes near these figures on an idle machine only.
+// Tiles, measured on a busy AMD EPYC (Zen 4): CPU time, best of many runs, one thread, a 768-wide chain with its
+// quantisation. 84 G products per second at 1 row, 142 at 4, about 145 at 128; a loop of only the two instructions
+// reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in elapsed time, which is
+// close to these figures only on an idle machine.
 
 #if defined(__x86_64__)
 
@@ -72,8 +73,8 @@ inline __m256i four(const int8_t* p) {
     return _mm256_set1_epi32(value);
 }
 
-// sum += words, in the register where it is and in the order of the program. With the intrinsic GCC gathers the
-// products of all rows first and then moves sums through memory: 95 instead of 147 G products a second.
+// sum += words, in the same register and in program order. With the intrinsic, GCC computes the products of all rows
+// first and then moves sums through memory: 95 instead of 147 G products per second.
 inline void add_words(__m256i& sum, __m256i words) { asm volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(words)); }
 
 struct Tiles {

@@ -52,7 +52,7 @@ struct Tiles {
     [[gnu::noinline]] static void dot(
         const int8_t* x, size_t stride, const uint8_t* codes, size_t panel_bytes, int groups, int32_t* acc) {
         static_assert(Packed, "codes are never expanded here");
-        // Few sums would wait for their own last product: each is made in two parts then.
+        // With few sums, each would wait for its previous product, so each sum has two parts.
         constexpr int kParts = R * P <= 8 ? 2 : 1;
         __m512i sums[kParts][R][P];
 #pragma GCC unroll 8

@@ -2,19 +2,20 @@
 // sums: 16,384 products in 16 cycles, eight times as many as VNNI's.
 //
 // A tile of codes is four lines of kernels.h, shifted by 0, 2, 4 and 6 bits and masked. Two tiles of rows (a band) times
-// two panels (a strip) keep their sums in four tile registers, so that each tile that is loaded is used twice. Tiles are
-// loaded from memory, and codes must first be expanded into it. That is done three steps ahead, in a ring that stays in
-// the first-level cache, and anew for each band: a whole strip as bytes, made once, pushes the activations out of that
-// cache, and took twice the time at 32 rows and no less at 128. Also beside the products, which keep only one port busy,
-// the sums of the band before become floats. Sums are as exact as VNNI's. For one or two rows VNNI is faster.
+// two panels (a strip) keep their sums in four tile registers, so each loaded tile is used twice. Tiles are loaded from
+// memory, so codes must first be expanded to memory. This happens three steps ahead, in a ring that stays in the
+// first-level cache, and again for each band. A whole strip, expanded once, would push the activations out of that
+// cache: it took twice the time at 32 rows, and no less time at 128. While products are computed, which use one port
+// only, the sums of the previous band are converted to floats. Sums are exact, as with VNNI. For one or two rows VNNI is
+// faster.
 //
-// Tiles of fewer rows take hardly less time than full ones: rows are therefore cut into bands of one height, which saves
-// loading other shapes, and the last of them may compute some rows again.
+// Tiles with fewer rows take almost as long as full tiles. So all bands have the same height, which avoids loading other
+// tile shapes, and the last band may compute some rows again.
 //
-// Measured on a Xeon (Sapphire Rapids) that other work kept busy: processor time, best of many runs, one thread, a
-// 768-wide chain with its quantisation. 517 G products a second at 8 rows, 823 at 32, 827 at 128 (VNNI: 315, 313, 303); a
-// loop of tdpbsud and its loads alone reached 3,200. `python benchmarks/linears.py --threads 1` measures the same chain
-// in elapsed time, which comes near these figures on an idle machine only.
+// Measured on a busy Xeon (Sapphire Rapids): CPU time, best of many runs, one thread, a 768-wide chain with its
+// quantisation. 517 G products per second at 8 rows, 823 at 32, 827 at 128 (VNNI: 315, 313, 303); a loop of only tdpbsud
+// and its loads reached 3,200. `python benchmarks/linears.py --threads 1` measures the same chain in elapsed time, which
+// is close to these figures only on an idle machine.
 
 #if defined(__x86_64__)
 
@@ -32,10 +33,10 @@ namespace {
 
 constexpr int kTileRows = 16;
 constexpr int kTile = kTileRows * kLine;  // bytes of a tile: 16 outputs × 64 inputs, or 16 rows × 16 sums
-constexpr int kStrip = 2;                 // panels of outputs, and
-constexpr int kBand = 2 * kTileRows;      // at most so many rows, whose sums are made together
+constexpr int kStrip = 2;                 // panels of outputs whose sums are computed together
+constexpr int kBand = 2 * kTileRows;      // the largest number of rows whose sums are computed together
 constexpr int kRing = 4;                  // steps of 64 inputs whose codes are held as bytes
-constexpr int kFewRows = 2;               // up to so many are left to VNNI
+constexpr int kFewRows = 2;               // up to this number of rows, VNNI computes
 constexpr int kNone = -1;
 
 // What ldtilecfg reads. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 codes.
@@ -51,11 +52,11 @@ struct alignas(64) TileShapes {
     }
 };
 
-// Compilers do not know that tile instructions read memory: what was written must not wait in registers.
+// Compilers do not know that tile instructions read memory, so written values must not stay in registers.
 inline void written() { asm volatile("" ::: "memory"); }
 
-// One call of the linear layer: rows in bands of one height, panels in strips. The last band and the last strip are as
-// large as the others, and may do some again.
+// One call of the linear layer: rows in bands of equal height, panels in strips. The last band and the last strip are as
+// large as the others and may compute some values again.
 struct Job {
     const Quantized& rows;
     const Matrix& matrix;
@@ -83,7 +84,7 @@ inline void expand(const uint8_t* from, uint8_t* to) {
     }
 }
 
-// Goes through the codes in the order in which their products are made, and expands 64 inputs of a strip at a time.
+// Expands the codes in the order in which they are multiplied, 64 inputs of a strip at a time.
 class Ahead {
 public:
     Ahead(const Job& job, int panel)
@@ -140,8 +141,8 @@ struct Sums {
     }
 };
 
-// Sums of a band whose rows fill one or two tiles. Beside each step of them the codes of a later one are expanded, and a
-// share of the sums before becomes floats.
+// Computes the sums of a band whose rows fill one or two tiles. During each step, the codes of a later step are expanded,
+// and a share of the previous sums is converted to floats.
 template <int A>
 [[gnu::always_inline]] inline void products(
     const Job& job, uint8_t (*ring)[kStrip * kTile], int& slot, Ahead& ahead, const Sums& before, Sums& sums) {

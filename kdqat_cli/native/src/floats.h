@@ -1,8 +1,8 @@
 // The FP32 parts of a forward pass and the quantiser, written once over a vector type.
 //
-// Every kernel file includes this with its own `Simd`: W floats a vector, with the few operations that differ between
-// instruction sets. Everything is in an unnamed namespace, so that no instantiation leaves its file: a linker may not
-// give code for one processor to another.
+// Every kernel file includes this with its own `Simd`: W floats per vector, and the few operations that differ between
+// instruction sets. Everything is in an unnamed namespace, so that no instantiation leaves its file: the linker must not
+// use code for one processor on another.
 //
 // Accuracy. exp: 1.5 ulp (polynomial of degree 6 on ±ln2/2). GELU: x⁺ - |x|·Q(|x|) with the Gaussian tail Q as 2 to a
 // polynomial of degree 10 that was fitted to log2 Q on [0, 9]; relative error 1.6e-7 for x > 0, 9.5e-7 for -3 < x < 0,
@@ -23,7 +23,8 @@ namespace {
 template <class S>
 using Floats = typename S::Floats;
 
-// As std::min and std::max, whose code a linker may give to other files: this one's instructions must not leave it.
+// In place of std::min and std::max: the linker may share their code between files, but the instructions of this file
+// must not be used by others.
 template <class T>
 constexpr T smaller(T a, T b) {
     return b < a ? b : a;
@@ -113,7 +114,7 @@ inline Floats<S> activate(Floats<S> x) {
     return x;
 }
 
-// work(c), where c::value is `act`: the choice is made once, and not for each vector.
+// Calls work(c), where c::value is `act`, so that the choice is made once and not for each vector.
 template <class Work>
 inline void with(Activation act, Work&& work) {
     switch (act) {
@@ -138,7 +139,7 @@ inline Floats<S> quotient(Floats<S> x, Floats<S> divisor, Floats<S> inverse) {
     return S::fma(S::fma(-q, divisor, x), inverse, q);
 }
 
-// The largest magnitude of a row, in four parts that do not wait for each other.
+// The largest magnitude of a row, in four independent parts.
 template <class S>
 inline float magnitude_of(const float* row, int width) {
     Floats<S> largest[4];
@@ -156,7 +157,7 @@ inline void quantize_row(const float* row, int width, int padded, float clip, in
     float magnitude = magnitude_of<S>(row, width);
     const bool clamped = magnitude > clip;
     if (clamped) magnitude = clip;
-    // The smallest normal number instead of 0: a row of zeros then gives 0, not 0/0.
+    // At least the smallest normal number, so that a row of zeros gives 0 and not 0/0.
     float s = magnitude / 127.0f;
     if (!(s >= FLT_MIN)) s = FLT_MIN;
     const Floats<S> divisor = S::broadcast(s), inverse = S::broadcast(1.0f / s), top = S::broadcast(magnitude);
@@ -199,7 +200,7 @@ void quantize(const float* rows, size_t stride, int count, int width, int padded
     }
 }
 
-// Σ of the vectors at(i, how many of their values count), in four parts that do not wait for each other.
+// Σ of the vectors at(i, number of their values that count), in four independent parts.
 template <class S, class At>
 inline float total_of(int width, At&& at) {
     Floats<S> parts[4];
@@ -215,7 +216,7 @@ template <class S>
 void normalize(const float* a, const float* b, float* sum, float* out, size_t stride, int count, int width, Norm norm) {
     const float share = 1.0f / static_cast<float>(width);
     for (int r = 0; r < count; ++r, a += stride, out += stride) {
-        // Without `sum` the values wait in `out`; where nothing was added they are still in `a`.
+        // Without `sum` the values are kept in `out`; if nothing was added, they are still in `a`.
         float* kept = sum ? sum : out;
         const float* values = b ? kept : a;
         const float total = total_of<S>(width, [&](int i, int left) {

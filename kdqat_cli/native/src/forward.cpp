@@ -1,14 +1,14 @@
-// The forward pass. Post-norm encoders (BERT and its kin) and T5's pre-norm encoder in three steps a layer:
+// The forward pass of post-norm encoders (BERT and its relatives) and of T5's pre-norm encoder. A layer has three steps:
 //
-//     project       quantise what attention reads; Q, K, V from that one quantisation; quantise them, head by head
-//     attend        one head of one sequence a piece
+//     project       quantise the input of attention, compute Q, K and V from it, and quantise them head by head
+//     attend        attention; a piece is one head of one sequence
 //     finish_layer  quantise the context, project out, add and normalise; feed-forward, add and normalise
 //
 // finish_layer of one layer and project of the next need one row at a time, so a block of rows goes through both
-// without waiting (plan.h). Only attention needs all rows of a sequence: two meetings of the team a layer.
+// without waiting (plan.h). Only attention needs all rows of a sequence: the team waits for all members twice per layer.
 //
-// Sequences stand end to end, without padding. A call is cut into chunks of whole sequences with at most kChunkRows
-// rows (or one sequence that is longer), which bounds what the pass needs beside the weights.
+// Sequences are stored one after the other, without padding. A call is divided into chunks of whole sequences with at
+// most kChunkRows rows (or one longer sequence), which limits the memory of the pass beside the weights.
 
 #include "model.h"
 
@@ -27,13 +27,13 @@ namespace {
 
 constexpr int kChunkRows = 1024;
 
-// At most so many parts a layer, and besides: what is shared out among the members (team.h).
+// The largest number of parts (team.h) per layer, and outside the layers.
 constexpr int kLayerParts = 20;
 constexpr int kOtherParts = 20;
 
 }  // namespace
 
-// What one pass writes, all rows of a chunk.
+// The results of one pass, for all rows of a chunk.
 struct Model::Buffers {
     float *hidden, *context, *pooled;
     int8_t* qkv[3];
@@ -41,7 +41,7 @@ struct Model::Buffers {
     int32_t* query_sums;
 };
 
-// What a block of rows needs while one member, or the team, works on it.
+// The memory for a block of rows while one member, or the team, works on it.
 struct Model::Block {
     float *wide, *gate, *narrow;
     Quantized bytes;
@@ -122,13 +122,13 @@ void Model::forward_chunk(const Kernels& kernels, Team& team, const Tokens& toke
     const int inner = up_to(c.inner, kPanel), attention = up_to(attention_, kPanel),
               embedding = up_to(c.embedding, kPanel);
     const int wide = std::max({inner, 3 * attention, width_, embedding});
-    // Not a multiple of a page: rows that far apart would fall into the same few places of the cache.
+    // Not a multiple of a page, because such rows would use the same few cache sets.
     const size_t byte_stride = static_cast<size_t>(up_to(std::max(wide, width_), 64)) + 64;
     const int widest = std::max({c.inner, c.hidden, attention_, c.embedding});
     const size_t scratch = std::max(kernels.attend_bytes(longest, c.head_size), kernels.scratch_bytes(widest));
 
     std::vector<Block> parts(static_cast<size_t>(blocks ? members : 1));
-    // Twice: first to count, then to hand out.
+    // Two rounds: the first counts the memory, the second assigns it.
     uint8_t* next = nullptr;
     size_t total = 0;
     auto take = [&](auto*& pointer, size_t count) {

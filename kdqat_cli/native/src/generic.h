@@ -1,4 +1,4 @@
-// Four floats a vector in the compilers' own vector notation: what the portable form and NEON compute floats with.
+// Vectors of four floats in the notation of the compilers. The portable kernel and NEON compute floats with them.
 
 #pragma once
 
@@ -49,7 +49,7 @@ struct GenericSimd {
             static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
     }
     static void store_bytes(int8_t* p, Floats x) {
-        // Not-a-number, which only a damaged model gives, fails both comparisons and becomes a number here.
+        // NaN, which only a damaged model gives, fails both comparisons and becomes a number here.
         x = max(min(x, broadcast(127.0f)), broadcast(-127.0f));
         for (int i = 0; i < W; ++i) p[i] = static_cast<int8_t>(x[i]);
     }

@@ -1,4 +1,4 @@
-// What every function of the C interface stands on: exceptions become -1 and a sentence, names become kernels.
+// Used by every function of the C interface: turns exceptions into -1 and a message, and names into kernels.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Decoding of Huffman codes: a table look-up per level, four levels per eight bytes that are read.
+// Decodes Huffman codes: one table look-up per level, four levels per read of eight bytes.
 
 #include <algorithm>
 #include <cstring>
@@ -13,13 +13,13 @@ namespace {
 
 constexpr int kWindow = 12;  // bits of the longest code
 
-// The bits of a block, the next one highest. Behind its end come zeros.
+// The bits of a block, the next bit highest. After the end of the block come zeros.
 class Bits {
 public:
     Bits(const uint8_t* at, const uint8_t* end) : at_(at), end_(end) {}
 
     bool has_eight_bytes() const { return end_ - at_ >= 8; }
-    // At least 56 bits in the window; only where there are eight bytes.
+    // Fills the window to at least 56 bits; needs eight more bytes.
     void fill() {
         uint64_t next = 0;
         for (int i = 0; i < 8; ++i) next = next << 8 | at_[i];  // one load and a swap of bytes
@@ -27,7 +27,7 @@ public:
         at_ += (63 - held_) >> 3;
         held_ |= 56;
     }
-    // The same, as far as the block goes.
+    // The same up to the end of the block.
     void fill_slowly() {
         for (; held_ <= 56 && at_ < end_; held_ += 8) window_ |= uint64_t{*at_++} << (56 - held_);
     }
@@ -55,7 +55,7 @@ int kdqat_huffman(
         const uint8_t* end = blocks + bytes;
         for (int64_t first = 0; first < count; first += block) {
             const int64_t size = *sizes++, here = std::min(block, count - first);
-            if (size > end - blocks) throw std::invalid_argument("a block that goes beyond the end");
+            if (size > end - blocks) throw std::invalid_argument("a block ends after the end of the stream");
             Bits bits(blocks, blocks + size);
             uint8_t *out = levels + first, *last = out + here;
             for (; last - out >= 4 && bits.has_eight_bytes(); out += 4) {
@@ -65,9 +65,9 @@ int kdqat_huffman(
             while (out < last) {
                 bits.fill_slowly();
                 *out++ = bits.take(table);
-                if (bits.overran()) throw std::invalid_argument("codes that do not end where their block does");
+                if (bits.overran()) throw std::invalid_argument("codes do not end at the end of their block");
             }
-            if (!bits.ended()) throw std::invalid_argument("something follows the last level of a block");
+            if (!bits.ended()) throw std::invalid_argument("bits after the last level of a block are not zero");
             blocks += size;
         }
     });

@@ -1,12 +1,12 @@
-// What a processor's file of kernels offers to the model, and the layouts that both agree on.
+// What the kernel file of an instruction set gives the model, and the memory layouts that both use.
 //
 // Weights. A ternary matrix W (O, I) is held as codes c + 1 in {0, 1, 2}, two bits each. Sixteen outputs make a panel,
 // sixteen inputs a group; a group of a panel is one line of 64 bytes:
 //
 //     bits 2j, 2j+1 of byte 4n + i  =  1 + code of output 16·panel + n, input 16·group + 4j + i      (i, j < 4, n < 16)
 //
-// so that a shift by 2j and a mask give, for four consecutive inputs, what the byte products of every instruction set
-// want: four inputs of one output side by side. Outputs and inputs are filled up with code 0.
+// so that a shift by 2j and a mask give four consecutive inputs of one output side by side, as the byte products of
+// every instruction set need them. Outputs and inputs are padded with code 0.
 //
 // Activations. A row is quantised to int8 with one scale; Σ (c + 1)·q = Σ c·q + Σ q, and Σ q is kept with the row.
 
@@ -33,7 +33,7 @@ struct Matrix {
     const float* bias;
 };
 
-// Rows of int8 with one scale and one sum each; `stride` bytes apart, filled up with zeros to whole lines.
+// Rows of int8 with one scale and one sum each, `stride` bytes apart, padded with zeros to whole lines.
 struct Quantized {
     int8_t* values;
     size_t stride;
@@ -56,13 +56,13 @@ struct Head {
     size_t stride, heads;
     int length, size;
     float scaling;
-    float clip;             // of the probabilities
+    float clip;             // upper limit of the probabilities
     const float* relative;  // relative[key - query] is added to the score; null: nothing is
     float* context;         // (length, size), rows `context_stride` values apart
     size_t context_stride;
 };
 
-// Steps of a training on whole tensors (training.h says what each computes).
+// Training steps on whole tensors (training.h says what each computes).
 struct Steps {
     float (*largest)(const float* row, int width);
     void (*round_row)(

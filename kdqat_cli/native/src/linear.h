@@ -1,12 +1,12 @@
-// The ternary linear layer: integer tiles of an instruction set, and what stands around them.
+// The ternary linear layer: integer tiles of an instruction set, and the code around them.
 //
 // A `Tiles` gives
 //     kRows, kPanels    the largest tile: rows of activations × panels of outputs whose sums stay in registers
-//     kDirect           up to so many rows codes are shifted and masked where they are used; above, a strip of panels
-//                       is first expanded to bytes; kAlways: never, 0: always
+//     kDirect           up to this number of rows, codes are shifted and masked where they are used; for more rows, a
+//                       strip of panels is first expanded to bytes (kAlways: never, 0: always)
 //     dot<R, P, Packed> acc[R][16·P] = Σ (code + 1)·q over all groups
 //     expand            a strip of P panels → bytes, in the order in which dot reads them: [group][j][panel][64]
-// and this file cuts rows and panels into tiles and turns sums into floats.
+// This file divides rows and panels into tiles and turns sums into floats.
 
 #pragma once
 
@@ -68,7 +68,7 @@ void linear_strip(
     alignas(64) int32_t acc[Tiles::kRows * P * kPanel];
     const int tiles = (count + Tiles::kRows - 1) / Tiles::kRows;
     for (int tile = 0; tile < tiles; ++tile) {
-        // Tiles of like size: a last one of one row would cost as much time as a full one.
+        // Tiles of similar size: a last tile of one row would take as long as a full one.
         const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
         const int8_t* x = rows.values + static_cast<size_t>(first) * rows.stride;
         auto dots = [&](auto kind) {

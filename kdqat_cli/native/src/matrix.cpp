@@ -10,9 +10,9 @@ namespace kdqat {
 namespace {
 
 constexpr int kTrits = 5;
-constexpr int kBytes = 243;  // 3^5: bytes from here on hold no codes
+constexpr int kBytes = 243;  // 3^5: larger bytes are invalid
 
-// Row b: the five digits (code + 1) of byte b, in a row of eight so that one store writes them.
+// Row b: the five digits (code + 1) of byte b, padded to eight so that one store writes them.
 struct Digits {
     uint8_t of[256][8];
     constexpr Digits() : of() {
@@ -24,10 +24,10 @@ struct Digits {
 constexpr Digits kDigits;
 
 void check(const uint8_t* trits, int64_t bytes, int64_t rows, int64_t columns) {
-    if (rows < 1 || columns < 1) throw std::invalid_argument("a matrix without rows or columns");
-    if (bytes != (rows * columns + kTrits - 1) / kTrits) throw std::invalid_argument("a matrix of another size");
+    if (rows < 1 || columns < 1) throw std::invalid_argument("a matrix has no rows or no columns");
+    if (bytes != (rows * columns + kTrits - 1) / kTrits) throw std::invalid_argument("a matrix has another size");
     for (int64_t i = 0; i < bytes; ++i) {
-        if (trits[i] >= kBytes) throw std::invalid_argument("a byte that holds no codes");
+        if (trits[i] >= kBytes) throw std::invalid_argument("a byte is too large for five ternary codes");
     }
 }
 
@@ -67,7 +67,7 @@ TernaryMatrix::TernaryMatrix(
     view_.codes = codes_.get();
     view_.bias = bias_.data();
 
-    // One row of digits at a time; beyond its end stand ones, which is code 0.
+    // One row of digits at a time, padded with ones (code 0).
     const size_t width = static_cast<size_t>(view_.groups) * kGroup;
     std::vector<uint8_t> row(width + 24);
     uint8_t* digits = row.data() + 8;

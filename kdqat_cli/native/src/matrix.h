@@ -20,8 +20,8 @@ Bytes aligned_bytes(size_t count);
 class TernaryMatrix {
 public:
     TernaryMatrix() = default;
-    // From five codes a byte (see packing/trits.py), row by row; `bias` may be null. Throws std::invalid_argument where
-    // a byte holds no codes or their number is not outputs·inputs.
+    // From five codes per byte (codecs/trits.py), row by row; `bias` may be null. Throws std::invalid_argument if a byte
+    // is invalid or the number of codes is not outputs·inputs.
     TernaryMatrix(const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias);
 
     bool empty() const { return !codes_; }
@@ -33,7 +33,7 @@ private:
     Matrix view_ = {};
 };
 
-// Rows of five codes a byte, as in the file, with a scale each: it is looked up, not multiplied.
+// The word embedding: rows of five codes per byte, as in the file, with one scale per row. Rows are only looked up.
 class TernaryTable {
 public:
     TernaryTable() = default;

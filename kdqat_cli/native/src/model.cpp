@@ -1,5 +1,4 @@
-// A model's parts: their sizes, as the configuration has them, and whether all are there. The computation is in
-// forward.cpp.
+// The parts of a model: checks their sizes against the configuration, and that all are there. forward.cpp computes.
 
 #include "model.h"
 
@@ -19,13 +18,13 @@ void require(bool condition, const char* sentence) {
 Model::Model(const kdqat_config& config) : config_(config), width_(0), attention_(0) {
     const kdqat_config& c = config_;
     for (int size : {c.hidden, c.embedding, c.layers, c.heads, c.head_size, c.inner, c.labels}) {
-        require(size >= 1 && size <= kLargest, "a size that makes no model");
+        require(size >= 1 && size <= kLargest, "a size is out of range");
     }
-    require(c.words >= 1, "a size that makes no model");
-    require(c.layers <= 1024 && c.heads <= kLargest / c.head_size, "a size that makes no model");
-    require(c.positions >= 0 && c.types >= 0, "a size that makes no model");
-    require(c.head >= KDQAT_POOLED && c.head <= KDQAT_MEAN, "an unknown head");
-    require(c.epsilon >= 0 && c.embedding_epsilon >= 0 && c.clip > 0, "an unusable constant");
+    require(c.words >= 1, "the number of words is out of range");
+    require(c.layers <= 1024 && c.heads <= kLargest / c.head_size, "the number of layers or heads is out of range");
+    require(c.positions >= 0 && c.types >= 0, "the number of positions or token types is negative");
+    require(c.head >= KDQAT_POOLED && c.head <= KDQAT_MEAN, "the kind of head is unknown");
+    require(c.epsilon >= 0 && c.embedding_epsilon >= 0 && c.clip > 0, "an epsilon or the clip is out of range");
     attention_ = c.heads * c.head_size;
     width_ = up_to(c.hidden, kPanel);
     layers_.resize(static_cast<size_t>(c.layers) + 1);
@@ -68,7 +67,7 @@ int64_t Model::expected(int which) const {
 void Model::set_vector(int layer, int which, const float* values, int64_t count) {
     require(which >= 0 && which < KDQAT_VECTORS && layer >= -1 && layer < config_.layers, "no such values");
     require((layer == -1) == (which >= KDQAT_POSITIONS), "no such values");
-    require(count == expected(which), "values of another number");
+    require(count == expected(which), "a vector has another size");
     Layer& part = layers_[static_cast<size_t>(layer < 0 ? config_.layers : layer)];
     part.vectors[static_cast<size_t>(which)].assign(values, values + count);
 }
@@ -84,7 +83,9 @@ void Model::complete() const {
             if (which == KDQAT_GATE) wanted = wanted && c.gated;
             if (which == KDQAT_PROJECTION) wanted = wanted && c.embedding != c.hidden;
             if (which == KDQAT_POOLER) wanted = wanted && c.head == KDQAT_POOLED;
-            require(wanted == !layer.matrices[static_cast<size_t>(which)].empty(), "a matrix is missing or too many");
+            require(
+                wanted == !layer.matrices[static_cast<size_t>(which)].empty(),
+                "a matrix is missing, or belongs to no part");
         }
         for (int which = 0; which < KDQAT_VECTORS; ++which) {
             bool wanted = own == (which < KDQAT_POSITIONS) && expected(which) > 0;
@@ -92,7 +93,9 @@ void Model::complete() const {
             if (bias || which == KDQAT_EMBEDDING_GAIN || which == KDQAT_EMBEDDING_BIAS) wanted = wanted && !c.pre_norm;
             if (which == KDQAT_FINAL_GAIN) wanted = wanted && c.pre_norm;
             if (which == KDQAT_HEAD_WEIGHT || which == KDQAT_HEAD_BIAS) wanted = wanted && c.head == KDQAT_DENSE;
-            require(wanted == !layer.vectors[static_cast<size_t>(which)].empty(), "values are missing or too many");
+            require(
+                wanted == !layer.vectors[static_cast<size_t>(which)].empty(),
+                "a vector is missing, or belongs to no part");
         }
     }
 }

@@ -16,7 +16,7 @@ struct Layer {
     std::array<std::vector<float>, KDQAT_VECTORS> vectors;
 };
 
-// Token ids and the like of sequences that stand end to end.
+// Token ids, types and positions of sequences that are stored one after the other.
 struct Tokens {
     const int32_t *words, *types, *positions;
     const int32_t* lengths;
@@ -27,19 +27,19 @@ struct Tokens {
 
 class Model {
 public:
-    // Throws std::invalid_argument where the sizes make no model.
+    // Throws std::invalid_argument if a size is out of range.
     explicit Model(const kdqat_config& config);
 
-    // Throw std::invalid_argument where a part has another size than the configuration says.
+    // Throw std::invalid_argument if a part does not have the size that the configuration says.
     void set_words(TernaryTable table, int columns);
     void set_matrix(int layer, int which, TernaryMatrix matrix);
     void set_vector(int layer, int which, const float* values, int64_t count);
-    // Throws std::invalid_argument where a part is missing.
+    // Throws std::invalid_argument if a part is missing.
     void complete() const;
 
-    // Throws std::invalid_argument where a token, type, position or length is out of range.
+    // Throws std::invalid_argument if a token, type, position or length is out of range.
     void check(const Tokens& tokens) const;
-    // logits (sequences, labels); the tokens were checked.
+    // Computes the logits (sequences, labels) of checked tokens.
     void forward(const Kernels& kernels, Team& team, const Tokens& tokens, float* logits);
 
 private:
@@ -58,10 +58,10 @@ private:
     void classify(const Pass& pass, const Scope& scope, const Block& block, float* logits) const;
 
     kdqat_config config_;
-    int width_;      // of the hidden state, filled up to whole panels
+    int width_;      // of the hidden state, padded to whole panels
     int attention_;  // heads × head size
     TernaryTable words_;
-    std::vector<Layer> layers_;  // and one more, with what belongs to no layer
+    std::vector<Layer> layers_;  // plus one for the parts that belong to no layer
     std::vector<uint8_t> memory_;
 };
 

@@ -1,8 +1,8 @@
 // NEON with dot product (ARMv8.2): sdot adds four products of signed bytes to each of four int32 sums.
 //
-// Codes 0, 1, 2 are signed bytes as they are. A line is four registers of 4 outputs × 4 inputs; sixteen activations of
-// a row (one group) fill a register, of which four at a time are spread over another. A tile of 4 rows × 1 panel keeps
-// 16 sums. |sum| <= 2·127·inputs, as with VNNI. Right under qemu (`make test-arm`); its speed was not measured.
+// Codes 0, 1 and 2 are valid signed bytes. A line is four registers of 4 outputs × 4 inputs. Sixteen activations of a
+// row (one group) fill a register; four at a time are broadcast to another register. A tile of 4 rows × 1 panel keeps 16
+// sums. |sum| <= 2·127·inputs, as with VNNI. Tested under qemu (`make test-arm`); its speed was not measured.
 
 #if defined(__aarch64__)
 
@@ -43,7 +43,7 @@ template <int R>
 inline void add_products(int32x4_t (&sums)[R][4], const uint8x16_t (&w)[4], const int8x16_t (&a)[R], int j) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-        // The lane must be a constant, so all activations of step j are first spread over a register.
+        // The lane must be a constant, so all activations of step j are first broadcast to a register.
         const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(vreinterpretq_s32_s8(a[r])[j]));
 #pragma GCC unroll 8
         for (int n = 0; n < 4; ++n) sums[r][n] = vdotq_s32(sums[r][n], vreinterpretq_s8_u8(w[n]), four);

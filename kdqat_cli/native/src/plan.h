@@ -1,8 +1,8 @@
-// How the rows of a call are shared out.
+// How the rows of a call are divided among threads.
 //
-// With many rows each member of the team takes blocks of rows through a whole run of layers: nothing is waited for, and
-// what a block writes is still in its processor's cache when it is read. With few rows all members work on the same
-// rows, each on a share of the outputs, and meet after every step. Both run the same code, in a `Scope`.
+// With many rows, each member of the team takes blocks of rows through several layers: no member waits, and the results
+// of a block are still in the cache when they are read. With few rows, all members work on the same rows, each on a
+// share of the outputs, and wait for each other after every step. Both run the same code, in a `Scope`.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 namespace kdqat {
 
 constexpr int kBlockRows = 64;
-constexpr int kSplitRows = 8;  // fewer rows a member than this: share the outputs instead
+constexpr int kSplitRows = 8;  // with fewer rows per member, the outputs are shared instead
 
 struct Range {
     int first, last;
@@ -20,14 +20,14 @@ struct Range {
 
 inline Range share(int count, int part, int parts) { return {count * part / parts, count * (part + 1) / parts}; }
 
-// The blocks that `rows` rows are cut into; 0: share the outputs.
+// The number of blocks for `rows` rows; 0: the outputs are shared.
 inline int row_blocks(int rows, int members) {
     if (members > 1 && rows < members * kSplitRows) return 0;
     const int turns = (rows + members * kBlockRows - 1) / (members * kBlockRows);
     return turns * members;
 }
 
-// One member in one job: who it is, and how many of the job's parts it has been through.
+// One member in one job: its rank, and how many parts of the job it has finished.
 struct Member {
     Team& team;
     int rank;
@@ -39,13 +39,13 @@ struct Member {
     }
 };
 
-// Who works together on a piece: one member alone, or all of them.
+// The members that work on a piece together: one, or all.
 class Scope {
 public:
     Scope(Member& member, bool together) : member_(member), together_(together) {}
     int rank() const { return member_.rank; }
 
-    // work(range) for ranges that make up 0 to `count`; returns when all are done.
+    // Calls work(range) for ranges that cover 0 to `count`; returns when all are done.
     template <class Work>
     void each(int count, Work&& work) const {
         if (!together_) return work(Range{0, count});

@@ -1,5 +1,4 @@
-// Plain C++ for any processor: the reference that the other kernels are tested against, and the form that is always
-// right. Sums are int32 from the start.
+// Plain C++ for any processor: the reference that the other kernels are tested against. All sums are int32.
 
 #include "attention.h"
 #include "generic.h"

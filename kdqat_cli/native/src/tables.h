@@ -1,18 +1,18 @@
 // AVX2: ternary products of many rows by tables (the method of four Russians).
 //
-// Four inputs with codes in {-1, 0, 1} have 81 sums. For 16 or 32 rows at once, whose values lie side by side in 16-bit
-// lanes, a table holds all of them; an output then takes its sum of four inputs with one load and one addition: 64
-// products an instruction, where vpmaddubsw with vpaddw makes 16 (avx2.cpp). A group of 16 inputs has four tables, 21 KB
-// for 32 rows: they stay in the first-level cache, while all outputs pass by. A byte of the packed codes holds the codes
-// of the four inputs of one table.
+// Four inputs with codes in {-1, 0, 1} have 81 possible sums. A table holds all of them for 16 or 32 rows, whose values
+// are side by side in 16-bit lanes. An output then gets its sum of four inputs with one load and one addition. These are
+// 64 products per instruction; vpmaddubsw with vpaddw computes 16 (avx2.cpp). A group of 16 inputs has four tables, 21 KB
+// for 32 rows, which stay in the first-level cache for all outputs. One byte of the packed codes holds the codes of the
+// four inputs of one table.
 //
-// 16 groups are 256 inputs, whose sums are at most 256·127 = 32,512: then they are widened to int32.
+// 16 groups are 256 inputs. Their sums are at most 256·127 = 32,512; after that, sums are widened to int32.
 //
-// To make a table costs as much as some 100 outputs, and rows come 16 or 32 at a time: few rows, or few outputs, are
-// better off with tiles.
+// Making a table costs as much time as about 100 outputs, and the tables serve 16 or 32 rows at a time. So tiles are
+// faster for few rows or few outputs.
 //
-// Measured on a Xeon (Sapphire Rapids) with its AVX-512 hidden: `python benchmarks/linears.py --as-avx2 --threads 1`, a
-// 768-wide chain with its quantisation, 186 G products a second at 32 rows and 185 at 128; in tiles 137 and 142.
+// Measured on a Xeon (Sapphire Rapids) with AVX-512 switched off: `python benchmarks/linears.py --as-avx2 --threads 1`, a
+// 768-wide chain with its quantisation: 186 G products per second at 32 rows and 185 at 128; with tiles 137 and 142.
 
 #pragma once
 
@@ -26,13 +26,13 @@ namespace {
 constexpr int kLanes = 16;        // 16-bit sums in a register
 constexpr int kTables = 4;        // of a group
 constexpr int kSums = 81;         // of a table
-constexpr int kTableGroups = 16;  // until sums must be widened
+constexpr int kTableGroups = 16;  // after these, sums must be widened
 constexpr int kMostRows = 2 * kLanes;
 constexpr int kMostPanels = 96;              // 300 KB of sums: they stay in the second-level cache
 constexpr int kOneFrom = 13, kTwoFrom = 21;  // rows for which one register, or two, are faster than tiles
 constexpr int kLeastPanels = 4;              // and panels, likewise
 
-// What a member needs for one set of rows: tables, then for each output the sums of some groups, then of all.
+// The memory of a member for one set of rows: tables, then for each output the sums of some groups and of all groups.
 struct TableMemory {
     alignas(32) int16_t tables[kTables * kSums * kMostRows];
     int16_t some[kMostPanels * kPanel * kMostRows];
@@ -129,7 +129,7 @@ template <int H, bool First>
     constexpr int kShift = H == 1 ? 5 : 6;
     const char* entries = reinterpret_cast<const char*>(tables);
     for (int panel = 0; panel < panels; ++panel, codes += panel_bytes) {
-        // For the next group: lines of two panels are too far apart for the processor to foresee.
+        // Prefetch for the next group: lines of two panels are too far apart for the hardware prefetcher.
         _mm_prefetch(codes + kLine, _MM_HINT_T0);
         alignas(32) uint16_t at[kLine];
         places<kShift>(codes, at);
@@ -202,7 +202,7 @@ void linear_tables(
     TableMemory& memory = *reinterpret_cast<TableMemory*>(scratch);
     const uint8_t* codes = matrix.codes + static_cast<size_t>(first) * panel_bytes;
     const int8_t* x = rows.values + static_cast<size_t>(first_row) * rows.stride;
-    bool wide = false;  // whether `all` holds something
+    bool wide = false;  // whether `all` holds sums
     for (int g = 0; g < matrix.groups; ++g, codes += kLine, x += kGroup) {
         make_tables<H>(x, rows.stride, count, memory.tables);
         if (g % kTableGroups) {
@@ -228,7 +228,7 @@ void linear_tables(
     }
 }
 
-// Many rows by tables, the rest in tiles.
+// Computes many rows with tables, and the rest with tiles.
 template <class S, class Tiles>
 void linear_by_rows(
     const Quantized& rows, int count, const Matrix& matrix, int first, int last, Activation act, float* out,

@@ -5,8 +5,8 @@
 namespace kdqat {
 namespace {
 
-constexpr int kSpins = 2000;       // in a job
-constexpr int kIdleSpins = 16000;  // between two
+constexpr int kSpins = 2000;       // during a job
+constexpr int kIdleSpins = 16000;  // between two jobs
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -30,7 +30,7 @@ Team::Team(int members) {
     threads_.reserve(static_cast<size_t>(members) - 1);
     try {
         for (int rank = 1; rank < members; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
-    } catch (const std::exception&) {  // of the system; those that were started go on
+    } catch (const std::exception&) {  // the system refuses; the threads that were started go on
     }
     members_ = 1 + static_cast<int>(threads_.size());
 }
@@ -64,7 +64,7 @@ void Team::run(int parts, const std::function<void(int)>& job) {
         called_.notify_all();
     }
     job(0);
-    // Sequentially consistent, as in serve: either a member sees that it comes too late, or it is seen here.
+    // Sequentially consistent, as in serve: either a member sees that it is too late, or this thread sees the member.
     open_.store(false);
     wait_until([&] { return inside_.load() == 0; });
 }

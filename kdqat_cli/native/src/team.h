@@ -1,13 +1,13 @@
-// A few threads that run one function together, and share out its parts piece by piece.
+// A few threads that run one function together and divide its parts into pieces.
 //
-// A forward pass of a small batch has a hundred parts of some 50 µs each. Nobody waits for a member to appear, only for
-// pieces that one has taken: where other processes keep a processor busy, the member that it should run takes no
-// pieces, and the others do its work. A member that must wait spins for about kSpins pauses (some 25 to 90 µs) and then
-// offers its processor to whoever wants it, again and again. It does not sleep: the shortest nap takes some 80 µs, and
-// a member that oversleeps finds that the others did its share of the next part, one piece after the other.
+// A forward pass of a small batch has about a hundred parts of about 50 µs each. No member waits for another to arrive,
+// only for pieces that another has taken. If other processes keep a CPU busy, the member on that CPU takes no pieces, and
+// the others do its work. A member that must wait spins for about kSpins pauses (25 to 90 µs) and then yields its CPU,
+// again and again. It does not sleep: the shortest sleep takes about 80 µs, and the others would meanwhile do its share
+// of the next part.
 //
-// Between two calls the threads spin for kIdleSpins pauses (some 0.2 to 0.7 ms), then sleep. Waking one takes longer than
-// a small call: where the caller's pauses outlasted the spinning, members came too late for each call anew.
+// Between two calls the threads spin for kIdleSpins pauses (0.2 to 0.7 ms) and then sleep. Waking a thread takes longer
+// than a small call: with shorter spinning, members would come too late for every call of a caller that pauses longer.
 
 #pragma once
 
@@ -23,7 +23,7 @@ namespace kdqat {
 
 class Team {
 public:
-    // With fewer members where the system starts no more threads (a limit of processes or memory).
+    // Has fewer members if the system cannot start more threads (a limit of processes or memory).
     explicit Team(int members);
     ~Team();
     Team(const Team&) = delete;
@@ -35,7 +35,7 @@ public:
     // A job is a sequence of at most `parts` calls of share_out, the same for every member, and must not throw.
     void run(int parts, const std::function<void(int)>& job);
 
-    // work(piece) for every piece, each on one member; returns when all are done. `part` counts the job's calls.
+    // Calls work(piece) for every piece, each on one member; returns when all are done. `part` counts the calls.
     template <class Work>
     void share_out(int part, int pieces, Work&& work) {
         Part& here = parts_[static_cast<size_t>(part)];
@@ -59,7 +59,7 @@ private:
     int capacity_ = 0;
     const std::function<void(int)>* job_ = nullptr;
     std::atomic<bool> open_{false};  // a job that members may join
-    std::atomic<int> inside_{0};     // members that look at it, or work on it
+    std::atomic<int> inside_{0};     // members that check for the job or work on it
     std::atomic<int> calls_{0};
     std::mutex mutex_;
     std::condition_variable called_;

@@ -1,8 +1,8 @@
-// What takes torch several passes over a tensor of a training step, in one pass: written once over a vector type, as
-// floats.h is.
+// Training steps in one pass over a tensor, for which torch needs several. Written once over a vector type, like
+// floats.h.
 //
-// A training that diverges must be noticed: a row that holds an infinity, or what is no number, gets a scale or a
-// divergence that is not finite either.
+// A training that diverges must be noticed: a row with an infinity or NaN gets a scale or a divergence that is not finite
+// either.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace kdqat {
 namespace {
 
-// The largest |x| of a row; not finite where the row is not.
+// The largest |x| of a row; not finite if the row is not finite.
 template <class S>
 float largest(const float* row, int width) {
     Floats<S> most = S::broadcast(0.0f), check = S::broadcast(0.0f);
@@ -47,8 +47,8 @@ void round_row(const float* row, int width, float clip, float scale, int8_t* cod
     }
 }
 
-// The end of `divergence` where probabilities below the floor ε count as ε: Σ a·(log a - log b) with a = max(p_t, ε) and
-// b = max(p_s, ε), and slope = (p_s·Σc - c)·factor with c = a where p_s >= ε, else 0. log_own(i) and log_taught(i) give
+// The end of `divergence` with a floor ε for probabilities: Σ a·(log a - log b) with a = max(p_t, ε) and b = max(p_s, ε),
+// and slope = (p_s·Σc - c)·factor with c = a where p_s >= ε, else 0. log_own(i) and log_taught(i) give
 // vectors of log p; `own` and `slope` hold exponentials, whose products with `inverse_s` and `inverse_t` are p_s and p_t.
 template <class S, class LogOwn, class LogTaught>
 float floored(
@@ -93,7 +93,7 @@ float divergence(
     };
     Floats<S> most_s = lowest, most_t = lowest;
     for (int i = 0; i < length; i += S::W) {
-        if (i + S::W > length) {  // the rest of the vector is no key
+        if (i + S::W > length) {  // the rest of the vector has no keys
             float rest[2] = {kLowest, kLowest};
             for (int j = i; j < length; ++j) {
                 rest[0] = larger(rest[0], smaller(student[j] * sharpness, top[j]));
@@ -141,7 +141,7 @@ float divergence(
     return S::total(total) + shift;
 }
 
-// The smallest and the largest of a group of values; not a number where one is not finite.
+// The smallest and the largest value of a group; NaN if a value is not finite.
 template <class S>
 void extremes(const float* x, int64_t count, float* low, float* high) {
     if (count < S::W) {
@@ -164,13 +164,13 @@ void extremes(const float* x, int64_t count, float* low, float* high) {
         check = S::fma(some, S::broadcast(0.0f), check);
     };
     for (int64_t i = 0; i + S::W <= count; i += S::W) take(i);
-    if (count % S::W) take(count - S::W);  // some of them twice
+    if (count % S::W) take(count - S::W);  // takes some values twice
     const float fault = S::total(check);
     *low = -S::largest(-least) + fault;
     *high = S::largest(most) + fault;
 }
 
-// level = (x - low) / step, rounded half to even; below 256. What is not a number gets any level.
+// level = (x - low) / step, rounded half to even; below 256. NaN gets any level.
 inline void levels(const float* x, int64_t count, float low, float step, uint8_t* out) {
     constexpr float kShift = 12582912.0f;  // beyond 1.5·2^23 a float has no fraction left
     for (int64_t i = 0; i < count; ++i) {
@@ -181,7 +181,7 @@ inline void levels(const float* x, int64_t count, float low, float step, uint8_t
     }
 }
 
-// GCC joins a product and a sum to one operation with one rounding unless told not to; clang does within a statement.
+// Unless told not to, GCC fuses a product and a sum into one operation with one rounding; clang does so in a statement.
 #if defined(__GNUC__) && !defined(__clang__)
 #define KDQAT_ROUNDS_TWICE __attribute__((optimize("fp-contract=off")))
 #else
@@ -197,7 +197,7 @@ KDQAT_ROUNDS_TWICE void values(const Level* levels, int64_t count, float scale, 
     }
 }
 
-// out = x·factor where bits < threshold, else 0, and `kept` says where.
+// out = x·factor where bits < threshold, else 0; `kept` receives the mask.
 inline void drop(
     const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept) {
     for (int64_t i = 0; i < count; ++i) kept[i] = bits[i] < threshold;
