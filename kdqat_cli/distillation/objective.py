@@ -165,7 +165,8 @@ def _per_row(batch: Batch, per: PerName) -> Tensor | float:
     return answers(mask, True) / answers(mask, False)
 
 
-def _inputs(batch: Batch) -> Batch:
+def model_inputs(batch: Batch) -> Batch:
+    """What of a batch a model is called with."""
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 

@@ -129,7 +129,7 @@ class QuantizedLinear(QuantizedWeight):
             clip = self.weight_quantizer.clip
             return integer_linear(inputs, quantizer.rounded(inputs), self.weight, self._codes(), clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
-        # Under autocast too, the result has the type of the inputs: bfloat16 would give other levels than an evaluation.
+        # Under autocast too, the result has the type of the inputs: in bfloat16 levels would not be an evaluation's.
         return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
     def train(self, mode: bool = True) -> Self:

@@ -5,12 +5,8 @@ a configuration, saves and loads itself) that is called with a batch's inputs by
 `logits`.
 """
 
-<<<<<<< HEAD
-from collections.abc import Callable
-from dataclasses import dataclass
-=======
 from collections.abc import Callable, Mapping
->>>>>>> b72a700 (networks: fields from recipe and command line; polino-paper for translation)
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
