@@ -52,7 +52,7 @@ class Sentence(Section):
     """Its tokens, L of them."""
     maps: dict[str, str]
     """Model → base64 of its maps (N, H, L, L), one byte per probability: round(255 · α)."""
-    shape: tuple[int, int, int]
+    shape: list[int] = Field(min_length=3, max_length=3)
     """N, H and L."""
 
     def values(self, model: str) -> NDArray[np.float32]:

@@ -119,3 +119,26 @@ def _under_runs(task: str) -> dict[str, str]:
             f"There is no model of {task} to compare with the teacher.", f"kdqat quantize --task {task}"
         )
     return {path.parent.name: str(path.parent) for path in sorted(folders)}
+
+
+@command
+def figure(
+    names: Annotated[
+        list[str], typer.Argument(help="Figures that `kdqat ls figures` lists, or tables of the analysis by layer.")
+    ],
+    analysis: Annotated[Path, typer.Option("--analysis", help="Folder that `kdqat analyze` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder that takes NAME.png and NAME.svg.")] = Path("figures"),
+    sentence: Annotated[int, typer.Option("--sentence", help="Of the maps: which sentence of the analysis.")] = 0,
+    layer: Annotated[int, typer.Option("--layer", help="Of the maps: the layer; -1 is the last.")] = -1,
+    head: Annotated[int, typer.Option("--head", min=0, help="Of the maps: the head.")] = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw figures of an analysis, as PNG and SVG.
+
+    For example: `kdqat figure ranking maps --analysis analysis/rte`.
+    """
+    output = start(json, quiet)
+    from kdqat_cli.stages.figure import figure as stage
+
+    output.rows(stage(names, analysis, out, sentence, layer, head))

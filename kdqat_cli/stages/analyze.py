@@ -26,7 +26,7 @@ from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import LabelledTask, Task
 
 TEACHER = "teacher"
-_MOST_TOKENS = 64  # of a sentence whose maps are kept: more cannot be read in a figure
+_MOST_TOKENS = 48  # of a sentence whose maps are kept: more cannot be read in a figure
 
 
 class Analyzed(TypedDict):
@@ -166,12 +166,13 @@ def _numbers(wanted: list[int] | None, rows: Rows, pairs: dict[str, Pair]) -> li
 def _sentence(pairs: dict[str, Pair], rows: Rows, number: int) -> Sentence:
     """The maps of all models on one row; those with as many layers as the teacher."""
     sample = rows.sample(number)
-    maps, shape = {}, None
+    maps: dict[str, str] = {}
+    shape: list[int] | None = None
     for name, pair in pairs.items():
         scores, counted = maps_of(pair.model, rows, number)
         values = torch.cat([attention_maps(layer, counted) for layer in scores]).float().cpu().numpy()
-        shape = shape or values.shape[:3]
-        if values.shape[:3] == shape:
+        shape = shape or list(values.shape[:3])
+        if list(values.shape[:3]) == shape:
             maps[name] = encoded(values)
     if shape is None:
         raise MissingInputError(f"Row {number} has no attention maps.")

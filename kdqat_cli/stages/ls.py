@@ -71,6 +71,15 @@ def _measures() -> Sequence[Row]:
     ]
 
 
+def _figures() -> Sequence[Row]:
+    from kdqat_cli.analysis.figures import FIGURES
+
+    return [
+        {"figure": name, "about": one.about, "drawn from": one.table or "attention maps"}
+        for name, one in FIGURES.items()
+    ]
+
+
 def _published() -> Sequence[Row]:
     tables = [load_published(name) for name in published_names()]
     return [{"published": table.name, "about": table.about, "source": table.source} for table in tables]
@@ -84,5 +93,6 @@ _CATALOGUES: dict[Listed, Callable[[], Sequence[Row]]] = {
     "networks": _networks,
     "formats": _formats,
     "measures": _measures,
+    "figures": _figures,
     "published": _published,
 }

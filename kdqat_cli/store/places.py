@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from kdqat_cli.config import Params, Settings
 from kdqat_cli.params import resolve
 
-Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "published"]
+Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "figures", "published"]
 """What `kdqat ls` lists."""
 
 EMBEDDED = "embedded"
