@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdqat_cli.analysis.measure import Cell, Measure, Pair, Row, Seen, Spec
+from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
+from kdqat_cli.analysis.result import Cell, Row
 from kdqat_cli.tasks.task import LabelledTask
 
 BINS = 10

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdqat_cli.analysis.measure import Measure, Pair, Row, Seen, Spec
+from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
 from kdqat_cli.analysis.plain import plain_copy
+from kdqat_cli.analysis.result import Row
 from kdqat_cli.distillation.objective import gold_loss, model_inputs
 from kdqat_cli.networks.modules import family_of, layers_of
 from kdqat_cli.networks.nets import NETS

@@ -17,8 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from kdqat_cli.analysis.measure import Row
-from kdqat_cli.analysis.result import Analysis, Model
+from kdqat_cli.analysis.result import Analysis, Model, Row
 from kdqat_cli.errors import ConfigError, MissingInputError
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -95,6 +94,11 @@ def draw(name: str, found: Analysis, choice: Choice) -> Figure:
         )
     with mpl.rc_context(_STYLE):
         return _by_layer(found, name) if drawing is None else drawing.draw(found, choice)
+
+
+def style() -> Any:
+    """The settings of matplotlib that all figures share."""
+    return _STYLE
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from transformers import PreTrainedModel
 
-from kdqat_cli.analysis.measure import Pair, Row, Seen, Spec
+from kdqat_cli.analysis.measure import Pair, Seen, Spec
 from kdqat_cli.analysis.plain import plain_copy
+from kdqat_cli.analysis.result import Row
 from kdqat_cli.distillation.objective import gold_loss, model_inputs
 
 TOP = 5

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from kdqat_cli.analysis.measure import Cell, Means, Measure, Pair, Row, Seen, Spec
+from kdqat_cli.analysis.measure import Means, Measure, Pair, Seen, Spec
+from kdqat_cli.analysis.result import Cell, Row
 from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.quantizers.layers import QuantizedLinear
 

@@ -12,13 +12,10 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from kdqat_cli.analysis.result import Cell, Row
 from kdqat_cli.networks.captures import Captures
 from kdqat_cli.tasks.kind import Rows
 from kdqat_cli.tasks.task import Task
-
-Cell = str | int | float | None
-Row = dict[str, Cell]
-"""One row of a table: column → value."""
 
 
 @dataclass(frozen=True)

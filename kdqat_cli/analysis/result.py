@@ -1,4 +1,9 @@
-"""What `kdqat analyze` writes: analysis.json, and one CSV file per table for DVC and spreadsheets."""
+"""What `kdqat analyze` writes into a folder.
+
+analysis.json      everything, for `kdqat figure` and `kdqat report --html`
+tables/NAME.csv    one file per measure, for spreadsheets
+plots/NAME.csv     of measures by layer: a column per model, means over heads and tokens, for `dvc plots`
+"""
 
 import base64
 import csv
@@ -10,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from kdqat_cli.analysis.measure import Row
 from kdqat_cli.config import Section
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.store.figures import Factors, read_section
@@ -18,6 +22,9 @@ from kdqat_cli.store.writing import write_json, write_text
 
 FILE = "analysis.json"
 VERSION: Literal[1] = 1
+Cell = str | int | float | None
+Row = dict[str, Cell]
+"""One row of a table: column → value."""
 
 
 class Model(Section):
@@ -96,8 +103,6 @@ class Analysis(Section):
     """Rows of the table `disagreement`."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that measured."""
-    seconds: float = 0.0
-    """Wall-clock seconds."""
 
 
 def encoded(maps: NDArray[np.float32]) -> str:
@@ -106,7 +111,7 @@ def encoded(maps: NDArray[np.float32]) -> str:
 
 
 def write_analysis(found: Analysis, folder: Path) -> None:
-    """Writes analysis.json and TABLE.csv into a folder; files of an earlier analysis are replaced.
+    """Writes an analysis; files of an earlier one are replaced, and tables that it had beyond this one are removed.
 
     Raises:
         ConfigError: a file that kdqat did not write is in the way.
@@ -114,8 +119,9 @@ def write_analysis(found: Analysis, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, found.model_dump(mode="json", exclude_none=True), _holds_analysis)
-    for name, rows in found.tables.items():
-        write_text(folder / f"{name}.csv", _csv(rows), _is_table)
+    plots = {name: by_layer(rows) for name, rows in found.tables.items()}
+    _write_tables(folder / "tables", found.tables, "model")
+    _write_tables(folder / "plots", {name: rows for name, rows in plots.items() if rows}, "layer")
 
 
 def read_analysis(folder: Path) -> Analysis:
@@ -134,12 +140,32 @@ def _holds_analysis(text: str) -> bool:
     return text.startswith("{") and '"tables": {' in text and '"models": [' in text
 
 
-def _is_table(text: str) -> bool:
-    return not text.strip() or text.startswith("model,")
+def by_layer(rows: list[Row]) -> list[Row]:
+    """A table with the columns model, layer and value, as one row per layer and one column per model, of means."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for row in rows:
+        if (value := row.get("value")) is not None and (layer := row.get("layer")) is not None:
+            found.setdefault(int(layer), {}).setdefault(str(row["model"]), []).append(float(value))
+    return [
+        {"layer": layer, **{model: sum(values) / len(values) for model, values in models.items()}}
+        for layer, models in sorted(found.items())
+    ]
 
 
-def _csv(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(["model", *(column for row in rows for column in row)]))
+def _write_tables(folder: Path, tables: dict[str, list[Row]], first: str) -> None:
+    def ours(text: str) -> bool:
+        return text.startswith(f"{first},")
+
+    folder.mkdir(exist_ok=True)
+    for name, rows in tables.items():
+        write_text(folder / f"{name}.csv", _csv(rows, first), ours)
+    for path in folder.glob("*.csv"):
+        if path.stem not in tables and path.is_file() and ours(path.read_text(encoding="utf-8", errors="replace")):
+            path.unlink()
+
+
+def _csv(rows: list[Row], first: str) -> str:
+    columns = list(dict.fromkeys([first, *(column for row in rows for column in row)]))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdqat_cli.analysis.measure import Means, Measure, Pair, Row, Seen, Spec
+from kdqat_cli.analysis.measure import Means, Measure, Pair, Seen, Spec
+from kdqat_cli.analysis.result import Row
 from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.layers import QuantizedLinear
 from kdqat_cli.quantizers.parameters import quantized_weights

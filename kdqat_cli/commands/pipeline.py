@@ -17,6 +17,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write as well: .md (the table), .csv or .json (every seed).")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Page to write as well, with figures of analysis/ and attention maps."),
+    ] = None,
     published: Annotated[str | None, typer.Option("--published", help=field_help(Params, "published"))] = None,
     json: JsonOption = False,
 ) -> None:
@@ -25,12 +29,14 @@ def report(
     That is mean and spread over seeds, sizes, times, and what is missing.
     """
     from kdqat_cli.stages.report import report as stage
-    from kdqat_cli.stages.report import write_report
+    from kdqat_cli.stages.report import write_page, write_report
 
     output = Output(json)
     groups = stage(published or load_params().published, output.remark)
     if out is not None:
         write_report(groups, out)
+    if html is not None:
+        write_page(groups, html)
     output.rows([group.record() if json else group.row() for group in groups])
 
 

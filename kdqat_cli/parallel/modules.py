@@ -24,6 +24,7 @@ _READS = {
     "exporters/stock.py": "exporters/stock_logits.py",  # run as a program
     "native/library.py": "native/src",  # the sources of the compiled library
     "analysis/published.py": "published",
+    "analysis/report_page.py": "analysis/page",
     "tasks/registry.py": "tasks",
 }
 _BUILT_INTO = ("native",)  # the compiled library lies there, and differs between machines

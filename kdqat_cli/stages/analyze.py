@@ -8,9 +8,9 @@ import torch
 
 from kdqat_cli.analysis.catalogue import MEASURES
 from kdqat_cli.analysis.layers import attention_maps
-from kdqat_cli.analysis.measure import Measure, Pair, Row
+from kdqat_cli.analysis.measure import Measure, Pair
 from kdqat_cli.analysis.passes import maps_of, run_measures, spread
-from kdqat_cli.analysis.result import Analysis, Model, Sentence, Shown, encoded, write_analysis
+from kdqat_cli.analysis.result import Analysis, Model, Row, Sentence, Shown, encoded, write_analysis
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -101,7 +101,6 @@ def analyze(
         sentences=[_sentence(pairs, split, number) for number in _numbers(sentences, split, pairs)],
         shown=_shown(tables.get("disagreement", []), split),
         versions=versions(),
-        seconds=watch.seconds,
     )
     write_analysis(found, out)
     return {"folder": str(out), "rows": len(chosen), "tables": ", ".join(found.tables), "seconds": watch.seconds}

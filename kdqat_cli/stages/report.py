@@ -177,6 +177,30 @@ def report(published: str | None = None, remark: Remark = lambda text: None) -> 
     return [_group(key, groups[key], beside) for key in keys]
 
 
+def write_page(groups: list[Group], out: Path) -> None:
+    """Writes the report as one page of HTML. A link is replaced, not followed.
+
+    Raises:
+        ConfigError: a file that kdqat did not write is there.
+        MissingInputError: the file cannot be written, or an analysis under analysis/ is damaged.
+    """
+    # Here, not above: drawing takes seconds to import.
+    from kdqat_cli.analysis.report_page import MARK, report_page
+
+    chart = [
+        {
+            "task": group.task,
+            "model": group.what,
+            "run": group.run,
+            "mean": fmean(group.scores) if group.scores else None,
+            "MB": None if (size := group.mean("bytes")) is None else size / 1e6,
+        }
+        for group in groups
+    ]
+    page = report_page([group.row() for group in groups], chart, _MISSING)
+    write_text(out, page, lambda text: MARK in text)
+
+
 def write_report(groups: list[Group], out: Path) -> None:
     """Writes the groups: .md as a table for people, .csv and .json with every seed. A link is replaced, not followed.
 

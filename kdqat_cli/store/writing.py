@@ -30,7 +30,7 @@ _REFUSED = {
     errno.ELOOP: "the links lead in a circle",
     errno.ENOLCK: "the file system has no locks",
 }
-_LARGEST_KNOWN = 2**20  # bytes of a file that is read to see whether kdqat wrote it; ours are far smaller
+_LARGEST_KNOWN = 2**20  # characters of a file that are read to see whether kdqat wrote it
 
 Ours = Callable[[str], bool]
 """Tells from the text of a file whether kdqat wrote it."""
@@ -162,9 +162,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def _known(path: Path, ours: Ours) -> bool:
-    if path.stat().st_size > _LARGEST_KNOWN:
-        return False
-    text = path.read_text(encoding="utf-8", errors="replace")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(_LARGEST_KNOWN)
     return not text or ours(text)
 
 

@@ -1,0 +1,58 @@
+"""What the report page shows beside the scores: histories, records and machines of the runs, and the analyses."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdqat_cli.analysis.result import FILE, Analysis, read_analysis
+from kdqat_cli.errors import KdqatError
+from kdqat_cli.record import Record
+from kdqat_cli.store.figures import Run, read_run
+from kdqat_cli.store.folder import ABOUT, HISTORY, MODEL, RUN, model_record
+from kdqat_cli.store.places import ANALYSIS, RUNS
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that a stage wrote.
+
+    Attributes:
+        name: its path under runs/.
+        record: the record beside its model.
+        run: how it came about; None: not made here.
+        history: rows of history.csv, column → value; empty where there is none.
+    """
+
+    name: str
+    record: Record
+    run: Run | None
+    history: list[dict[str, float]]
+
+
+def run_folders() -> list[RunFolder]:
+    """Every result under runs/ that can be read, by name."""
+    found = []
+    for about in sorted(RUNS.rglob(f"{MODEL}/{ABOUT}")):
+        folder = about.parent.parent
+        if any(part.startswith(".") for part in folder.parts):
+            continue
+        try:
+            run = read_run(folder / RUN) if (folder / RUN).is_file() else None
+            found.append(
+                RunFolder(str(folder.relative_to(RUNS)), model_record(about.parent), run, _history(folder / HISTORY))
+            )
+        except KdqatError:  # `kdqat report` tells of damaged files
+            continue
+    return found
+
+
+def analyses() -> list[Analysis]:
+    """Every analysis under analysis/, by folder."""
+    return [read_analysis(path.parent) for path in sorted(ANALYSIS.rglob(FILE))]
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

@@ -1,0 +1,154 @@
+"""The sections of the report page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import matplotlib as mpl
+import yaml
+from matplotlib.figure import Figure
+
+from kdqat_cli.analysis import html
+from kdqat_cli.analysis.figures import COLOURS, FIGURES, Choice, draw, style
+from kdqat_cli.analysis.page_data import RunFolder
+from kdqat_cli.analysis.result import Analysis
+
+_MOST_MAPS = 3_000_000  # characters of attention maps in a page
+_MOST_SHOWN = 40  # rows on which a model and its teacher differ
+_WIDTH = 6.9  # inches
+
+
+def sizes(rows: Sequence[Mapping[str, object]]) -> str:
+    """Score against size of the weights' file, one point per row of the score table; "" where there are none."""
+    points = [
+        (str(row["task"]), f"{row['model']} {row['run'] or ''}".strip(), row["MB"], row["mean"], row.get("ms"))
+        for row in rows
+        if row.get("mean") is not None and row.get("MB") is not None
+    ]
+    if not points:
+        return ""
+    tasks = list(dict.fromkeys(task for task, *_ in points))
+    with mpl.rc_context(style()):
+        figure = Figure(figsize=(_WIDTH, 2.8 * len(tasks)), layout="constrained")
+        for axes, task in zip(figure.subplots(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
+            for number, (_, label, size, mean, latency) in enumerate(one for one in points if one[0] == task):
+                text = label if latency is None else f"{label}, {latency:.1f} ms"
+                colour = COLOURS[number % len(COLOURS)]
+                axes.plot([size], [mean], "osDv^Pp*X"[number % 9], color=colour, label=text, ms=7)
+            axes.set(xscale="log", xlabel="size of the weights (MB)", ylabel="score (%)", title=task)
+            axes.margins(0.1)
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return html.drawing(
+        figure, "Score against size of the weights' file; to the left is smaller, to the top is better."
+    )
+
+
+def curves(folder: RunFolder) -> str:
+    """Every loss term and the dev score of a training."""
+    columns = list(dict.fromkeys(name for row in folder.history for name in row))
+    losses = [name for name in columns if name.startswith("loss")]
+    with mpl.rc_context(style()):
+        figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for number, name in enumerate(losses):
+            points = [(row["step"], row[name]) for row in folder.history if name in row]
+            label = "all" if name == "loss" else name.removeprefix("loss_")
+            left.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], lw=1.2, label=label)
+        left.set(xlabel="step", ylabel="loss", title="loss and its terms")
+        left.legend()
+        scores = [(row["step"], row["score"]) for row in folder.history if "score" in row]
+        if scores:
+            right.plot(*zip(*scores, strict=True), "o-", color=COLOURS[1], ms=3.5, lw=1.2)
+        right.set(xlabel="step", ylabel="score (%)", title="dev score")
+    return html.drawing(figure, f"Training of {folder.name}.")
+
+
+def figures(found: Analysis) -> str:
+    """The figures that an analysis has tables for, with their numbers."""
+    parts = []
+    for name, one in FIGURES.items():
+        if one.table and one.table in found.tables:
+            numbers = html.folded("numbers", html.table(found.tables[one.table], f"numbers of {name}"))
+            small = len(found.tables[one.table]) <= 400
+            parts.append(html.drawing(draw(name, found, Choice()), f"{one.about[:1].upper()}{one.about[1:]}."))
+            parts += [numbers] if small else []
+    return "".join(parts)
+
+
+def summary(found: Analysis) -> str:
+    """Agreement of every model with the teacher."""
+    rows: dict[str, dict[str, object]] = {
+        model.name: {"model": model.name, f"score on {found.rows} rows": model.score} for model in found.models
+    }
+    for row in found.tables.get("agreement", []):
+        rows[str(row["model"])][str(row["statistic"])] = row["value"]
+    return html.table(list(rows.values()), f"agreement with the teacher on {found.task}")
+
+
+def differing(found: Analysis) -> str:
+    """The rows on which a model and its teacher answer differently, by model."""
+    shown = {one.row: one for one in found.shown}
+    parts = []
+    for model in found.models:
+        table = [row for row in found.tables.get("disagreement", []) if row["model"] == model.name]
+        if not table:
+            continue
+        lines = []
+        for row in table[:_MOST_SHOWN]:
+            one = shown.get(int(row["row"] or 0))
+            said = "" if one is None else "<br>".join(escape(text) for text in one.texts)
+            if one is not None and one.picture:
+                said += f'<img class="picture" alt="row {one.row}" src="data:image/png;base64,{one.picture}">'
+            answers = "".join(f"<td>{escape(html.cell(row.get(name)))}</td>" for name in ("label", "teacher", "answer"))
+            lines.append(f'<tr><td class="n">{row["row"]}</td><td class="sample">{said}</td>{answers}</tr>')
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("row", "says", "label", "teacher", "this model"))
+        body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        title = f"{model.name}: {len(table)} of {found.rows} rows"
+        parts.append(html.folded(title, f'<div class="scroll">{body}</div>'))
+    return "".join(parts)
+
+
+def attention(found: Sequence[Analysis]) -> tuple[str, str]:
+    """The controls for attention maps, and their data as JSON; both "" where there are none."""
+    kept: list[dict[str, object]] = []
+    room = _MOST_MAPS
+    for one in found:
+        for sentence in one.sentences:
+            needed = sum(map(len, sentence.maps.values()))
+            if needed <= room:
+                room -= needed
+                kept.append({**sentence.model_dump(include={"tokens", "maps", "shape"}), "task": one.task,
+                             "text": " / ".join(sentence.texts)})  # fmt: skip
+    if not kept:
+        return "", ""
+    options = "".join(
+        f'<option value="{number}">{escape(str(one["task"]))}: {escape(str(one["text"])[:80])}</option>'
+        for number, one in enumerate(kept)
+    )
+    controls = (
+        f'<div class="controls"><label>Sentence <select id="sentence">{options}</select></label>'
+        '<label>Layer <output id="layer-number">0</output><input id="layer" type="range" min="0" value="0"></label>'
+        '<label>Head <output id="head-number">0</output><input id="head" type="range" min="0" value="0"></label></div>'
+        '<p id="said" class="skip" aria-live="polite"></p><div id="maps" class="maps"></div>'
+        "<noscript><p>The maps need JavaScript; the figures above do not.</p></noscript>"
+    )
+    return controls, json.dumps(kept, ensure_ascii=False).replace("</", "<\\/")
+
+
+def made(folder: RunFolder) -> str:
+    """What a run was made of: recipe, sources, versions and machine."""
+    record, run = folder.record, folder.run
+    about = {
+        "made by": record.kind,
+        "seed": record.seed,
+        **{f"sha256 of {name}": value for name, value in record.sources.items()},
+        **record.versions,
+        **({} if run is None else run.to_json()),
+    }
+    rows = [{"what": name, "value": str(value)} for name, value in about.items() if value is not None]
+    recipe = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True) if record.settings else ""
+    return html.folded(
+        folder.name,
+        html.table(rows, f"what {folder.name} was made of"),
+        f"<h3>Recipe</h3><pre>{escape(recipe)}</pre>" if recipe else "",
+    )
