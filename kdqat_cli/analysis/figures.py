@@ -233,15 +233,23 @@ def _ratios(found: Analysis, _: Choice) -> Figure:
 def _eigenvalues(found: Analysis, _: Choice) -> Figure:
     figure, [[axes]] = _new(1, 1, 2.6)
     values = {
-        run: np.array([_number(r) for r in found.tables["hessian"] if r["model"] in {model.name for model in models}])
+        run: np.log10(
+            [
+                value
+                for r in found.tables["hessian"]
+                if r["model"] in {model.name for model in models} and (value := _number(r)) > 0
+            ]
+        )
         for run, models in runs_of(found).items()
     }
-    values = {run: found for run, found in values.items() if len(found) > 1 and np.ptp(found) > 0}
+    values = {run: one for run, one in values.items() if len(one) > 1 and np.ptp(one) > 0}
     for number, (run, own) in enumerate(values.items()):
-        grid = np.linspace(0, max(found.max() for found in values.values()) * 1.1, 400)
+        grid = np.linspace(
+            min(one.min() for one in values.values()) - 0.5, max(one.max() for one in values.values()) + 0.5, 400
+        )
         axes.plot(grid, gaussian_kde(own)(grid), color=COLOURS[number % len(COLOURS)], label=run, lw=1.2)
         axes.plot(own, np.zeros(len(own)), "|", color=COLOURS[number % len(COLOURS)], ms=8, alpha=0.6)
-    axes.set(xlabel="eigenvalue of the Hessian (five greatest of each batch)", ylabel="density")
+    axes.set(xlabel="log₁₀ of an eigenvalue of the Hessian (five greatest of each batch)", ylabel="density")
     _legend(figure, axes)
     return figure
 
@@ -289,7 +297,7 @@ def _diagnosis(found: Analysis, _: Choice) -> Figure:
         means = [float(np.mean(values)) if values else 0.0 for values in gains]
         axes.barh(places, means, height, color=COLOURS[(number + 1) % len(COLOURS)], label=_label(run, models))
     axes.set_yticks(range(len(parts)), parts)
-    axes.invert_yaxis()
+    axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.axvline(0, color="#000000", lw=0.8)
     axes.set_xlabel("points gained when this part alone is put back to full precision")
     _legend(figure, axes)
