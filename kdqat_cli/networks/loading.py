@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
@@ -26,16 +26,17 @@ from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_hollow, why_
 from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.nets import NETS
+from kdqat_cli.networks.parts import sizes_of
+from kdqat_cli.networks.weight_files import refuse_incomplete, refuse_integers
 
 _LOGGER = logging.getLogger(__name__)
 Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
-_COUNTS = ("_ids", ".num_batches_tracked")  # integers by right: positions, and the steps of batch norms
 _SHOWN = 3  # names of tensors in one sentence
 _LONGEST_NAME = 200  # characters
-_FLOATS = ("F", "BF")
-"""How safetensors' names of floating-point types begin."""
-_SMALLEST_EPSILON = 1e-20
+_QUANTISED = ("bitnet", "compressed-tensors")
+"""Values of `quant_method` in the exports of kdqat; transformers turns their integers into the exact weights."""
 _SAVE = "model.save_pretrained(FOLDER), in the program that trained the model"
+_AGAIN = "copy or download the folder again"
 
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
@@ -105,12 +106,14 @@ def _plainly(error: Exception) -> tuple[str, str | None]:
     """What a library says of a model folder, in one sentence, and how to mend it as far as that can be told."""
     reason = first_line(error)
     if isinstance(error, SafetensorError):
-        return f"a .safetensors file is truncated or damaged ({reason})", "copy or download the folder again"
+        return f"a .safetensors file is truncated or damaged ({reason})", _AGAIN
     if reason.startswith("Weights only load failed"):  # torch's advice would run the code in the file
         return "pytorch_model.bin is damaged, or holds more than tensors, which kdqat does not load", _SAVE
     if reason.startswith("Error no file named"):
         return "it has no weights (model.safetensors or pytorch_model.bin)", _SAVE
-    return reason, None
+    if isinstance(error, ImportError):
+        return reason, "pip install, with the package that it names"
+    return reason, None if isinstance(error, MemoryError) else _AGAIN
 
 
 def load_config(source: Source) -> PreTrainedConfig:
@@ -143,7 +146,9 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
     if own is not None:
         with source.reading():
             own_config, own_model = own.classes()
-            return own_config.of(config), own_model.from_source
+            config = own_config.of(config)
+        _check_architecture(source, config)
+        return config, own_model.from_source
     _check_architecture(source, config)
     return config, AutoModelForSequenceClassification.from_pretrained
 
@@ -222,12 +227,10 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
             f"{source.location} has the position_embedding_type {positions!r}, which this version of transformers "
             "ignores; kdqat takes 'absolute' alone."
         )
-    for name in ("layer_norm_eps", "layer_norm_epsilon"):
-        value = getattr(config, name, _SMALLEST_EPSILON)
-        if not _SMALLEST_EPSILON <= value <= 1:  # an infinite one makes the same answer of every text
-            raise ConfigError(
-                f"{source.location} has the {name} {value!r} in its config.json; it must be above 0, at most 1."
-            )
+    sizes_of(family, config.to_dict(), f"The {CONFIG} of {source.location}")
+    quantisation = getattr(config, "quantization_config", None)
+    if quantisation is not None:
+        _check_quantisation(source, quantisation)
     activation = getattr(config, family.activation)
     if activation not in ACT2FN:
         raise ConfigError(
@@ -235,6 +238,17 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
         )
     # It saves memory, changes no answer, and fails on lengths that it does not divide.
     config.chunk_size_feed_forward = 0
+
+
+def _check_quantisation(source: Source, quantisation: Any) -> None:
+    values = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
+    method = values.get("quant_method")
+    if method not in _QUANTISED:
+        raise ConfigError(
+            f"{source.location} holds weights that were quantised by {shown(method)} (quantization_config in its "
+            f"{CONFIG}); kdqat takes weights in full or half precision.",
+            "the checkpoint that this one was quantised from",
+        )
 
 
 def load_weights(
@@ -256,9 +270,10 @@ def load_weights(
     Raises:
         MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
     """
-    if getattr(config, "quantization_config", None) is None:  # else transformers makes weights of the integers
-        with source.reading("the weights of "):
-            _refuse_integers(source)
+    with source.reading("the weights of "):
+        refuse_incomplete(Path(source.location))
+        if getattr(config, "quantization_config", None) is None:  # else transformers makes weights of the integers
+            refuse_integers(Path(source.location))
     with source.reading("the weights of "), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch tells of the protocol of pickle
         # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
@@ -277,24 +292,6 @@ def load_weights(
         fix = again or "another checkpoint: the training of this one diverged, or its file is damaged"
         raise MissingInputError(f"{source.location}: {weight} is NaN or infinite.", fix)
     return model
-
-
-def _refuse_integers(source: Source) -> None:
-    """Refuses integers and complex numbers in place of weights: transformers would take them for weights as they are.
-
-    Raises:
-        MissingInputError: with the tensor's name.
-    """
-    for path in sorted(Path(source.location).glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                kind = file.get_slice(name).get_dtype()
-                if not kind.startswith(_FLOATS) and not name.endswith(_COUNTS):
-                    raise MissingInputError(
-                        f"{path} holds {_listed([name])} as {kind}, not as floating-point numbers; kdqat takes weights "
-                        "in full or half precision.",
-                        "the checkpoint that this one was quantised from",
-                    )
 
 
 def _check_report(

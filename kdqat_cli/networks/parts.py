@@ -71,14 +71,19 @@ class Sizes(Section):
     embedding_epsilon: float = Field(ge=1e-20, le=1)
 
 
-def sizes_of(family: Family, config: dict[str, Any]) -> Sizes:
+def sizes_of(family: Family, config: dict[str, Any], name: str = "The packed model's configuration") -> Sizes:
     """The sizes that a configuration tells.
+
+    Args:
+        family: the model's.
+        config: as in config.json.
+        name: what the error calls it.
 
     Raises:
         ConfigError: one is missing or out of range.
     """
-    values = {name: config.get(key) for name, key in family.sizes.items()}
-    values |= {name: value for name, value in family.constants.items() if name in Sizes.model_fields}
+    values = {field: config.get(key) for field, key in family.sizes.items()}
+    values |= {field: value for field, value in family.constants.items() if field in Sizes.model_fields}
     hidden, heads = values["hidden"], values["heads"]
     if "head_size" not in values and type(hidden) is int and type(heads) is int and heads > 0:
         values["head_size"] = 0 if hidden % heads else hidden // heads
@@ -87,12 +92,14 @@ def sizes_of(family: Family, config: dict[str, Any]) -> Sizes:
     except ValidationError as error:
         # A head size is missing where it could not be computed: the sizes that it follows from are at fault as well.
         faults = dict.fromkeys(
-            f"{family.sizes.get(str(name), 'hidden size / number of heads')} is {shown(detail['input'])}"
+            f"{family.sizes.get(str(field), 'hidden size / number of heads')} is {shown(detail['input'])}"
             for detail in error.errors()
-            for name in detail["loc"]
+            for field in detail["loc"]
             if detail["type"] != "missing"
         )
-        raise ConfigError(f"The packed model's configuration is out of range: {', '.join(faults)}.") from error
+        raise ConfigError(
+            f"{name} is out of range: {', '.join(faults)}.", "the config.json that was saved with the weights"
+        ) from error
 
 
 def ternary_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int, int]]:

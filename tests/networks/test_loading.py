@@ -118,8 +118,23 @@ def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
     (encoder / "model.safetensors").unlink()
     lost = sorted(encoder.glob("model-0*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(MissingInputError, match=lost.name):
+    with pytest.raises(MissingInputError, match=lost.name) as caught:
         load_encoder(str(encoder), TASK)
+    assert caught.value.fix == f"copy or download {lost.name} into {encoder}"
+
+
+@pytest.mark.parametrize(("stem", "ending"), [("model", "safetensors"), ("pytorch_model", "bin")])
+def test_shards_without_a_sound_index_are_told_so(encoder: Path, stem: str, ending: str) -> None:
+    (encoder / "model.safetensors").rename(encoder / f"{stem}-00001-of-00002.{ending}")
+    index = encoder / f"{stem}.{ending}.index.json"
+    with pytest.raises(MissingInputError, match=f"has the weights {stem}-00001.*, but no {index.name}") as caught:
+        load_encoder(str(encoder), TASK)
+    assert caught.value.fix == f"copy or download {index.name} into {encoder}"
+    for content in ("", "[]", '{"weight_map": 3}'):
+        index.write_text(content)
+        with pytest.raises(MissingInputError, match=f"{index.name} is damaged") as caught:
+            load_encoder(str(encoder), TASK)
+        assert caught.value.fix == "copy or download the folder again"
 
 
 def test_weights_that_are_not_finite_are_refused(encoder: Path) -> None:
@@ -184,8 +199,14 @@ def test_an_encoder_of_another_size_is_refused(classifier: Path) -> None:
         ({"model_type": "albert"}, "has the architecture 'albert', which kdqat does not know; it knows bert, roberta"),
         ({"position_embedding_type": "relative_key"}, "has the position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "is a decoder"),
-        ({"layer_norm_eps": math.inf}, "has the layer_norm_eps inf in its config.json"),
-        ({"layer_norm_eps": -1.0}, "has the layer_norm_eps -1.0 in its config.json"),
+        ({"layer_norm_eps": math.inf}, "is out of range: layer_norm_eps is inf"),
+        ({"layer_norm_eps": -1.0}, "is out of range: layer_norm_eps is -1.0"),
+        ({"hidden_size": 0}, "is out of range: hidden_size is 0"),
+        ({"hidden_size": -32}, "is out of range: hidden_size is -32"),
+        ({"num_attention_heads": 0}, "is out of range: num_attention_heads is 0"),
+        ({"num_hidden_layers": 0}, "is out of range: num_hidden_layers is 0"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "holds weights that were quantised by 'gptq'"),
+        ({"quantization_config": {}}, "holds weights that were quantised by None"),
         ({"hidden_act": "nope"}, "has the hidden_act 'nope', which transformers does not know"),
     ],
 )

@@ -69,7 +69,10 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
 
 def _load(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer, read from files; without any transformers would make one that knows special tokens alone."""
-    fix = f"tokenizer.save_pretrained({source.location!r}), with the tokenizer that the model was trained with"
+    fix = (
+        f"AutoTokenizer.from_pretrained(ENCODER).save_pretrained({source.location!r}), with the ENCODER that the model "
+        "was trained from"
+    )
     with source.reading("the tokenizer of "):
         whole = cached_file(
             source.location,
