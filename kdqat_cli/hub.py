@@ -1,6 +1,7 @@
 """Whether the model hub answers, asked once: its own clients find out only after half a minute of retries."""
 
 import re
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ CONFIG = "config.json"
 _MODEL_TYPE = b'"model_type"'
 """In a model's config.json. Other config.json files, such as those of sentence-transformers, do not have it."""
 _LARGEST_CONFIG = 2**24  # bytes
+_SHOWN = 3  # folders in one sentence
 _PART = r"[\w-][\w.-]*"  # of a hub id, OWNER/NAME
 
 
@@ -23,18 +25,38 @@ def refuse_absent(model: str, fix: str | None) -> None:
 
     Args:
         model: what the user gave.
-        fix: the command that makes the folder, for the error.
+        fix: the command that makes the folder, for the error; None: a model that lies near, if there is one.
 
     Raises:
         MissingInputError: there is no such folder, and the name is no hub id.
     """
-    if Path(model).is_dir() or re.fullmatch(f"{_PART}/{_PART}", model, re.ASCII):
+    path = Path(model)
+    if path.is_dir() or re.fullmatch(f"{_PART}/{_PART}", model, re.ASCII):
         return
+    if path.is_file():
+        raise MissingInputError(f"{model} is a file, not a model folder.", f"the same command with {path.parent}")
     sentence = f"There is no model folder {model}."
-    if re.fullmatch(_PART, model, re.ASCII):  # as hub ids were before they had owners
+    near = _models_near(path)
+    if near:
+        more = f" and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
+        sentence += f" Near it are {', '.join(map(str, near[:_SHOWN]))}{more}."
+        fix = fix or f"the same command with {near[0]}"
+    elif re.fullmatch(_PART, model, re.ASCII):  # as hub ids were before they had owners
         sentence += " A hub id has the form OWNER/NAME."
         fix = fix or f"search the model hub for {model}, and give OWNER/{model}"
-    raise MissingInputError(sentence, fix)
+    raise MissingInputError(sentence, fix or "the same command with a model folder, or a hub id (OWNER/NAME)")
+
+
+def _models_near(absent: Path) -> list[Path]:
+    """The model folders beside an absent one, in the last folder on its way that exists; the likeliest first."""
+    parent = next((folder for folder in absent.parents if folder.is_dir()), None)
+    if parent is None:
+        return []
+    configs = (*parent.glob(f"*/{CONFIG}"), *parent.glob(f"*/model/{CONFIG}"))  # plain folders, and kdqat's own
+    found = {path.relative_to(parent).parts[0] for path in configs}
+    wanted = absent.relative_to(parent).parts[0]
+    likeness = {name: SequenceMatcher(None, wanted, name).ratio() for name in found}
+    return [parent / name for name in sorted(found, key=lambda name: (-likeness[name], name))]
 
 
 def refuse_hollow(folder: Path, fix: str | None) -> None:

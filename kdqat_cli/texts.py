@@ -69,7 +69,8 @@ def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
         (text.text + (text.pair or "")).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{place} is not valid Unicode: it holds half of a surrogate pair, or a stray byte."
+            f"{place} is not valid Unicode: it holds half of a surrogate pair, or a stray byte.",
+            "the text without that character",
         ) from error
     return text
 
@@ -188,7 +189,9 @@ def _object(line: str, place: str) -> Text:
         value = json.loads(line, object_pairs_hook=_once)
         row = Text(value["text"], value.get("pair"))
     except _TwiceError as error:
-        raise ConfigError(f"{place}: the key {error} stands twice in the JSON object.") from error
+        raise ConfigError(
+            f"{place}: the key {error} stands twice in the JSON object.", "one of them removed"
+        ) from error
     except KeyError as error:
         fix = '{"text": …}, or {"text": …, "pair": …}'
         raise ConfigError(f'{place}: the JSON object has no "text".', fix) from error
@@ -197,7 +200,7 @@ def _object(line: str, place: str) -> Text:
             f"{place} begins with a brace, but is not a JSON object.", 'a text that begins with one as {"text": "{…"}'
         ) from error
     if not isinstance(row.text, str) or not isinstance(row.pair, str | None):
-        raise ConfigError(f"{place}: text and pair must be strings.")
+        raise ConfigError(f"{place}: text and pair must be strings.", '{"text": "…"}, or {"text": "…", "pair": "…"}')
     return row
 
 

@@ -55,7 +55,7 @@ _MISTAKES = {
     "export --student ./absent": (3, "There is no model folder"),
     "predict absent text": (3, "There is no model folder absent."),
     "predict absent text --threads 257": (2, "--threads"),
-    "bench absent": (3, "There is no packed model absent."),
+    "bench absent": (3, "There is no model folder absent."),
 }
 _TRIES = """
 import json, sys

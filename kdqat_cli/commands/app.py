@@ -56,7 +56,7 @@ class _Command(TyperCommand):
         except typer.TyperException as error:
             unknown_option = hasattr(error, "possibilities")
             if unknown_option and any(parameter.name == "text" for parameter in self.params):
-                error.message += "; a text that begins with a dash stands after --"
+                error.message += "; put -- before a text that begins with a dash"
             raise
 
 

@@ -30,7 +30,7 @@ from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, resolve, use_plugins
-from kdqat_cli.store.places import export_folder, student_folder
+from kdqat_cli.store.places import export_folder, student_folder, writer_of
 from kdqat_cli.streams import input_closed
 from kdqat_cli.tasks.registry import load_task
 
@@ -49,7 +49,7 @@ _CodecOption = Annotated[
 _TextArgument = Annotated[
     str | None,
     typer.Argument(
-        help="A text, after -- where it begins with a dash. "
+        help="A text. Put -- before one that begins with a dash. "
         "[default: lines of standard input, a tab before a pair's second]"
     ),
 ]
@@ -85,7 +85,7 @@ def evaluate(
     if task is not None:
         load_task(task)  # its errors need not wait for torch
     if packed_file(model) is None:
-        refuse_absent(model, None)
+        refuse_absent(model, writer_of(model))
     output = start(json, quiet)
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.tasks.records import recorded_task
@@ -131,7 +131,7 @@ def export(
         source, target = _of_task(task, loss, seed, format_)
     else:
         raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
-    refuse_absent(str(source), f"kdqat distill --task {task or 'TASK'}")
+    refuse_absent(str(source), writer_of(str(source)) or _STUDENT)
     output = start(json, quiet)
     from kdqat_cli.stages.export import export as stage
     from kdqat_cli.tasks.records import recorded_task
@@ -183,7 +183,7 @@ def predict(
     from kdqat_cli.texts import Text, open_source, read_texts, require_fit
 
     if packed_file(model) is None:
-        refuse_absent(model, "kdqat export")
+        refuse_absent(model, writer_of(model))
     output = start(False, quiet)
     with open_source(file) if text is None else nullcontext() as source:
         runner = open_model(model, threads, device)

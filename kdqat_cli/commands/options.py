@@ -275,7 +275,7 @@ def text_argument(text: str | None) -> str | None:
     try:
         return os.fsencode(text).decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"The text {shown(text)} is not UTF-8.") from error
+        raise ConfigError(f"The text {shown(text)} is not UTF-8.", "a terminal and a locale in UTF-8") from error
 
 
 def processors() -> int:

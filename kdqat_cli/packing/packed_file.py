@@ -81,7 +81,9 @@ class PackedFile(PackedParts):
             )
         claimed = header.pop("sha256", None)
         if digest(arrays, header) != claimed:
-            raise MissingInputError(f"{path} was altered after it was written: its sha256 does not match.")
+            raise MissingInputError(
+                f"{path} was altered after it was written: its sha256 does not match.", "kdqat export"
+            )
         quantized = "ternary" if header["version"] == 1 else "codes"
         if not all(isinstance(header.get(key), dict) for key in ("config", "about", quantized)):
             raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
@@ -101,6 +103,11 @@ class PackedFile(PackedParts):
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     if not is_there(path) or path.is_dir():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
+    fix = (
+        "kdqat export"
+        if path.name == FILE_NAME
+        else f"the folder of a model, or {FILE_NAME}, which kdqat export writes"
+    )
     open_file(path).close()  # refuses what is no regular file: a named pipe would block
     try:
         with safe_open(path, framework="np") as file:
@@ -111,9 +118,9 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     except (
         *(SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, OSError, MemoryError),
     ) as error:
-        raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).") from error
+        raise MissingInputError(f"{path} is truncated, altered or not a safetensors file ({error}).", fix) from error
     if not isinstance(header, dict):
-        raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", "kdqat export")
+        raise MissingInputError(f"{path} is not a packed checkpoint of kdqat.", fix)
     return arrays, header
 
 

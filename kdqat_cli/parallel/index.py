@@ -6,6 +6,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.index import Index
+from dvc.scm import SCMError
 
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.files import is_there, lines
@@ -37,4 +38,9 @@ def unreadable(what: str, error: DvcException) -> ConfigError:
                     f"{_LOCK}, line {number}: {line.strip()} is a marker of a merge conflict.",
                     "one side of each conflict kept, or git checkout --ours dvc.lock; then kdqat repro",
                 )
+    if isinstance(error, SCMError):
+        return ConfigError(
+            f"This DVC project is in no git repository: {error}.",
+            "git init, or without git dvc config core.no_scm true",
+        )
     return ConfigError(f"DVC cannot read {what}: {error}", "dvc stage list")

@@ -34,9 +34,11 @@ from numpy.typing import NDArray
 from kdqat_cli.bench.engines import OWN, Engine, serve
 from kdqat_cli.bench.machine import processor
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
+from kdqat_cli.hub import refuse_absent
 from kdqat_cli.networks.families import configured
 from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.predict import packed_file
+from kdqat_cli.store.places import writer_of
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
@@ -143,7 +145,11 @@ def bench(
     """
     packed = packed_file(model)
     if packed is None:
-        raise MissingInputError(f"There is no packed model {model}.", "kdqat export")
+        refuse_absent(model, writer_of(model))
+        raise MissingInputError(
+            f"{model} is not a packed model.",
+            f"kdqat export --student {model}, if it is a student, and kdqat bench with its result",
+        )
     machine = _machine(engines[OWN])
     file = PackedFile(packed)
     longest = file.record.max_length or max(tokens for _, tokens in SHAPES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from kdqat_cli.config import Params, Settings
+from kdqat_cli.names import FORMATS
 from kdqat_cli.params import resolve
 
 Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "figures", "published"]
@@ -75,6 +76,18 @@ def student_folder(task: str, run: str, seed: int) -> Path:
 def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
     """What `export` writes."""
     return RUNS / task / format_name / f"{run}-{seed}"
+
+
+def writer_of(folder: str) -> str | None:
+    """The command that writes a folder under runs/, by its place; None: it lies elsewhere."""
+    try:
+        task, kind, *_ = Path(folder).absolute().relative_to(RUNS.absolute()).parts
+    except ValueError:
+        return None
+    if kind in FORMATS:
+        return f"kdqat export --task {task}" + ("" if kind == "packed" else f" --format {kind}")
+    command = {"teacher": "finetune-teacher", "ternary": "quantize", "student": "distill"}.get(kind.partition("-")[0])
+    return f"kdqat {command} --task {task}" if command else None
 
 
 class Place(NamedTuple):

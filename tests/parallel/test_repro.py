@@ -236,6 +236,15 @@ def test_merge_markers_in_the_lock_file_are_told(project: Path) -> None:
     assert "git checkout --ours dvc.lock" in said
 
 
+def test_a_project_without_its_git_repository_is_told_with_the_remedy(project: Path) -> None:
+    run(project, "dvc", "config", "--unset", "core.no_scm")
+    said = run(project, "kdqat", "repro", code=2).stderr
+    assert "This DVC project is in no git repository" in said
+    assert "git init, or without git dvc config core.no_scm true" in said
+    run(project, "dvc", "config", "core.no_scm", "true")
+    assert states(repro(project, "first")) == {"first": "done"}
+
+
 @pytest.mark.parametrize("content", ["", '{"a"', '{"write": 1}'])
 def test_a_damaged_register_is_told_with_the_remedy(project: Path, content: str) -> None:
     register = project / ".dvc/tmp/rwlock"

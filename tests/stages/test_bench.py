@@ -86,7 +86,8 @@ def _negated(packed: Path, scratch: Path, threads: int) -> Any:
 
 
 def test_mistakes_are_one_sentence(packed: Path, tmp_path: Path) -> None:
-    assert "no packed model nowhere" in run(tmp_path, "kdqat", "bench", "nowhere", code=3).stderr
+    assert "no model folder nowhere" in run(tmp_path, "kdqat", "bench", "nowhere", code=3).stderr
+    assert f"{tmp_path} is not a packed model." in run(tmp_path, "kdqat", "bench", str(tmp_path), code=3).stderr
     done = run(tmp_path, "kdqat", "bench", str(packed), "--shape", "1x8", "--shape", "2x65", code=2)
     assert "A row of 65 tokens is longer than the 64 that the model has positions for." in done.stderr
     assert "--shape 2x64" in done.stderr

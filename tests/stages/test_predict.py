@@ -201,7 +201,7 @@ def test_mistakes_are_one_sentence(folder: Path) -> None:
     assert "one of them" in run(folder, "kdqat", "predict", "packed", "text", "--file", "x", code=2).stderr
     assert "no model folder" in run(folder, "kdqat", "predict", "./nothing", "text", code=3).stderr
     dashed = run(folder, "kdqat", "predict", "packed", "--- what a film", code=2).stderr
-    assert "No such option: --- what a film; a text that begins with a dash stands after --" in dashed
+    assert "No such option: --- what a film; put -- before a text that begins with a dash" in dashed
     (folder / "packed/model/tokenizer.json").rename(folder / "aside")
     try:
         assert "not the tokenizer" in run(folder, "kdqat", "predict", "packed", "text", code=3).stderr

@@ -7,7 +7,7 @@ import pytest
 
 from kdqat_cli.config import Params
 from kdqat_cli.params import resolve
-from kdqat_cli.store.places import student_run, ternary_folder
+from kdqat_cli.store.places import student_run, ternary_folder, writer_of
 from kdqat_cli.tasks.registry import load_task
 
 
@@ -72,3 +72,22 @@ def test_a_model_that_is_only_quantised_is_named_likewise() -> None:
     assert folder(quantization={"weights": "int8"}) == "runs/rte/ternary-int8"
     assert folder(student={"max_length": 64}) == "runs/rte/ternary-max_length64"
     assert folder(student={"epochs": 9.0}, distillation={"beta": 0.3}) == "runs/rte/ternary", "it trains nothing"
+
+
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("runs/rte/teacher", "kdqat finetune-teacher --task rte"),
+        ("./runs/rte/teacher/model", "kdqat finetune-teacher --task rte"),
+        ("runs/rte/ternary-int8", "kdqat quantize --task rte"),
+        ("runs/rte/student/map-1", "kdqat distill --task rte"),
+        ("runs/rte/packed/map-1", "kdqat export --task rte"),
+        ("runs/rte/onnx/map-1", "kdqat export --task rte --format onnx"),
+        ("runs/rte/other", None),
+        ("runs/rte", None),
+        ("elsewhere/teacher", None),
+    ],
+)
+def test_a_place_names_the_command_that_writes_it(folder: str, command: str | None) -> None:
+    assert writer_of(folder) == command
+    assert writer_of(str(Path(folder).absolute())) == command
