@@ -1,7 +1,7 @@
 """Whether the model hub answers, asked once: its own clients find out only after half a minute of retries."""
 
 import re
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ _MODEL_TYPE = b'"model_type"'
 """In a model's config.json. Other config.json files, such as those of sentence-transformers, do not have it."""
 _LARGEST_CONFIG = 2**24  # bytes
 _SHOWN = 3  # folders in one sentence
+_MODEL = "the same command with a model folder, or a hub id (OWNER/NAME)"
 _PART = r"[\w-][\w.-]*"  # of a hub id, OWNER/NAME
 
 
@@ -39,24 +40,23 @@ def refuse_absent(model: str, fix: str | None) -> None:
     near = _models_near(path)
     if near:
         more = f" and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
-        sentence += f" Near it are {', '.join(map(str, near[:_SHOWN]))}{more}."
-        fix = fix or f"the same command with {near[0]}"
+        sentence += f" Near it: {', '.join(map(str, near[:_SHOWN]))}{more}."
+        meant = get_close_matches(path.parts[len(near[0].parts) - 1], [folder.name for folder in near], n=1)
+        if meant:
+            fix = fix or f"the same command with {near[0].with_name(meant[0])}"
     elif re.fullmatch(_PART, model, re.ASCII):  # as hub ids were before they had owners
         sentence += " A hub id has the form OWNER/NAME."
         fix = fix or f"search the model hub for {model}, and give OWNER/{model}"
-    raise MissingInputError(sentence, fix or "the same command with a model folder, or a hub id (OWNER/NAME)")
+    raise MissingInputError(sentence, fix or _MODEL)
 
 
 def _models_near(absent: Path) -> list[Path]:
-    """The model folders beside an absent one, in the last folder on its way that exists; the likeliest first."""
+    """The model folders in the last folder on an absent one's way that exists, sorted."""
     parent = next((folder for folder in absent.parents if folder.is_dir()), None)
     if parent is None:
         return []
     configs = (*parent.glob(f"*/{CONFIG}"), *parent.glob(f"*/model/{CONFIG}"))  # plain folders, and kdqat's own
-    found = {path.relative_to(parent).parts[0] for path in configs}
-    wanted = absent.relative_to(parent).parts[0]
-    likeness = {name: SequenceMatcher(None, wanted, name).ratio() for name in found}
-    return [parent / name for name in sorted(found, key=lambda name: (-likeness[name], name))]
+    return sorted({parent / path.relative_to(parent).parts[0] for path in configs})
 
 
 def refuse_hollow(folder: Path, fix: str | None) -> None:
@@ -66,13 +66,28 @@ def refuse_hollow(folder: Path, fix: str | None) -> None:
         MissingInputError: always.
     """
     names = names_in(folder)
+    fix = fix or _MODEL
     if not names:
         raise MissingInputError(f"The folder {folder} is empty.", fix)
+    refuse_adapter(folder)
     inner = model_inside(folder)
     sentence = f"The folder {folder} holds no model: it has no {CONFIG} that names a model_type"
     if inner is None:
         raise MissingInputError(f"{sentence}.", fix)
     raise MissingInputError(f"{sentence}. Its folder {inner.name} has one.", f"the same command with {inner}")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuses an adapter: transformers would load the model that it is for, from wherever that is.
+
+    Raises:
+        MissingInputError: the folder holds one.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise MissingInputError(
+            f"The folder {folder} holds an adapter (adapter_config.json), not a model.",
+            "merge_and_unload() of the adapted model, and save_pretrained into another folder",
+        )
 
 
 def model_inside(folder: Path) -> Path | None:

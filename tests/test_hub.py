@@ -20,18 +20,20 @@ def refused(model: Path | str, fix: str | None = None) -> MissingInputError:
     return caught.value
 
 
-def test_models_near_an_absent_folder_are_named_the_likeliest_first(tmp_path: Path) -> None:
-    for name in ("map-1", "map-42", "a", "b"):
+def test_models_near_an_absent_folder_are_named_and_the_likely_one(tmp_path: Path) -> None:
+    for name in ("map-1", "map-42", "output-42", "score-42"):
         made(tmp_path / "packed" / name / "model")
-    (tmp_path / "packed/notes").mkdir()
-    told = refused(tmp_path / "packed/map-43")
     packed = tmp_path / "packed"
+    (packed / "notes").mkdir()
+    told = refused(packed / "map-43")
     assert told.sentence == (
-        f"There is no model folder {packed}/map-43. Near it are {packed}/map-42, {packed}/map-1, {packed}/a and 1 more."
+        f"There is no model folder {packed}/map-43. "
+        f"Near it: {packed}/map-1, {packed}/map-42, {packed}/output-42 and 1 more."
     )
     assert told.fix == f"the same command with {packed}/map-42"
     assert refused(packed / "map-43/model").fix == f"the same command with {packed}/map-42"
     assert refused(packed / "map-43", "kdqat export --task rte").fix == "kdqat export --task rte"
+    assert refused(packed / "xyz").fix == "the same command with a model folder, or a hub id (OWNER/NAME)"
 
 
 def test_with_nothing_near_the_forms_of_a_model_are_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from transformers.activations import ACT2FN
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.files import refuse_odd_files, refuse_unreadable
-from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_hollow, why_unreachable
+from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_adapter, refuse_hollow, why_unreachable
 from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.nets import NETS
@@ -37,6 +37,7 @@ _QUANTISED = ("bitnet", "compressed-tensors")
 """Values of `quant_method` in the exports of kdqat; transformers turns their integers into the exact weights."""
 _SAVE = "model.save_pretrained(FOLDER), in the program that trained the model"
 _AGAIN = "copy or download the folder again"
+_ANOTHER = "a model of another architecture: kdqat ls encoders"
 
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
@@ -66,11 +67,7 @@ class Source:
         path = Path(location)
         if path.is_dir():
             refuse_odd_files(path)
-            if (path / "adapter_config.json").is_file():  # transformers would load the model that it is for
-                raise MissingInputError(
-                    f"The folder {location} holds an adapter (adapter_config.json), not a model.",
-                    "merge_and_unload() of the adapted model, and save_pretrained into another folder",
-                )
+            refuse_adapter(path)
             if not (path / CONFIG).is_file():
                 refuse_hollow(path, fix)
             return cls(location, fix)
@@ -211,7 +208,8 @@ def _check_outputs(source: Source, values: dict[str, Any]) -> None:
 
 def _unknown(source: Source, kind: Any) -> ConfigError:
     return ConfigError(
-        f"{source.location} has the architecture {shown(kind)}, which kdqat does not know; it knows {listed()}."
+        f"{source.location} has the architecture {shown(kind)}, which kdqat does not know; it knows {listed()}.",
+        _ANOTHER,
     )
 
 
@@ -220,12 +218,15 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
     if family is None:
         raise _unknown(source, config.model_type)
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-        raise ConfigError(f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.")
+        raise ConfigError(
+            f"{source.location} is a decoder (is_decoder in its config.json); kdqat takes encoders.", _ANOTHER
+        )
     positions = getattr(config, "position_embedding_type", None)
     if positions not in (None, "absolute"):
         raise ConfigError(
             f"{source.location} has the position_embedding_type {positions!r}, which this version of transformers "
-            "ignores; kdqat takes 'absolute' alone."
+            "ignores; kdqat takes 'absolute' alone.",
+            "a model with absolute positions",
         )
     sizes_of(family, config.to_dict(), f"The {CONFIG} of {source.location}")
     quantisation = getattr(config, "quantization_config", None)
@@ -234,7 +235,8 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
     activation = getattr(config, family.activation)
     if activation not in ACT2FN:
         raise ConfigError(
-            f"{source.location} has the {family.activation} {shown(activation)}, which transformers does not know."
+            f"{source.location} has the {family.activation} {shown(activation)}, which transformers does not know.",
+            "the config.json that was saved with the weights",
         )
     # It saves memory, changes no answer, and fails on lengths that it does not divide.
     config.chunk_size_feed_forward = 0

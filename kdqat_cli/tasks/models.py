@@ -27,7 +27,7 @@ def load_model(source: str, task: Task, name: str, fix: str | None = None) -> Lo
         ConfigError: its outputs are not the task's labels, it reads another kind of rows, or kdqat does not take it.
         MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
     """
-    record = recorded(source)
+    record = recorded(source, fix)
     if record.kind != "plain" and record.rows_kind != task.kind:
         raise ConfigError(
             f"{name} reads rows of the kind {record.rows_kind}, but task {task.name} has rows of the kind {task.kind}.",

@@ -232,7 +232,10 @@ def test_an_adapter_is_no_model(encoder: Path) -> None:
     (encoder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}), encoding="utf-8")
     with pytest.raises(MissingInputError, match="holds an adapter"):
         load_encoder(str(encoder), TASK)
-    shutil.rmtree(encoder)
+    (encoder / "config.json").unlink()
+    for load in (load_classifier, recorded):
+        with pytest.raises(MissingInputError, match="holds an adapter"):
+            load(encoder)
 
 
 @pytest.mark.parametrize(

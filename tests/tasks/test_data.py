@@ -200,7 +200,12 @@ def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_
         ({}, "dev.jsonl", '{"sentence": "A", "mood": 0}\n7', "dev.jsonl, line 2 is not an object with columns."),
         ({}, "dev.jsonl", '{"sentence": "A"}', "line 1: the column 'mood' is empty or missing."),
         ({}, "dev.jsonl", '{"sentence": 7, "mood": 0}', "line 1: the column 'sentence' holds 7, which is not text."),
-        ({}, "dev.jsonl", '{"sentence": "\\ud83d", "mood": 0}', "line 1: the column 'sentence' is not valid Unicode."),
+        (
+            {},
+            "dev.jsonl",
+            '{"sentence": "\\ud83d", "mood": 0}',
+            "line 1: the column 'sentence' is not valid Unicode: it holds half",
+        ),
         ({}, "dev.json", '[{"sentence": "A", "mood": 0},', "dev.json is not valid JSON"),
         ({}, "dev.json", "[" * 100_000, "dev.json is not valid JSON"),
         ({}, "dev.json", '{"sentence": "A"}', "dev.json is not an array of rows."),

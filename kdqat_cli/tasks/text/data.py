@@ -93,13 +93,16 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str
             left_out += 1
             continue
         if fault:
-            raise MissingInputError(f"{row.where}: {fault}.")
+            raise MissingInputError(
+                f"{row.where}: {fault}.",
+                "that row mended, or skip_bad_rows: true in the task file, which leaves such rows out",
+            )
         texts.append(_text(row, columns.text))
         if columns.pair:
             pairs.append(_text(row, columns.pair))
         labels.append(_label(row, columns.label, known))
     if not texts:
-        raise MissingInputError(f"{source} holds no rows.")
+        raise MissingInputError(f"{source} holds no rows.", "--data-dir FOLDER, where FOLDER holds a file with rows")
     table = {"text": texts, **({"pair": pairs} if columns.pair else {}), "label": labels}
     description = source + (f"; {left_out} incomplete rows left out" if left_out else "")
     return Dataset.from_dict(table, info=DatasetInfo(description=description))
@@ -119,20 +122,26 @@ def _cell(row: _Row, column: str) -> Any:
     for key in [column] if column in row.values else column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
         if value is _TWICE:
-            raise MissingInputError(f"{row.where}: the key {key!r} stands twice.")
+            raise MissingInputError(f"{row.where}: the key {key!r} stands twice.", "one of them removed")
     return value
 
 
 def _text(row: _Row, column: str) -> str:
     value = _cell(row, column)
     if not isinstance(value, str):
-        raise MissingInputError(f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.")
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.",
+            f"{column}: a string in double quotes",
+        )
     if len(value) > LONGEST_CELL:
         raise MissingInputError(f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
-        raise MissingInputError(f"{row.where}: the column {column!r} is not valid Unicode.") from error
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair.",
+            "the text without that character",
+        ) from error
     return value
 
 
@@ -141,7 +150,7 @@ def _label(row: _Row, column: str, known: Labels) -> int | float:
     label = known.value(given, row.named)
     if label is None:
         place = f"{row.where}: the label {shown(given)} in the column {column!r}"
-        raise MissingInputError(f"{place} {known.fault()}.")
+        raise MissingInputError(f"{place} {known.fault()}.", "that label mended, or labels or range in the task file")
     return label
 
 
@@ -162,7 +171,9 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
             return
         header = first.cells
         if twice := task.columns.twice(header):
-            raise MissingInputError(f"{path}, line {first.line}: the column {twice!r} stands twice.")
+            raise MissingInputError(
+                f"{path}, line {first.line}: the column {twice!r} stands twice.", "another name for one of them"
+            )
     missing = [column for column in task.columns.used() if column not in header]
     if missing:
         given, fix = ", ".join(map(repr, header))[:200], _column_fix(missing[0], header)
@@ -234,7 +245,7 @@ def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_json_object)
     except (ValueError, RecursionError) as error:
-        raise MissingInputError(f"{where} is not valid JSON: {error}.") from error
+        raise MissingInputError(f"{where} is not valid JSON: {error}.", "one JSON object per row") from error
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -248,7 +259,7 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json_row(where: str, item: Any) -> _Row:
     if not isinstance(item, dict):
-        raise MissingInputError(f"{where} is not an object with columns.")
+        raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
     return _Row(where, item)
 
 

@@ -63,7 +63,10 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     if tokenizer.model_max_length < _SHORTEST:
-        raise ConfigError(f"{source.location} reads rows of at most {tokenizer.model_max_length} tokens.")
+        raise ConfigError(
+            f"{source.location} reads rows of at most {tokenizer.model_max_length} tokens, too few for a word.",
+            "a model with more positions (max_position_embeddings, model_max_length)",
+        )
     return tokenizer
 
 
