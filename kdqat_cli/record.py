@@ -86,7 +86,8 @@ class Record(Section):
     quantization: Quantization | None = None
     """How the model is quantised; null: full precision."""
     encoder: str | None = None
-    """What a teacher was fine-tuned from."""
+    """What a teacher was fine-tuned from; of a student, what its teacher was, or the id of a teacher that kdqat did not
+    make."""
     network: str | None = Field(default=None, max_length=1000)
     """The network that was trained from random weights; null: none was."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
@@ -99,6 +100,8 @@ class Record(Section):
     """Versions of the packages that made it."""
     format: str | None = None
     """Of an export: its format."""
+    not_to_be_quoted: str | None = Field(default=None, max_length=10_000)
+    """Why a score of the model says nothing about the method: of a smoke run, what was cut short."""
     tokenizer: Digest | None = None
     """sha256 of a packed model's tokenizer.json."""
 

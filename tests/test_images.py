@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from tests.commands import run
@@ -64,6 +65,9 @@ def test_a_packed_student_is_small_and_scores_the_same(digits: Path) -> None:
     assert scored["score"] == made["score"]
     assert scored["bytes"] == packed["bytes"] == (digits / "packed/model/kdqat.safetensors").stat().st_size
     assert packed["bytes"] < (digits / "packable/model/model.safetensors").stat().st_size
+    header = ModelCard.load(digits / "packed/model/README.md", ignore_metadata_errors=False).data
+    assert header.pipeline_tag == "image-classification"
+    assert header.eval_results[0].metric_value == pytest.approx(made["score"], abs=1e-4)
     refused = run(digits, "kdqat", "export", "--student", "packable", "--format", "dense", code=2).stderr
     assert "text" in refused
 

@@ -1,4 +1,4 @@
-"""Commands on a finished model: evaluate, export, predict, bench."""
+"""Commands on a finished model: evaluate, export, card, predict, bench."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -75,10 +75,25 @@ def evaluate(
         Device | None,
         typer.Option("--device", help="Where the model is computed. [default: cuda where there is one, else cpu]"),
     ] = None,
+    details: Annotated[
+        Path | None,
+        typer.Option("--details", help="Folder for tables: precision, recall and F1 per class, confusion, wrong rows."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="Model whose answers are compared with this one's: folder or hub id."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Score the first rows alone; the result is marked as not to be quoted."),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a model on its task's dev rows and tell its size."""
+    """Score a model on its task's dev rows and tell its size.
+
+    If the task has other splits, such as test, the model is scored on each of them too.
+    """
     use_plugins()
     from kdqat_cli.stages.predict import packed_file
 
@@ -87,6 +102,7 @@ def evaluate(
     if packed_file(model) is None:
         refuse_absent(model, writer_of(model))
     output = start(json, quiet)
+    from kdqat_cli.stages.evaluate import More
     from kdqat_cli.stages.evaluate import evaluate as stage
     from kdqat_cli.tasks.records import recorded_task
 
@@ -94,7 +110,8 @@ def evaluate(
     if name is None:
         raise ConfigError(f"{model} does not say which task it is for.", f"kdqat evaluate {model} --task TASK")
     _, spec, data = inputs(name, data_dir)
-    output.result(stage(spec, model, data, out, max_length, min_score, device))
+    more = More(details, teacher, limit)
+    output.result(stage(spec, model, data, out, max_length, min_score, device, more))
 
 
 @command
@@ -153,6 +170,36 @@ def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path
         there = ", ".join(path.name for path in others)
         raise MissingInputError(f"There is no student {source}, but {there}.", f"kdqat export --student {others[0]}")
     return source, export_folder(name, format_, run, seed)
+
+
+@command
+def card(
+    model: Annotated[Path, typer.Argument(help="Folder that `kdqat export` wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write. [default: README.md in the folder]")] = None,
+    metrics: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--metrics",
+            help="File that `kdqat evaluate --out` wrote; repeat for more seeds. [default: those under metrics/ at the "
+            "place of a folder under runs/]",
+        ),
+    ] = None,
+    bench: Annotated[
+        Path | None, typer.Option("--bench", help="File with what `kdqat bench --json` printed of the model.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the model card of an export, with scores and times.
+
+    The card in the export's model folder has no more than what follows from the student. This one, beside that
+    folder, has the scores of all seeds.
+    """
+    use_plugins()
+    output = start(json, quiet)
+    from kdqat_cli.stages.card import card as stage
+
+    output.result(stage(str(model), out, metrics, bench, output.remark))
 
 
 @command

@@ -23,6 +23,8 @@ class Format:
         packages: what writing and checking need beside kdqat's own requirements.
         half: `write` takes `half`, to store as FP16 what is not ternary.
         tokens: (folder, texts) → ids of each text by the engine's own tokenizer; None: it takes ids.
+        library: the model hub's name of what loads the folder.
+        usage: a Python program that loads `folder` and computes logits of `texts`, for the model card.
     """
 
     write: Callable[..., None]
@@ -33,6 +35,8 @@ class Format:
     packages: tuple[str, ...] = ()
     half: bool = False
     tokens: Callable[[Path, list[str]], list[list[int]]] | None = None
+    library: str | None = None
+    usage: str = ""
 
 
 def register(name: str, spec: Format) -> None:
@@ -44,6 +48,32 @@ def register(name: str, spec: Format) -> None:
     FORMAT_NAMES.add(name)
     FORMATS[name] = spec
 
+
+_IN_TRANSFORMERS = """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+print(model(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1))
+"""
+_IN_ONNX = f"""\
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession(f"{{folder}}/{onnx_graph.FILE}")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+print(session.run(None, dict(tokenizer(*texts, return_tensors="np")))[0])
+"""
+_IN_LLAMA = f"""\
+from pathlib import Path
+
+import numpy as np
+from kdqat_cli.exporters import gguf_run
+
+(ids,) = gguf_run.tokens(Path(folder), texts)
+model = gguf_run.LlamaClassifier(Path(folder, "{gguf_file.FILE}"), tokens=len(ids), threads=2)
+print(model.logits(np.array(ids)))
+"""
 
 _ONNX = ("onnx", "onnxruntime", "onnxscript")
 _GGUF = ("gguf", "llama-cpp-python")
@@ -57,6 +87,8 @@ FORMATS: dict[str, Format] = {
         engine="transformers, and anything that reads its checkpoints",
         loses="activations in full precision",
         half=True,
+        library="transformers",
+        usage=_IN_TRANSFORMERS,
     ),
     "hf": Format(
         bitnet.write,
@@ -65,6 +97,8 @@ FORMATS: dict[str, Format] = {
         engine="transformers (and accelerate)",
         loses="Q, K, V and attention probabilities in full precision; embeddings are stored as floats",
         half=True,
+        library="transformers",
+        usage=_IN_TRANSFORMERS,
     ),
     "hf-compressed": Format(
         compressed.write,
@@ -74,6 +108,8 @@ FORMATS: dict[str, Format] = {
         loses="activations in full precision",
         packages=("compressed-tensors",),
         half=True,
+        library="transformers",
+        usage=_IN_TRANSFORMERS,
     ),
     "onnx": Format(
         onnx_graph.write,
@@ -82,6 +118,8 @@ FORMATS: dict[str, Format] = {
         engine="ONNX Runtime 1.31 or newer",
         loses="activations of linears in 8 bits, one scale 128; those of the attention in full precision",
         packages=_ONNX,
+        library="onnx",
+        usage=_IN_ONNX,
     ),
     "onnx-plain": Format(
         onnx_graph.write_plain,
@@ -90,6 +128,8 @@ FORMATS: dict[str, Format] = {
         engine="any ONNX runtime",
         loses="activations in full precision; weights are stored as floats",
         packages=_ONNX,
+        library="onnx",
+        usage=_IN_ONNX,
     ),
     "gguf": Format(
         partial(gguf_file.write, trits="TQ2_0"),
@@ -99,6 +139,8 @@ FORMATS: dict[str, Format] = {
         loses=_GGUF_LOSES,
         packages=_GGUF,
         tokens=gguf_run.tokens,
+        library="llama.cpp",
+        usage=_IN_LLAMA,
     ),
     "gguf-tq1": Format(
         partial(gguf_file.write, trits="TQ1_0"),
@@ -108,5 +150,7 @@ FORMATS: dict[str, Format] = {
         loses=_GGUF_LOSES,
         packages=_GGUF,
         tokens=gguf_run.tokens,
+        library="llama.cpp",
+        usage=_IN_LLAMA,
     ),
 }

@@ -38,6 +38,7 @@ from kdqat_cli.hub import refuse_absent
 from kdqat_cli.networks.families import configured
 from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.predict import packed_file
+from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.places import writer_of
 
 Shape = tuple[int, int]
@@ -77,6 +78,8 @@ class Benchmark(TypedDict):
     """Name of the processor or the GPU."""
     date: str
     """As YYYY-MM-DD."""
+    sha256: str
+    """Of the packed file."""
     threads: int
     """Of every engine."""
     rounds: int
@@ -165,6 +168,7 @@ def bench(
     return {
         "machine": machine,
         "date": datetime.date.today().isoformat(),
+        "sha256": file_digest(packed),
         "threads": threads,
         "rounds": rounds,
         "latency": latency,

@@ -2,23 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy as np
 from datasets import Dataset
 
+from kdqat_cli.cards.card import card
+from kdqat_cli.cards.facts import Measured, Score, foreign_facts, packed_facts
 from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.levels import are_trits
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.record import Batches, Record
 from kdqat_cli.store.digest import file_digest
-from kdqat_cli.store.figures import Size
-from kdqat_cli.store.folder import ABOUT, MODEL, output_folder, refuse_inputs
+from kdqat_cli.store.figures import Compared, Size, read_run
+from kdqat_cli.store.folder import ABOUT, MODEL, RUN, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, versions, write_run
-from kdqat_cli.store.writing import write_json
+from kdqat_cli.store.seal import CARD
+from kdqat_cli.store.writing import write_json, write_text
 from kdqat_cli.tasks.metrics import compute_metrics
-from kdqat_cli.tasks.records import recorded, require_text, size_figures
+from kdqat_cli.tasks.records import model_folder, recorded, require_text, size_figures
 from kdqat_cli.tasks.registry import kind_named
 from kdqat_cli.tasks.task import Task
 from kdqat_cli.tasks.text.data import load_split
@@ -33,18 +36,6 @@ if TYPE_CHECKING:
     from kdqat_cli.exporters.parity import Batch, Logits
 
 _COMPARED = 10_000  # characters of a text that go through another engine's tokenizer
-
-
-class Compared(TypedDict, total=False):
-    """How an export for another engine compares with its student, on dev rows; the names are those of `Run`."""
-
-    rows: int
-    rows_differing: int
-    largest_difference: float
-    student_score: float
-    score: float
-    texts: int
-    texts_split_otherwise: int
 
 
 class Exported(Size, Compared):
@@ -123,6 +114,7 @@ def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | N
         work.refuse_other(record, half=half, codec=codec)
         kind.pack(source, folder, record, half, codec)
         size = size_figures(source.model, folder / FILE_NAME)
+        write_text(folder / CARD, card(packed_facts(record, folder, size, _measured(student, source, half))))
         run = write_run(work.scratch, watch, half=half, codec=codec, **size)
     return {
         "folder": str(out),
@@ -159,6 +151,7 @@ def _export_foreign(
         compared = _compare(spec, folder, source, task, data_dir, f"The {format_name} export of {student}")
         write_json(folder / ABOUT, record.to_json())
         size = size_figures(source.model, folder / spec.file)
+        write_text(folder / CARD, card(foreign_facts(record, folder, size, spec, compared)))
         run = write_run(work.scratch, watch, half=half, **size, **compared)
     return {
         "folder": str(out),
@@ -187,18 +180,9 @@ def _format(name: str, half: bool) -> "Format":
 
 def _foreign_record(student: Record, format_name: str, sources: dict[str, str | None]) -> Record:
     """The student's record, but for `quantization`: kdqat would quantise the folder by it."""
-    return Record(
-        kind="export",
-        format=format_name,
-        task=student.task,
-        task_file=student.task_file,
-        labels=student.labels,
-        pairs=student.pairs,
-        max_length=student.max_length,
-        inputs=student.inputs,
-        sources=sources,
-        versions=versions(),
-    )
+    batches = Batches(keeps_more=student.batches.keeps_more)
+    made = {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
+    return student.model_copy(update={**made, "quantization": None, "batches": batches})
 
 
 def _compare(
@@ -270,6 +254,23 @@ def _load(kind: Any, student: str) -> tuple[Any, dict[str, str | None]]:
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
     return source, source.record.sources | {"student": file_digest(source.weights)}
+
+
+def _measured(student: str, source: Any, half: bool) -> Measured | None:
+    """The student's dev score, for the card of its packed file; None where it is not beside it.
+
+    It is that of the packed file too, unless floats are stored in 16 bits or a batch shared an activation scale.
+    """
+    model = model_folder(student)
+    run = model.parent / RUN
+    if model.name != MODEL or not run.is_file() or (score := read_run(run).score) is None:
+        return None
+    made = source.record.quantization
+    own = not half and (made.activations == "fp32" or made.activation_scale == "token")
+    whose = (
+        "The student, whose answers the packed file gives." if own else "The student that was packed; not this file."
+    )
+    return Measured([Score("score", [score])], [source.record.seed], whose, own)
 
 
 def _compare_tokens(

@@ -41,6 +41,18 @@ class Size(TypedDict):
     ratio_to_fp32: float
 
 
+class Compared(TypedDict, total=False):
+    """How an export for another engine compares with its student, on dev rows; the names are those of `Run`."""
+
+    rows: int
+    rows_differing: int
+    largest_difference: float
+    student_score: float
+    score: float
+    texts: int
+    texts_split_otherwise: int
+
+
 class Run(Section):
     """run.json: how a result came about on this machine, and what its stage measured."""
 
@@ -133,6 +145,8 @@ class Metrics(Section):
     """The headline score in percent."""
     model: Factors | None = None
     """What was measured; null: an earlier kdqat wrote the file."""
+    not_to_be_quoted: str | None = None
+    """Why the score says nothing about the method: what of a smoke run was cut short; null: it may be quoted."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -142,7 +156,8 @@ class Metrics(Section):
     def to_json(self) -> dict[str, object]:
         """The metrics as JSON holds them; factors that the model does not have are left out."""
         model = {} if self.model is None else {"model": self.model.model_dump(exclude_none=True)}
-        return {"version": self.version, **self.figures, **model}
+        mark = {} if self.not_to_be_quoted is None else {"not_to_be_quoted": self.not_to_be_quoted}
+        return {"version": self.version, **self.figures, **mark, **model}
 
 
 class Evaluation(NamedTuple):

@@ -12,6 +12,7 @@ results. Those of other settings stay, but a training that finds `MOST_OTHERS` o
     <out>/model/          the model                     (DVC caches it)
     <out>/history.csv     losses and scores by step     (DVC plots it)
     <out>/run.json        seconds, device, threads      (DVC caches it)
+    <out>/README.md       the card of `kdqat card`      (seal.py: it is removed with its model, unless it was edited)
     <out>/.kdqat-resume/  checkpoints of unfinished trainings
     <out>/.kdqat-lock     process id and host of who works here (lock.py)
     <out>/.kdqat-scratch/ and .kdqat-old/, while a stage works
@@ -31,6 +32,7 @@ from kdqat_cli.record import Record, read_record
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.figures import read_run
 from kdqat_cli.store.lock import LOCK, locked
+from kdqat_cli.store.seal import CARD, is_sealed
 from kdqat_cli.store.writing import file_errors, read_object, sync, sync_tree
 
 MODEL = "model"
@@ -227,16 +229,21 @@ def _same(one: Path, other: Path) -> bool:
 
 def _refuse_foreign(out: Path) -> None:
     """Refuses to work where a result would replace what kdqat did not write. A link that leads nowhere is no loss."""
-    ours = {MODEL: _is_model, HISTORY: _is_history, RUN: _is_run}
+    ours = {MODEL: _is_model, f"{MODEL}/{CARD}": _is_card, HISTORY: _is_history, RUN: _is_run}
     for name, known in ours.items():
         if (out / name).exists() and not known(out / name):
+            changed = ", or it was edited" if name.endswith(CARD) else ""
             raise ConfigError(
-                f"{out / name} would be replaced, but kdqat did not write it.", "--out with another folder"
+                f"{out / name} would be replaced, but kdqat did not write it{changed}.", "--out with another folder"
             )
 
 
 def _is_model(path: Path) -> bool:
     return any(os.path.lexists(path / name) for name in (ABOUT, FILE_NAME))
+
+
+def _is_card(path: Path) -> bool:
+    return path.is_file() and is_sealed(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _is_history(path: Path) -> bool:
@@ -263,7 +270,9 @@ def model_record(model: Path) -> Record:
 
 def _settings(record: Record) -> dict[str, object]:
     """What two results of equal settings have in common: every value of a record, by its place."""
-    return _flat(record.model_dump(mode="json", exclude={"version", "versions", "task_file"}))
+    unsaid = {"version", "versions", "task_file"}
+    unsaid |= {name for name in ("encoder", "network", "seed") if getattr(record, name) is None}
+    return _flat(record.model_dump(mode="json", exclude=unsaid))
 
 
 def _flat(value: object, place: str = "") -> dict[str, object]:
@@ -283,7 +292,8 @@ def _publish(scratch: Path, old: Path, out: Path) -> None:
     sync_tree(scratch)
     new = sorted((entry.name for entry in scratch.iterdir()), key=lambda name: name == RUN)
     # Those that the stage does not write this time, too: beside the new ones they would be stale.
-    for name in dict.fromkeys([*_RESULTS, *new]):
+    stale = [CARD] if os.path.lexists(out / CARD) and _is_card(out / CARD) else []
+    for name in dict.fromkeys([*_RESULTS, *stale, *new]):
         if os.path.lexists(out / name):
             (out / name).rename(old / name)
             sync(out)

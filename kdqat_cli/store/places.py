@@ -16,6 +16,8 @@ Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats"
 
 EMBEDDED = "embedded"
 """The value of `--encoder` for the one that `kdqat fetch` brings."""
+EMBEDDED_ID = "sentence-transformers/all-MiniLM-L6-v2"
+"""That encoder on the model hub."""
 RUNS = Path("runs")
 METRICS = Path("metrics")
 ANALYSIS = Path("analysis")

@@ -1,5 +1,7 @@
 """Models for a task of any kind, loaded and checked."""
 
+from pathlib import Path
+
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import Settings
@@ -51,7 +53,10 @@ def load_teacher(teacher: str, task: Task) -> Loaded:
         MissingInputError: see `load_model`.
     """
     refuse_quantized(teacher, teacher, "a teacher", f"--teacher {teacher_folder(task.name)}")
-    return load_model(teacher, task, f"The teacher {teacher}", f"kdqat finetune-teacher --task {task.name}")
+    loaded = load_model(teacher, task, f"The teacher {teacher}", f"kdqat finetune-teacher --task {task.name}")
+    if loaded.record.kind == "plain" and not Path(teacher).exists():
+        loaded.record = loaded.record.model_copy(update={"encoder": teacher})
+    return loaded
 
 
 def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) -> Record:
@@ -68,8 +73,11 @@ def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) 
     """
     reading = kind_of(task).reading(teacher, task, settings.student, "student")
     weights = {"teacher": None if teacher.weights is None else file_digest(teacher.weights)}
+    if (begun := teacher.record.sources.get("encoder")) is not None:
+        weights["encoder"] = begun
     made = {
         "kind": kind,
+        "encoder": teacher.record.encoder,
         "quantization": settings.quantization,
         "sources": reading.sources | weights,
         "versions": versions(),

@@ -6,7 +6,7 @@ kinds whose answer is one class or one number per row.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +16,21 @@ from kdqat_cli.tasks.labels import plain
 
 SUFFIXES = (".yaml", ".yml")
 CORRELATIONS = {"pearson", "spearman"}
+
+
+class Hosted(NamedTuple):
+    """A task in the words of the model hub, for the header of a model card."""
+
+    pipeline: str | None
+    """The hub's name of what a model of the task does."""
+    languages: list[str]
+    """Codes of the rows' languages."""
+    dataset: str | None = None
+    """Id of the data set on the hub."""
+    config: str | None = None
+    """Configuration within the data set."""
+    split: str = "dev"
+    """Name of the split that models are scored on."""
 
 
 class Task(Section):
@@ -29,6 +44,8 @@ class Task(Section):
     """What the task is, in one line."""
     metric: str
     """The headline score; with a plus, the mean of the two."""
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
+    """Language of the rows, as a code of two or three letters; the model card names it."""
     folder: Path | None = Field(default=None, exclude=True)
     """Folder of a user's task file; set by load_task, never in the file."""
 
@@ -52,6 +69,11 @@ class Task(Section):
     def answers(self) -> str:
         """What `kdqat ls tasks` shows of the answers."""
         return "-"
+
+    @property
+    def hosted(self) -> Hosted:
+        """The task in the words of the model hub."""
+        return Hosted(None, [self.language] if self.language else [])
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
         """What a teacher of the task begins with.

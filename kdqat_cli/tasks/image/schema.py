@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kdqat_cli.tasks.task import LabelledTask
+from kdqat_cli.tasks.task import Hosted, LabelledTask
 
 SOURCES = (".bin", ".parquet", ".csv")
 """Endings of files that hold images, or their paths; a folder holds one folder of pictures per class."""
@@ -47,6 +47,11 @@ class ImageTask(LabelledTask):
     def row(self) -> dict[str, object]:
         """What `kdqat ls tasks` shows of a row."""
         return {"rows": "×".join(map(str, self.image)), "files": (self.files.get("train") or ["-"])[0]}
+
+    @property
+    def hosted(self) -> Hosted:
+        """The task in the words of the model hub."""
+        return super().hosted._replace(pipeline="image-classification")
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
         """A network: see `Task.source`."""

@@ -8,7 +8,7 @@ from kdqat_cli.config import Section
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.store.places import EMBEDDED
-from kdqat_cli.tasks.task import LabelledTask
+from kdqat_cli.tasks.task import Hosted, LabelledTask
 
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
 
@@ -76,6 +76,14 @@ class TextTask(LabelledTask):
         """The splits to evaluate on: dev, then any others."""
         known = self.files or (self.hub.splits if self.hub else {})
         return ["dev", *(split for split in known if split not in ("train", "dev"))]
+
+    @property
+    def hosted(self) -> Hosted:
+        """The task in the words of the model hub."""
+        plain = super().hosted._replace(pipeline="text-classification")
+        if self.hub is None:
+            return plain
+        return plain._replace(dataset=self.hub.path, config=self.hub.name, split=self.hub.splits["dev"])
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
         """An encoder: see `Task.source`.

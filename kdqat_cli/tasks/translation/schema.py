@@ -1,10 +1,11 @@
 """The YAML file of a translation task: where its sentences lie, and how they are cut into words."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.task import Hosted, Task
 
 WordsName = Literal["13a", "spaces"]
 """How a sentence is cut into words; words.py says what each is."""
@@ -61,6 +62,12 @@ class TranslationTask(Task):
     def row(self) -> dict[str, object]:
         """What `kdqat ls tasks` shows of a row."""
         return {"rows": f"{' → '.join(self.languages)}", "files": self.files["train"][0]}
+
+    @property
+    def hosted(self) -> Hosted:
+        """The task in the words of the model hub."""
+        codes = [name for name in self.languages if re.fullmatch("[a-z]{2,3}", name)]
+        return Hosted("translation", codes)
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
         """A network: see `Task.source`."""

@@ -1,0 +1,187 @@
+"""What a model card tells, gathered from the record of an export, its files and what was measured."""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, NamedTuple
+
+from kdqat_cli.errors import KdqatError
+from kdqat_cli.packing.checkpoint import FILE_NAME
+from kdqat_cli.record import Record
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.figures import Compared, Size
+from kdqat_cli.store.places import EMBEDDED, EMBEDDED_ID
+from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.tasks.task import Hosted, Task
+
+if TYPE_CHECKING:
+    from kdqat_cli.exporters.catalogue import Format
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+class Score(NamedTuple):
+    """A metric over the seeds of a run."""
+
+    name: str
+    """The metric, as the task has it; `score` is the headline."""
+    values: list[float]
+    """One per seed."""
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return fmean(self.values)
+
+    @property
+    def text(self) -> str:
+        """Mean, and sample standard deviation of more than one."""
+        mean = f"{self.mean:.2f}"
+        return mean if len(self.values) < 2 else f"{mean} ± {stdev(self.values):.2f}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores on the task's dev rows.
+
+    Attributes:
+        scores: the metrics.
+        seeds: of the trainings, in the order of the values; None: without a seed.
+        whose: what was scored, as a sentence.
+        own: whether the numbers are those of the model that the card is of, and so belong into its header.
+    """
+
+    scores: list[Score]
+    seeds: list[int | None]
+    whose: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is made of.
+
+    Attributes:
+        record: of the student: what it was made from.
+        task: that it was made for; None: its file is not here.
+        format: `packed`, or the name of another engine's format.
+        file: name of the file of weights.
+        digest: sha256 of that file.
+        size: of the model.
+        measured: scores; None: none are known.
+        engine: what loads another engine's format.
+        loses: where its numbers are not the student's.
+        library: the hub's name of what loads it.
+        usage: Python that loads it.
+        packages: what another format needs.
+        compared: how it compares with its student, as a sentence.
+        speed: rows of a table with times; none were measured: empty.
+        machine: that these were measured on.
+    """
+
+    record: Record
+    task: Task | None
+    format: str
+    file: str
+    digest: str
+    size: Size
+    measured: Measured | None = None
+    engine: str = ""
+    loses: str = ""
+    library: str | None = None
+    usage: str = ""
+    packages: tuple[str, ...] = ()
+    compared: str = ""
+    speed: list[dict[str, object]] = field(default_factory=list)
+    machine: str = ""
+
+    def with_speed(self, speed: list[dict[str, object]], machine: str) -> "Facts":
+        """The same with measured times."""
+        return replace(self, speed=speed, machine=machine)
+
+    @property
+    def hosted(self) -> Hosted:
+        """The task in the hub's words."""
+        return self.task.hosted if self.task else Hosted(None, [])
+
+    @property
+    def name(self) -> str:
+        """The model's name in the header."""
+        return "-".join(filter(None, [self.record.task, self.loss, self.format]))
+
+    @property
+    def base(self) -> str | None:
+        """The hub id of the encoder, or of a teacher that kdqat did not make; None: it was a folder, or a network."""
+        encoder = self.record.encoder
+        if encoder == EMBEDDED:
+            return EMBEDDED_ID
+        local = encoder is None or self.record.sources.get("encoder") is not None
+        return encoder if not local and encoder and _HUB_ID.fullmatch(encoder) else None
+
+    @property
+    def loss(self) -> str | None:
+        """The attention loss that it was distilled with; None: it was not distilled."""
+        said = self.record.settings.get("distillation")
+        return said.get("loss") if isinstance(said, dict) else None
+
+    @property
+    def weights(self) -> str:
+        """The quantiser of the weights; other engines' formats take ternary ones alone."""
+        return self.record.quantization.weights if self.record.quantization else "ternary"
+
+
+def packed_facts(record: Record, folder: Path, size: Size, measured: Measured | None) -> Facts:
+    """What the card of a packed folder is made of.
+
+    Args:
+        record: of the packed model.
+        folder: with the packed file.
+        size: of the model.
+        measured: scores, or None.
+    """
+    file = folder / FILE_NAME
+    return Facts(record, _task_of(record), "packed", file.name, file_digest(file), size, measured, library="kdqat")
+
+
+def foreign_facts(
+    record: Record, folder: Path, size: Size, spec: "Format", compared: Compared, measured: Measured | None = None
+) -> Facts:
+    """What the card of an export for another engine is made of.
+
+    Args:
+        record: of the export.
+        folder: with its files.
+        size: of the model.
+        spec: its format.
+        compared: how it compares with the student.
+        measured: scores; None: that of the comparison.
+    """
+    differing = f"{compared['rows_differing']} of {compared['rows']} rows got another label than from the student."
+    if measured is None:
+        own = [Score("score", [compared["score"]])]
+        measured = Measured(own, [record.seed], "This model, on the engine that it is for.", True)
+    return Facts(
+        record,
+        _task_of(record),
+        str(record.format),
+        spec.file,
+        file_digest(folder / spec.file),
+        size,
+        measured,
+        engine=spec.engine,
+        loses=spec.loses,
+        library=spec.library,
+        usage=spec.usage,
+        packages=spec.packages,
+        compared=f"When it was written, {differing}",
+    )
+
+
+def _task_of(record: Record) -> Task | None:
+    """The task that a model was made for; None where its file is gone, as on another machine."""
+    name = record.task_file or record.task
+    try:
+        return load_task(name) if name else None
+    except KdqatError:
+        return None
