@@ -16,6 +16,7 @@ from kdqat_cli.networks import nets
 from kdqat_cli.networks.net import Net
 from kdqat_cli.record import Record
 from kdqat_cli.tasks import registry
+from kdqat_cli.tasks.details import Answers
 from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.networks import NetworkKind
@@ -94,9 +95,12 @@ class PointRows:
     def sample(self, number: int) -> Sample:
         return Sample(texts=(str(self.points[number].tolist()),))
 
-    @torch.no_grad()
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
-        return compute_metrics(self.task, model(self.points).logits.numpy(), self.labels)
+        return compute_metrics(self.task, self.answers(model).logits, self.labels)
+
+    @torch.no_grad()
+    def answers(self, model: PreTrainedModel, engine: Any = None) -> Answers:
+        return Answers(model(self.points).logits.numpy(), self.labels, {})
 
 
 class Points(NetworkKind):
@@ -110,11 +114,13 @@ class Points(NetworkKind):
     def reading(self, loaded: Any, task: PointsTask, training: Any, section: str) -> Record:
         return Record(task=task.name, task_file=task_file(task), rows_kind=self.name, labels=task.labels)
 
-    def rows(self, task: PointsTask, split: str, data_dir: Path | None, loaded: Any, record: Record) -> PointRows:
+    def rows(
+        self, task: PointsTask, split: str, data_dir: Path | None, loaded: Any, record: Record, limit: int | None = None
+    ) -> PointRows:
         assert task.folder is not None
         with (task.folder / task.files[split]).open(encoding="utf-8") as file:
             rows = [(float(row["x"]), float(row["y"]), int(row["label"])) for row in csv.DictReader(file)]
-        table = np.array(rows)
+        table = np.array(rows[:limit])
         return PointRows(task, torch.tensor(table[:, :2], dtype=torch.float32), table[:, 2].astype(np.int64))
 
 

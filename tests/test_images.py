@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.commands import run

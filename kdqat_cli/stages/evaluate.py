@@ -1,20 +1,47 @@
 """evaluate: any classifier → its metrics and its size, as flat JSON."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdqat_cli.config import Device
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.engine.gpu.model import gpu
 from kdqat_cli.errors import ConfigError, GateError
+from kdqat_cli.store.details import refuse_details, write_details
 from kdqat_cli.store.figures import Metrics, factors_of, holds_metrics
 from kdqat_cli.store.folder import refuse_inside
 from kdqat_cli.store.writing import refuse_target, write_json
+from kdqat_cli.tasks.details import Answers, Table, agreement, tables
 from kdqat_cli.tasks.kind import Loaded
+from kdqat_cli.tasks.metrics import compute_metrics
 from kdqat_cli.tasks.models import load_model
 from kdqat_cli.tasks.records import size_figures
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import LabelledTask, Task
+
+
+@dataclass(frozen=True)
+class More:
+    """What an evaluation does beside scoring.
+
+    Attributes:
+        details: the folder that takes the tables of every split (`tasks/details.py`), or None.
+        teacher: a model whose answers the model's are compared with, or None.
+        limit: rows per split at most, the first ones; None: all. Such a score is marked as not to be quoted.
+    """
+
+    details: Path | None = None
+    teacher: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    figures: dict[str, float]
+    tables: dict[str, Table]
+    cut: bool
 
 
 def evaluate(
@@ -25,7 +52,8 @@ def evaluate(
     max_length: int | None = None,
     min_score: float | None = None,
     device: Device | None = None,
-) -> dict[str, float]:
+    more: More = More(),
+) -> dict[str, Any]:
     """Scores a folder or hub model on a task.
 
     Args:
@@ -38,44 +66,93 @@ def evaluate(
         device: that computes; None: the GPU where there is one, else the processor. A ternary student, packed or not,
             is computed by the engine on a processor. On a GPU torch computes; a packed model, where `cuda` is asked
             for, is computed there from its packed weights.
+        more: what else to do.
 
     Returns:
-        `score` and the task's metrics in percent (those of further splits under the split's name), `rows`,
-        and for local files `parameters`, `bytes`, `bits_per_weight` and `ratio_to_fp32`.
+        `score` and the task's metrics in percent (those of further splits under the split's name), `rows`, of a model
+        with a teacher their agreement, and for local files `parameters`, `bytes`, `bits_per_weight` and
+        `ratio_to_fp32`; and `not_to_be_quoted`, why the score says nothing, where that is so.
 
     Raises:
         ConfigError: the model's labels are not the task's, a packed model is not served on the GPU, or `out` lies
-            inside the model or is a file that kdqat did not write.
+            inside the model or is a file that kdqat did not write, or the details' folder is; or details or a teacher
+            are asked for, and the task's answers are neither classes nor numbers.
         GateError: the score is below `min_score`; the file is written all the same.
         MissingInputError: no model or data there, no GPU, or `out` cannot be written.
     """
-    if out is not None:
-        refuse_inside(out, {"model": model})
-        refuse_target(out, holds_metrics)
+    _check_outputs(model, out, more.details)
     loaded = load_model(model, task, f"The model {model}")
-    figures = _scores(loaded, task, data_dir, max_length, _on(device, loaded, task) if device else None)
+    teacher = load_model(more.teacher, task, f"The teacher {more.teacher}") if more.teacher else None
+    engine = _on(device, loaded, task) if device else None
+    if device == "cpu" and teacher is not None:
+        teacher.model.cpu()
+    measured = _measure(loaded, teacher, task, data_dir, max_length, engine, more)
     size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
-    metrics = Metrics.model_validate({**figures, **size, "model": factors_of(loaded.record, task.name)})
+    cut = [f"it was scored on the first {more.limit} rows of a split"] if measured.cut else []
+    mark = "; ".join([*filter(None, [loaded.record.not_to_be_quoted]), *cut]) or None
+    factors = factors_of(loaded.record, task.name)
+    figures = {**measured.figures, **size, "model": factors, "not_to_be_quoted": mark}
+    metrics = Metrics.model_validate(figures)
     if out is not None:
         write_json(out, metrics.to_json(), holds_metrics)
+    if more.details is not None:
+        write_details(more.details, measured.tables, {"source": model, "teacher": more.teacher} | metrics.to_json())
     if min_score is not None and metrics.score < min_score:
         raise GateError(f"{model} scores {metrics.score:.2f} on {task.name}, below the bar of {min_score:.2f}.")
-    return metrics.figures
+    return metrics.figures | ({} if mark is None else {"not_to_be_quoted": mark})
 
 
-def _scores(
-    loaded: Loaded, task: Task, data_dir: Path | None, max_length: int | None, engine: Engine | None
-) -> dict[str, float]:
-    """The metrics and the number of rows of every split that the task is scored on."""
+def _check_outputs(model: str, out: Path | None, details: Path | None) -> None:
+    for path in filter(None, (out, details)):
+        refuse_inside(path, {"model": model})
+    if out is not None:
+        refuse_target(out, holds_metrics)
+    if details is not None:
+        refuse_details(details)
+
+
+def _measure(
+    loaded: Loaded,
+    teacher: Loaded | None,
+    task: Task,
+    data_dir: Path | None,
+    max_length: int | None,
+    engine: Engine | None,
+    more: More,
+) -> _Measured:
+    """The metrics, the number of rows and the tables of every split that the task is scored on."""
     kind = kind_of(task)
     record = kind.as_recorded(loaded, task, max_length)
-    figures: dict[str, float] = {}
+    measured = _Measured({}, {}, False)
     for split in task.splits:
-        rows = kind.rows(task, split, data_dir, loaded, record)
+        rows = kind.rows(task, split, data_dir, loaded, record, more.limit)
         prefix = "" if split == "dev" else f"{split}_"
-        figures |= {f"{prefix}{name}": value for name, value in rows.score(loaded.model, engine).items()}
-        figures[f"{prefix}rows"] = len(rows.examples)
-    return figures
+        others, made = None, dict[str, Table]()
+        if teacher is not None:
+            reading = kind.as_recorded(teacher, task, max_length)
+            others = kind.rows(task, split, data_dir, teacher, reading, more.limit).answers(teacher.model)
+        if more.details is None and teacher is None:
+            figures = rows.score(loaded.model, engine)
+        else:
+            figures, made = _detailed(task, rows.answers(loaded.model, engine), others)
+        figures["rows"] = len(rows.examples)
+        measured.figures.update({f"{prefix}{name}": value for name, value in figures.items()})
+        measured.tables.update({f"{prefix}{name}": table for name, table in made.items()})
+        measured = replace(measured, cut=measured.cut or figures["rows"] == more.limit)
+    return measured
+
+
+def _detailed(
+    task: Task, answers: Answers | None, teacher: Answers | None
+) -> tuple[dict[str, float], dict[str, Table]]:
+    if answers is None or not isinstance(task, LabelledTask):
+        raise ConfigError(
+            f"The answers of task {task.name} are neither classes nor numbers; there are no details of them.",
+            "kdqat evaluate, without --details and --teacher",
+        )
+    figures = compute_metrics(task, answers.logits, answers.labels)
+    figures |= {} if teacher is None else agreement(task, answers, teacher)
+    return figures, tables(task, answers, teacher)
 
 
 def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:

@@ -30,6 +30,7 @@ _WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "disti
 _QUANTISED = ("ternary", "student")  # their records say what their weights are
 _MISSING = "missing"
 _APART = f"not in {PIPELINE}"
+_SMOKE = "smoke run, not to be quoted"
 Remark = Callable[[str], None]
 
 
@@ -51,12 +52,14 @@ class Measurement:
         metrics: what `kdqat evaluate` wrote, by name; None: missing.
         seconds: of the stage that made the model, where it was made here.
         weights: how the model's weights are quantised, where its record is here.
+        not_to_be_quoted: why the score says nothing about the method, as of a smoke run; None: it does.
     """
 
     seed: int | None
     metrics: dict[str, float] | None
     seconds: float | None
     weights: str | None
+    not_to_be_quoted: str | None = None
 
     @property
     def score(self) -> float | None:
@@ -94,7 +97,13 @@ class Group:
         """What the models are, for people."""
         what = _WHAT.get(self.kind, self.kind)
         quantised = ["/".join(self.weights)] if self.weights and self.kind in _QUANTISED else []
-        return ", ".join([*quantised, what, *([] if self.current else [_APART])])
+        marks = [_SMOKE] if self.not_to_be_quoted else []
+        return ", ".join([*quantised, what, *marks, *([] if self.current else [_APART])])
+
+    @property
+    def not_to_be_quoted(self) -> list[str]:
+        """Why scores say nothing about the method, as of smoke runs."""
+        return sorted({one.not_to_be_quoted for one in self.measurements if one.not_to_be_quoted is not None})
 
     @property
     def scores(self) -> list[float]:
@@ -138,6 +147,7 @@ class Group:
             "weights": "/".join(self.weights) or None,
             "run": self.run or None,
             "current": self.current,
+            "not_to_be_quoted": self.not_to_be_quoted,
             "mean": fmean(self.scores) if self.scores else None,
             "std": self.spread,
             "seeds": [{"seed": m.seed, "score": m.score, "seconds": m.seconds} for m in self.measurements],
@@ -262,6 +272,7 @@ def _measurement(
         metrics.figures if metrics else None,
         _seconds(folder, remark) if metrics else None,
         model.weights if model else _weights(folder) if metrics and kind in _QUANTISED else None,
+        metrics.not_to_be_quoted if metrics else None,
     )
 
 
@@ -314,6 +325,7 @@ def _csv(groups: list[Group]) -> str:
         "seconds",
         "weights",
         "current",
+        "not_to_be_quoted",
     ]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -321,7 +333,7 @@ def _csv(groups: list[Group]) -> str:
         mean, spread = group.published or (None, None)
         for measured in group.measurements:
             row = [group.task, group.kind, group.run, measured.seed, measured.score, mean, spread, measured.seconds]
-            writer.writerow([*row, measured.weights, group.current])
+            writer.writerow([*row, measured.weights, group.current, measured.not_to_be_quoted])
     return text.getvalue()
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import CodecName, PaddingName, Training
 from kdqat_cli.record import Record
+from kdqat_cli.tasks.details import Answers
 
 
 class Loaded(Protocol):
@@ -91,6 +92,9 @@ class Rows(Protocol):
             model: in training mode or not; it is left as it was.
             engine: of the same model's packed file, on a GPU; None: the kind chooses what computes.
         """
+
+    def answers(self, model: PreTrainedModel, engine: Any = None) -> Answers | None:
+        """What a model says of each row; None: an answer is neither a class nor a number. Arguments as of `score`."""
 
 
 class Kind(Protocol):
@@ -170,7 +174,9 @@ class Kind(Protocol):
             ConfigError: the model cannot read rows so.
         """
 
-    def rows(self, task: Any, split: str, data_dir: Path | None, loaded: Any, record: Record) -> Rows:
+    def rows(
+        self, task: Any, split: str, data_dir: Path | None, loaded: Any, record: Record, limit: int | None = None
+    ) -> Rows:
         """One split of a task.
 
         Args:
@@ -179,6 +185,7 @@ class Kind(Protocol):
             data_dir: folder of local task data, or None.
             loaded: the model that reads them.
             record: from `reading` or `as_recorded`.
+            limit: rows at most, the first of the split; None: all.
 
         Raises:
             MissingInputError: no source has the split, or a row is wrong.

@@ -44,6 +44,10 @@ class Images:
         state.update(np.ascontiguousarray(self.labels).data)
         return state.hexdigest()
 
+    def first(self, limit: int | None) -> "Images":
+        """At most so many rows from the beginning; None: all."""
+        return Images(self.pixels[:limit], self.labels[:limit])
+
     def chosen(self, rows: NDArray[np.bool_]) -> "Images":
         """The rows that are marked."""
         return Images(self.pixels[rows], self.labels[rows])

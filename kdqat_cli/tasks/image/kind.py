@@ -34,10 +34,16 @@ class Image(NetworkKind):
         return Record(task=task.name, task_file=task_file(task), rows_kind=self.name, labels=task.labels)
 
     def rows(
-        self, task: ImageTask, split: str, data_dir: Path | None, loaded: LoadedNetwork, record: Record
+        self,
+        task: ImageTask,
+        split: str,
+        data_dir: Path | None,
+        loaded: LoadedNetwork,
+        record: Record,
+        limit: int | None = None,
     ) -> ImageRows:
         """Images as bytes."""
-        return ImageRows(task, load_images(task, split, data_dir))
+        return ImageRows(task, load_images(task, split, data_dir).first(limit))
 
 
 IMAGE = Image()

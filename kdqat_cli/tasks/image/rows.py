@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli import group
 from kdqat_cli.config import PaddingName
+from kdqat_cli.tasks.details import Answers
 from kdqat_cli.tasks.image.data import Images, png
 from kdqat_cli.tasks.image.schema import ImageTask
 from kdqat_cli.tasks.kind import Sample
@@ -101,6 +102,10 @@ class ImageRows:
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent, computed by torch."""
         return compute_metrics(self.task, self.logits(model), self.labels)
+
+    def answers(self, model: PreTrainedModel, engine: Any = None) -> Answers:
+        """What a model says of each image, which its number alone names."""
+        return Answers(self.logits(model), self.labels, {})
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         """Bytes (B, C, H, W) → (value / 255 - mean) / std."""

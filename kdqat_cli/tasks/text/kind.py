@@ -86,9 +86,17 @@ class Text:
         length = row_length(task, loaded.tokenizer, max_length or record.max_length)
         return record.model_copy(update={"batches": batches, "max_length": length})
 
-    def rows(self, task: TextTask, split: str, data_dir: Path | None, loaded: Classifier, record: Record) -> TaskRows:
+    def rows(
+        self,
+        task: TextTask,
+        split: str,
+        data_dir: Path | None,
+        loaded: Classifier,
+        record: Record,
+        limit: int | None = None,
+    ) -> TaskRows:
         """Rows as tokens."""
-        return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches)
+        return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches, limit)
 
     def write_reader(self, loaded: Classifier, folder: Path, name: str) -> dict[str, object]:
         """The tokenizer."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from kdqat_cli.config import PaddingName
 from kdqat_cli.engine.engine import Engine
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import BY_LENGTH, LONGEST_ROW, Batches
+from kdqat_cli.tasks.details import Answers
 from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.text.data import data_digest, load_split
@@ -95,8 +97,15 @@ class TaskRows:
 
     def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
-        logits = Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)
-        return compute_metrics(self.task, logits, self.labels)
+        return compute_metrics(self.task, self._logits(model, engine), self.labels)
+
+    def answers(self, model: PreTrainedModel, engine: Engine | None = None) -> Answers:
+        """What a model says of each row, beside its texts."""
+        shown = {name: list(self.texts[name]) for name in self.texts.column_names if name != "label"}
+        return Answers(self._logits(model, engine), self.labels, shown)
+
+    def _logits(self, model: PreTrainedModel, engine: Engine | None) -> NDArray[np.float32]:
+        return Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)
 
 
 def row_length(
@@ -134,6 +143,7 @@ def task_rows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     batches: Batches = BY_LENGTH,
+    limit: int | None = None,
 ) -> TaskRows:
     """Loads and tokenises one split.
 
@@ -144,7 +154,10 @@ def task_rows(
         tokenizer: the model's.
         max_length: tokens a row is cut to.
         batches: how the rows are cut, and put together to be scored.
+        limit: rows at most, the first of the split; None: all.
     """
     rows = load_split(task, split, data_dir)
+    if limit is not None and limit < len(rows):
+        rows = rows.select(range(limit))
     tokenized = tokenize(rows, tokenizer, max_length, batches.keeps_more)
     return TaskRows(task, tokenized, rows, tokenizer, data_digest(rows), batches, max_length)

@@ -39,6 +39,10 @@ class Pairs:
         """Words of the longer side of each pair."""
         return [max(len(one), len(other)) for one, other in zip(self.source, self.target, strict=True)]
 
+    def first(self, limit: int | None) -> "Pairs":
+        """At most so many pairs from the beginning; None: all."""
+        return Pairs(self.source[:limit], self.target[:limit], self.references[:limit])
+
     def up_to(self, longest: int) -> "Pairs":
         """The pairs without those of which a side has more words."""
         return self.part([index for index, length in enumerate(self.longer_sides) if length <= longest])

@@ -83,10 +83,16 @@ class Translation(NetworkKind):
         return Record(task=task.name, task_file=task_file(task), rows_kind=self.name, sources=words)
 
     def rows(
-        self, task: TranslationTask, split: str, data_dir: Path | None, loaded: Translator, record: Record
+        self,
+        task: TranslationTask,
+        split: str,
+        data_dir: Path | None,
+        loaded: Translator,
+        record: Record,
+        limit: int | None = None,
     ) -> TranslationRows:
         """Pairs as numbers of words."""
-        return TranslationRows(task, load_pairs(task, split, data_dir), loaded.vocabulary)
+        return TranslationRows(task, load_pairs(task, split, data_dir).first(limit), loaded.vocabulary)
 
     def write_reader(self, loaded: Translator, folder: Path, name: str) -> dict[str, object]:
         """The words."""

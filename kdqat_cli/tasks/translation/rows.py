@@ -88,6 +88,9 @@ class TranslationRows:
         figures = self._measured(self.translations(model)) | {"perplexity": self._perplexity(model)}
         return {"score": figures[self.task.metric]} | {name: figures[name] for name in self.task.metrics}
 
+    def answers(self, model: PreTrainedModel, engine: Any = None) -> None:
+        """Nothing: a translation is neither a class nor a number."""
+
     def translations(self, model: PreTrainedModel) -> list[str]:
         """The translation of every row, its words between spaces.
 
