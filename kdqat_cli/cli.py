@@ -18,6 +18,7 @@ from kdqat_cli.commands import models  # noqa: F401
 from kdqat_cli.commands import analysis  # noqa: F401
 from kdqat_cli.commands import pipeline  # noqa: F401
 from kdqat_cli.commands import configuration  # noqa: F401
+from kdqat_cli.commands import upkeep  # noqa: F401
 # isort: on
 
 

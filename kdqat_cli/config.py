@@ -99,6 +99,8 @@ class Training(Section):
 
     epochs: float = Field(gt=0)
     """Passes over the training rows."""
+    limit: int | None = Field(default=None, gt=0)
+    """Rows of train at most, the first ones, for a smoke run, whose result is marked as not to be quoted; null: all."""
     max_steps: int | None = Field(gt=0)
     """Optimiser steps at most; null: as many as the epochs need."""
     learning_rate: float = Field(gt=0, le=1)
@@ -212,6 +214,9 @@ class Distillation(Section):
     """Scores at or below this count as 0 in the score loss, on both sides and with no gradient; null: none do."""
     labels: float = Field(ge=0)
     """Weight of the task's labels beside the teacher; the paper's runs have 0."""
+    weak_teacher: Literal["refused", "allowed"] = "refused"
+    """A teacher that is no better than a constant answer; where it is allowed, as in a smoke run, the result is marked
+    as not to be quoted."""
     hidden_layers: Literal["all"] | Annotated[list[int], Field(min_length=1)]
     """Hidden states that are compared: all, or numbers, 0 being the first layer's input and -1 the last state."""
     padding: Literal["ignored", "counted"]

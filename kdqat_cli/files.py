@@ -51,6 +51,18 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder, where links are not followed."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size
+        for folder, _, names in os.walk(path)
+        for name in names
+        if os.path.lexists(os.path.join(folder, name))
+    )
+
+
 def names_in(folder: Path) -> list[str]:
     """Names of what lies in a folder, sorted; none where there is no such folder.
 

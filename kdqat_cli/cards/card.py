@@ -230,8 +230,8 @@ def _limits(facts: Facts) -> str:
 
 def _recipe(facts: Facts) -> str:
     record = facts.record
-    settings = record.settings or ({} if record.quantization is None else {"quantization": record.quantization})
-    values = {name: part if isinstance(part, dict) else part.model_dump() for name, part in settings.items()}
+    plain = {} if record.quantization is None else {"quantization": record.quantization.model_dump()}
+    values = record.settings or plain
     return f"```yaml\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}```"
 
 

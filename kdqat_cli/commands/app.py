@@ -21,6 +21,7 @@ from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.output import Advance, Output
 from kdqat_cli.params import load_params
+from kdqat_cli.processors import allowed_processors, processors
 
 if TYPE_CHECKING:
     from kdqat_cli.tasks.task import Task
@@ -128,6 +129,8 @@ def start(as_json: bool, quiet: bool) -> Output:
     """
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    if processors() < allowed_processors():  # torch, once imported, would start a thread for each of the latter
+        os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     output = Output(as_json, quiet or not group.leads())
     logging.getLogger("kdqat_cli").handlers = [_Remarks(output)]
     return output

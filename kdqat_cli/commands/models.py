@@ -20,7 +20,6 @@ from kdqat_cli.commands.options import (
     QuietOption,
     SeedOption,
     ThreadsOption,
-    processors,
     shapes_option,
     text_argument,
 )
@@ -28,8 +27,10 @@ from kdqat_cli.config import CodecName, Device
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.names import FORMATS
+from kdqat_cli.native import MOST_THREADS
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, resolve, use_plugins
+from kdqat_cli.processors import processors
 from kdqat_cli.store.places import export_folder, student_folder, writer_of
 from kdqat_cli.streams import input_closed
 from kdqat_cli.tasks.registry import load_task
@@ -287,7 +288,7 @@ def bench(
 
     engines = ENGINES[device or "cpu"]
     chosen = {OWN: engines[OWN]} if only else engines
-    result = stage(model, shapes, threads or processors(), rounds, chosen, output.remark)
+    result = stage(model, shapes, threads or min(processors(), MOST_THREADS), rounds, chosen, output.remark)
     if json:
         output.result(result)
         return

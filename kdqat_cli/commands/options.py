@@ -92,7 +92,19 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=MOST_THREADS, help="Threads that compute. [default: all processors]"),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MOST_THREADS,
+        help="Threads that compute. [default: all processors, or a container's share]",
+    ),
+]
+WeakOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-weak-teacher",
+        help="Take a teacher that is no better than a constant answer; the result is marked as not to be quoted.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -112,6 +124,7 @@ class TrainingOptions(_Changes):
     """How a model is trained: changes to a section of the recipe."""
 
     epochs: Annotated[float | None, _of(Training, "epochs")] = None
+    limit: Annotated[int | None, _of(Training, "limit")] = None
     max_steps: Annotated[int | None, _of(Training, "max_steps")] = None
     learning_rate: Annotated[float | None, _of(Training, "learning_rate")] = None
     batch_size: Annotated[int | None, _of(Training, "batch_size")] = None
@@ -219,6 +232,11 @@ class PrintOptions:
     quiet: QuietOption = False
 
 
+def weak(allowed: bool) -> dict[str, object]:
+    """What `--allow-weak-teacher` changes of the section `distillation`."""
+    return {"weak_teacher": "allowed"} if allowed else {}
+
+
 def layers_option(text: str | None) -> list[int] | str | None:
     """The value of `--hidden-layers`: `all`, or numbers with commas between them.
 
@@ -276,9 +294,3 @@ def text_argument(text: str | None) -> str | None:
         return os.fsencode(text).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"The text {shown(text)} is not UTF-8.", "a terminal and a locale in UTF-8") from error
-
-
-def processors() -> int:
-    """Processors that this process may use, as far as the engine has threads for them."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, MOST_THREADS)

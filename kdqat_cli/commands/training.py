@@ -21,6 +21,8 @@ from kdqat_cli.commands.options import (
     TaskOption,
     TeacherOption,
     TrainingOptions,
+    WeakOption,
+    weak,
 )
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
@@ -84,13 +86,14 @@ def quantize(
     task: TaskOption,
     *,
     teacher: TeacherOption = None,
+    allow_weak_teacher: WeakOption = False,
     quantization: QuantizationOptions,
     run: RunOptions,
     show: PrintOptions,
 ) -> None:
     """Quantise a teacher without any training, and score it."""
     params, spec, data = inputs(task, run.data_dir)
-    changes = {"quantization": quantization.changes()}
+    changes = {"quantization": quantization.changes(), "distillation": weak(allow_weak_teacher)}
     settings = resolve(spec.name, params, run.recipe, changes, run.set_, spec.kind)
     quantization.refuse_idle(settings.quantization)
     source = teacher or str(teacher_folder(spec.name))
@@ -107,6 +110,7 @@ def distill(
     task: TaskOption,
     *,
     teacher: TeacherOption = None,
+    allow_weak_teacher: WeakOption = False,
     network: NetworkOption = None,
     distillation: DistillationOptions,
     quantization: QuantizationOptions,
@@ -120,6 +124,7 @@ def distill(
     params, spec, data = inputs(task, run.data_dir)
     changes = {"student": training, "quantization": quantization, "distillation": distillation}
     given = {section: options.changes() for section, options in changes.items()}
+    given["distillation"] |= weak(allow_weak_teacher)
     settings = resolve(spec.name, params, run.recipe, given, run.set_, spec.kind)
     distillation.refuse_idle(settings.distillation)
     quantization.refuse_idle(settings.quantization)

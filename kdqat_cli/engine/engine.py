@@ -26,6 +26,7 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.native import MOST_THREADS
 from kdqat_cli.native.library import KERNEL_VARIABLE, TORCH, kernel_here
 from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.processors import processors
 
 
 class Engine:
@@ -68,7 +69,7 @@ class Engine:
         if path.is_dir():
             path = path / FILE_NAME
         file = PackedFile(path)
-        count = min(threads or _processors(), MOST_THREADS)
+        count = min(threads or processors(), MOST_THREADS)
         if device == "cuda":
             from kdqat_cli.engine.gpu.model import PackedModel, gpu
 
@@ -98,7 +99,3 @@ class Engine:
             ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
         """
         return self._model.logits(rows)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))

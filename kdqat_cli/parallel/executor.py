@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from kdqat_cli.parallel import runner
+from kdqat_cli.processors import processors
 
 _RUNNER = [sys.executable, "-I", "-S", runner.__file__]
 
@@ -120,4 +121,4 @@ def visible_gpus() -> list[str]:
 
 
 def _threads(jobs: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+    return max(1, processors() // jobs)

@@ -15,6 +15,7 @@ from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.group import GRACE, LIFELINE, STOPPED, Terminated
 from kdqat_cli.parallel.executor import visible_gpus
 from kdqat_cli.parallel.runner import STOPPED as INTERRUPTED
+from kdqat_cli.processors import processors
 
 _TICK = 0.1
 
@@ -78,7 +79,7 @@ def _start(rank: int, devices: int, port: int, lifeline: int) -> "subprocess.Pop
 def _threads(devices: int) -> int:
     """A process's share of the threads that this one may use."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, (int(given) if given.isdigit() else len(os.sched_getaffinity(0))) // devices)
+    return max(1, (int(given) if given.isdigit() else processors()) // devices)
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:

@@ -31,7 +31,14 @@ from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.kind import Loaded, Rows
-from kdqat_cli.tasks.models import load_teacher, student_record, teacher_score
+from kdqat_cli.tasks.models import (
+    cut_short,
+    load_teacher,
+    marked,
+    student_record,
+    teacher_fault,
+    teacher_score,
+)
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
@@ -81,7 +88,7 @@ def distill(
         ConfigError: it is no teacher that kdqat takes, its labels are not the task's, the task does not report the
             metric of `keep_best`, or the networks lack what the loss compares; or `out` is an input, holds what kdqat
             did not write, or a result of other settings.
-        GateError: the teacher does no better than a constant answer.
+        GateError: the teacher does no better than a constant answer, and such a one is refused.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
@@ -96,10 +103,12 @@ def distill(
         plain = student_record("student", task, source, settings)
         kind = kind_of(task)
         dev = kind.rows(task, "dev", data_dir, source, plain)
-        rows = kind.rows(task, "train", data_dir, source, plain)
-        record = _trained_record(plain, settings, seed, rows, dev, network)
+        rows = kind.rows(task, "train", data_dir, source, plain, settings.student.limit)
+        weak = settings.distillation.weak_teacher == "allowed"
+        taught = teacher_score(source.model, task, dev, teacher, weak)
+        faults = [teacher_fault(source.record, taught, dev), cut_short(rows, settings.student.limit)]
+        record = marked(_trained_record(plain, settings, seed, rows, dev, network), faults)
         work.refuse_other(record)
-        taught = teacher_score(source.model, task, dev, teacher)
 
         resume = work.resume_folder(record)
         set_seed(seed)

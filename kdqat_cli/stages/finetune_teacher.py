@@ -10,6 +10,7 @@ from kdqat_cli.config import Settings
 from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, versions, write_run
+from kdqat_cli.tasks.models import cut_short, marked
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
@@ -64,7 +65,7 @@ def finetune_teacher(
         set_seed(seed)
         loaded = kind.new(task, source, data_dir, fields=settings.network)
         reading = kind.reading(loaded, task, settings.teacher, "teacher")
-        rows = kind.rows(task, "train", data_dir, loaded, reading)
+        rows = kind.rows(task, "train", data_dir, loaded, reading, settings.teacher.limit)
         dev = kind.rows(task, "dev", data_dir, loaded, reading)
         begun = loaded.record
         made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
@@ -74,6 +75,7 @@ def finetune_teacher(
         }
         sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
         record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
+        record = marked(record, [cut_short(rows, settings.teacher.limit)])
         work.refuse_other(record)
         resume = work.resume_folder(record)
         batches = SharedBatches.of(rows, settings.teacher, seed)

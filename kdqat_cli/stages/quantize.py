@@ -8,7 +8,7 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.parameters import freeze, level_bits
 from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.models import load_teacher, student_record, teacher_score
+from kdqat_cli.tasks.models import load_teacher, marked, student_record, teacher_fault, teacher_score
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
 
@@ -32,7 +32,8 @@ def quantize(
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
-        settings: of which `quantization` is used, and of `student` how rows are cut and padded.
+        settings: of which `quantization` is used, of `student` how rows are cut and padded, and of `distillation`
+            whether the teacher may be weak.
         data_dir: folder of local task data, or None.
         out: receives model/ and run.json.
         force: replace a result of other settings.
@@ -40,7 +41,7 @@ def quantize(
     Raises:
         ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
             what kdqat did not write, or a result of other settings.
-        GateError: the teacher is no better than a constant answer.
+        GateError: the teacher is no better than a constant answer, and such a one is refused.
         MissingInputError: no teacher or data there, or the folder is in use.
     """
     watch = Stopwatch()
@@ -48,10 +49,12 @@ def quantize(
     with output_folder(out, force) as work:
         source = load_teacher(teacher, task)
         record = student_record("ternary", task, source, settings)
-        work.refuse_other(record)
         kind = kind_of(task)
         dev = kind.rows(task, "dev", data_dir, source, record)
-        teacher_score(source.model, task, dev, teacher)
+        weak = settings.distillation.weak_teacher == "allowed"
+        taught = teacher_score(source.model, task, dev, teacher, weak)
+        record = marked(record, [teacher_fault(source.record, taught, dev)])
+        work.refuse_other(record)
         quantize_model(source.model, settings.quantization)
         freeze(source.model)
         score = dev.score(source.model)["score"]

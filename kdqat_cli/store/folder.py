@@ -43,9 +43,12 @@ ABOUT = "kdqat.json"
 MOST_OTHERS = 3
 """Unfinished trainings of other settings whose checkpoints a folder holds at most."""
 _RESULTS = (RUN, MODEL, HISTORY)
-_SCRATCH = ".kdqat-scratch"
-_OLD = ".kdqat-old"
-_RESUME = ".kdqat-resume"
+SCRATCH = ".kdqat-scratch"
+"""What a stage has written so far."""
+OLD = ".kdqat-old"
+"""What it is replacing."""
+RESUME = ".kdqat-resume"
+"""Checkpoints of unfinished trainings, one folder each."""
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Work:
         Raises:
             ConfigError: too many trainings of other settings have left theirs.
         """
-        folder = self.out / _RESUME / digest_of(record.to_json() | {"devices": group.size()})[:16]
+        folder = self.out / RESUME / digest_of(record.to_json() | {"devices": group.size()})[:16]
         if group.leads():
             others = [path for path in folder.parent.glob("*") if path != folder]
             for path in others:
@@ -117,7 +120,7 @@ class Work:
                 self._resume.parent.rmdir()
 
     def _remove(self, checkpoints: Path) -> None:
-        gone = self.out / _OLD / checkpoints.name
+        gone = self.out / OLD / checkpoints.name
         checkpoints.rename(gone)  # at once: half removed, a checkpoint could still pass for whole
         shutil.rmtree(gone)
 
@@ -136,7 +139,7 @@ def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
     """
     with file_errors(out), _made(out), locked(out):
         _refuse_foreign(out)
-        scratch, old = out / _SCRATCH, out / _OLD
+        scratch, old = out / SCRATCH, out / OLD
         try:
             for folder in (scratch, old):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -172,7 +175,7 @@ def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
         ConfigError: as `output_folder`.
         MissingInputError: as `output_folder`, or a process on another machine does not see the folder.
     """
-    follows = nullcontext(Work(out, out / _SCRATCH, force))
+    follows = nullcontext(Work(out, out / SCRATCH, force))
     with output_folder(out, force) if group.leads() else follows as work:
         group.meet()
         if not (out / LOCK).exists():

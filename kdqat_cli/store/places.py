@@ -154,6 +154,7 @@ def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, object]:
         for name, value in fields.items()
     }
     del values["distillation.loss"]  # the name begins with it
+    del values["distillation.weak_teacher"]  # it changes nothing of a training, only whether it takes place
     return {place: value for place, value in values.items() if place.startswith(places)}
 
 

@@ -1,5 +1,6 @@
 """Models for a task of any kind, loaded and checked."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -85,7 +86,36 @@ def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) 
     return reading.model_copy(update=made)
 
 
-def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str) -> float:
+def marked(record: Record, reasons: Iterable[str | None]) -> Record:
+    """A record that says why a score of the model says nothing about the method, if there is a reason.
+
+    Args:
+        record: of the result.
+        reasons: half sentences; None: no reason.
+    """
+    given = list(dict.fromkeys(filter(None, reasons)))
+    return record.model_copy(update={"not_to_be_quoted": "; ".join(given)}) if given else record
+
+
+def cut_short(rows: Rows, limit: int | None) -> str | None:
+    """Why the result of a training on the first `limit` rows is not to be quoted; None: it had all rows."""
+    return f"it was trained on the first {limit} rows" if len(rows.examples) == limit else None
+
+
+def teacher_fault(teacher: Record, score: float, dev: Rows) -> str | None:
+    """Why the result of a distillation is not to be quoted, as far as its teacher is to blame; None: it is not.
+
+    Args:
+        teacher: its record.
+        score: from `teacher_score`.
+        dev: the rows that it was scored on.
+    """
+    if score <= dev.chance:
+        return "its teacher is no better than a constant answer"
+    return f"its teacher: {teacher.not_to_be_quoted}" if teacher.not_to_be_quoted else None
+
+
+def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str, weak: bool = False) -> float:
     """A teacher's dev score in percent.
 
     Args:
@@ -93,16 +123,18 @@ def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str) -> f
         task: what it teaches.
         dev: the rows that it is scored on.
         name: what the error calls it.
+        weak: whether it may be no better than a constant answer.
 
     Raises:
         GateError: it is no better than a constant answer.
     """
     score = dev.score(model)["score"]
     chance = dev.chance
-    if score <= chance:
+    if score <= chance and not weak:
         raise GateError(
             f"The teacher {name} scores {score:.2f} on {task.name}, no better than a constant answer ({chance:.2f}): "
             "it has nothing to teach.",
-            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another beginning (--help)",
+            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another beginning (--help); "
+            "for a smoke run --allow-weak-teacher",
         )
     return score
