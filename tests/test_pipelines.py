@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdqat_cli.analysis.published import load_published
 from tests.commands import REPOSITORY, run
 
 FOLDERS = sorted(path.parent for path in (REPOSITORY / "pipelines").glob("*/dvc.yaml"))
-OWN_STAGES = ("polino-digits",)
-"""Pipelines whose stages are others than those of Kim et al.'s tables."""
+POLINO = sorted(folder for folder in FOLDERS if folder.name.startswith("polino-"))
 PARAMS = """\
 recipe: clean
 encoder: {encoder}
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.pipeline
 
 
 def test_what_the_pipelines_share_stands_once() -> None:
-    shared = [folder for folder in FOLDERS if folder.name not in OWN_STAGES]
-    assert {folder.joinpath("dvc.yaml").readlink() for folder in shared} == {Path("../stages.yaml")}
-    assert len(shared) == len(FOLDERS) - len(OWN_STAGES)
+    for folder in FOLDERS:
+        stages = "polino-stages.yaml" if folder in POLINO else "stages.yaml"
+        assert folder.joinpath("dvc.yaml").readlink() == Path("..", stages)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -49,11 +49,27 @@ def test_a_pipeline_resolves(folder: Path, tmp_path: Path) -> None:
     listed = run(tmp_path, "dvc", "stage", "list", "--name-only").stdout.split()
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     assert {f"teacher@{task}" for task in params["tasks"]} <= set(listed)
-    students = [name for name in listed if name.startswith(("student@", "after@", "qd@", "points@"))]
+    students = [name for name in listed if name.startswith(("student@", "after@", "learned@", "points@"))]
     assert len(students) == len([name for name in listed if name.startswith("evaluate@")])
     assert len(students) % (len(params["tasks"]) * len(params["seeds"])) == 0
     groups = json.loads(run(tmp_path, "kdqat", "report", "--json").stdout)
     assert all(group["missing"] for group in groups)
+    dry = run(tmp_path, "kdqat", "repro", "--dry").stdout
+    assert all(name in dry for name in listed)
+
+
+@pytest.mark.parametrize("folder", POLINO, ids=lambda folder: folder.name)
+def test_all_quantised_runs_of_polino_et_al_are_packed_and_have_a_published_row(folder: Path) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    axes = params["axes"]
+    names = [run["name"] for key in ("after", "learned", "points") for run in axes[key]]
+    assert axes["quantised"] == names
+    if params["published"] is None:
+        return
+    runs = {f"{student['name']}-{name}" for student in axes["students"] for name in ["plain", "full", *names]}
+    table = load_published(params["published"])
+    assert table.scores.keys() <= {"teacher", *runs}
+    assert {task for cells in table.scores.values() for task in cells} == set(params["tasks"])
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -115,3 +131,30 @@ def test_a_pipeline_runs(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) ->
         assert not group["missing"]
     assert [seed["seed"] for seed in groups[1]["seeds"]] == [1, 2]
     assert "as-it-is" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_pipeline_of_polino_et_al_runs(tmp_path: Path) -> None:
+    """All of its stages, and the published numbers beside ours: known, not known, and not in the table."""
+    shutil.copy(REPOSITORY / "pipelines/polino-digits/dvc.yaml", tmp_path)
+    params = yaml.safe_load((REPOSITORY / "pipelines/polino-digits/params.yaml").read_text(encoding="utf-8"))
+    axes = params["axes"]
+    for key in ("after", "learned", "points"):
+        axes[key] = axes[key][:1]
+    axes["quantised"] = [axes[key][0]["name"] for key in ("after", "learned", "points")]
+    params["seeds"] = [1]
+    params["settings"]["digits"] |= {"teacher": {"epochs": 3}, "student": {"epochs": 2}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    run(tmp_path, "dvc", "init", "--no-scm", "--quiet")
+    run(tmp_path, "kdqat", "repro", "--jobs", "2")
+    groups = json.loads(run(tmp_path, "kdqat", "report", "--json").stdout)
+    assert [(group["model"], group["run"]) for group in groups] == [
+        ("teacher", None),
+        ("teacher", "small-plain"),
+        ("student", "small-full"),
+        ("packed", "small-dq-2"),
+        ("packed", "small-pm-2"),
+        ("packed", "small-qd-2"),
+    ]
+    assert not any(group["missing"] for group in groups)
+    full, *packed = (group["metrics"]["bytes"] for group in groups[2:])
+    assert max(packed) < full / 3

@@ -1,4 +1,9 @@
-"""Published results, as data: what `kdqat report` shows beside ours."""
+"""Published results, as data: what `kdqat report` shows beside ours.
+
+A cell is what a table says of one run on one task: a number, [mean, standard deviation], or null, where a number was
+published that is not known here. A cell of several quantities is a mapping: `score` is the headline on dev, `MB` the
+bytes of the model / 10⁶, `bits` bits per weight, any other name that of a metric, for example test_score.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +13,13 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.yaml12 import read_yaml
 
 _PACKAGED = Path(__file__).parents[1] / "published"
+SCORE = "score"
 
-Score = tuple[float, float | None]
-"""Mean and standard deviation in percent; None: not printed."""
+Value = tuple[float, float | None] | None
+"""Mean and standard deviation, which is None where it was not printed; None: published, but not known here."""
+
+Cell = dict[str, Value]
+"""Quantity → its value."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +30,26 @@ class Published:
         name: what `--published` calls it.
         about: encoder and setting.
         source: paper and table.
-        scores: run (a loss, or `teacher`) → task → score.
+        kinds: what made the models that it measures, as records have it: teacher, student, packed.
+        weights: the quantisers of its students' weights.
+        scores: run (a loss, or `teacher`) → task → cell.
     """
 
     name: str
     about: str
     source: str
-    scores: dict[str, dict[str, Score]]
+    kinds: list[str]
+    weights: list[str]
+    scores: dict[str, dict[str, Cell]]
 
-    def score(self, run: str, task: str) -> Score | None:
-        """What the table says of a run on a task."""
+    def cell(self, run: str, task: str) -> Cell | None:
+        """What the table says of a run on a task; None: nothing."""
         return self.scores.get(run, {}).get(task)
+
+    @property
+    def quantities(self) -> list[str]:
+        """Names of what it has values of."""
+        return list(dict.fromkeys(name for cells in self.scores.values() for cell in cells.values() for name in cell))
 
 
 def published_names() -> list[str]:
@@ -48,8 +66,17 @@ def load_published(name: str) -> Published:
     if name not in published_names():
         raise ConfigError(f"There is no published table {name!r}.", "kdqat ls published")
     value: dict[str, Any] = read_yaml(_PACKAGED / f"{name}.yaml")
-    scores = {
-        run: {task: (cell[0], cell[1]) if isinstance(cell, list) else (cell, None) for task, cell in cells.items()}
-        for run, cells in value["scores"].items()
-    }
-    return Published(name, value["about"], value["source"], scores)
+    scores = {run: {task: _cell(cell) for task, cell in cells.items()} for run, cells in value.pop("scores").items()}
+    return Published(name=name, scores=scores, **value)
+
+
+def _cell(given: Any) -> Cell:
+    named = given if isinstance(given, dict) else {SCORE: given}
+    return {name: _value(value) for name, value in named.items()}
+
+
+def _value(given: Any) -> Value:
+    if isinstance(given, list):
+        mean, spread = given
+        return mean, spread
+    return None if given is None else (given, None)

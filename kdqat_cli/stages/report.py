@@ -19,16 +19,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from kdqat_cli.analysis.published import Published, Score, load_published
+from kdqat_cli.analysis.published import SCORE, Cell, Published, load_published
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.store.figures import DamagedError, Metrics, read_metrics, read_run
 from kdqat_cli.store.folder import ABOUT, MODEL, RUN, model_record
 from kdqat_cli.store.places import METRICS, PIPELINE, RUNS, Place, metrics_place
 from kdqat_cli.store.writing import write_text
 
-_WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "ternary, packed"}
-_QUANTISED = ("ternary", "student")  # their records say what their weights are
+_WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "packed"}
+_QUANTISED = ("ternary", "student", "packed")  # their records say what their weights are
 _MISSING = "missing"
+_UNKNOWN = "not known"  # a number that was published
+_OURS = {"MB": "MB", "bits": "bits_per_weight"}  # published quantity → what ours is called; others have one name
 _APART = f"not in {PIPELINE}"
 _SMOKE = "smoke run, not to be quoted"
 Remark = Callable[[str], None]
@@ -77,7 +79,8 @@ class Group:
         run: the run's name without its seed; "" where a task has one such model only.
         current: whether the pipeline names it, or there is no pipeline.
         measurements: one per seed, by seed.
-        published: what the published table says of it.
+        published: what the published table says of it; None: nothing.
+        quantities: what the published table has values of; empty: there is no table.
     """
 
     task: str
@@ -85,7 +88,8 @@ class Group:
     run: str
     current: bool
     measurements: list[Measurement]
-    published: Score | None
+    published: Cell | None
+    quantities: list[str]
 
     @property
     def weights(self) -> list[str]:
@@ -110,6 +114,11 @@ class Group:
         """The scores there are."""
         return [measured.score for measured in self.measurements if measured.score is not None]
 
+    @property
+    def printed(self) -> tuple[float | None, float | None]:
+        """Mean and spread of the score in the published table, as far as they are known."""
+        return (self.published or {}).get(SCORE) or (None, None)
+
     def mean(self, name: str) -> float | None:
         """The mean of one metric over the seeds that have it."""
         values = [m.metrics[name] for m in self.measurements if m.metrics is not None and name in m.metrics]
@@ -130,17 +139,31 @@ class Group:
             "run": self.run or None,
             "score": _MISSING if not self.scores else _score_text((fmean(self.scores), self.spread)),
             "seeds": "  ".join(_seed_text(measured) for measured in self.measurements) if self.run else None,
-            "paper": _score_text(self.published) if self.published else None,
+            "paper": self._paper(SCORE),
             "MB": None if size is None else size / 1e6,
             "FP32 / size": self.mean("ratio_to_fp32"),
             "seconds": fmean(seconds) if seconds else None,
         }
-        further = {name: self.mean(name) for name in self._metric_names() if name.endswith("_score")}
+        further: dict[str, object] = {name: self.mean(name) for name in self._metric_names() if name.endswith("_score")}
+        for name in self.quantities:
+            if name != SCORE:
+                ours = _OURS.get(name, name)
+                further |= {} if ours in row else {ours: self.mean(ours)}
+                further |= {f"paper {name}": self._paper(name)}
+        if self.quantities and SCORE not in self.quantities:
+            del row["paper"]
         return row | further
+
+    def _paper(self, quantity: str) -> str | None:
+        """What the published table says, for people; None: nothing."""
+        if self.published is None or quantity not in self.published:
+            return None
+        value = self.published[quantity]
+        return _UNKNOWN if value is None else _score_text(value)
 
     def record(self) -> dict[str, object]:
         """As a value for programs: every seed, every metric's mean."""
-        mean, spread = self.published or (None, None)
+        mean, spread = self.printed
         return {
             "task": self.task,
             "model": self.kind,
@@ -154,6 +177,7 @@ class Group:
             "missing": [m.seed for m in self.measurements if m.metrics is None],
             "published_mean": mean,
             "published_std": spread,
+            "published": self.published and {name: value and list(value) for name, value in self.published.items()},
             "metrics": {name: self.mean(name) for name in self._metric_names()},
         }
 
@@ -183,7 +207,9 @@ def report(published: str | None = None, remark: Remark = lambda text: None) -> 
     if not groups:
         raise MissingInputError(f"There are no measurements in {METRICS} yet.", "dvc repro")
     order = list(_WHAT)
-    keys = sorted(groups, key=lambda key: (not key.current, key.task, (*order, key.kind).index(key.kind)))
+    keys = sorted(
+        groups, key=lambda key: (not key.current, key.task, (*order, key.kind).index(key.kind), bool(key.run))
+    )
     return [_group(key, groups[key], beside) for key in keys]
 
 
@@ -298,11 +324,11 @@ def _weights(folder: Path) -> str | None:
 
 def _group(key: _Key, measurements: list[Measurement], beside: Published | None) -> Group:
     kind, run, task = key.kind, key.run, key.task
-    group = Group(*key, sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed), None)
-    # The tables' students are ternary.
-    if beside is None or kind not in ("teacher", "student") or group.weights not in ([], ["ternary"]):
+    ordered = sorted(measurements, key=lambda m: -1 if m.seed is None else m.seed)
+    group = Group(*key, ordered, None, beside.quantities if beside else [])
+    if beside is None or kind not in beside.kinds or not set(group.weights) <= set(beside.weights):
         return group
-    return replace(group, published=beside.score(run or kind, task))
+    return replace(group, published=beside.cell(run or kind, task))
 
 
 def _markdown(groups: list[Group]) -> str:
@@ -328,12 +354,14 @@ def _csv(groups: list[Group]) -> str:
         "not_to_be_quoted",
     ]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    further = [name for name in (groups[0].quantities if groups else []) if name != SCORE]
+    writer.writerow([*columns, *(f"published_{name}" for name in further)])
     for group in groups:
-        mean, spread = group.published or (None, None)
+        mean, spread = group.printed
+        beside = [_printed(group.published, name) for name in further]
         for measured in group.measurements:
             row = [group.task, group.kind, group.run, measured.seed, measured.score, mean, spread, measured.seconds]
-            writer.writerow([*row, measured.weights, group.current, measured.not_to_be_quoted])
+            writer.writerow([*row, measured.weights, group.current, measured.not_to_be_quoted, *beside])
     return text.getvalue()
 
 
@@ -341,7 +369,15 @@ def _json(groups: list[Group]) -> str:
     return json.dumps([group.record() for group in groups], indent=2, ensure_ascii=False) + "\n"
 
 
-def _score_text(score: Score) -> str:
+def _printed(cell: Cell | None, quantity: str) -> float | str | None:
+    """A published mean for programs; None: the table has none."""
+    if cell is None or quantity not in cell:
+        return None
+    value = cell[quantity]
+    return _UNKNOWN if value is None else value[0]
+
+
+def _score_text(score: tuple[float, float | None]) -> str:
     mean, spread = score
     return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
 

@@ -10,7 +10,7 @@ import pytest
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.record import Record
+from kdqat_cli.record import Kind, Record
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.store.figures import Factors
 from kdqat_cli.tasks.registry import task_names
@@ -271,18 +271,67 @@ def test_the_files_hold_what_the_table_shows() -> None:
 @pytest.mark.parametrize("name", published_names())
 def test_published_tables_name_known_tasks(name: str) -> None:
     table = load_published(name)
-    assert "Kim et al." in table.source
+    assert table.source.startswith({"kim2022": "Kim et al.", "polino2018": "Polino et al."}[name.partition("-")[0]])
     for cells in table.scores.values():
         assert set(cells) <= set(task_names())
-        for mean, spread in cells.values():
-            assert 0 < mean < 100
-            assert spread is None or 0 < spread < 2
+        for quantity, value in [pair for cell in cells.values() for pair in cell.items()]:
+            if value is not None:
+                mean, spread = value
+                assert 0 < mean < (200 if quantity == "MB" else 100)
+                assert spread is None or 0 < spread < 2
+
+
+def test_a_number_that_was_published_and_is_not_known_is_called_so() -> None:
+    scored = {"test_score": 87.0, "bits_per_weight": 2.5}
+    models: list[tuple[str, Kind, str | None]] = [
+        ("student/student-1-qd-4", "packed", "uniform"),
+        ("student/student-1-dq-8", "packed", "points"),
+        ("student/student-1-full", "student", "fp32"),
+        ("teacher", "teacher", None),
+    ]
+    for name, kind, weights in models:
+        model = Factors(task="cifar10", kind=kind, seed=1, weights=weights)
+        measure(
+            f"cifar10/{name}{'-1' * (kind != 'teacher')}", 86.0, model=model.model_dump(exclude_none=True), **scored
+        )
+    shown = rows(published="polino2018-tables9-14")
+    row = shown["packed", "student-1-qd-4"]
+    assert (row["model"], row["test_score"], row["paper test_score"]) == ("uniform, packed", 87.0, "88.00")
+    assert (row["MB"], row["paper MB"], row["bits_per_weight"], row["paper bits"]) == (
+        5.55,
+        "not known",
+        2.5,
+        "not known",
+    )
+    assert "paper" not in row, "the table has no scores on dev"
+    assert shown["packed", "student-1-dq-8"]["paper test_score"] is None, "the table has no such row"
+    assert shown["student", "student-1-full"]["paper MB"] == "4.00"
+    assert shown["teacher", ""]["paper test_score"] == "89.71"
+    groups = report("polino2018-tables9-14")
+    for name in ("r.md", "r.csv", "r.json"):
+        write_report(groups, Path(name))
+    assert "| 88.00 | not known |" in Path("r.md").read_text(encoding="utf-8")
+    with Path("r.csv").open(encoding="utf-8") as file:
+        line = next(line for line in csv.DictReader(file) if line["run"] == "student-1-qd-4")
+    assert (line["published_test_score"], line["published_MB"], line["published_mean"]) == ("88.0", "not known", "")
+    (record,) = [group.record() for group in groups if group.run == "student-1-qd-4"]
+    assert record["published"] == {"test_score": [88.0, None], "MB": None, "bits": None}
+    tables = [load_published(name) for name in published_names() if name.startswith("polino2018")]
+    for name in (
+        "polino2018-tables15-17",
+        "polino2018-tables21-23",
+        "polino2018-tables24-26",
+        "polino2018-tables29-30",
+    ):
+        (table,) = [table for table in tables if table.name == name]
+        values = [value for cells in table.scores.values() for cell in cells.values() for value in cell.values()]
+        assert set(values) == {None}, "the specification has no number of this table"
 
 
 def test_table_2_has_the_mean_that_the_paper_prints() -> None:
     """81.87 over the eight tasks for map+output; 81.28 for the baseline."""
     table = load_published("kim2022-table2")
     for run, printed in (("map+output", 81.87), ("score", 81.28), ("map", 81.66), ("output", 81.33)):
-        means = [mean for mean, _ in table.scores[run].values()]
+        means = [cell["score"][0] for cell in table.scores[run].values() if cell["score"]]
         assert len(means) == 8
         assert sum(means) / 8 == pytest.approx(printed, abs=0.01)
