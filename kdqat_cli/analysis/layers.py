@@ -82,13 +82,12 @@ def ranking_loss(model: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
     model = torch.where(keys, model, least)
     teacher = teacher.masked_fill(~keys, -torch.inf)
     # Keys with equal values in the teacher stand in the model's order, in which their pairs count 0.
-    order = model.argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, teacher.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
-    ordered = model.gather(-1, order).double()
-    length = ordered.size(-1)
-    # Σ_{i<j} |S_j − S_i| of sorted values is Σ_m (2m − L + 1) S_(m); Σ_{i<j} (S_j − S_i) the same in the given order.
+    falling, order = model.sort(dim=-1, descending=True)
+    taught = teacher.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+    # In a given order Σ_{i<j} (S_j − S_i) is Σ_m (2m − L + 1) S_m, and Σ_{i<j} |S_j − S_i| is that of the rising order.
+    length = falling.size(-1)
     weights = 2 * torch.arange(length, device=model.device, dtype=torch.float64) - (length - 1)
-    return 0.5 * ((ordered.sort(dim=-1).values + ordered) * weights).sum(-1)
+    return 0.5 * (falling.gather(-1, taught).double() @ weights - falling.double() @ weights)
 
 
 def ranking_ratio(maps: Tensor, counted: Tensor) -> Tensor:

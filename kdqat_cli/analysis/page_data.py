@@ -1,6 +1,7 @@
 """What the report page shows beside the scores: histories, records and machines of the runs, and the analyses."""
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from kdqat_cli.record import Record
 from kdqat_cli.store.figures import Run, read_run
 from kdqat_cli.store.folder import ABOUT, HISTORY, MODEL, RUN, model_record
 from kdqat_cli.store.places import ANALYSIS, RUNS
+
+BENCH = "bench.json"
+"""What `kdqat bench --json` printed of a packed model, where the user has put it into its folder."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ def run_folders() -> list[RunFolder]:
         except KdqatError:  # `kdqat report` tells of damaged files
             continue
     return found
+
+
+def latency(folder: Path) -> float | None:
+    """Milliseconds of the engine on the first shape that was measured: bench.json, which `kdqat bench --json` prints.
+
+    Args:
+        folder: of the packed model.
+    """
+    try:
+        rows = json.loads((folder / BENCH).read_text(encoding="utf-8"))["latency"]
+        return next(float(row["ms"]) for row in rows if row["engine"] == "kdqat")
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return None
 
 
 def analyses() -> list[Analysis]:
