@@ -137,7 +137,7 @@ def test_a_stale_list_is_an_error_and_fix_writes_it(project: Path) -> None:
     module.write_bytes(before + b"\n\ndef late():\n    import kdqat_cli.analysis.published\n")
     try:
         assert [entry.missing for entry in stale_stages(Path("dvc.yaml"))] == [
-            ["kdqat_cli/analysis", "kdqat_cli/published"]
+            ["kdqat_cli/analysis/published.py", "kdqat_cli/published"]
         ]
     finally:
         module.write_bytes(before)

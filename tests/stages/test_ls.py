@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kdqat_cli import names
+from kdqat_cli.analysis.figures import FIGURES
 from kdqat_cli.analysis.published import published_names
 from kdqat_cli.cli import app
 from kdqat_cli.distillation.losses import LOSSES
@@ -28,6 +29,8 @@ KEYS: dict[Listed, tuple[str, set[str]]] = {
     "encoders": ("model type", set(FAMILIES)),
     "networks": ("network", set(networks())),
     "formats": ("format", set(names.FORMATS)),
+    "measures": ("measure", set(names.MEASURES)),
+    "figures": ("figure", set(FIGURES)),
     "published": ("published", set(published_names())),
 }
 
