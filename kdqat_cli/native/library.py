@@ -82,7 +82,10 @@ def chosen_kernel() -> str:
     here = kernels()
     named = os.environ.get(KERNEL_VARIABLE)
     if named and named not in here:
-        raise ConfigError(f"{KERNEL_VARIABLE} is {named!r}, but this processor has {', '.join(here) or 'no kernel'}.")
+        raise ConfigError(
+            f"{KERNEL_VARIABLE} is {named!r}, but this processor has {', '.join(here) or 'no kernel'}.",
+            f"unset {KERNEL_VARIABLE}",
+        )
     return named or here[0]
 
 

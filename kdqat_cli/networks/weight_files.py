@@ -38,7 +38,7 @@ def refuse_incomplete(folder: Path) -> None:
                 more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
                 names = ", ".join(lost[:_SHOWN])
                 raise MissingInputError(
-                    f"{folder} lacks weights: {index.name} names {names}{more}, which are not there.",
+                    f"{folder} lacks weights: {index.name} names files that are not there: {names}{more}.",
                     f"copy or download {names}{more} into {folder}",
                 )
             return

@@ -143,5 +143,7 @@ def recorded_in(folder: Path) -> Record:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MissingInputError(f"{path} is not JSON; the folder is damaged.") from error
+        raise MissingInputError(
+            f"{path} is not JSON; the folder is damaged.", f"copy {folder} again, or repeat the command that wrote it"
+        ) from error
     return read_record(value, str(path))

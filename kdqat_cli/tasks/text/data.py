@@ -134,7 +134,9 @@ def _text(row: _Row, column: str) -> str:
             f"{column}: a string in double quotes",
         )
     if len(value) > LONGEST_CELL:
-        raise MissingInputError(f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.")
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.", "a shorter text"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
@@ -236,7 +238,9 @@ def _read_json_lines(path: Path) -> Iterator[_Row]:
 def _read_json(path: Path) -> Iterator[_Row]:
     items = _parse_json(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
     if not isinstance(items, list):
-        raise MissingInputError(f"{path} is not an array of rows.")
+        raise MissingInputError(
+            f"{path} is not an array of rows.", "[{…}, {…}] in a .json file, or one object per line in a .jsonl file"
+        )
     for number, item in enumerate(items, 1):
         yield _json_row(f"{path}, item {number}", item)
 

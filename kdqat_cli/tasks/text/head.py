@@ -28,11 +28,15 @@ def check_outputs(config: PreTrainedConfig, name: str) -> None:
     if config.problem_type == "multi_label_classification":
         raise ConfigError(
             f"{name} gives every label a probability of its own (problem_type multi_label_classification); kdqat takes "
-            "single_label_classification and regression."
+            "single_label_classification and regression.",
+            "kdqat finetune-teacher, on rows with one label each",
         )
     one = config.num_labels == 1
     if config.problem_type not in (None, "regression", "single_label_classification"):
-        raise ConfigError(f"{name} has the problem_type {shown(config.problem_type)}, which kdqat does not know.")
+        raise ConfigError(
+            f"{name} has the problem_type {shown(config.problem_type)}, which kdqat does not know.",
+            '"problem_type" in its config.json: single_label_classification or regression',
+        )
     if config.problem_type is not None and one != (config.problem_type == "regression"):
         raise ConfigError(
             f"{name} has the problem_type {config.problem_type}, but {_count(config.num_labels, 'output')}.",
