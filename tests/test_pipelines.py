@@ -126,6 +126,21 @@ def test_a_pipeline_is_a_project_of_its_own_with_the_roots_cache(clone: Path) ->
     assert "../../../.dvc/plots/page.html" in texts.pop()
 
 
+def test_a_smoke_run_says_that_it_is_one(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
+    shutil.copy(REPOSITORY / "pipelines/table-2-glue/dvc.yaml", tmp_path)
+    shutil.copytree(tiny_task, tmp_path / "tasks")
+    params = yaml.safe_load((REPOSITORY / "pipelines/table-2-glue/params.yaml").read_text(encoding="utf-8"))
+    none: dict[str, object] = {"teacher": {}, "student": {}, "quantization": {}, "distillation": {}}
+    params |= {"recipe": "smoke", "encoder": str(tiny_encoder), "seeds": [1], "tasks": ["tiny"]}
+    params["settings"] = {"tiny": none}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    run(tmp_path, "dvc", "init", "--no-scm", "--quiet")
+    run(tmp_path, "kdqat", "repro")
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert len(lines) == 1 + len(params["axes"]["runs"])
+    assert all("smoke run, not to be quoted" in line for line in lines)
+
+
 def test_a_pipeline_runs(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
     shutil.copy(REPOSITORY / "pipelines/clean-changes/dvc.yaml", tmp_path)
     shutil.copytree(tiny_task, tmp_path / "tasks")

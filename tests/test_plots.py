@@ -54,11 +54,7 @@ def test_the_page_takes_nothing_from_the_web(page: str) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_every_column_is_a_curve_and_empty_cells_are_no_points(page: str, tmp_path: Path) -> None:
-    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    program = tmp_path / "page.js"
-    program.write_text("\n".join([BROWSER, *scripts, "console.log(JSON.stringify(root));"]), encoding="utf-8")
-    done = subprocess.run(["node", str(program)], capture_output=True, text=True, check=True)
-    figures = [child for child in json.loads(done.stdout)["children"] if child["name"] == "figure"]
+    figures = [child for child in drawn_by(page, tmp_path) if child["name"] == "figure"]
     curves = {figure["children"][0]["textContent"]: points(figure) for figure in figures}
     assert set(curves) == {"epoch", "loss", "loss_map", "score"}
     assert [len(curves[name]) for name in ("loss", "loss_map", "score")] == [4, 4, 2]
@@ -66,6 +62,30 @@ def test_every_column_is_a_curve_and_empty_cells_are_no_points(page: str, tmp_pa
     assert heights == sorted(heights), "the loss falls: downwards is more"
     across = [x for x, _ in curves["loss"]]
     assert [(x - across[0]) / (across[-1] - across[0]) for x in across] == pytest.approx([0, 1 / 7, 3 / 7, 1])
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_confusion_is_a_table_of_counts(page: str, tmp_path: Path) -> None:
+    (tmp_path / "confusion.csv").write_text("actual,predicted\n0,0\n0,1\n1,1\n1,1\n", encoding="utf-8")
+    plots = "stages:\n  s:\n    cmd: 'true'\n    plots:\n      - confusion.csv:\n"
+    plots += "          {x: actual, y: predicted, template: confusion}\n"
+    (tmp_path / "dvc.yaml").write_text(plots, encoding="utf-8")
+    run(tmp_path, "dvc", "plots", "show")
+    drawn = (tmp_path / "dvc_plots/index.html").read_text(encoding="utf-8")
+    (figure,) = [child for child in drawn_by(drawn, tmp_path) if child["name"] == "figure"]
+    rows = [[cell["textContent"] for cell in row["children"]] for row in figure["children"][1]["children"]]
+    assert rows[0][1:] == ["0", "1"]
+    assert rows[1:] == [["0", "1", "0"], ["1", "1", "2"]]
+
+
+def drawn_by(page: str, folder: Path) -> list[dict[str, Any]]:
+    """The elements that the page's program makes."""
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    program = folder / "page.js"
+    program.write_text("\n".join([BROWSER, *scripts, "console.log(JSON.stringify(root));"]), encoding="utf-8")
+    done = subprocess.run(["node", str(program)], capture_output=True, text=True, check=True)
+    elements: list[dict[str, Any]] = json.loads(done.stdout)["children"]
+    return elements
 
 
 def points(figure: dict[str, Any]) -> list[tuple[float, ...]]:
