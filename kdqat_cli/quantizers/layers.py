@@ -98,6 +98,17 @@ class QuantizedWeight(nn.Module):
         else:
             self.weight.copy_(codes.value()).requires_grad_(False)
 
+    @torch.no_grad()
+    def thaw(self, latent: Tensor) -> None:
+        """Undoes `freeze`: the weight is quantised at each use again.
+
+        Args:
+            latent: the weight as it was.
+        """
+        for name in _PARTS:
+            setattr(self, f"_{name}", None)
+        self.weight.copy_(latent).requires_grad_(True)
+
     def _put(self, weight: Tensor) -> None:
         assert isinstance(weight, nn.Parameter)
         self.weight = weight

@@ -101,9 +101,9 @@ def learn_points(model: nn.Module, counts: dict[str, int] | None = None) -> None
         weight.weight_quantizer = LearnedPoints(weight, quantizer, plain)
 
 
-def settle_points(model: nn.Module) -> None:
-    """Freezes the weights of a model at their learned points; the points are no longer parameters."""
-    freeze(model)
+def settle_points(model: nn.Module, seed: int = 0) -> None:
+    """Freezes the weights of a model at their learned points, which are no longer parameters; `seed` as of `freeze`."""
+    freeze(model, seed)
     for weight in quantized_weights(model).values():
         learned = weight.weight_quantizer
         del weight.weight_quantizer  # torch does not let a plain value replace a module

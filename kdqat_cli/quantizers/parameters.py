@@ -8,7 +8,10 @@ A parametrised parameter has another name in the state of its module. `plain_sta
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -86,10 +89,44 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight]:
     return {name.removesuffix(".weight"): one for name, one in found if not isinstance(one, QuantizedParameter)}
 
 
-def freeze(model: nn.Module) -> None:
-    """Freezes every quantised weight of a model."""
-    for weight in quantized_weights(model).values():
-        weight.freeze()
+def freeze(model: nn.Module, seed: int = 0) -> None:
+    """Freezes every quantised weight of a model.
+
+    Args:
+        model: changed in place.
+        seed: of what a stochastic quantiser draws; equal weights and seeds give equal codes.
+    """
+    with _seeded(seed) if _drawing(model) else nullcontext():
+        for weight in quantized_weights(model).values():
+            weight.freeze()
+
+
+@contextmanager
+def as_frozen(model: nn.Module, seed: int) -> Iterator[None]:
+    """A model that draws codes is meanwhile what `freeze` with this seed would make of it; any other stays as it is."""
+    latents = [(weight, weight.weight.detach().clone()) for weight in _drawing(model)]
+    if latents:
+        freeze(model, seed)
+    try:
+        yield
+    finally:
+        for weight, latent in latents:
+            weight.thaw(latent)
+
+
+def _drawing(model: nn.Module) -> list[QuantizedWeight]:
+    """The weights of which each use draws other codes."""
+    weights = [weight for weight in quantized_weights(model).values() if not weight.frozen]
+    return [weight for weight in weights if getattr(weight.weight_quantizer.quantizer, "draws", False)]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers of a seed, on the processor and the GPU in use; afterwards they go on as before."""
+    here = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=here):
+        torch.manual_seed(seed)
+        yield
 
 
 def level_bits(model: nn.Module) -> float | None:

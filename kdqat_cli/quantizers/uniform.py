@@ -56,6 +56,7 @@ class Uniform:
         self.levels = range(2**bits)
         self.grouping = MATRIX if bucket is None else Grouping("bucket", bucket)
         self.rounding = rounding
+        self.draws = rounding == "stochastic"
 
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
         """Levels (uint8), scales and offsets of a latent weight of any shape and floating type."""

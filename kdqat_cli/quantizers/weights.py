@@ -38,7 +38,7 @@ from kdqat_cli.quantizers.uniform import Uniform, range_gradient
 
 
 class WeightQuantizer(Protocol):
-    """Computes the codes of a latent weight."""
+    """Computes the codes of a latent weight. One that draws them at random has an attribute `draws`, which is true."""
 
     @property
     def name(self) -> str:

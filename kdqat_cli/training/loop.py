@@ -25,6 +25,7 @@ from kdqat_cli.config import Training
 from kdqat_cli.distillation.objective import Objective
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.networks.finite import weight_at_fault
+from kdqat_cli.quantizers.parameters import as_frozen
 from kdqat_cli.store.progress import DevScore
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.checkpoints import Checkpoints
@@ -184,7 +185,8 @@ class Loop:
             raise self._stopped(grown)
         if weight := weight_at_fault({self.objective.trains: self.model}):
             raise self._stopped(f"{weight} is not finite")
-        metrics = self.score(self.model)
+        with as_frozen(self.model, self.seed):  # a stochastic student is scored with the codes that would be saved
+            metrics = self.score(self.model)
         now.history[-1] |= metrics
         self.scores.append(metrics["score"])
         self.progress(now.step, self.steps, DevScore(metrics["score"]))

@@ -7,8 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from kdqat_cli.quantizers.codes import MATRIX
-from kdqat_cli.quantizers.parameters import freeze, plain_state, quantize_parameter, quantized_layers, quantized_weights
+from kdqat_cli.quantizers.parameters import (
+    as_frozen,
+    freeze,
+    plain_state,
+    quantize_parameter,
+    quantized_layers,
+    quantized_weights,
+)
 from kdqat_cli.quantizers.ternary import Ternary
+from kdqat_cli.quantizers.uniform import Uniform
 from kdqat_cli.quantizers.weights import StraightThrough
 
 MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -77,3 +85,26 @@ def test_a_copy_has_parameters_of_its_own() -> None:
     freeze(copied)
     assert not quantized_weights(module)["weight"].frozen
     assert quantized_weights(copied)["weight"].weight is not quantized_weights(module)["weight"].weight
+
+
+@each_module
+def test_what_draws_its_codes_is_scored_with_those_that_are_saved(module: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(shape)
+    module = deepcopy(module)
+    for name, parameter in list(module.named_parameters()):
+        parameter.data.normal_()
+        quantize_parameter(module, name, StraightThrough(Uniform(2, 256, "stochastic"), None))
+    module.eval()
+    latents = {name: weight.weight.detach().clone() for name, weight in quantized_weights(module).items()}
+    before = torch.get_rng_state()
+    with as_frozen(module, seed=3):
+        scored = [result(module, inputs) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before), "a training draws what it would have drawn"
+    for name, weight in quantized_weights(module).items():
+        assert torch.equal(weight.weight, latents[name])
+        assert weight.weight.requires_grad
+    drawn = [result(module, inputs) for _ in range(9)]
+    assert not all(torch.equal(drawn[0], other) for other in drawn), "each use draws anew"
+    freeze(module, seed=3)
+    assert all(torch.equal(result(module, inputs), other) for other in scored)
