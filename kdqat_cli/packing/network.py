@@ -45,8 +45,10 @@ def save_network(
     write_packed(folder / FILE_NAME, parts, codec)
 
 
-def load_network(path: Path) -> PreTrainedModel:
-    """The network of a packed file, in eval mode; its logits equal those of the student bit for bit (FP32 remainder).
+def load_network(path: Path) -> tuple[PreTrainedModel, Record]:
+    """The network of a packed file, in eval mode, and its record.
+
+    Its logits equal those of the student bit for bit (FP32 remainder).
 
     Raises:
         MissingInputError: no such file, or it is truncated, altered, foreign, or its parts do not fit each other.
@@ -72,7 +74,7 @@ def load_network(path: Path) -> PreTrainedModel:
     for name, weight in weights.items():
         weight.freeze(codes[name])
     model.load_state_dict(dense, strict=False)
-    return model.eval()
+    return model.eval(), checkpoint.record
 
 
 def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -100,7 +100,20 @@ class PackedFile(PackedParts):
             raise MissingInputError(f"{path} does not fit its own configuration: {fault}", "kdqat export")
 
 
-def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
+def packed_record(path: Path) -> Record:
+    """The record of a packed checkpoint, without its weights, which are neither read nor checked here.
+
+    Raises:
+        MissingInputError: as of `PackedFile`, where the file's header alone tells.
+    """
+    try:
+        return read_record(_read(path, weights=False)[1].get("about"), f"{path}: about")
+    except MissingInputError:
+        return PackedFile(path).record  # says first whether the file was altered
+
+
+def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays, unless they are not asked for, and the header."""
     if not is_there(path) or path.is_dir():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
     fix = (
@@ -111,7 +124,7 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     open_file(path).close()  # refuses what is no regular file: a named pipe would block
     try:
         with safe_open(path, framework="np") as file:
-            names = file.keys()
+            names = file.keys() if weights else []
             arrays, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
         header = json.loads(metadata.get(METADATA_KEY, "null"))
     # AttributeError and KeyError: numpy has not all of safetensors' types; OSError: it cannot be read.

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from kdqat_cli import group
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
-from kdqat_cli.packing.packed_file import FILE_NAME, PackedFile
+from kdqat_cli.packing.packed_file import FILE_NAME, packed_record
 from kdqat_cli.record import Record, read_record
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.figures import read_run
@@ -268,7 +268,7 @@ def model_record(model: Path) -> Record:
     """
     if (model / ABOUT).exists():
         return read_record(read_object(model / ABOUT), str(model / ABOUT))
-    return PackedFile(model / FILE_NAME).record
+    return packed_record(model / FILE_NAME)
 
 
 def _settings(record: Record) -> dict[str, object]:

@@ -1,10 +1,10 @@
 """What the kinds of tasks share whose models are kdqat's own networks (networks/nets.py), trained from the beginning.
 
 Such a kind derives from `NetworkKind` and adds how it reads rows: `reading` and `rows`, and `config` where a task
-determines something of a network.
+determines something of a network; and `reads_lines` where `kdqat predict` takes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import CodecName
+from kdqat_cli.config import CodecName, Device
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.loading import Source, load_net
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
+from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.codes_file import load_codes, save_codes
 from kdqat_cli.packing.network import load_network, save_network
 from kdqat_cli.quantizers.parameters import plain_state
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.store.writing import write_json
+from kdqat_cli.tasks.answers import Answerer
 from kdqat_cli.tasks.records import made_by, model_folder, recorded_in
 from kdqat_cli.tasks.task import label_config
 
@@ -73,7 +74,8 @@ class NetworkKind:
         folder = model_folder(source)
         if (folder / FILE_NAME).exists():
             packed = folder / FILE_NAME
-            return LoadedNetwork(placed(load_network(packed)), packed, PackedCheckpoint(packed).record)
+            model, record = load_network(packed)
+            return LoadedNetwork(placed(model), packed, record)
         record = recorded_in(folder)
         place = Source.find(str(folder) if folder.is_dir() else source, fix)
         again = made_by(record)
@@ -102,6 +104,10 @@ class NetworkKind:
             raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are read whole.")
         return loaded.record
 
+    def taught(self, rows: Any, loaded: Any, folder: Path) -> Any:
+        """Refuses: the loss of the logits already compares all of an answer."""
+        raise no_targets(self.name)
+
     def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
         """Nothing: the task says how its rows are read."""
         return {}
@@ -110,11 +116,39 @@ class NetworkKind:
         """As the packed file alone."""
         save_network(loaded.model, folder, record, half, codec)
 
+    def answerer(self, source: str, task: Callable[[], Any], device: Device | None) -> Answerer:
+        """The network, on the device; `reads_lines` says the rest."""
+        loaded = self.load(source)
+        if device == "cpu":
+            loaded.model.cpu()
+        spec = task()
+        self.align(loaded, spec, f"The model {source}")
+        return self.reads_lines(loaded, spec)
+
+    def reads_lines(self, loaded: Any, task: Any) -> Answerer:
+        """What answers lines.
+
+        Raises:
+            ConfigError: the kind takes no lines.
+        """
+        raise ConfigError(
+            f"Rows of the kind {self.name} cannot be given to kdqat predict as lines.",
+            f"kdqat evaluate --task {task.name}",
+        )
+
     def save(self, loaded: Any, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes and kdqat.json."""
         loaded.model.save_pretrained(folder, state_dict=plain_state(loaded.model))
         save_codes(loaded.model, folder)
         write_json(folder / ABOUT, record.to_json())
+
+
+def no_targets(kind: str) -> ConfigError:
+    """The error about a teacher's answers as targets, of a kind that has none."""
+    return ConfigError(
+        f"distillation.targets: teacher is for translations; rows of the kind {kind} have no sentences as answers.",
+        "--set distillation.targets=references",
+    )
 
 
 def placed(model: PreTrainedModel) -> PreTrainedModel:

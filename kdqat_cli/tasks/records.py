@@ -8,7 +8,7 @@ from torch import nn
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.hub import CONFIG, refuse_hollow
-from kdqat_cli.packing.checkpoint import FILE_NAME, PackedCheckpoint
+from kdqat_cli.packing.packed_file import FILE_NAME, packed_record
 from kdqat_cli.record import Record, read_record
 from kdqat_cli.store.figures import Size
 from kdqat_cli.store.folder import ABOUT, MODEL
@@ -38,7 +38,7 @@ def recorded(source: str | Path, fix: str | None = None) -> Record:
     if folder.is_dir() and not any(is_there(folder / name) for name in (CONFIG, ABOUT, FILE_NAME)):
         refuse_hollow(folder, fix)
     packed = (folder / FILE_NAME).exists()
-    return PackedCheckpoint(folder / FILE_NAME).record if packed else recorded_in(folder)
+    return packed_record(folder / FILE_NAME) if packed else recorded_in(folder)
 
 
 def recorded_task(source: str, fix: str | None = None) -> str | None:

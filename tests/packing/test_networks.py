@@ -9,14 +9,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
+from kdqat_cli.codecs.catalogue import decode
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.nets import new_network
 from kdqat_cli.networks.quantized import quantize_model
+from kdqat_cli.packing import coded
 from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.packing.network import load_network, save_network
 from kdqat_cli.packing.packed_file import digest, to_json
 from kdqat_cli.quantizers.parameters import freeze, plain_state, quantized_weights
 from kdqat_cli.record import Record
+from kdqat_cli.tasks.records import recorded
 from kdqat_cli.tasks.registry import kind_named
 from tests.recipes import quantization
 
@@ -53,7 +56,7 @@ def test_a_network_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     model, record = trained(**SETTINGS[name])
     save_network(model, tmp_path, record)
     loaded = kind_named("image").load(str(tmp_path))
-    assert loaded.record == record
+    assert loaded.record == record == recorded(tmp_path)
     assert loaded.weights == tmp_path / FILE_NAME
     assert torch.equal(logits(loaded.model), logits(model))
     state = plain_state(model)
@@ -123,3 +126,26 @@ def test_a_wrong_file_with_a_right_digest_is_refused(change: Any, sentence: str,
 def test_a_kind_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ConfigError, match="rows of the kind 'smell'; it knows text, image"):
         kind_named("smell")
+
+
+def test_each_weight_is_decoded_once_and_not_at_all_for_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, record = trained(weights="uniform", bits=2)
+    save_network(model, tmp_path, record, codec="huffman")
+    decoded: list[str] = []
+
+    def counting(codec: str, stream: Any, count: int) -> Any:
+        decoded.append(codec)
+        return decode(codec, stream, count)
+
+    monkeypatch.setattr(coded, "decode", counting)
+    assert recorded(tmp_path).labels == LABELS
+    assert not decoded
+    kind_named("image").load(str(tmp_path))
+    assert len(decoded) == len(quantized_weights(model))
+    data = bytearray((tmp_path / FILE_NAME).read_bytes())
+    data[data.index(b"rows_kind") + 15] ^= 1
+    (tmp_path / FILE_NAME).write_bytes(data)
+    with pytest.raises(MissingInputError, match="altered"):
+        kind_named("image").load(str(tmp_path))
