@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from kdqat_cli.config import Device
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.stages.predict import Answer, Runner, open_model, predict
+from kdqat_cli.stages.predict import open_model, predict
+from kdqat_cli.tasks.answers import Answer, Answerer
+from kdqat_cli.tasks.text.answers import TextAnswerer
 from kdqat_cli.texts import Text, require_fit
 
 Given = str | tuple[str, str]
@@ -33,7 +35,7 @@ Given = str | tuple[str, str]
 
 class _Opened(NamedTuple):
     process: int
-    runner: Runner
+    runner: Answerer
     lock: Lock
 
 
@@ -47,7 +49,7 @@ class Model:
 
     @property
     def labels(self) -> list[str] | None:
-        """Names of the classes, in the order of the logits; None: it answers with a value."""
+        """Names of the classes, in the order of the logits; None: it answers with a value, or a translation."""
         return self._opened.runner.labels
 
     @property
@@ -69,8 +71,8 @@ class Model:
             batch_size: texts that are computed together.
 
         Returns:
-            Per text a dictionary with `label` and `probabilities`, with `value` (regression), or with `error` where the
-            model has no answer.
+            Per text a dictionary with `label` and `probabilities`, with `value` (regression), with `translation`, or
+            with `error` where the model has no answer.
 
         Raises:
             ConfigError: something that is not a text, a pair for a model of single texts or the reverse, or a
@@ -88,13 +90,16 @@ class Model:
         """Logits (texts, labels) of texts or pairs.
 
         Raises:
-            ConfigError: as `__call__`.
+            ConfigError: as `__call__`, or the model is not one of texts.
             ValueError: a text makes no tokens.
         """
         opened = self._ready()
-        texts = [_text(one, opened.runner.pairs) for one in given]
+        runner = opened.runner
+        if not isinstance(runner, TextAnswerer):
+            raise ConfigError(f"{self._source} is no model of texts, so it has no logits of texts.", "model(given)")
+        texts = [_text(one, runner.pairs) for one in given]
         with opened.lock:
-            return opened.runner.logits(opened.runner.read(texts))
+            return runner.logits(runner.read(texts))
 
     def _answers(self, given: Sequence[Given], batch_size: int) -> list[Answer]:
         opened = self._ready()

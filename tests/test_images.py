@@ -78,6 +78,14 @@ def test_a_second_run_gives_the_same_bits(digits: Path) -> None:
     assert one == two
 
 
+def test_the_scores_of_a_stochastic_student_are_those_of_what_is_saved(digits: Path) -> None:
+    draws = ("--bits", "1", "--set", "quantization.rounding=stochastic", "--epochs", "3", "--out", "drawn")
+    made = told(digits, *STUDENT, *draws)
+    rows = [line.split(",") for line in (digits / "drawn/history.csv").read_text(encoding="utf-8").splitlines()]
+    scores = [float(row[rows[0].index("score")]) for row in rows[1:] if row[rows[0].index("score")]]
+    assert made["score"] == max(scores) == told(digits, "evaluate", "drawn")["score"]
+
+
 def test_shared_points_and_the_bits_that_they_cost(digits: Path) -> None:
     """The rule of the public code keeps no mean of bits per weight, the budget does."""
     learn = ("distill", "--task", "digits", "--recipe", "polino", "--teacher", "full", "--method", "dq", "--weights",
@@ -138,6 +146,17 @@ def test_an_own_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: 
         assert scored["test_score"] > 80
         made = told(tmp_path, "distill", *short, "--recipe", "polino", "--bits", "4")
         assert told(tmp_path, "evaluate", made["folder"])["score"] == made["score"]
+    packed = told(tmp_path, "export", "--student", made["folder"], "--out", "packed")["folder"]
+    pairs = [line.split(",") for line in listed["test"][1:]]
+    (tmp_path / "lines.txt").write_text("\n".join([path for path, _ in pairs] + ["gone.png"]) + "\n")
+    for model in (made["folder"], packed):
+        done = run(tmp_path, "kdqat", "predict", model, "--file", "lines.txt", code=3)
+        *answers, last = map(json.loads, done.stdout.splitlines())
+        assert [answer["text"] for answer in answers] == [path for path, _ in pairs]
+        right = sum(answer["label"] == label for answer, (_, label) in zip(answers, pairs, strict=True))
+        assert 100 * right / len(pairs) == pytest.approx(told(tmp_path, "evaluate", model)["test_score"])
+        assert all(sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5) for answer in answers)
+        assert last == {"text": "gone.png", "error": "There is no picture gone.png."}
 
 
 def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: Path) -> None:
@@ -177,11 +196,9 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
             ("evaluate", "full", "--task", "cifar10"),
             "has the labels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, but task",
         ),
-        (
-            ("predict", "full", "a.png"),
-            "full reads rows of the kind image, but kdqat predict takes models of text only",
-        ),
+        (("predict", "full", "a.png", "b.png"), "The text is a pair, but the model was trained on single texts"),
         ((*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
+        ((*STUDENT, "--set", "distillation.targets=teacher"), "distillation.targets: teacher is for translations"),
         ((*STUDENT, "--method", "dq"), "the weights must lie at points. try: --weights points"),
         ((*STUDENT, "--method", "dq", "--weights", "points"), "keeps the weights of its teacher"),
         ((*STUDENT, "--weights", "fp32", "--method", "pm"), "quantises weights after the training"),

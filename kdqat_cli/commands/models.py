@@ -214,9 +214,10 @@ def predict(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Classify texts, with one JSON line per text.
+    """Classify texts or pictures, or translate sentences, with one JSON line per line of input.
 
-    A line holds the label and the probabilities, and comes as soon as its text has been read.
+    A line of input is a text, the path of a picture or a sentence, as the model's task has it. The line of output comes
+    as soon as its input has been read.
     """
     use_plugins()
     if text is not None and file is not None:
@@ -255,7 +256,7 @@ def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:
         unanswered += "error" in answer
         output.line(answer)
     if unanswered:
-        raise MissingInputError(f"{unanswered} texts have no answer; their lines hold an error.")
+        raise MissingInputError(f"{unanswered} lines have no answer; they hold an error.")
 
 
 @command

@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdqat_cli.config import CodecName, PaddingName, Training
+from kdqat_cli.config import CodecName, Device, PaddingName, Training
 from kdqat_cli.record import Record
+from kdqat_cli.tasks.answers import Answerer
 from kdqat_cli.tasks.details import Answers
 
 
@@ -191,6 +192,19 @@ class Kind(Protocol):
             MissingInputError: no source has the split, or a row is wrong.
         """
 
+    def taught(self, rows: Any, loaded: Any, folder: Path) -> Rows:
+        """The training rows with a teacher's answers in the place of theirs.
+
+        Args:
+            rows: of this kind.
+            loaded: the teacher.
+            folder: where its answers are kept for the next time; need not be there.
+
+        Raises:
+            ConfigError: the kind has no such rows.
+            MissingInputError: what is kept is damaged.
+        """
+
     def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
         """Writes what reads a packed model's rows, a tokenizer for example.
 
@@ -218,6 +232,19 @@ class Kind(Protocol):
 
         Raises:
             ConfigError: the codec cannot hold the student, or a value is not finite.
+        """
+
+    def answerer(self, source: str, task: Callable[[], Any], device: Device | None) -> Answerer:
+        """A trained model that answers lines: what of a line is an example, and how its answer is shown.
+
+        Args:
+            source: folder, packed file or hub id.
+            task: loads the task that the model was made for.
+            device: that computes; None: the GPU where there is one.
+
+        Raises:
+            ConfigError: the kind takes no lines, or the model names no task and needs one.
+            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
         """
 
     def save(self, loaded: Any, folder: Path, record: Record) -> None:

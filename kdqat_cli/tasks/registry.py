@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kdqat_cli.config import parse
+from kdqat_cli.config import Device, parse
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.files import is_there, names_in
 from kdqat_cli.tasks.image.schema import ImageTask
@@ -20,20 +20,32 @@ from kdqat_cli.tasks.translation.schema import TranslationTask
 from kdqat_cli.yaml12 import read_yaml
 
 if TYPE_CHECKING:
+    from kdqat_cli.tasks.answers import Answerer
     from kdqat_cli.tasks.kind import Kind
 
 USER_TASKS = Path("tasks")
 
 
+Opener = Callable[[Path, int | None, Device | None], "Answerer"]
+"""A packed file, threads and device → what answers lines."""
+
+
 class _Entry(NamedTuple):
     schema: type[Task]
     load: "Callable[[], Kind]"
+    packed: Callable[[], Opener] | None = None
 
 
 def _text() -> "Kind":
     from kdqat_cli.tasks.text.kind import TEXT
 
     return TEXT
+
+
+def _packed_text() -> Opener:
+    from kdqat_cli.tasks.text.answers import PackedAnswerer
+
+    return PackedAnswerer
 
 
 def _image() -> "Kind":
@@ -49,7 +61,7 @@ def _translation() -> "Kind":
 
 
 KINDS: dict[str, _Entry] = {
-    "text": _Entry(TextTask, _text),
+    "text": _Entry(TextTask, _text, _packed_text),
     "image": _Entry(ImageTask, _image),
     "translation": _Entry(TranslationTask, _translation),
 }
@@ -89,6 +101,12 @@ def kind_named(name: str) -> "Kind":
             "plugins: in params.yaml, where a plugin adds the kind",
         )
     return KINDS[name].load()
+
+
+def packed_answerer(name: str) -> Opener | None:
+    """What opens a packed model of a kind, by its name, without torch; None: the kind has no such thing."""
+    packed = KINDS[name].packed if name in KINDS else None
+    return packed() if packed else None
 
 
 def task_names() -> list[str]:

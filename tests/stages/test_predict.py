@@ -22,6 +22,7 @@ from kdqat_cli.stages.export import export
 from kdqat_cli.stages.predict import open_model, predict
 from kdqat_cli.tasks.models import student_record
 from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.answers import TextAnswerer
 from kdqat_cli.tasks.text.inference import predict_logits
 from kdqat_cli.tasks.text.models import load_classifier, load_encoder, save_classifier
 from kdqat_cli.tasks.text.rows import task_rows
@@ -106,6 +107,7 @@ def test_what_the_model_was_not_trained_on_is_refused(folder: Path, paired: Path
 def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
     """And reads each as what it is, whatever it is computed with."""
     runner = open_model(str(folder / "teacher"))
+    assert isinstance(runner, TextAnswerer)
     texts = [Text("good film"), Text("good", "film"), Text("dull plot")]
     assert [types for _, types in runner.read(texts)] == [[0] * 4, [0, 0, 0, 1, 1], [0] * 4]
     together = list(predict(runner, [texts]))
@@ -117,6 +119,7 @@ def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["packed", "student", "teacher"])
 def test_an_answer_beyond_all_numbers_is_an_error(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = open_model(str(folder / kind))
+    assert isinstance(runner, TextAnswerer)
     compute = runner.logits
 
     def overflowing(rows: list[Row]) -> NDArray[np.float32]:

@@ -189,6 +189,19 @@ def _folder(path: Path, task: ImageTask) -> Images:
     return _pictures(task, rows())
 
 
+def read_picture(path: Path, task: ImageTask) -> NDArray[np.uint8]:
+    """A picture (channels, height, width) of a task's size.
+
+    Raises:
+        MissingInputError: it is not there, cannot be read, or has another size.
+    """
+    if not is_there(path):
+        raise MissingInputError(f"There is no picture {path}.")
+    image = _decoded(read_bytes(path, _LARGEST_IMAGE), task.image[0], str(path))
+    _check_shape(image[None], task, str(path))
+    return image
+
+
 def _file(path: Path, named_in: Path) -> bytes:
     if not is_there(path):
         raise MissingInputError(f"{named_in} names {path}, which is not there.")

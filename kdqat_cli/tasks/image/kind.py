@@ -6,6 +6,7 @@ from typing import Any, Literal
 from kdqat_cli.config import Training
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.record import Record
+from kdqat_cli.tasks.image.answers import ImageAnswerer
 from kdqat_cli.tasks.image.data import load_images
 from kdqat_cli.tasks.image.rows import ImageRows
 from kdqat_cli.tasks.image.schema import ImageTask
@@ -44,6 +45,10 @@ class Image(NetworkKind):
     ) -> ImageRows:
         """Images as bytes."""
         return ImageRows(task, load_images(task, split, data_dir).first(limit))
+
+    def reads_lines(self, loaded: LoadedNetwork, task: ImageTask) -> ImageAnswerer:
+        """Paths of pictures."""
+        return ImageAnswerer(loaded, task)
 
 
 IMAGE = Image()

@@ -1,15 +1,17 @@
 """Text as a kind of task: see `Kind` in tasks/kind.py."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from kdqat_cli.config import CodecName, Training
+from kdqat_cli.config import CodecName, Device, Training
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.packing.hf_model import save_packed
 from kdqat_cli.record import BY_LENGTH, Batches, Record
 from kdqat_cli.store.digest import file_digest
+from kdqat_cli.tasks.networks import no_targets
 from kdqat_cli.tasks.records import task_file
+from kdqat_cli.tasks.text.answers import LoadedAnswerer
 from kdqat_cli.tasks.text.head import align_labels
 from kdqat_cli.tasks.text.inference import reader_of
 from kdqat_cli.tasks.text.models import (
@@ -98,6 +100,10 @@ class Text:
         """Rows as tokens."""
         return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches, limit)
 
+    def taught(self, rows: Any, loaded: Any, folder: Path) -> Any:
+        """Refuses: a label is no sentence."""
+        raise no_targets("text")
+
     def write_reader(self, loaded: Classifier, folder: Path, name: str) -> dict[str, object]:
         """The tokenizer."""
         reader = reader_of(loaded.tokenizer, loaded.record.row_length)
@@ -113,6 +119,13 @@ class Text:
     def pack(self, loaded: Classifier, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
         """As config.json and the packed file, which transformers loads as well."""
         save_packed(loaded.model, folder, record, half, codec)
+
+    def answerer(self, source: str, task: Callable[[], TextTask], device: Device | None) -> LoadedAnswerer:
+        """A line is a text, or a pair of texts; the model says how it reads them."""
+        answerer = LoadedAnswerer(source)
+        if device == "cpu":
+            answerer.loaded.model.cpu()
+        return answerer
 
     def save(self, loaded: Classifier, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes, the tokenizer and kdqat.json."""

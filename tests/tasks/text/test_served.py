@@ -18,6 +18,7 @@ from kdqat_cli.stages.export import export
 from kdqat_cli.stages.predict import open_model
 from kdqat_cli.tasks.models import student_record
 from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.answers import TextAnswerer
 from kdqat_cli.tasks.text.inference import predict_logits
 from kdqat_cli.tasks.text.models import load_classifier, save_classifier
 from kdqat_cli.tasks.text.rows import task_rows
@@ -109,6 +110,7 @@ def test_served_logits_are_those_that_were_scored(
     scored = predict_logits(student.model, rows.rows, student.tokenizer)
 
     runner = open_model(str(tmp_path / "packed"))
+    assert isinstance(runner, TextAnswerer)
     read = [row for start in range(0, 40, BATCH) for row in runner.read(_texts(texts[1][start : start + BATCH], pairs))]
     served = np.concatenate([runner.logits(read[start : start + BATCH]) for start in range(0, 40, BATCH)])
     np.testing.assert_array_equal(served, scored)

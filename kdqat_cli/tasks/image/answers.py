@@ -1,0 +1,50 @@
+"""Paths of pictures → labels and probabilities."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdqat_cli.errors import MissingInputError
+from kdqat_cli.tasks.answers import Answer, answer_of
+from kdqat_cli.tasks.image.data import Images, read_picture
+from kdqat_cli.tasks.image.rows import ImageRows
+from kdqat_cli.tasks.image.schema import ImageTask
+from kdqat_cli.tasks.networks import LoadedNetwork
+from kdqat_cli.texts import Text
+
+
+@dataclass(frozen=True)
+class ImageAnswerer:
+    """A classifier of pictures: see `Answerer` in tasks/answers.py.
+
+    Attributes:
+        loaded: the network.
+        task: how pictures are read.
+    """
+
+    loaded: LoadedNetwork
+    task: ImageTask
+    pairs: bool | None = False
+    remark: str | None = None
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The task's classes."""
+        return self.task.labels
+
+    def answers(self, batch: list[Text]) -> list[Answer]:
+        """See `Answerer`; a line is the path of a picture. One that cannot be read has an error."""
+        found = [Answer() for _ in batch]
+        pictures = {}
+        for place, line in enumerate(batch):
+            try:
+                pictures[place] = read_picture(Path(line.text), self.task)
+            except MissingInputError as error:
+                found[place] = Answer(error=error.sentence)
+        if pictures:
+            images = Images(np.stack(list(pictures.values())), np.zeros(len(pictures), np.int64))
+            logits = ImageRows(self.task, images).logits(self.loaded.model)
+            for place, values in zip(pictures, logits, strict=True):
+                found[place] = answer_of(self.labels, values)
+        return found
