@@ -217,6 +217,9 @@ class Distillation(Section):
     weak_teacher: Literal["refused", "allowed"] = "refused"
     """A teacher that is no better than a constant answer; where it is allowed, as in a smoke run, the result is marked
     as not to be quoted."""
+    targets: Literal["references", "teacher"] = "references"
+    """Of a translation, what the student learns to write: the references of train, or the teacher's own translations
+    (sequence-level distillation), which are kept in runs/TASK/taught."""
     hidden_layers: Literal["all"] | Annotated[list[int], Field(min_length=1)]
     """Hidden states that are compared: all, or numbers, 0 being the first layer's input and -1 the last state."""
     padding: Literal["ignored", "counted"]

@@ -41,7 +41,14 @@ TEACHER: dict[str, Any] = {
 # What neither recipe has anything to say of.
 OTHER = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain", "start": "quantiles"}
 OTHER |= {"allocation": "equal", "vectors": False, "exempt": []}
-LOGITS = {"method": "qat", "layers": None, "logits": 1.0, "logits_temperature": 1.0, "logits_mean": "rows"}
+LOGITS = {
+    "targets": "references",
+    "method": "qat",
+    "layers": None,
+    "logits": 1.0,
+    "logits_temperature": 1.0,
+    "logits_mean": "rows",
+}
 CLEAN = {
     "teacher": TEACHER,
     "student": TEACHER | {"learning_rate": 1e-4},

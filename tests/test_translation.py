@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 from safetensors.torch import load_file
 
 from tests.commands import run
@@ -139,7 +140,7 @@ def test_a_vocabulary_is_never_made_anew(count: Path) -> None:
         (2, ("finetune-teacher", *LEARN, "--network", "lstm-tniy"), "reads rows of the kind translation; did you mean"),
         (2, ("finetune-teacher", *LEARN, "--max-length", "9"), "teacher.max_length has no meaning for task count"),
         (2, (*STUDENT, "--network", "conv-digits"), "There is no network 'conv-digits' that reads rows of the kind"),
-        (2, ("predict", "runs/count/teacher", "eins"), "reads rows of the kind translation, but kdqat predict takes"),
+        (2, (*STUDENT, "--loss", "logits", "--set", "distillation.targets=me"), "should be 'references' or 'teacher'"),
         (2, (*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
         (2, ("evaluate", "runs/count/teacher", "--max-length", "9"), "--max-length has no meaning for task count"),
         (
@@ -164,3 +165,56 @@ def test_what_does_not_fit_is_refused(code: int, arguments: tuple[str, ...], sai
     (count / "other.yaml").write_text(TASK.replace("count", "other").replace("[de, en]", "[nl, en]", 1))
     (count / "low.yaml").write_text(TASK.replace("count", "low") + "lower: true\n")
     assert said in refused(count, code, *arguments)
+
+
+def test_a_line_is_a_sentence_and_its_answer_a_translation(count: Path) -> None:
+    lines = (count / "test.de").read_text(encoding="utf-8").splitlines()
+    (count / "lines.txt").write_text("\n".join([*lines, "", lines[0]]) + "\n", encoding="utf-8")
+    done = run(count, "kdqat", "predict", "runs/count/teacher", "--file", "lines.txt", code=3)
+    *answers, empty, again = map(json.loads, done.stdout.splitlines())
+    assert [answer["text"] for answer in answers] == lines
+    assert empty == {"text": "", "error": "It has no word."}
+    assert again == answers[0]
+    references = (count / "test.en").read_text(encoding="utf-8").splitlines()
+    score = sacrebleu.corpus_bleu([answer["translation"] for answer in answers], [references], force=True).score
+    assert score == pytest.approx(told(count, "evaluate", "runs/count/teacher")["test_bleu"])
+
+
+def test_a_student_learns_from_its_teacher_s_translations_which_are_kept(count: Path) -> None:
+    learn = (*STUDENT, "--network", "lstm-tiny", "--epochs", "2", "--set", "distillation.targets=teacher")
+    told(count, *learn, "--out", "taught")
+    (kept,) = (count / "runs/count/taught").iterdir()
+    translations = json.loads(kept.read_text(encoding="utf-8"))["translations"]
+    assert len(translations) == 500
+    references = (count / "train.en").read_text(encoding="utf-8").splitlines()
+    assert 50 < sacrebleu.corpus_bleu(translations, [references], force=True).score < 100
+    # What is kept is read the next time, and other sentences there give another student.
+    weights = [(count / "taught/model/model.safetensors").read_bytes()]
+    for out, sentences in (("again", translations), ("other", ["zero ."] * 500)):
+        kept.write_text(json.dumps({"version": 1, "translations": sentences}), encoding="utf-8")
+        told(count, *learn, "--out", out)
+        weights.append((count / out / "model/model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    kept.write_text(json.dumps({"version": 1, "translations": ["zero ."]}), encoding="utf-8")
+    assert "does not hold 500 translations; it is damaged" in refused(count, 3, *learn, "--out", "third")
+    kept.unlink()
+
+
+def test_words_may_be_pieces(count: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    (count / "pieces.yaml").write_text(TASK.replace("count", "pieces") + "words: sentencepiece\nvocabulary: 40\n")
+    learn = ("--task", "pieces.yaml", "--batch-size", "16", "--learning-rate", "1e-2")
+    run(count, "kdqat", "finetune-teacher", *learn, "--epochs", "6")
+    scored = told(count, "evaluate", "runs/pieces/teacher")
+    assert scored["bleu"] > 50
+    vocabulary = count / "runs/pieces/teacher/model/vocabulary.json"
+    words = json.loads(vocabulary.read_text(encoding="utf-8"))
+    assert len(words["models"]) == 2
+    assert len(words["source"]) < 40
+    done = run(count, "kdqat", "predict", "runs/pieces/teacher", "eins zwei.").stdout
+    assert "▁" not in json.loads(done)["translation"]
+    said = refused(count, 2, "evaluate", "runs/count/teacher", "--task", "pieces.yaml")
+    assert "was made for words: 13a, but task pieces has sentencepiece" in said
+    for model in ("AAAA", "?"):
+        vocabulary.write_text(json.dumps(words | {"models": [model, model]}), encoding="utf-8")
+        assert "vocabulary.json" in refused(count, 3, "evaluate", "runs/pieces/teacher")

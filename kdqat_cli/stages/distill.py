@@ -29,6 +29,7 @@ from kdqat_cli.quantizers.learned import learn_points, settle_points
 from kdqat_cli.quantizers.parameters import level_bits
 from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
+from kdqat_cli.store.places import taught_folder
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.kind import Loaded, Rows
 from kdqat_cli.tasks.models import (
@@ -109,6 +110,8 @@ def distill(
         faults = [teacher_fault(source.record, taught, dev), cut_short(rows, settings.student.limit)]
         record = marked(_trained_record(plain, settings, seed, rows, dev, network), faults)
         work.refuse_other(record)
+        if settings.distillation.targets == "teacher":
+            rows = kind.taught(rows, source, taught_folder(task.name))
 
         resume = work.resume_folder(record)
         set_seed(seed)
@@ -157,7 +160,7 @@ def _train(
     trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
     if method == "pm":
         quantize_model(student, settings.quantization)
-    settle_points(student)
+    settle_points(student, seed)  # the codes that each evaluation has seen
     return trained
 
 

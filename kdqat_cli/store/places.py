@@ -75,6 +75,11 @@ def student_folder(task: str, run: str, seed: int) -> Path:
     return RUNS / task / "student" / f"{run}-{seed}"
 
 
+def taught_folder(task: str) -> Path:
+    """Where `distill` keeps a teacher's translations of the training rows."""
+    return RUNS / task / "taught"
+
+
 def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
     """What `export` writes."""
     return RUNS / task / format_name / f"{run}-{seed}"

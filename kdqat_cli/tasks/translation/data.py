@@ -10,7 +10,8 @@ from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import lines
 from kdqat_cli.tasks.sources import data_folders, found_in
 from kdqat_cli.tasks.translation.schema import TranslationTask
-from kdqat_cli.tasks.translation.words import cut
+from kdqat_cli.tasks.translation.words import Cut
+from kdqat_cli.tasks.translation.words import cutters as plain_cutters
 
 _LONGEST_LINE = 2**16  # bytes
 _READ_BY = {"metric", "words", "lower", "longest", "beam", "most"}  # what rows and their score depend on
@@ -60,8 +61,8 @@ class Pairs:
         return state.hexdigest()
 
 
-def load_pairs(task: TranslationTask, split: str, data_dir: Path | None = None) -> Pairs:
-    """The pairs of one split; those of train have at most `longest` words per side.
+def load_sentences(task: TranslationTask, split: str, data_dir: Path | None = None) -> tuple[list[str], list[str]]:
+    """The source's and the target's sentences of one split, as they stand in the files.
 
     Args:
         task: the task.
@@ -69,9 +70,40 @@ def load_pairs(task: TranslationTask, split: str, data_dir: Path | None = None) 
         data_dir: the user's folder of local data.
 
     Raises:
-        MissingInputError: a file is missing or cannot be read, the two have not as many lines, a line has no word or a
-            carriage return within, or no pair is short enough.
+        MissingInputError: a file is missing or cannot be read, the two have not as many lines, or a line has a carriage
+            return within.
     """
+    return _read(task, split, data_dir)[0]
+
+
+def load_pairs(
+    task: TranslationTask, split: str, data_dir: Path | None = None, cutters: tuple[Cut, Cut] | None = None
+) -> Pairs:
+    """The pairs of one split; those of train have at most `longest` words per side.
+
+    Args:
+        task: the task.
+        split: train, dev, or another of the task's splits.
+        data_dir: the user's folder of local data.
+        cutters: what cuts source and target; None: as the task says, without pieces.
+
+    Raises:
+        MissingInputError: as of `load_sentences`, or a line has no word, or no pair is short enough.
+    """
+    sentences, paths = _read(task, split, data_dir)
+    cuts = cutters or plain_cutters(task)
+    source, target = (_words(cut, rows, path) for cut, rows, path in zip(cuts, sentences, paths, strict=True))
+    pairs = Pairs(source, target, sentences[1])
+    short = pairs.up_to(task.longest)
+    if not len(short):
+        raise MissingInputError(
+            f"Task {task.name}: no pair of its split {split} has at most {task.longest} words per side.",
+            "longest in the task file, with a larger number",
+        )
+    return short if split == "train" else pairs
+
+
+def _read(task: TranslationTask, split: str, data_dir: Path | None) -> tuple[tuple[list[str], list[str]], list[Path]]:
     folders = data_folders(task, data_dir)
     paths = [found_in(folders, name, task) for name in task.files[split]]
     sources, references = (_sentences(path) for path in paths)
@@ -81,15 +113,7 @@ def load_pairs(task: TranslationTask, split: str, data_dir: Path | None = None) 
             "line i of the other.",
             f"files.{split} in the task file, with two files that belong together",
         )
-    source, target = (_words(task, rows, path) for rows, path in zip((sources, references), paths, strict=True))
-    pairs = Pairs(source, target, references)
-    short = pairs.up_to(task.longest)
-    if not len(short):
-        raise MissingInputError(
-            f"Task {task.name}: no pair of its split {split} has at most {task.longest} words per side.",
-            "longest in the task file, with a larger number",
-        )
-    return short if split == "train" else pairs
+    return (sources, references), paths
 
 
 def _sentences(path: Path) -> list[str]:
@@ -105,8 +129,8 @@ def _sentences(path: Path) -> list[str]:
     return found
 
 
-def _words(task: TranslationTask, sentences: list[str], path: Path) -> list[list[str]]:
-    rows = [cut(sentence, task.words, task.lower) for sentence in sentences]
+def _words(cut: Cut, sentences: list[str], path: Path) -> list[list[str]]:
+    rows = [cut(sentence) for sentence in sentences]
     if [] in rows:
         number = rows.index([]) + 1
         raise MissingInputError(f"{path}, line {number} has no word.", f"line {number} left out of both files")

@@ -11,7 +11,9 @@ from kdqat_cli.networks.nets import new_network
 from kdqat_cli.record import Record
 from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind, placed
 from kdqat_cli.tasks.records import made_by, model_folder, task_file
-from kdqat_cli.tasks.translation.data import load_pairs
+from kdqat_cli.tasks.translation.answers import TranslationAnswerer
+from kdqat_cli.tasks.translation.data import load_pairs, load_sentences
+from kdqat_cli.tasks.translation.kept import kept_translations
 from kdqat_cli.tasks.translation.rows import TranslationRows
 from kdqat_cli.tasks.translation.schema import TranslationTask
 from kdqat_cli.tasks.translation.words import FILE, Vocabulary
@@ -41,8 +43,7 @@ class Translation(NetworkKind):
         if teacher is not None:
             vocabulary: Vocabulary = teacher.vocabulary
         else:
-            rows = load_pairs(task, "train", data_dir)
-            vocabulary = Vocabulary.of(task, rows.source, rows.target)
+            vocabulary = _vocabulary(task, data_dir)
         model = new_network(source, self.name, fields, **vocabulary.sizes)
         return Translator(placed(model), None, Record(network=source), vocabulary)
 
@@ -92,7 +93,16 @@ class Translation(NetworkKind):
         limit: int | None = None,
     ) -> TranslationRows:
         """Pairs as numbers of words."""
-        return TranslationRows(task, load_pairs(task, split, data_dir).first(limit), loaded.vocabulary)
+        pairs = load_pairs(task, split, data_dir, loaded.vocabulary.cutters).first(limit)
+        return TranslationRows(task, pairs, loaded.vocabulary)
+
+    def taught(self, rows: TranslationRows, loaded: Translator, folder: Path) -> TranslationRows:
+        """The rows with the teacher's translations, found by beam search, as targets."""
+        return rows.taught(kept_translations(rows, loaded.model, loaded.weights, folder))
+
+    def reads_lines(self, loaded: Translator, task: TranslationTask) -> TranslationAnswerer:
+        """Sentences."""
+        return TranslationAnswerer(loaded.model, loaded.vocabulary, task)
 
     def write_reader(self, loaded: Translator, folder: Path, name: str) -> dict[str, object]:
         """The words."""
@@ -103,6 +113,14 @@ class Translation(NetworkKind):
         """Writes what `NetworkKind.save` writes, and vocabulary.json."""
         super().save(loaded, folder, record)
         loaded.vocabulary.save(folder)
+
+
+def _vocabulary(task: TranslationTask, data_dir: Path | None) -> Vocabulary:
+    """The words of the training rows."""
+    if task.words == "sentencepiece":
+        return Vocabulary.of_pieces(task, *load_sentences(task, "train", data_dir))
+    rows = load_pairs(task, "train", data_dir)
+    return Vocabulary.of(task, rows.source, rows.target)
 
 
 TRANSLATION = Translation()

@@ -49,7 +49,7 @@ class TranslationRows:
     @property
     def chance(self) -> float:
         """The headline score of a constant answer: the first reference."""
-        return self._measured([" ".join(self.pairs.target[0])] * len(self.pairs))[self.task.metric]
+        return self._measured([self.vocabulary.text(self.pairs.target[0])] * len(self.pairs))[self.task.metric]
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -77,7 +77,7 @@ class TranslationRows:
 
     def sample(self, number: int) -> Sample:
         """The sentence and its reference."""
-        return Sample((" ".join(self.pairs.source[number]), self.pairs.references[number]))
+        return Sample((self.vocabulary.text(self.pairs.source[number]), self.pairs.references[number]))
 
     def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
         """BLEU and chrF in percent of beam search's translations, and the perplexity, a plain number.
@@ -92,7 +92,7 @@ class TranslationRows:
         """Nothing: a translation is neither a class nor a number."""
 
     def translations(self, model: PreTrainedModel) -> list[str]:
-        """The translation of every row, its words between spaces.
+        """The translation of every row, as `Vocabulary.text` writes it.
 
         A word that the network does not know is the source word that it looked at most. The processes of a group take
         turns.
@@ -110,6 +110,16 @@ class TranslationRows:
             numbers = [(number - 1, source_words[place]) for number, place in words if number]
             sentences.append(self.vocabulary.sentence(*zip(*numbers, strict=True)) if numbers else "")
         return sentences
+
+    def taught(self, translations: list[str]) -> "TranslationRows":
+        """These rows with other targets: a translation of each; where one has no word, the target stays.
+
+        Those of which a side has more words than the task's `longest` are left out.
+        """
+        cut = self.vocabulary.cutters[1]
+        targets = [cut(new) or old for new, old in zip(translations, self.pairs.target, strict=True)]
+        pairs = Pairs(self.pairs.source, targets, self.pairs.references)
+        return replace(self, pairs=pairs.up_to(self.task.longest))
 
     @torch.no_grad()
     def _perplexity(self, model: PreTrainedModel) -> float:
@@ -140,7 +150,7 @@ class TranslationRows:
         from sacrebleu.metrics.chrf import CHRF
 
         # `force` silences the remark that the translations are cut already; they are cut as BLEU cuts them.
-        tokenizer = "13a" if self.task.words == "13a" else "none"
+        tokenizer = "none" if self.task.words == "spaces" else "13a"
         bleu = BLEU(lowercase=self.task.lower, tokenize=tokenizer, force=True)
         references = [list(self.pairs.references)]
         measures = {"bleu": bleu, "chrf": CHRF(lowercase=self.task.lower)}

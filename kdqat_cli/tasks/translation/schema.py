@@ -7,7 +7,7 @@ from pydantic import Field
 
 from kdqat_cli.tasks.task import Hosted, Task
 
-WordsName = Literal["13a", "spaces"]
+WordsName = Literal["13a", "spaces", "sentencepiece"]
 """How a sentence is cut into words; words.py says what each is."""
 
 Both = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -25,12 +25,13 @@ class TranslationTask(Task):
     """Per split, the source's and the target's file, with one sentence per line; relative to the data folder or, for a
     user's task, to the task file's own folder. Line i of one translates line i of the other."""
     words: WordsName = "13a"
-    """How sentences are cut into words: by sacrebleu's tokenizer 13a, or, where they are cut already, at spaces. BLEU
-    counts the same words."""
+    """How sentences are cut into words: by sacrebleu's tokenizer 13a; at spaces, where they are cut already; or into
+    SentencePiece's pieces, learnt from train (package sentencepiece). BLEU counts the words of 13a, or those between
+    spaces."""
     lower: bool = False
     """Whether words are lower-cased; the scores then ignore case."""
     vocabulary: int = Field(default=50_000, ge=1)
-    """Words of each language at most: the most frequent of train."""
+    """Words of each language at most: the most frequent of train, or SentencePiece's."""
     least: int = Field(default=1, ge=1)
     """Times that a word must stand in train to be one of them."""
     longest: int = Field(default=50, ge=1)

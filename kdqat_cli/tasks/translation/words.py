@@ -6,13 +6,17 @@ cut at spaces. The most frequent words of train are numbered from 2 in the sourc
 below are those of the public code of Polino et al., that is OpenNMT's:
 
     0 a word that is not known, 1 padding, 2 begin and 3 end of a target sentence
+
+Words may also be pieces of words (pieces.py); the vocabulary then holds what cuts a sentence into them.
 """
 
+import base64
+import binascii
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,12 +27,23 @@ from kdqat_cli.config import Section, parse
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.files import read_bytes, text_of
 from kdqat_cli.store.writing import write_json
+from kdqat_cli.tasks.translation import pieces
 from kdqat_cli.tasks.translation.schema import Both, TranslationTask, WordsName
 
 FILE = "vocabulary.json"
 UNKNOWN, PADDING, BEGIN, END = range(4)
 _BEFORE_SOURCE, _BEFORE_TARGET = 2, 4  # numbers that are no words
 _LARGEST = 2**28  # bytes of a vocabulary file
+
+
+Cut = Callable[[str], list[str]]
+"""Cuts a sentence into words."""
+
+
+def cutters(task: TranslationTask) -> tuple[Cut, Cut]:
+    """What cuts source and target of a task whose words are no pieces."""
+    plain = partial(cut, words=task.words, lower=task.lower)
+    return plain, plain
 
 
 def cut(sentence: str, words: WordsName, lower: bool) -> list[str]:
@@ -60,6 +75,8 @@ class Vocabulary(Section):
     """Words of the source in the order of their numbers, from 2."""
     target: list[str] = Field(min_length=1)
     """Words of the target in the order of their numbers, from 4."""
+    models: list[str] | None = Field(default=None, min_length=2, max_length=2)
+    """SentencePiece's models of source and target, in base64, where words are pieces."""
 
     @model_validator(mode="after")
     def _no_word_twice(self) -> Self:
@@ -67,6 +84,10 @@ class Vocabulary(Section):
             words: list[str] = getattr(self, side)
             if len(set(words)) < len(words):
                 raise PydanticCustomError("twice", "{side}: a word stands twice", {"side": side})
+        if (self.words == "sentencepiece") != (self.models is not None):
+            raise PydanticCustomError(
+                "models", "models must be given for the words of sentencepiece, and no others", {}
+            )
         return self
 
     @classmethod
@@ -88,6 +109,46 @@ class Vocabulary(Section):
             )
         return cls(languages=task.languages, words=task.words, lower=task.lower, source=sides[0], target=sides[1])
 
+    @classmethod
+    def of_pieces(cls, task: TranslationTask, source: Sequence[str], target: Sequence[str]) -> Self:
+        """The pieces of the training sentences.
+
+        Raises:
+            ConfigError: the task's vocabulary is too small.
+            MissingInputError: sentencepiece is not installed.
+        """
+        lower = str.lower if task.lower else str
+        models = [pieces.learn([lower(row) for row in side], task.vocabulary) for side in (source, target)]
+        known_source, known_target = (pieces.pieces(model) for model in models)
+        return cls(
+            languages=task.languages,
+            words=task.words,
+            lower=task.lower,
+            source=known_source,
+            target=known_target,
+            models=[base64.b64encode(model).decode() for model in models],
+        )
+
+    @cached_property
+    def cutters(self) -> tuple[Cut, Cut]:
+        """What cuts a source and a target sentence.
+
+        Raises:
+            MissingInputError: a model of SentencePiece is damaged, or sentencepiece is not installed.
+        """
+        if self.models is None:
+            plain = partial(cut, words=self.words, lower=self.lower)
+            return plain, plain
+        source, target = (partial(self._pieces, _model(text)) for text in self.models)
+        return source, target
+
+    def _pieces(self, model: bytes, sentence: str) -> list[str]:
+        return pieces.cut(model, sentence.lower() if self.lower else sentence)
+
+    def text(self, words: Sequence[str]) -> str:
+        """The sentence of words: pieces are joined, others stand between spaces."""
+        return " ".join(words) if self.models is None else pieces.joined(words)
+
     @property
     def sizes(self) -> dict[str, int]:
         """What a network's configuration says of it."""
@@ -99,7 +160,7 @@ class Vocabulary(Section):
     @property
     def digest(self) -> str:
         """sha256 of everything in it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     def source_numbers(self, words: Iterable[str]) -> list[int]:
         """The numbers of a source sentence's words."""
@@ -110,14 +171,16 @@ class Vocabulary(Section):
         return [self._target_numbers.get(word, UNKNOWN) for word in words]
 
     def sentence(self, numbers: Iterable[int], instead: Iterable[str]) -> str:
-        """A target sentence, its words between spaces.
+        """A target sentence; see `text`.
 
         Args:
             numbers: of its words, without begin and end.
             instead: a word for each, which takes its place where it is not known.
         """
         pairs = zip(numbers, instead, strict=True)
-        return " ".join(word if number == UNKNOWN else self.target[number - _BEFORE_TARGET] for number, word in pairs)
+        return self.text(
+            [word if number == UNKNOWN else self.target[number - _BEFORE_TARGET] for number, word in pairs]
+        )
 
     @cached_property
     def _source_numbers(self) -> dict[str, int]:
@@ -129,7 +192,7 @@ class Vocabulary(Section):
 
     def save(self, folder: Path) -> None:
         """Writes vocabulary.json."""
-        write_json(folder / FILE, self.model_dump())
+        write_json(folder / FILE, self.model_dump(exclude_none=True))
 
     @classmethod
     def load(cls, folder: Path, sizes: dict[str, int], fix: str | None) -> "Vocabulary":
@@ -159,6 +222,15 @@ class Vocabulary(Section):
                     fix,
                 )
         return found
+
+
+def _model(text: str) -> bytes:
+    try:
+        model = base64.b64decode(text, validate=True)
+        pieces.processor(model)
+    except (binascii.Error, ValueError) as error:
+        raise MissingInputError(f"{FILE}: its model of SentencePiece is damaged.", "kdqat finetune-teacher") from error
+    return model
 
 
 def _value(text: str, path: Path, fix: str | None) -> object:
