@@ -1,1 +1,1 @@
-"""Families of networks: where their parts lie, how they are quantised, observed and loaded."""
+"""Families of networks: the names of their parts, and how they are quantised, observed and loaded."""

@@ -1,11 +1,9 @@
-"""The one attention function of kdqat: quantises, and hands its scores to whoever asked for them.
+"""The attention function of kdqat, which quantises and passes its scores to a capture.
 
-It serves teacher and student alike; interface.py leads a model to it. On a student each attention module carries an
-`ActivationQuantizer` as its attribute `quantizer`; Q, K, the attention probabilities (after dropout) and V are rounded
-with it. Scores, softmax and the residual path stay in full precision.
+Teacher and student both use it; interface.py makes a model call it. In a student each attention module has an
+`ActivationQuantizer` as its attribute `quantizer`. It rounds Q, K, the attention probabilities (after dropout) and V.
+Scores, softmax and the residual path stay in full precision.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +22,23 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention over 8-bit Q, K, probabilities and V.
 
     Args:
-        module: the attention module; its `quantizer` rounds, its `on_scores` and `on_values` receive scores and values.
-        query: (B, H, L, D), as `key` and `value`.
-        key: see `query`.
-        value: see `query`.
-        attention_mask: additive, broadcastable to (B, H, L, L); None: nothing is masked.
+        module: the attention module, perhaps with the attributes `quantizer`, which rounds, and `on_scores` and
+            `on_values`, which receive scores and values.
+        query: (B, H, L, D).
+        key: (B, H, L, D).
+        value: (B, H, L, D).
+        attention_mask: additive, broadcastable to (B, H, L, L); None: no mask.
         scaling: factor of the scores; None: 1/√D.
-        dropout: probability with which an attention probability is dropped.
-        position_bias: bias of relative positions, broadcastable to (B, H, L, L); part of the scores.
+        dropout: probability of dropping an attention probability.
+        position_bias: bias of relative positions, broadcastable to (B, H, L, L); added to the scores.
 
     Returns:
-        The context (B, L, H, D), and None: maps are not returned but derived from the scores.
+        The context (B, L, H, D), and None in place of the maps, which can be computed from the scores.
     """
     quantizer = getattr(module, "quantizer", None)
     if quantizer is None:

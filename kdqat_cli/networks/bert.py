@@ -1,8 +1,8 @@
-"""BERT (Devlin et al., 2019), and what its relatives have from it."""
+"""BERT (Devlin et al., 2019), and the parts that its relatives share."""
 
-from typing import Any
+from typing import Unpack
 
-from kdqat_cli.networks.family import Family, classifier, embeddings, norms
+from kdqat_cli.networks.family import Family, FamilyParts, classifier, embeddings, norms
 
 SIZES = {
     "hidden": "hidden_size",
@@ -17,15 +17,15 @@ FEED_FORWARD = {"up": "intermediate.dense", "down": "output.dense"}
 DENSE_HEAD = classifier("classifier.out_proj", "classifier.dense")
 
 
-def bert_like(model_type: str, base: str, **parts: Any) -> Family:
-    """A family whose modules are BERT's, and whose head is a linear, tanh and a linear in full precision.
+def bert_like(model_type: str, base: str, **parts: Unpack[FamilyParts]) -> Family:
+    """A family with BERT's modules and with a head of a linear, tanh and a linear, all in full precision.
 
     Args:
         model_type: see `Family`.
         base: see `Family`.
-        parts: fields of `Family` in which it differs.
+        parts: fields of `Family` that differ.
     """
-    common: dict[str, Any] = {
+    common: FamilyParts = {
         "layers": "encoder.layer",
         "words": "embeddings.word_embeddings",
         "attention": "attention.self",

@@ -1,12 +1,11 @@
-"""What losses and measures compare: hidden states, attention scores, values, MHA and attention outputs of a pass."""
+"""Captures of a forward pass: hidden states, attention scores, values, MHA and attention outputs, to be compared."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdqat_cli.networks.modules import family_of, layers_of, module_at
@@ -14,11 +13,11 @@ from kdqat_cli.networks.modules import family_of, layers_of, module_at
 
 @dataclass
 class Captures:
-    """Tensors of one forward pass, from the input up.
+    """Tensors of one forward pass, from the first layer to the last.
 
     Attributes:
-        hidden: N+1 hidden states (B, L, D): the layers' inputs, and what follows the last layer.
-        scores: N attention scores (B, H, L, L): QKᵀ/√d_h and any position bias, before mask and softmax.
+        hidden: N+1 hidden states (B, L, D): the inputs of the layers, and the output of the last layer.
+        scores: N attention scores (B, H, L, L): QKᵀ/√d_h plus any position bias, before mask and softmax.
         outputs: N attention outputs (B, L, D): Y = LayerNorm(X + MHA(X)); see family.py for a pre-norm family.
         mha: N outputs of multi-head attention (B, L, D): MHA(X), before dropout, residual and LayerNorm.
         values: N values V of the attention (B, H, L, D/H), before they are rounded.
@@ -44,7 +43,8 @@ def capture(
     Args:
         model: a classifier that runs kdqat's attention function.
         names: fields of `Captures`.
-        seen: receives each tensor with its field's name as it is computed, and nothing is recorded; None: all are.
+        seen: called with the name of the field and the tensor, as each tensor is computed; nothing is recorded then.
+            None: all tensors are recorded.
     """
     captures = Captures()
     if not names:
@@ -55,7 +55,7 @@ def capture(
     family = family_of(model)
     with ExitStack() as stack:
 
-        def watch(module: Any, name: str) -> None:
+        def watch(module: nn.Module, name: str) -> None:
             handle = module.register_forward_hook(lambda _module, _inputs, output: seen(name, _tensor(output)))
             stack.callback(handle.remove)
 
@@ -79,6 +79,5 @@ def capture(
         yield captures
 
 
-def _tensor(output: Any) -> Tensor:
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
+def _tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output

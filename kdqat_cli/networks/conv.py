@@ -1,25 +1,28 @@
 """Convolutional networks of Polino et al. (ICLR 2018, appendix A.1), with batch normalisation.
 
 Each convolution: conv (bias, same padding) → ReLU → batch norm → [2×2 max-pool] → [dropout of whole channels]. Then
-fully connected layers: linear → ReLU → batch norm → [dropout]; then the output layer, followed by ReLU where
-`relu_logits` asks for it, as the public code has it. Weights begin Glorot-uniform, biases at 0. The layers' sizes, and
-that the rates of dropout are those of the public code, come from that code (antspy/quantized_distillation).
+fully connected layers: linear → ReLU → batch norm → [dropout]. Then the output layer, followed by ReLU if `relu_logits`
+is set, as in the public code. The first weights are Glorot-uniform, the first biases 0. The sizes of the layers and the
+dropout rates are those of the public code (antspy/quantized_distillation).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from kdqat_cli.networks.net import Net
+from kdqat_cli.networks.net import Net, Shapes
+
+if TYPE_CHECKING:
+    from kdqat_cli.networks.conv_model import ConvConfig, ConvNet
 
 _C10_TEACHER = (76, 76, 126, 126, 148, 148, 148, 148)
 _DEEPER = (76,) * 3 + (126,) * 3 + (148,) * 5
 
 
-def _student(channels: tuple[int, ...], hidden: int) -> dict[str, Any]:
-    """A small network of Polino et al.; its dropout belongs to the run without a teacher, so it is off here."""
+def _student(channels: tuple[int, ...], hidden: int) -> dict[str, object]:
+    """A small network of Polino et al., without dropout, which they use only in the run without a teacher."""
     return {"channels": channels, "kernel": 5, "pool_after": (2, 4), "hidden": (hidden,)}
 
 
-SHAPES: dict[str, dict[str, Any]] = {
+SHAPES: Shapes = {
     "conv-teacher": {
         "channels": _C10_TEACHER,
         "kernel": 3,
@@ -53,7 +56,7 @@ _ABOUT = {
 }
 
 
-def _classes() -> tuple[Any, Any]:
+def _classes() -> "tuple[type[ConvConfig], type[ConvNet]]":
     from kdqat_cli.networks.conv_model import ConvConfig, ConvNet
 
     return ConvConfig, ConvNet

@@ -1,7 +1,6 @@
-"""The torch classes of the convolutional networks; conv.py says what they compute and where it comes from."""
+"""The torch classes of the convolutional networks; conv.py explains what they compute and names the sources."""
 
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, channels_last, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -12,13 +11,13 @@ class ConvConfig(PreTrainedConfig):  # type: ignore[misc]
     """Sizes of a convolutional network.
 
     Attributes:
-        image: channels, height and width of what it reads.
+        image: channels, height and width of an image.
         channels: output channels of each convolution.
         kernel: height and width of every kernel.
-        pool_after: numbers, from 1, of the convolutions that a 2×2 max-pool follows.
-        hidden: widths of the fully connected layers before the output.
-        channel_dropout: number of a convolution → rate of the dropout that follows it.
-        hidden_dropout: rate after each of the first two fully connected layers.
+        pool_after: numbers, from 1, of the convolutions before a 2×2 max-pool.
+        hidden: widths of the fully connected layers before the output layer.
+        channel_dropout: number of a convolution → rate of the dropout after it.
+        hidden_dropout: dropout rate after each of the first two fully connected layers.
         relu_logits: whether ReLU follows the output layer.
     """
 
@@ -37,7 +36,7 @@ class Convolution(nn.Module):
     """conv → ReLU → batch norm → [max-pool] → [dropout of channels]."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, pool: bool, rate: float) -> None:
-        """Sets the sizes; `rate` 0 drops nothing."""
+        """Sets the sizes; `rate` 0: no dropout."""
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.norm = nn.BatchNorm2d(outputs)
@@ -54,7 +53,7 @@ class Dense(nn.Module):
     """linear → ReLU → batch norm → [dropout]."""
 
     def __init__(self, inputs: int, outputs: int, rate: float) -> None:
-        """Sets the sizes; `rate` 0 drops nothing."""
+        """Sets the sizes; `rate` 0: no dropout."""
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
         self.norm = nn.BatchNorm1d(outputs)
@@ -97,8 +96,8 @@ class ConvNet(PreTrainedModel):  # type: ignore[misc]
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> ImageClassifierOutputWithNoAttention:
+    def forward(self, pixel_values: Tensor, **_: object) -> ImageClassifierOutputWithNoAttention:
         """Logits (B, labels) of images (B, C, H, W)."""
-        images = pixel_values.contiguous(memory_format=channels_last)  # convolutions of few channels are faster so
+        images = pixel_values.contiguous(memory_format=channels_last)  # faster for convolutions with few channels
         logits = self.output(self.dense(self.convolutions(images).flatten(1)))
         return ImageClassifierOutputWithNoAttention(logits=logits.relu() if self.config.relu_logits else logits)

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al., 2019): no token types, no pooler, and names of its own."""
+"""DistilBERT (Sanh et al., 2019): no token types, no pooler, and other names of modules than BERT."""
 
 from kdqat_cli.networks.family import Family, classifier, embeddings, norms
 

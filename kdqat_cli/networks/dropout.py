@@ -1,18 +1,23 @@
-"""Dropout whose mask is cheap on a CPU: a value is kept where 16 random bits lie below a threshold.
+"""Dropout with a mask that is cheap on a CPU: a value is kept where 16 random bits are below a threshold.
 
     out = x / q where kept, else 0;  q = round((1 - p) · 2^16) / 2^16
 
-torch draws a number for each value there, which takes a tenth of a training step; four thresholds share one draw of
-64 bits here. Guarantees: each value is dropped independently, with a probability within 2^-17 of p; out has the mean
-x exactly; one seed gives one mask. On other devices, where torch's own is one kernel, this is torch's own.
+torch draws one random number per value on a CPU, which takes a tenth of a training step. Here four values share one
+draw of 64 bits. Other devices use torch's own dropout, which is one kernel there.
+
+Guarantees
+- Each value is dropped independently, with a probability within 2^-17 of p.
+- The mean of out is exactly x.
+- The same seed gives the same mask.
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdqat_cli.autograd import Context
 from kdqat_cli.native import fused
 from kdqat_cli.quantizers.activations import masked
 
@@ -20,7 +25,7 @@ _STEPS = 2**16
 
 
 def dropout(values: Tensor, p: float, training: bool) -> Tensor:
-    """Drops values (any shape) with probability `p` in training, and scales the rest to the same mean."""
+    """Drops values (any shape) with probability `p` in training, and scales the others to keep the mean."""
     if training and 0 < p < 1 and values.device.type == "cpu":
         out: Tensor = _Dropout.apply(values, p)  # type: ignore[no-untyped-call]
         return out
@@ -28,10 +33,10 @@ def dropout(values: Tensor, p: float, training: bool) -> Tensor:
 
 
 class FastDropout(nn.Dropout):
-    """nn.Dropout through `dropout`."""
+    """nn.Dropout that calls `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape → the same shape."""
+        """Values of any shape → the same shape."""
         return dropout(input, self.p, self.training)
 
 
@@ -42,9 +47,13 @@ def use_fast_dropout(model: nn.Module) -> None:
             module.__class__ = FastDropout
 
 
+class _DropoutContext(Context, Protocol):
+    factor: float
+
+
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, p: float) -> Tensor:
+    def forward(ctx: _DropoutContext, values: Tensor, p: float) -> Tensor:
         keep = round((1 - p) * _STEPS)
         draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
@@ -58,7 +67,7 @@ class _Dropout(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _DropoutContext, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (grad,), (kept,) = grad_outputs, ctx.saved_tensors
         if fused.fuses(grad):
             return fused.keep(grad, kept, ctx.factor), None

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al., 2020): BERT's modules, with word embeddings that may be narrower than the layers."""
+"""ELECTRA (Clark et al., 2020): BERT's modules; the word embedding may be narrower than the layers."""
 
 from kdqat_cli.networks.bert import SIZES, bert_like
 from kdqat_cli.networks.family import Family

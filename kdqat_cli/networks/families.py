@@ -1,6 +1,4 @@
-"""The families of encoders that kdqat knows, by the model type of config.json."""
-
-from typing import Any
+"""The families of encoders that kdqat knows, by the model type in config.json."""
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.networks.auto_classes import with_auto_classes
@@ -19,17 +17,17 @@ def register(family: Family) -> None:
     """Adds a family, so that every command takes its models.
 
     Raises:
-        ConfigError: there is a family of this model type already.
+        ConfigError: a family with this model type exists already.
     """
     if family.model_type in FAMILIES:
-        raise ConfigError(f"There is a family of the model type {shown(family.model_type)} already.")
+        raise ConfigError(f"A family with the model type {shown(family.model_type)} exists already.")
     FAMILIES[family.model_type] = family
     if family.own_classifier is not None:
         with_auto_classes(family.own_classifier.classes, family.own_classifier.needs)
 
 
-def named(model_type: Any) -> Family:
-    """The family of a model type.
+def named(model_type: object) -> Family:
+    """The family of a model type, which may come from a file.
 
     Raises:
         ConfigError: kdqat does not know it.
@@ -41,13 +39,13 @@ def named(model_type: Any) -> Family:
 
 
 def listed() -> str:
-    """The architectures that kdqat knows, as a sentence names them."""
+    """The architectures that kdqat knows, as part of a sentence."""
     whole = [name for name, family in FAMILIES.items() if family.own_classifier is None]
     return f"{', '.join(whole)}, and the encoder alone of {' and '.join(own_classifiers())}"
 
 
 def configured(config: Config) -> Family:
-    """The family of a model's config.json, with the names that it gives the parts.
+    """The family of a model's config.json, with the names of parts that depend on it.
 
     Raises:
         ConfigError: kdqat does not know the architecture.
@@ -56,7 +54,7 @@ def configured(config: Config) -> Family:
 
 
 def own_classifiers() -> dict[str, OwnClassifier]:
-    """Model type of transformers → the classifier of kdqat's own on its encoder."""
+    """Model type of transformers → kdqat's own classifier on its encoder."""
     own = [family.own_classifier for family in FAMILIES.values() if family.own_classifier is not None]
     return {source: one for one in own for source in one.sources}
 

@@ -1,40 +1,76 @@
-"""What kdqat knows of a family of encoders, in one value: each family's own file makes one.
+"""All that kdqat knows about a family of encoders, in one value of type `Family`. Each family has a file that makes it.
 
-Everything that quantises, captures, packs, serves or exports a model asks its `Family` and names no architecture.
-No torch here: the engine reads a packed file without it.
+Code that quantises, captures, packs, serves or exports a model asks the `Family` and never names an architecture.
+This file does not import torch, because the engine reads a packed file without torch.
 
-Two kinds of parts have a name. A matrix is a module whose weight is ternary; a vector is a tensor (or a table) in full
-precision. A part's role, `query` or `classifier_weight`, is the same in every family; parts.py lists them.
-Ternary are all linears of the encoder (pooler included, one scale per matrix) and the word embedding (one scale per
-row). Full precision stay position (absolute and relative) and token-type embeddings, normalisation, biases and the
-classifier: the reading of "all embedding and weight parameters" that reproduces the paper's 14.9x and 15.4x. Where an
-architecture's classifier has a pooler-like linear before its last one (RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet),
-that belongs to the classifier, outside the base model, and stays in full precision too.
+Two kinds of parts have names. A matrix is a module with a ternary weight. A vector is a tensor (or a table) in full
+precision. The role of a part, for example `query` or `classifier_weight`, is the same in every family; parts.py lists
+the roles.
+
+Ternary are all linears of the encoder (the pooler included, with one scale per matrix) and the word embedding (one
+scale per row). Position embeddings (absolute and relative), token-type embeddings, normalisation, biases and the
+classifier stay in full precision. This reading of "all embedding and weight parameters" reproduces the paper's 14.9x
+and 15.4x. Some classifiers have a pooler-like linear before the last one (RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet).
+It belongs to the classifier, outside the base model, so it stays in full precision too.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Config = Mapping[str, Any]
-"""What config.json holds."""
+"""The content of config.json. Its keys and the types of their values depend on the architecture."""
+
+
+class LoadingReport(TypedDict):
+    """What `from_pretrained` of transformers reports with `output_loading_info`."""
+
+    missing_keys: set[str]
+    """Tensors of the model that the checkpoint does not have."""
+    unexpected_keys: set[str]
+    """Tensors of the checkpoint that the model does not have."""
+    mismatched_keys: set[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    """Tensors with another size: name, size in the checkpoint, size in the model."""
 
 
 @dataclass(frozen=True)
 class OwnClassifier:
-    """A classifier of kdqat's own on an encoder that has none in transformers.
+    """kdqat's own classifier on an encoder for which transformers has no classifier.
 
     Attributes:
-        classes: imports and returns the classes of its configuration and its model. The first has `of(config)`, which
-            makes a configuration from one of `sources`; the second `from_source`, which loads the encoder of a
-            checkpoint of `sources`, with the arguments and results of `from_pretrained`.
-        sources: model types of transformers whose encoder this is.
-        needs: what `classes` imports, as far as it imports transformers' auto classes itself; see auto_classes.py.
+        classes: imports and returns the classes of its configuration and its model. The configuration class has
+            `of(config)`, which converts a configuration of one of `sources`. The model class has `from_source`, which
+            loads the encoder from a checkpoint of `sources`, with the arguments and results of `from_pretrained`.
+        sources: model types of transformers that have this encoder.
+        needs: the modules that `classes` imports and that import transformers' auto classes; see auto_classes.py.
     """
 
-    classes: Callable[[], tuple[Any, Any]]
+    classes: "Callable[[], tuple[type[PreTrainedConfig], type[PreTrainedModel]]]"
     sources: tuple[str, ...]
     needs: tuple[str, ...]
+
+
+class FamilyParts(TypedDict, total=False):
+    """Fields of `Family` by name, for families that derive theirs from another's."""
+
+    layers: str
+    words: str
+    attention: str
+    layer_matrices: dict[str, str]
+    layer_vectors: dict[str, str]
+    vectors: dict[str, str]
+    sizes: dict[str, str]
+    head: Literal["pooled", "dense", "mean"]
+    head_activation: Literal["tanh", "gelu", "relu", "none"]
+    matrices: dict[str, str]
+    relative: str | None
+    padding_position: Callable[[Config], int] | None
+    other_heads: tuple[str, ...]
+    llama_cpp: str | None
+    adapt_attention: "Callable[[PreTrainedModel], None] | None"
 
 
 @dataclass(frozen=True)
@@ -42,8 +78,8 @@ class Family:
     """One family of encoders with a classifier.
 
     Attributes:
-        model_type: its name in config.json.
-        base: the base model's name in the classifier.
+        model_type: name of the family in config.json.
+        base: name of the base model in the classifier.
         layers: the list of layers, in the base model.
         words: the word embedding (V, D), in the base model.
         attention: the module that calls the attention function, in a layer.
@@ -51,22 +87,22 @@ class Family:
         layer_vectors: role of a vector → tensor, in a layer.
         vectors: role of a vector that belongs to no layer → tensor, in the classifier.
         sizes: field of the engine's configuration → key of config.json.
-        head: what the classifier does. pooled: ternary linear, function, linear, on the first token; dense: the same
-            with both linears in full precision; mean: a linear on the mean over the tokens.
+        head: the computation of the classifier. pooled: ternary linear, function, linear, on the first token; dense:
+            the same with both linears in full precision; mean: a linear on the mean over the tokens.
         head_activation: the function between the two linears.
         matrices: role of a matrix that belongs to no layer → module, in the classifier.
-        constants: fields of the engine's configuration that config.json does not tell. `pre_norm` 1: a layer
-            normalises what it reads, as T5's does.
+        constants: fields of the engine's configuration that are not in config.json. `pre_norm` 1: a layer normalises
+            its input, as in T5.
         activation: key of config.json for the function of the feed-forward.
-        gated_matrices: what differs in `layer_matrices` where config.json says `is_gated_act`.
-        relative: the table of relative positions (buckets, H), in the classifier; None: there is none.
-        padding_position: from config.json, the position of padding, from which the other tokens count on; None:
-            positions count from 0.
-        other_heads: how names of tensors begin that belong to heads of other tasks. A checkpoint may hold them.
-        llama_cpp: the architecture of llama.cpp that computes the classifier; None: there is none.
-        adapt_attention: leads a model's attention modules to kdqat's attention function, in place; None: transformers'
-            attention interface does. It imports the modules when it is called.
-        own_classifier: None: transformers has the classifier.
+        gated_matrices: entries that replace those of `layer_matrices` if config.json has `is_gated_act`.
+        relative: the table of relative positions (buckets, H), in the classifier; None: the family has no such table.
+        padding_position: config.json → the position of padding tokens; the other tokens are counted from the next one.
+            None: positions are counted from 0.
+        other_heads: prefixes of the names of tensors that belong to heads of other tasks. A checkpoint may have them.
+        llama_cpp: the architecture of llama.cpp that computes the classifier; None: llama.cpp has none.
+        adapt_attention: makes the attention modules of a model call kdqat's attention function, in place. It imports
+            the modules when it is called. None: transformers' attention interface does it.
+        own_classifier: kdqat's own classifier; None: transformers has the classifier.
     """
 
     model_type: str
@@ -81,19 +117,19 @@ class Family:
     head: Literal["pooled", "dense", "mean"]
     head_activation: Literal["tanh", "gelu", "relu", "none"]
     matrices: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
     activation: str = "hidden_act"
     gated_matrices: dict[str, str] | None = None
     relative: str | None = None
     padding_position: Callable[[Config], int] | None = None
     other_heads: tuple[str, ...] = ("cls.", "lm_head.", "qa_outputs.")
     llama_cpp: str | None = None
-    adapt_attention: Callable[[Any], None] | None = None
+    adapt_attention: "Callable[[PreTrainedModel], None] | None" = None
     own_classifier: OwnClassifier | None = None
 
     @property
     def pre_norm(self) -> bool:
-        """Whether a layer normalises what it reads, and not what it gives."""
+        """Whether a layer normalises its input instead of its output."""
         return bool(self.constants.get("pre_norm"))
 
     @property
@@ -110,9 +146,9 @@ class Family:
     def attention_output(self) -> str:
         """In a layer, the module whose output is the attention output, Y = LayerNorm(X + MHA(X)).
 
-        In a pre-norm layer MHA(X) is made of the normalised X and added to X as it is. Its attention output is Eq. 7's
-        all the same, Y = RMSNorm(X + MHA(X)): the normalised sum that the feed-forward reads. The sum itself grows
-        with depth, and a squared error of it would be the top layers' alone.
+        In a pre-norm layer, MHA(X) is computed from the normalised X and added to the plain X. Its attention output is
+        Y = RMSNorm(X + MHA(X)) as in Eq. 7: the normalised sum, which is the input of the feed-forward. The plain sum
+        grows with depth, so the top layers would dominate a squared error of it.
         """
         return _module(self.layer_vectors["output_gain" if self.pre_norm else "attention_gain"])
 
@@ -120,31 +156,31 @@ class Family:
     def last_hidden(self) -> str | None:
         """In the classifier, the module whose output is the last hidden state; None: the last layer.
 
-        As transformers counts, that of a pre-norm encoder is the one after its final normalisation.
+        As in transformers, the last hidden state of a pre-norm encoder is the output of its final normalisation.
         """
         return _module(self.vectors["final_gain"]) if "final_gain" in self.vectors else None
 
     def layer(self, number: int) -> str:
-        """How the names of a layer's parts begin in the classifier."""
+        """The prefix of the names of a layer's parts in the classifier."""
         return f"{self.base}.{self.layers}.{number}."
 
     def configured(self, config: Config) -> "Family":
-        """The family with the names that a configuration gives its parts."""
+        """The family with the names of parts that depend on the configuration."""
         if not (self.gated_matrices and config.get("is_gated_act")):
             return self
         matrices, constants = self.layer_matrices | self.gated_matrices, self.constants | {"gated": 1}
         return replace(self, layer_matrices=matrices, constants=constants)
 
     def first_position(self, config: Config) -> int:
-        """The row of the position table that a sequence's first token takes.
+        """The row of the position table for the first token of a sequence.
 
         Raises:
-            ConfigError: positions count from padding's id on, and the configuration has none.
+            ConfigError: positions are counted from the id of the padding token, and the configuration has no such id.
         """
         return 0 if self.padding_position is None else 1 + self.padding_position(config)
 
     def longest_row(self, config: Config) -> int | None:
-        """Tokens of the longest row that a model has positions for; None: rows may have any length.
+        """The largest number of tokens that a model has positions for; None: rows may have any length.
 
         Raises:
             ConfigError: as `first_position`.
@@ -154,12 +190,12 @@ class Family:
         return int(config["max_position_embeddings"]) - self.first_position(config)
 
     def type_count(self, config: Config) -> int | None:
-        """Token types that a model tells apart; None: it looks at none."""
+        """The number of token types that a model distinguishes; None: it does not use token types."""
         return int(config["type_vocab_size"]) if "types" in self.vectors else None
 
 
 def norms(attention: str, output: str) -> dict[str, str]:
-    """A layer's vectors, from the modules of its two LayerNorms: after the attention, and after the feed-forward."""
+    """The vectors of a layer, from the names of its LayerNorms after the attention and after the feed-forward."""
     return {
         "attention_gain": f"{attention}.weight",
         "attention_bias": f"{attention}.bias",
@@ -169,7 +205,7 @@ def norms(attention: str, output: str) -> dict[str, str]:
 
 
 def embeddings(base: str, types: bool = True) -> dict[str, str]:
-    """The vectors of BERT's embeddings, which most families share; `types`: whether there is a table of token types."""
+    """The vectors of BERT's embeddings, which most families have; `types`: whether there is a table of token types."""
     names = {
         "positions": f"{base}.embeddings.position_embeddings.weight",
         "types": f"{base}.embeddings.token_type_embeddings.weight",
@@ -180,7 +216,7 @@ def embeddings(base: str, types: bool = True) -> dict[str, str]:
 
 
 def classifier(name: str, dense: str | None = None) -> dict[str, str]:
-    """A head's vectors, from the modules of its last linear and of the one in full precision before it."""
+    """The vectors of a head, from the names of its last linear and of the linear in full precision before it."""
     names = {"classifier_weight": f"{name}.weight", "classifier_bias": f"{name}.bias"}
     return names if dense is None else names | {"head_weight": f"{dense}.weight", "head_bias": f"{dense}.bias"}
 

@@ -1,4 +1,4 @@
-"""Whether a network's numbers are finite."""
+"""Checks that the weights of networks are finite."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 
 def weight_at_fault(models: Mapping[str, nn.Module]) -> str | None:
-    """The first parameter that is not finite, of models by what they are called."""
+    """A description of the first parameter that is NaN or infinite; None: all are finite.
+
+    Args:
+        models: what messages call a model → the model.
+    """
     for called, model in models.items():
         for name, parameter in model.named_parameters():
             if not is_finite(parameter):

@@ -1,9 +1,10 @@
-"""Model folders and hub ids, loaded whole: no weight missing, none left over, none of another size.
+"""Loads model folders and hub ids, and checks that every weight is there, is used and has the right size.
 
-transformers fills whatever a checkpoint lacks with random numbers and drops whatever does not fit, with a warning at
-most. Here that is an error, with two exceptions. A new classifier (an encoder with a new head for a task) may lack its
-head, to which BERT's pooler counts: it is trained anyway. A head that is there is another task's, and is not taken. And
-what the classifier provably does not use may be left over; a remark names it (`_unused`).
+transformers replaces missing weights by random numbers and ignores weights that do not fit, with at most a warning.
+Here this is an error, with two exceptions. First, the head of a new classifier (an encoder with a new head for a task)
+may be missing, because it is trained; BERT's pooler is part of the head. A head in the checkpoint is for another task
+and is not used. Second, weights that provably do not change an answer may be left over; a warning names them
+(`_unused`).
 """
 
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -24,13 +25,14 @@ from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.files import refuse_odd_files, refuse_unreadable
 from kdqat_cli.hub import CONFIG, first_line, refuse_absent, refuse_adapter, refuse_hollow, why_unreachable
 from kdqat_cli.networks.families import FAMILIES, listed, own_classifiers
+from kdqat_cli.networks.family import Config, LoadingReport
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.networks.nets import NETS
 from kdqat_cli.networks.parts import sizes_of
 from kdqat_cli.networks.weight_files import refuse_incomplete, refuse_integers
 
 _LOGGER = logging.getLogger(__name__)
-Loader = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
+Loader = Callable[..., tuple[PreTrainedModel, LoadingReport]]
 _SHOWN = 3  # names of tensors in one sentence
 _LONGEST_NAME = 200  # characters
 _QUANTISED = ("bitnet", "compressed-tensors")
@@ -43,9 +45,14 @@ _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _POSITION_IDS = re.compile(r"(^|\.)position_ids$")
 
 
+class _LoadingOptions(TypedDict):
+    local_files_only: bool
+    trust_remote_code: bool
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a model lies.
+    """The place of a model.
 
     Attributes:
         location: folder or hub id.
@@ -62,7 +69,7 @@ class Source:
         """A folder with a config.json, or a hub id.
 
         Raises:
-            MissingInputError: there is no such folder, it holds no model, or what it holds is no regular file.
+            MissingInputError: there is no such folder, it has no model, or a file in it is not a regular file.
         """
         path = Path(location)
         if path.is_dir():
@@ -75,19 +82,19 @@ class Source:
         return cls(location, fix, why_unreachable(location, "model"))
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What every loader of transformers is told."""
-        # Left open, transformers would ask whether to run code that a model brings along.
+    def options(self) -> _LoadingOptions:
+        """The options for every loader of transformers."""
+        # With trust_remote_code unset, transformers would ask whether to run code from the model.
         return {"local_files_only": bool(self.unreachable), "trust_remote_code": False}
 
     @contextmanager
     def reading(self, part: str = "") -> Iterator[None]:
-        """Turns what goes wrong inside into one sentence; `part` is what is read, as in "the tokenizer of "."""
+        """Turns any error inside into one sentence; `part` says what is read, for example "the tokenizer of "."""
         try:
             yield
         except KdqatError:
             raise
-        except Exception as error:  # hub, file system, JSON and safetensors each have their own
+        except Exception as error:  # hub, file system, JSON and safetensors have different exceptions
             what, (reason, fix) = f"{part or 'the folder '}{self.location}", _plainly(error)
             if Path(self.location).is_dir():
                 refuse_unreadable(Path(self.location))
@@ -100,12 +107,12 @@ class Source:
 
 
 def _plainly(error: Exception) -> tuple[str, str | None]:
-    """What a library says of a model folder, in one sentence, and how to mend it as far as that can be told."""
+    """A library's error about a model folder as one sentence, and the fix if it is known."""
     reason = first_line(error)
     if isinstance(error, SafetensorError):
         return f"a .safetensors file is truncated or damaged ({reason})", _AGAIN
     if reason.startswith("Weights only load failed"):  # torch's advice would run the code in the file
-        return "pytorch_model.bin is damaged, or holds more than tensors, which kdqat does not load", _SAVE
+        return "pytorch_model.bin is damaged, or contains Python objects, which kdqat does not load", _SAVE
     if reason.startswith("Error no file named"):
         return "it has no weights (model.safetensors or pytorch_model.bin)", _SAVE
     if isinstance(error, ImportError):
@@ -118,21 +125,21 @@ def load_config(source: Source) -> PreTrainedConfig:
 
     Raises:
         ConfigError: kdqat does not know the architecture, or this variant of it.
-        MissingInputError: config.json is not readable, or does not name the outputs one by one.
+        MissingInputError: config.json is not readable, or does not name each output.
     """
     config = _read_config(source)
     _check_architecture(source, config)
     return config
 
 
-def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, Loader]:
-    """The configuration of a new classifier on an encoder, and what loads that classifier.
+def load_encoder_config(source: Source, **head: object) -> tuple[PreTrainedConfig, Loader]:
+    """The configuration of a new classifier on an encoder, and the function that loads the classifier.
 
-    Of a model with a decoder (T5) the classifier is kdqat's own, on the encoder alone.
+    For a model with a decoder (T5), it is kdqat's own classifier on the encoder without the decoder.
 
     Args:
-        source: where the encoder lies.
-        head: the part of the configuration that describes the new head.
+        source: the place of the encoder.
+        head: fields of the configuration that describe the new head.
 
     Raises:
         ConfigError: kdqat does not know the architecture, or this variant of it.
@@ -151,10 +158,10 @@ def load_encoder_config(source: Source, **head: Any) -> tuple[PreTrainedConfig, 
 
 
 def load_net(source: Source, again: str | None = None) -> PreTrainedModel:
-    """A network of kdqat's own with every weight of its source, in FP32.
+    """One of kdqat's own networks with every weight of its source, in FP32.
 
     Args:
-        source: where it lies.
+        source: the place of the model.
         again: the command that makes the model again; None: kdqat did not make it.
 
     Raises:
@@ -175,8 +182,8 @@ def load_net(source: Source, again: str | None = None) -> PreTrainedModel:
     return load_weights(source, config, model_class.from_pretrained, again=again)
 
 
-def _read_config(source: Source, **head: Any) -> PreTrainedConfig:
-    """config.json with a new head, if there is one."""
+def _read_config(source: Source, **head: object) -> PreTrainedConfig:
+    """The configuration in config.json, with the fields of a new head, if any."""
     with source.reading(f"the {CONFIG} of "):
         values, _ = PreTrainedConfig.get_config_dict(source.location, **source.options)
         if not isinstance(values, dict):
@@ -192,21 +199,23 @@ def _read_config(source: Source, **head: Any) -> PreTrainedConfig:
         return config
 
 
-def _check_outputs(source: Source, values: dict[str, Any]) -> None:
-    """Says plainly what transformers would say in terms of its own: whether id2label names the outputs by number."""
+def _check_outputs(source: Source, values: Config) -> None:
+    """Checks that id2label names the outputs by number; the message of transformers would be hard to understand."""
     names = values.get("id2label")
     if names is None:
         return
     fix = f'"id2label" in its {CONFIG}, with a name for each output: {{"0": …, "1": …}}'
     if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
-        raise MissingInputError(f"{source.location} has the id2label {shown(names)}, which names no outputs.", fix)
+        raise MissingInputError(
+            f"{source.location} has the id2label {shown(names)}, which does not name the outputs by number.", fix
+        )
     if len(names) == 1 and values.get("problem_type") == "single_label_classification":
         raise MissingInputError(
-            f"{source.location} is a classifier (problem_type), but its id2label names one output only.", fix
+            f"{source.location} is a classifier (problem_type), but its id2label has only one output.", fix
         )
 
 
-def _unknown(source: Source, kind: Any) -> ConfigError:
+def _unknown(source: Source, kind: object) -> ConfigError:
     return ConfigError(
         f"{source.location} has the architecture {shown(kind)}, which kdqat does not know; it knows {listed()}.",
         _ANOTHER,
@@ -225,7 +234,7 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
     if positions not in (None, "absolute"):
         raise ConfigError(
             f"{source.location} has the position_embedding_type {positions!r}, which this version of transformers "
-            "ignores; kdqat takes 'absolute' alone.",
+            "ignores; kdqat supports 'absolute' only.",
             "a model with absolute positions",
         )
     sizes_of(family, config.to_dict(), f"The {CONFIG} of {source.location}")
@@ -238,7 +247,7 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
             f"{source.location} has the {family.activation} {shown(activation)}, which transformers does not know.",
             "the config.json that was saved with the weights",
         )
-    # It saves memory, changes no answer, and fails on lengths that it does not divide.
+    # Off: it only saves memory, and it fails for lengths that it does not divide.
     config.chunk_size_feed_forward = 0
 
 
@@ -263,22 +272,22 @@ def load_weights(
     """A classifier with every weight of its source, in FP32.
 
     Args:
-        source: where it lies.
+        source: the place of the model.
         config: its configuration.
-        loader: what loads it, with the arguments and results of `from_pretrained`.
-        new_head: whether the head is new. It may be missing, and one that is there is not taken.
+        loader: loads it, with the arguments and results of `from_pretrained`.
+        new_head: whether the head is new. It may then be missing in the source, and is not read from it.
         again: the command that makes the model again; None: kdqat did not make it.
 
     Raises:
-        MissingInputError: the source's tensors are not those of the model, or one is NaN or infinite.
+        MissingInputError: the tensors of the source do not fit the model, or one is NaN or infinite.
     """
     with source.reading("the weights of "):
         refuse_incomplete(Path(source.location))
-        if getattr(config, "quantization_config", None) is None:  # else transformers makes weights of the integers
+        if getattr(config, "quantization_config", None) is None:  # else transformers converts the integers to weights
             refuse_integers(Path(source.location))
     with source.reading("the weights of "), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch tells of the protocol of pickle
-        # Sizes that differ are reported like the rest, and refused below: the loader's own error does not name them.
+        warnings.simplefilter("ignore", UserWarning)  # torch warns about the pickle protocol
+        # Other sizes are only reported here and refused below, because the loader's own error does not name them.
         model, report = loader(
             source.location,
             config=config,
@@ -290,14 +299,14 @@ def load_weights(
     _check_report(source, model, report, new_head, again)
     if new_head:
         _renew_head(source, model, report)
-    if weight := weight_at_fault({"model": model}):  # every answer would be the first label
+    if weight := weight_at_fault({"model": model}):  # such a model would always answer the first label
         fix = again or "another checkpoint: the training of this one diverged, or its file is damaged"
         raise MissingInputError(f"{source.location}: {weight} is NaN or infinite.", fix)
     return model
 
 
 def _check_report(
-    source: Source, model: PreTrainedModel, report: dict[str, Any], new_head: bool, again: str | None
+    source: Source, model: PreTrainedModel, report: LoadingReport, new_head: bool, again: str | None
 ) -> None:
     missing, left_over = set(report["missing_keys"]), set(report["unexpected_keys"])
     head = _head(model)
@@ -320,7 +329,7 @@ def _check_report(
         faults.append(f"of another size: {_listed(map(_size, odd))}")
     if faults:
         raise MissingInputError(
-            f"{source.location} does not hold the weights of the {model.config.model_type} model that its config.json "
+            f"The weights in {source.location} do not fit the {model.config.model_type} model that its config.json "
             f"describes; {'; '.join(faults)}.",
             again or _remedy(strange, lacking),
         )
@@ -329,36 +338,36 @@ def _check_report(
 
 
 def _head(model: PreTrainedModel) -> set[str]:
-    """The tensors of a classifier that are not its encoder's; of a network that is no encoder, none."""
+    """The names of a classifier's tensors that do not belong to its encoder; empty for a network without an encoder."""
     if not model.base_model_prefix:
         return set()
     return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}
 
 
-def _renew_head(source: Source, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Gives a model that came with a trained head a new one: random numbers, as an encoder without a head gets."""
+def _renew_head(source: Source, model: PreTrainedModel, report: LoadingReport) -> None:
+    """Replaces a trained head by a new random one, as for an encoder without a head."""
     head = _head(model)
     if head <= set(report["missing_keys"]):
         return
     fresh = type(model)(model.config).state_dict()
     model.load_state_dict({name: fresh[name] for name in head}, strict=False)
-    _LOGGER.warning("%s has a classification head of its own; a new one is trained in its place.", source.location)
+    _LOGGER.warning("%s has a classification head; a new one is trained in its place.", source.location)
 
 
 def _remedy(strange: set[str], lacking: set[str]) -> str:
-    """How to make the source whole: from its tensors that the model has no place for, and those that it lacks."""
+    """The fix, from the tensors that the model does not have and those that the source does not have."""
     if all(name.startswith("module.") for name in strange) and strange:
-        return "save the weights of model.module in place of the model: a wrapper put module. before every name"
+        return "save model.module in place of model: a wrapper added the prefix module. to every name"
     if lacking and strange and not any("." in name for name in strange):
-        return f"save the state_dict itself in place of a dictionary with the keys {_listed(strange)}"
+        return f"save the state_dict alone, not a dictionary with the keys {_listed(strange)}"
     return _SAVE
 
 
 def _unused(name: str, model: PreTrainedModel) -> bool:
-    """Whether no answer of a classifier depends on a tensor that it has no place for.
+    """Whether a left-over tensor provably does not change the answers of a classifier.
 
-    So it is with the heads of other tasks, with the pooler of encoders whose classifier has none (RoBERTa, ELECTRA,
-    MPNet), and with the numbers 0, 1, 2, … that earlier versions of transformers saved as position_ids.
+    Such tensors are the heads of other tasks, the pooler of encoders whose classifier does not use it (RoBERTa,
+    ELECTRA, MPNet), and position_ids (0, 1, 2, …), which earlier versions of transformers saved.
     """
     family = FAMILIES.get(model.config.model_type)
     return (family is not None and name.startswith(family.other_heads)) or bool(

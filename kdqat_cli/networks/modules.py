@@ -1,4 +1,4 @@
-"""The modules of a loaded classifier, found by the names of its family."""
+"""Finds modules of a loaded classifier by the names in its family."""
 
 from operator import attrgetter
 from typing import Any
@@ -20,17 +20,17 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The encoder's layers, from the input up."""
+    """The layers of the encoder, the first one first."""
     return list(attrgetter(family_of(model).layers)(model.base_model))
 
 
 def module_at(root: nn.Module, path: str) -> Any:
-    """The module at a dotted path."""
+    """The module at a dotted path. It may be of any class, and torch does not declare the types of its attributes."""
     return attrgetter(path)(root)
 
 
 def classifier_of(model: PreTrainedModel) -> nn.Linear:
-    """The last linear of the head, whose rows are the labels."""
+    """The last linear of the head, with one row per label."""
     base = {id(module) for module in model.base_model.modules()}
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in base]
     return heads[-1]

@@ -1,9 +1,9 @@
-"""The families of networks that are trained from the beginning, and the names of their networks."""
+"""The families of networks that are trained from random weights, and the names of their networks."""
 
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,8 +13,11 @@ from kdqat_cli.networks.net import Net
 from kdqat_cli.networks.seq2seq import SEQ2SEQ
 from kdqat_cli.networks.wide_resnet import WIDE_RESNET
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 NETS: dict[str, Net] = {}
-"""Model type of config.json → family."""
+"""Model type in config.json → family."""
 
 
 def register(net: Net) -> None:
@@ -34,14 +37,16 @@ def networks() -> dict[str, Net]:
     return {name: net for net in NETS.values() for name in net.shapes}
 
 
-def new_network(name: str, reads: str, fields: Mapping[str, Any] | None = None, /, **config: Any) -> Any:
+def new_network(
+    name: str, reads: str, fields: Mapping[str, object] | None = None, /, **config: object
+) -> "PreTrainedModel":
     """A network with random weights.
 
     Args:
         name: a value of `--network`.
         reads: the kind of rows that it must read.
-        fields: what the user determines of the configuration, beside the name.
-        config: what a task determines of it: the labels, an image's size.
+        fields: fields of the configuration that the user sets.
+        config: fields of the configuration that a task determines, for example the labels or the size of an image.
 
     Raises:
         ConfigError: there is no such network, it reads other rows, or its configuration has no such field or value.
@@ -59,7 +64,7 @@ def new_network(name: str, reads: str, fields: Mapping[str, Any] | None = None, 
     return model_class(config_class(**{**fitting[name].shapes[name], **given}, **config))
 
 
-def _field(network: str, name: str, value: Any, free: Mapping[str, Any]) -> Any:
+def _field(network: str, name: str, value: object, free: Mapping[str, object]) -> object:
     """The value of a field of a network's configuration.
 
     Raises:

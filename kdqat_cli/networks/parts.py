@@ -1,17 +1,16 @@
-"""The parts of a packed model of a family: which there are, their shapes, and what the engine is told of them.
+"""The parts of a packed model: their names and shapes, and the configuration for the engine.
 
-A `Family` is names and constants alone; the order of computations is the engine's (native/src/forward.cpp), which knows
-two: post-norm (BERT and its relatives) and T5's pre-norm.
+A `Family` has only names and constants. The order of the computations is in the engine (native/src/forward.cpp), which
+knows two: post-norm (BERT and its relatives) and T5's pre-norm.
 """
 
 import math
-from typing import Any
 
 from pydantic import Field, ValidationError
 
 from kdqat_cli.config import Section
 from kdqat_cli.errors import ConfigError, shown
-from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.family import Config, Family
 
 _FUNCTIONS = {
     "gelu": "gelu",
@@ -22,7 +21,7 @@ _FUNCTIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
 }
-"""transformers' names of activation functions → the library's."""
+"""transformers' name of an activation function → the name in the native library."""
 
 _MATRICES = ("query", "key", "value", "output", "up", "gate", "down", "projection", "pooler")
 _VECTORS = (
@@ -45,21 +44,18 @@ VECTOR_NUMBERS = {name: number for number, name in enumerate(_VECTORS)}
 HEADS = {"pooled": 0, "dense": 1, "mean": 2}
 
 
-def require_encoder(config: dict[str, Any]) -> None:
-    """Refuses decoders, whose tokens see only what stands before them.
+def require_encoder(config: Config) -> None:
+    """Refuses decoders, in which a token attends only to the tokens before it.
 
     Raises:
-        ConfigError: the configuration is a decoder's.
+        ConfigError: the configuration belongs to a decoder.
     """
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ConfigError("The engine serves encoders; this model is a decoder.")
 
 
 class Sizes(Section):
-    """What a configuration says of a model's sizes; the bounds are far above any real model's.
-
-    The names are those of the native model's configuration.
-    """
+    """The sizes of a model, with the names of the native configuration. The bounds are far above any real model."""
 
     hidden: int = Field(ge=1, le=2**16)
     embedding: int = Field(ge=1, le=2**16)
@@ -71,8 +67,8 @@ class Sizes(Section):
     embedding_epsilon: float = Field(ge=1e-20, le=1)
 
 
-def sizes_of(family: Family, config: dict[str, Any], name: str = "The packed model's configuration") -> Sizes:
-    """The sizes that a configuration tells.
+def sizes_of(family: Family, config: Config, name: str = "The packed model's configuration") -> Sizes:
+    """The sizes in a configuration.
 
     Args:
         family: the model's.
@@ -80,7 +76,7 @@ def sizes_of(family: Family, config: dict[str, Any], name: str = "The packed mod
         name: what the error calls it.
 
     Raises:
-        ConfigError: one is missing or out of range.
+        ConfigError: a size is missing or out of range.
     """
     values = {field: config.get(key) for field, key in family.sizes.items()}
     values |= {field: value for field, value in family.constants.items() if field in Sizes.model_fields}
@@ -90,7 +86,7 @@ def sizes_of(family: Family, config: dict[str, Any], name: str = "The packed mod
     try:
         return Sizes.model_validate(values)
     except ValidationError as error:
-        # A head size is missing where it could not be computed: the sizes that it follows from are at fault as well.
+        # A missing head size could not be computed from other sizes, and those are reported instead.
         faults = dict.fromkeys(
             f"{family.sizes.get(str(field), 'hidden size / number of heads')} is {shown(detail['input'])}"
             for detail in error.errors()
@@ -103,7 +99,7 @@ def sizes_of(family: Family, config: dict[str, Any], name: str = "The packed mod
 
 
 def ternary_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int, int]]:
-    """Ternary weight → (outputs, inputs); without the word embedding, whose rows no size tells."""
+    """Name of a ternary weight → (outputs, inputs), without the word embedding (its number of rows is not known)."""
     attention = sizes.heads * sizes.head_size
     outputs = dict.fromkeys(("query", "key", "value"), attention) | dict.fromkeys(("up", "gate"), sizes.inner)
     inputs = {"output": attention, "down": sizes.inner, "projection": sizes.embedding}
@@ -119,7 +115,7 @@ def ternary_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int, int]]:
 
 
 def dense_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int | None, ...]]:
-    """Every other tensor → its shape; None: no size tells that number of rows."""
+    """Name of every other tensor → its shape; None: the number of rows is not known here."""
     hidden, embedding = sizes.hidden, sizes.embedding
     tables: dict[str, tuple[int | None, ...]] = {"positions": (None, embedding), "types": (None, embedding)}
     tables |= {"embedding_gain": (embedding,), "embedding_bias": (embedding,), "head_weight": (hidden, hidden)}
@@ -131,7 +127,7 @@ def dense_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int | None, ...
         for prefix, vectors in parts
         for name, tensor in vectors.items()
     }
-    if not family.pre_norm:  # T5's linears have no biases
+    if not family.pre_norm:  # the linears of T5 have no biases
         weights = ternary_parts(family, sizes).items()
         dense |= {f"{name.removesuffix('weight')}bias": (outputs,) for name, (outputs, _) in weights}
     if family.relative:
@@ -139,12 +135,15 @@ def dense_parts(family: Family, sizes: Sizes) -> dict[str, tuple[int | None, ...
     return dense
 
 
-def native_sizes(family: Family, config: dict[str, Any]) -> dict[str, Any]:
-    """The native configuration's fields, as far as config.json and the family tell them.
+def native_sizes(family: Family, config: Config) -> tuple[dict[str, float], str]:
+    """The fields of the native configuration that config.json and the family determine.
+
+    Returns:
+        The numbers by name, and the name of the feed-forward's activation function in the library.
 
     Raises:
-        ConfigError: a decoder, an activation function that the engine does not have, or a size that is missing or out
-            of range.
+        ConfigError: the model is a decoder, the engine does not have its activation function, or a size is missing or
+            out of range.
     """
     require_encoder(config)
     name = config.get(family.activation)
@@ -153,4 +152,4 @@ def native_sizes(family: Family, config: dict[str, Any]) -> dict[str, Any]:
             f"The engine does not have the activation function {shown(name)}; it has {', '.join(_FUNCTIONS)}."
         )
     sizes = sizes_of(family, config).model_dump()
-    return {"scaling": 1 / math.sqrt(sizes["head_size"])} | sizes | family.constants | {"activation": _FUNCTIONS[name]}
+    return {"scaling": 1 / math.sqrt(sizes["head_size"])} | sizes | family.constants, _FUNCTIONS[name]

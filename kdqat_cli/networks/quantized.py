@@ -1,8 +1,8 @@
-"""Turns a full-precision network into a quantised one, in place."""
+"""Quantises a full-precision network in place."""
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,17 +20,18 @@ from kdqat_cli.quantizers.weights import StraightThrough
 
 
 def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
-    """Replaces the weights of a network with quantised ones that own the same parameters.
+    """Replaces the weights of a network by quantised weights with the same parameters.
 
-    Of an encoder these are its linears and its word embedding, of any other network all its matrices, and its vectors
-    where `settings.vectors` says so; but not what `settings.exempt` names. With the weights `fp32` nothing changes.
+    In an encoder these are the linears and the word embedding. In any other network these are all matrices, and also
+    the vectors if `settings.vectors` is set. Parameters that `settings.exempt` names are left out. With the weights
+    `fp32` nothing changes.
 
     Args:
         model: a network of a known architecture; changed in place.
-        settings: what the numbers may be.
+        settings: how to quantise.
 
     Raises:
-        ConfigError: kdqat does not know the architecture, or nothing has a name of `settings.exempt`.
+        ConfigError: kdqat does not know the architecture, or a name in `settings.exempt` matches no parameter.
     """
     if settings.weights == "fp32":
         return
@@ -49,7 +50,7 @@ def quantize_model(model: PreTrainedModel, settings: Quantization) -> None:
 
 
 class _Plan(NamedTuple):
-    """What becomes of the parameters of a network."""
+    """How the parameters of a network are quantised."""
 
     weights: StraightThrough
     activations: ActivationQuantizer | None
@@ -58,7 +59,7 @@ class _Plan(NamedTuple):
 
 
 def _exempt(model: PreTrainedModel, patterns: list[str], outer: dict[str, str]) -> Callable[[str], bool]:
-    """Whether a parameter, by name, stays in full precision."""
+    """A function from the name of a parameter to whether it stays in full precision."""
     names = [name for name, _ in model.named_parameters()]
     wanted = [outer.get(pattern, pattern) for pattern in patterns]
     for pattern, known in zip(wanted, patterns, strict=True):
@@ -99,11 +100,11 @@ def _quantize_parameters(model: PreTrainedModel, plan: _Plan) -> None:
                 module.register_forward_pre_hook(_rounding(plan.activations))
 
 
-def _rounding(quantizer: ActivationQuantizer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:
-    """A hook that quantises what a module reads: a convolution's with one scale per image, a linear's per vector."""
+def _rounding(quantizer: ActivationQuantizer) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+    """A hook that quantises the input of a module: one scale per image in a convolution, per vector in a linear."""
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        values: Tensor = inputs[0]
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        values = inputs[0]
         if isinstance(module, nn.Linear):
             return (quantizer(values),)
         return (quantizer(values.flatten(1)).view_as(values),)

@@ -1,6 +1,6 @@
-"""The torch classes of the LSTM encoder-decoders; seq2seq.py says what they compute and where it comes from."""
+"""The torch classes of the LSTM encoder-decoders; seq2seq.py explains what they compute and names the sources."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,19 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-_BEGIN = 0.1  # parameters begin uniform between minus this and this
+_BEGIN = 0.1  # the first parameters are uniform in ± this
 
 
 class Seq2SeqConfig(PreTrainedConfig):  # type: ignore[misc]
     """Sizes of an encoder-decoder.
 
     Attributes:
-        source_words: rows of the source's word vectors, special tokens included.
-        target_words: rows of the target's word vectors, and logits.
-        layers: LSTM layers of the encoder, and of the decoder.
-        hidden: width of each.
+        source_words: number of source words, special tokens included.
+        target_words: number of target words, and of logits.
+        layers: number of LSTM layers of the encoder, and also of the decoder.
+        hidden: width of each layer.
         word_vectors: width of a word vector.
-        dropout: rate between layers, and on what the attention gives.
+        dropout: dropout rate between layers and on the output of the attention.
     """
 
     model_type = "kdqat-lstm"
@@ -34,12 +34,12 @@ class Seq2SeqConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class Source(NamedTuple):
-    """A source that was read: B sentences of at most S words."""
+    """An encoded source: B sentences of at most S words."""
 
     states: Tensor
-    """(B, S, hidden): what the attention looks at."""
+    """(B, S, hidden): the states of the encoder, which the attention averages."""
     keys: Tensor
-    """(B, S, hidden): W_in of these."""
+    """(B, S, hidden): W_in times the states."""
     real: Tensor
     """(B, S): false at padding."""
 
@@ -49,14 +49,14 @@ class Source(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a decoder stands in B sentences."""
+    """The state of a decoder in B sentences."""
 
     hidden: tuple[Tensor, ...]
     """Per layer (B, hidden)."""
     cells: tuple[Tensor, ...]
     """Per layer (B, hidden)."""
     fed: Tensor
-    """(B, hidden): what the attention gave at the step before."""
+    """(B, hidden): the output of the attention at the previous step."""
 
     def chosen(self, rows: Tensor) -> "State":
         """The sentences of these indices."""
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         self.outer = nn.Linear(2 * hidden, hidden, bias=False)
 
     def forward(self, query: Tensor, source: Source) -> tuple[Tensor, Tensor]:
-        """What is given (B, hidden), and the weights of the source words (B, S), of a query (B, hidden)."""
+        """A query (B, hidden) → the output (B, hidden), and the weights of the source words (B, S)."""
         scores = (source.keys @ query[:, :, None])[:, :, 0]
         weights = scores.masked_fill(~source.real, -torch.inf).softmax(-1)
         seen = (weights[:, None] @ source.states)[:, 0]
@@ -93,7 +93,7 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
         hidden, vectors, layers = config.hidden, config.word_vectors, config.layers
         self.source_vectors = nn.Embedding(config.source_words, vectors)
         self.target_vectors = nn.Embedding(config.target_words, vectors)
-        between = config.dropout if layers > 1 else 0.0  # torch warns of a rate that has no place
+        between = config.dropout if layers > 1 else 0.0  # with one layer, torch would warn
         self.encoder = nn.LSTM(vectors, hidden, layers, batch_first=True, dropout=between)
         widths = [vectors + hidden, *[hidden] * (layers - 1)]
         self.decoder = nn.ModuleList(nn.LSTMCell(width, hidden) for width in widths)
@@ -108,18 +108,18 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
             for parameter in module.parameters():
                 nn.init.uniform_(parameter, -_BEGIN, _BEGIN)
 
-    def forward(self, source: Tensor, lengths: Tensor, target_in: Tensor, **_: Any) -> Seq2SeqLMOutput:
+    def forward(self, source: Tensor, lengths: Tensor, target_in: Tensor, **_: object) -> Seq2SeqLMOutput:
         """The logits of every target word, given the words before it.
 
         Args:
             source: word indices (B, S), padded at the end.
-            lengths: real words (B,) of each source, at least 1.
-            target_in: word indices (B, L) of the words before, the first of which begins the sentence.
+            lengths: number of real words (B,) of each source, at least 1.
+            target_in: word indices (B, L) of the previous words; the first is the begin token.
 
         Returns:
             An object with `logits` (B, L, target words).
         """
-        with parametrize.cached():  # a quantised weight is computed once, not at every step
+        with parametrize.cached():  # computes a quantised weight once, not at every step
             read, state = self.encode(source, lengths)
             given = []
             for vectors in self.target_vectors(target_in).unbind(1):
@@ -128,11 +128,11 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
             return Seq2SeqLMOutput(logits=self.generator(torch.stack(given, 1)))
 
     def encode(self, source: Tensor, lengths: Tensor) -> tuple[Source, State]:
-        """Reads sources; arguments as of `forward`. The decoder begins with the state."""
+        """Encodes sources; `forward` explains the arguments. Also returns the first state of the decoder."""
         packed = pack_padded_sequence(
             self.source_vectors(source), lengths.cpu(), batch_first=True, enforce_sorted=False
         )
-        # cuDNN has no gradient of an LSTM in eval mode, which the measure of sensitivity asks for.
+        # cuDNN has no gradient of an LSTM in eval mode, which the sensitivity measure needs.
         with torch.backends.cudnn.flags(enabled=self.training or not torch.is_grad_enabled()):
             states, (hidden, cells) = self.encoder(packed)
         states, _ = pad_packed_sequence(states, batch_first=True, total_length=source.size(1))
@@ -141,12 +141,12 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
         return Source(states, self.attention.inner(states), real), begin
 
     def step(self, words: Tensor, read: Source, state: State) -> tuple[Tensor, Tensor, State]:
-        """One more word of each sentence.
+        """Computes the next word of each sentence.
 
         Args:
-            words: indices (B,) of the words before.
-            read: the sources.
-            state: of the step before.
+            words: indices (B,) of the previous words.
+            read: the encoded sources.
+            state: the state after the previous step.
 
         Returns:
             The logits (B, target words), the weights of the source words (B, S), and the new state.

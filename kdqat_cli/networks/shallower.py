@@ -1,8 +1,7 @@
-"""A copy of an encoder's classifier with fewer layers, as the beginning of a smaller student."""
+"""Copies an encoder's classifier with fewer layers, as the start of a smaller student."""
 
 import re
 from copy import deepcopy
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,11 +12,11 @@ from kdqat_cli.networks.modules import family_of, layers_of
 
 
 def with_layers(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
-    """A classifier with some layers of another, and everything else of it.
+    """A copy of a classifier with some of its layers.
 
     Args:
         model: in full precision; not changed.
-        kept: numbers of the layers, from 0, in rising order.
+        kept: numbers of the layers to keep, from 0, in rising order.
 
     Raises:
         ConfigError: there is no such layer, or the numbers do not rise.
@@ -27,7 +26,7 @@ def with_layers(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         numbers = ",".join(map(str, kept))
         every = ",".join(map(str, range(0, count, 2)))
         raise ConfigError(
-            f"The layers {numbers} are not rising numbers from 0 to {count - 1}, which the teacher has.",
+            f"The layers {numbers} must be rising numbers from 0 to {count - 1}, the layers of the teacher.",
             f"--layers {every}",
         )
     family, config = family_of(model), deepcopy(model.config)
@@ -40,23 +39,23 @@ def with_layers(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
             state[name] = tensor
         elif int(found[1]) in kept:
             state[family.layer(kept.index(int(found[1]))) + name[found.end() :]] = tensor
-    if family.relative is not None:  # T5's table stands in its first layer, and all layers read it
+    if family.relative is not None:  # T5's table is in its first layer, and all layers use it
         state[family.relative] = model.state_dict()[family.relative]
-    made: Any = type(model)(config)
+    made = type(model)(config)
     made.load_state_dict(state)
     return made.to(model.device).train(model.training)
 
 
 def matched_states(kept: list[int], layers: int, pre_norm: bool) -> list[int]:
-    """The hidden states of a teacher that those of a student with some of its layers follow.
+    """The hidden states of a teacher that are compared with those of a student with some of its layers.
 
-    They are the first layer's input and what comes out of each layer that was kept. Of a pre-norm encoder the last one
-    is the last of the teacher, because only that one is normalised.
+    They are the input of the first layer and the output of each layer that was kept. In a pre-norm encoder, the last
+    one is the last of the teacher, because only that one is normalised.
 
     Args:
-        kept: numbers of the layers, from 0.
-        layers: of the teacher.
-        pre_norm: as of `Family`.
+        kept: numbers of the layers that the student has, from 0.
+        layers: number of layers of the teacher.
+        pre_norm: see `Family`.
     """
     states = [0, *(number + 1 for number in kept)]
     return [*states[:-1], layers] if pre_norm else states

@@ -1,14 +1,17 @@
 """The encoder of T5 (Raffel et al., 2020) and mT5: pre-norm, RMSNorm, relative positions, no biases.
 
-Its classifier is kdqat's own (t5_model.py).
+The classifier is kdqat's own (t5_model.py).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kdqat_cli.networks.family import Family, OwnClassifier, classifier
 
+if TYPE_CHECKING:
+    from kdqat_cli.networks.t5_model import T5EncoderConfig, T5EncoderForSequenceClassification
 
-def _classes() -> tuple[Any, Any]:
+
+def _classes() -> "tuple[type[T5EncoderConfig], type[T5EncoderForSequenceClassification]]":
     from kdqat_cli.networks.t5_model import T5EncoderConfig, T5EncoderForSequenceClassification
 
     return T5EncoderConfig, T5EncoderForSequenceClassification

@@ -1,14 +1,15 @@
 """A sequence classifier on T5's encoder: mean over real tokens, dropout, linear.
 
-transformers' `T5ForSequenceClassification` runs the decoder as well; the third model of Kim et al. is an encoder. T5
-has no token that stands for the sentence, and the mean of the encoder's states is the best of the poolings compared
-in Sentence-T5 (Ni et al., 2022, section 5).
+transformers' `T5ForSequenceClassification` also runs the decoder, but the third model of Kim et al. is an encoder. T5
+has no token that represents the sentence. The mean of the encoder's states is the best of the poolings compared in
+Sentence-T5 (Ni et al., 2022, section 5).
 
-Its stack stands here without T5's `shared` table, which exists to be tied to a decoder: one table, one name.
+The encoder is used without T5's `shared` table, which is there only to be tied to a decoder. So the word embedding has
+one name.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -16,11 +17,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel, T5PreTrainedModel, T5Stack
 
+from kdqat_cli.networks.family import LoadingReport
+
 
 class T5EncoderConfig(T5Config):  # type: ignore[misc]
     """T5's configuration without a decoder.
 
-    It has a model type of its own because under T5's a transformers without kdqat would load the folder as
+    It has its own model type. Under the model type of T5, a transformers without kdqat would load the folder as
     `T5ForSequenceClassification`, with a decoder of random weights, and only warn.
     """
 
@@ -51,17 +54,18 @@ class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[mis
 
     @classmethod
     def from_source(
-        cls, location: str | Path, config: T5EncoderConfig, **options: Any
-    ) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The encoder of a T5 or mT5 checkpoint under a new classifier.
+        cls, location: str | Path, config: T5EncoderConfig, **options: object
+    ) -> tuple[PreTrainedModel, LoadingReport]:
+        """The encoder of a T5 or mT5 checkpoint with a new classifier.
 
         Args:
             location: hub id or folder.
-            config: the encoder's, with the labels wanted.
-            options: of transformers' `from_pretrained`.
+            config: the configuration of the encoder, with the labels of the new classifier.
+            options: options of transformers' `from_pretrained`.
 
         Returns:
-            The classifier in eval mode, and transformers' loading report of the encoder, in which the head is missing.
+            The classifier in eval mode, and transformers' loading report of the encoder, with the head among the
+            missing keys.
         """
         options["output_loading_info"] = True
         source, report = T5EncoderModel.from_pretrained(location, config=config, **options)
@@ -71,9 +75,9 @@ class T5EncoderForSequenceClassification(T5PreTrainedModel):  # type: ignore[mis
         return model.eval(), report | {"missing_keys": head.union(report["missing_keys"])}
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: object
     ) -> SequenceClassifierOutput:
-        """Logits (B, C) of tokens (B, L), and the loss where labels (B,) are given."""
+        """Logits (B, C) of tokens (B, L), and the loss if labels (B,) are given."""
         outputs = self.encoder(input_ids, attention_mask=attention_mask, **options)
         states = outputs.last_hidden_state
         weights = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)

@@ -1,20 +1,23 @@
-"""Wide residual networks (Zagoruyko and Komodakis, 2016), as the public code of Polino et al. has them.
+"""Wide residual networks (Zagoruyko and Komodakis, 2016), as in the public code of Polino et al.
 
-A stem of 16 channels, three stages of (depth - 4) / 6 blocks with 16k, 32k and 64k channels, batch norm, ReLU, mean
-over the image, output layer; k is the width. A block adds to its input
+A network is a stem of 16 channels, three stages of (depth - 4) / 6 blocks with 16k, 32k and 64k channels, batch norm,
+ReLU, the mean over the image, and an output layer; k is the width. A block adds to its input
 
     conv3×3 ∘ ReLU ∘ norm ∘ dropout ∘ conv3×3 ∘ ReLU ∘ norm
 
-The second convolution of the first block of the stages 2 and 3 has stride 2. Where the size changes, a 1×1 convolution
-of the raw input takes the place of the input. All convolutions have biases. Weights begin Glorot-uniform with gain √2,
-biases at 0. The last batch norm gives a batch the weight 0.9 in its running mean.
+The second convolution of the first block of the stages 2 and 3 has stride 2. If the size changes, a 1×1 convolution of
+the raw input replaces the input. All convolutions have biases. The first weights are Glorot-uniform with gain √2, the
+first biases 0. In the running mean of the last batch norm, a batch has the weight 0.9.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from kdqat_cli.networks.net import Net
+from kdqat_cli.networks.net import Net, Shapes
 
-SHAPES: dict[str, dict[str, Any]] = {
+if TYPE_CHECKING:
+    from kdqat_cli.networks.wide_resnet_model import WideResnet, WideResnetConfig
+
+SHAPES: Shapes = {
     f"wide-{depth}-{width}": {"depth": depth, "width": width, "dropout": 0.3}
     for depth, width in ((28, 20), (16, 22), (28, 10), (22, 8), (16, 10), (16, 4), (10, 1))
 }
@@ -29,7 +32,7 @@ _ABOUT = {
 }
 
 
-def _classes() -> tuple[Any, Any]:
+def _classes() -> "tuple[type[WideResnetConfig], type[WideResnet]]":
     from kdqat_cli.networks.wide_resnet_model import WideResnet, WideResnetConfig
 
     return WideResnetConfig, WideResnet

@@ -1,6 +1,4 @@
-"""The torch classes of the wide residual networks; wide_resnet.py says what they compute and where it comes from."""
-
-from typing import Any
+"""The torch classes of the wide residual networks; wide_resnet.py explains what they compute and names the sources."""
 
 from torch import Tensor, channels_last, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -15,10 +13,10 @@ class WideResnetConfig(PreTrainedConfig):  # type: ignore[misc]
     """Sizes of a wide residual network.
 
     Attributes:
-        image: channels, height and width of what it reads.
-        depth: layers with weights, 6n + 4 for n blocks per stage.
+        image: channels, height and width of an image.
+        depth: number of layers with weights: 6n + 4 for n blocks per stage.
         width: k; the stages have 16k, 32k and 64k channels.
-        dropout: rate within a block.
+        dropout: dropout rate in a block.
     """
 
     model_type = "kdqat-wide-resnet"
@@ -29,10 +27,10 @@ class WideResnetConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class Block(nn.Module):
-    """Two convolutions beside the input, each after norm and ReLU."""
+    """Adds to its input the result of two convolutions, each after batch norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, rate: float) -> None:
-        """Sets the sizes; `rate` 0 drops nothing."""
+        """Sets the sizes; `rate` 0: no dropout."""
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -59,7 +57,7 @@ class WideResnet(PreTrainedModel):  # type: ignore[misc]
         """Random weights of the given sizes."""
         super().__init__(config)
         if not 10 <= config.depth <= _DEEPEST or config.depth % 6 != 4:
-            raise ValueError(f"the depth {config.depth} is not 6n + 4, at most {_DEEPEST}")
+            raise ValueError(f"the depth must be 6n + 4, from 10 to {_DEEPEST}, got {config.depth}")
         blocks: list[nn.Module] = []
         inputs = _STEM
         for stage in range(3):
@@ -82,8 +80,8 @@ class WideResnet(PreTrainedModel):  # type: ignore[misc]
         elif isinstance(module, nn.Linear):
             module.reset_parameters()
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> ImageClassifierOutputWithNoAttention:
+    def forward(self, pixel_values: Tensor, **_: object) -> ImageClassifierOutputWithNoAttention:
         """Logits (B, labels) of images (B, C, H, W)."""
-        images = pixel_values.contiguous(memory_format=channels_last)  # convolutions are faster so
+        images = pixel_values.contiguous(memory_format=channels_last)  # makes convolutions faster
         values = self.norm(self.blocks(self.stem(images))).relu().mean((2, 3))
         return ImageClassifierOutputWithNoAttention(logits=self.output(values))
