@@ -188,7 +188,7 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
         (("finetune-teacher", "--task", "digits", "--max-length", "9"), "teacher.max_length has no meaning for"),
         (
             ("finetune-teacher", "--task", "digits", "--devices", "2", "--out", "shared"),
-            "The network normalises over the",
+            "The network has batch normalisation",
         ),
         (("evaluate", "full", "--max-length", "9"), "--max-length has no meaning for task digits"),
         (("evaluate", "full", "--task", "movie"), "reads rows of the kind image, but task movie has rows of the kind"),

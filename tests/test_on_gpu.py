@@ -92,7 +92,7 @@ def test_without_a_gpu_no_test_passes_in_its_place(bundle: Path) -> None:
     options = ["--bundle", str(bundle), "--out", str(out), "--only", "machine", "tests", "--minutes", "60"]
     run(bundle.parent, "bash", SCRIPT, *options, code=5, PYTHON=sys.executable)
     machine, tests = json.loads((out / "on_gpu.json").read_text(encoding="utf-8"))["parts"]
-    assert machine["last_lines"] == ["torch sees no GPU here."]
+    assert machine["last_lines"] == ["torch finds no GPU here."]
     assert tests["note"] == "needs machine"
 
 

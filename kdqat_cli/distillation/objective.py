@@ -1,9 +1,9 @@
-"""What a training minimises: named terms, each a mean over the rows or tokens of a batch; their sum is the loss.
+"""The objectives of trainings: named terms, each a mean over the rows or tokens of a batch. Their sum is the loss.
 
-`OnLabels` fine-tunes a teacher. `OnTeacher` distils a student: it runs both models and compares what they compute.
+`OnLabels` fine-tunes a teacher. `OnTeacher` distils a student: it runs both models and compares their captures.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,39 +16,39 @@ from kdqat_cli.networks.captures import capture
 from kdqat_cli.networks.modules import family_of
 from kdqat_cli.networks.shallower import keep_layers
 
-Batch = dict[str, Any]
+Batch = dict[str, Tensor]
 STAND_IN = "stand_in"
-"""Marks the dummy batch of a process that has no row in a step; it is computed, and its weight in the loss is 0."""
+"""Marks the dummy batch of a process without rows in a step; it is computed, and its weight in the loss is 0."""
 
 
 class Objective(Protocol):
-    """What the training loop asks for."""
+    """What the training loop needs of an objective."""
 
     trains: str
-    """What messages call the model that is trained."""
+    """The name of the trained model in messages."""
     models: dict[str, nn.Module]
-    """Other models that take part, by what messages call them."""
+    """The other models by their names in messages."""
 
     def to(self, device: torch.device) -> None:
         """Moves the other models."""
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Every term of one batch, weighted, with its gradient.
+        """The weighted terms of one batch, with gradients.
 
         Args:
-            model: the one that is trained, perhaps wrapped for several processes.
-            batch: what `Rows.collate` (tasks/kind.py) puts together, on the model's device.
+            model: the trained model, perhaps wrapped for several processes.
+            batch: from `Rows.collate` (tasks/kind.py), on the device of the model.
         """
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What each term's mean divides by, up to a factor that all batches share."""
+        """What the mean of each term divides by, up to a factor that is the same for all batches."""
 
     def parts(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The terms, those of single layers apart, to find the first that is not finite."""
+        """The terms, with layer-wise terms per layer, to find the first that is not finite."""
 
 
 class OnLabels:
-    """Cross entropy with the labels, or their squared error."""
+    """Cross entropy with the labels, or the squared error."""
 
     trains = "model"
 
@@ -58,7 +58,7 @@ class OnLabels:
         self._products, self._per = _Products(precision), per
 
     def to(self, device: torch.device) -> None:
-        """There is no other model."""
+        """Does nothing, because there is no other model."""
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
@@ -74,7 +74,7 @@ class OnLabels:
 
 
 class OnTeacher:
-    """A distillation loss, and the labels where they have a weight."""
+    """A distillation loss, plus the loss on labels if that has a weight."""
 
     trains = "student"
 
@@ -86,13 +86,13 @@ class OnTeacher:
         precision: PrecisionName,
         per: PerName = "answer",
     ) -> None:
-        """Sets what is compared.
+        """Sets the models and the loss.
 
         Args:
-            student: the model that is trained, as it is before it is wrapped.
-            teacher: runs kdqat's attention function; it is set to eval mode.
-            loss: what the student learns from the teacher.
-            precision: of both models' matrix products; bf16 takes them in bfloat16, but for those of integers.
+            student: the trained model, not wrapped.
+            teacher: uses kdqat's attention function; it is set to eval mode.
+            loss: compares student and teacher.
+            precision: precision of the matrix products of both models; with bf16, products of integers stay exact.
             per: what the losses of logits and labels are means over.
         """
         self._student, self._teacher, self._loss = student, teacher.eval(), loss
@@ -135,7 +135,7 @@ class OnTeacher:
 
 
 class _Products:
-    """The precision of matrix products. The model itself never changes: it is evaluated as it is saved."""
+    """The precision of matrix products. The precision of the model does not change."""
 
     def __init__(self, precision: PrecisionName) -> None:
         self._half = precision == "bf16"
@@ -145,9 +145,9 @@ class _Products:
 
 
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy with the labels (B,); one column of logits: squared error.
+    """Cross entropy with the labels (B,), or the squared error for one column of logits.
 
-    Of logits per token (B, L, C) and labels (B, L) it is the mean over the tokens whose label is not -100.
+    For logits per token (B, L, C) and labels (B, L), it is the mean over the tokens with a label other than -100.
     """
     logits = wide(logits)
     if logits.dim() == 3:
@@ -171,10 +171,10 @@ def model_inputs(batch: Batch) -> Batch:
 
 
 def _per_token(batch: Batch) -> bool:
-    return bool(batch["labels"].dim() > 1)
+    return batch["labels"].dim() > 1
 
 
 def _counted(batch: Batch) -> Tensor:
-    """The mask (B, L) of what counts: no padding, and nothing of a dummy batch."""
-    mask: Tensor = batch["counted"]
+    """The mask (B, L) of tokens that count in means: no padding, and no token of a dummy batch."""
+    mask = batch["counted"]
     return torch.zeros_like(mask) if STAND_IN in batch else mask

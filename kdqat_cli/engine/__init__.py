@@ -1,1 +1,1 @@
-"""Integer inference on packed weights: a native library, its model, and torch where the library is not."""
+"""Integer inference on packed weights, by the native library, or by torch if the library is missing."""

@@ -1,7 +1,6 @@
-"""A chain of ternary linear layers in the native library: what kernels are tested and measured with."""
+"""A chain of ternary linear layers in the native library, to test and measure kernels."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +9,21 @@ from kdqat_cli.codecs.trits import pack
 from kdqat_cli.native.library import call, chosen_kernel, library, pointer
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "tanh": 4}
-"""Names of the activations, in the library's numbers (native/kernels.h)."""
+"""Name of an activation function → its number in the library (native/kernels.h)."""
 
 
 class Chain:
-    """Ternary linears, each on the quantised output of the one before.
+    """Ternary linears, each on the quantised output of the linear before.
 
     Raises:
-        ValueError: no library, no such kernel, or a number of threads out of range.
+        ValueError: the library is missing, this CPU cannot run the kernel, or the number of threads is out of range.
     """
 
     def __init__(self, threads: int = 1, kernel: str | None = None) -> None:
-        self._library: Any = library()
-        if self._library is None:
-            raise ValueError("the native library is not there")
+        found = library()
+        if found is None:
+            raise ValueError("the native library is not installed")
+        self._library = found
         self._handle = self._library.kdqat_chain_new((kernel or chosen_kernel()).encode(), threads)
         if not self._handle:
             raise ValueError(self._library.kdqat_error().decode())
@@ -35,7 +35,7 @@ class Chain:
         """Appends a layer of codes (O, I) in {-1, 0, 1}, one scale, and a bias (O,).
 
         Raises:
-            ValueError: it does not fit the layer before.
+            ValueError: the layer does not fit the layer before.
         """
         trits = pack(codes)
         outputs, inputs = codes.shape
@@ -53,8 +53,10 @@ class Chain:
             self._library.kdqat_chain_free(self._handle)
 
 
-def quantize(kernel: str, rows: NDArray[np.float32], clip: float = math.inf) -> tuple[NDArray[Any], ...]:
-    """Rows (M, K) → int8 values (M, K), scales (M,) and sums (M,), by one kernel."""
+def quantize(
+    kernel: str, rows: NDArray[np.float32], clip: float = math.inf
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
+    """Rows (M, K) → int8 values (M, K), scales (M,) and sums (M,), computed by one kernel."""
     values, scales = np.empty(rows.shape, dtype=np.int8), np.empty(len(rows), dtype=np.float32)
     sums = np.empty(len(rows), dtype=np.int32)
     call("kdqat_quantize", kernel.encode(), rows, len(rows), rows.shape[1], clip, values, scales, sums)
@@ -62,7 +64,7 @@ def quantize(kernel: str, rows: NDArray[np.float32], clip: float = math.inf) -> 
 
 
 def activate(kernel: str, values: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
-    """An activation function of `values` (N,), by one kernel."""
+    """An activation function of `values` (N,), computed by one kernel."""
     out = np.empty_like(values)
     call("kdqat_activate", kernel.encode(), values, values.size, ACTIVATIONS[activation], out)
     return out
@@ -76,14 +78,14 @@ def attend(
     clip: float = math.inf,
     relative: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """One head of attention by one kernel.
+    """One head of attention, computed by one kernel.
 
     Args:
-        kernel: its name.
+        kernel: name of the kernel.
         heads: quantised Q, K and V, (L, D) each.
-        scales: theirs, (L,) each.
+        scales: the scales of Q, K and V, (L,) each.
         scaling: factor of the scores.
-        clip: of the probabilities.
+        clip: upper limit of the probabilities.
         relative: (2L - 1,), added to the score of key j and query i at j - i + L - 1.
 
     Returns:

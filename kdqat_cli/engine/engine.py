@@ -1,19 +1,18 @@
-"""The engine: a packed model, served from its packed weights.
+"""The engine, which runs a packed model from its packed weights.
 
     engine = Engine.load("runs/rte/packed/map+output-42/model", threads=2)
     engine.logits([([101, 1037, 2158, 102], None)])
 
-With the native library no torch is imported: numpy, safetensors and a tokenizer are all that serving takes. Memory
-holds the ternary weights at two bits (the word embedding at 1.6), never a multiplied-out copy. Where the library was
-not built, or does not serve the model, torch computes the same logits, and `remark` says so in one sentence.
+With the native library, torch is not imported: the engine needs only numpy, safetensors and a tokenizer. In memory the
+ternary weights take two bits each (1.6 in the word embedding); they are never expanded to floats. If the library is
+missing or does not support the model, torch computes the same logits, and `remark` says so in one sentence.
 
-On a GPU (`device="cuda"`) it is torch and Triton's kernels that serve, from two bits as well (engine/gpu/).
+On a GPU (`device="cuda"`), torch and Triton kernels compute, also from two-bit weights (engine/gpu/).
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +32,12 @@ class Engine:
     """A loaded packed model.
 
     Attributes:
-        kernel: what computes: a kernel of the native library, or `torch`; on a GPU `triton` or `int8`.
-        threads: that compute together.
-        remark: one sentence where something slower took the place of what was meant to compute; None otherwise.
-        labels: the number of logits a row.
-        config: the model's configuration, as in config.json.
-        record: what was recorded when the model was packed: task, labels, quantisation.
+        kernel: a kernel of the native library, or `torch`; on a GPU `triton` or `int8`.
+        threads: number of threads.
+        remark: one sentence if something slower computes than expected; None otherwise.
+        labels: number of logits per row.
+        config: the configuration of the model, as in config.json.
+        record: the record of the packed model: task, labels, quantisation.
     """
 
     def __init__(
@@ -47,23 +46,23 @@ class Engine:
         self._model = model
         self.kernel, self.threads, self.remark = kernel, threads, remark
         self.labels = model.labels
-        self.config: dict[str, Any] = file.config
+        self.config = file.config
         self.record = file.record
 
     @classmethod
     def load(cls, source: str | Path, threads: int | None = None, device: Device = "cpu") -> "Engine":
-        """Loads a packed file, or the folder of one.
+        """Loads a packed file, or the folder of a packed file.
 
         Args:
             source: the file or folder.
-            threads: that compute together, 256 at most; None: as many as there are processors for this process.
-            device: the processor, or a GPU, which takes torch.
+            threads: number of threads, at most 256; None: one for each CPU that this process may use.
+            device: CPU or GPU; a GPU needs torch.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, foreign, or not fitting its own configuration; or
-                there is no GPU.
-            ConfigError: KDQAT_KERNEL names a kernel that does not run here, or a GPU is asked for a model that the
-                engine does not serve there.
+            MissingInputError: the file does not exist, is truncated or altered, is not a packed file, or does not fit
+                its own configuration; or there is no GPU.
+            ConfigError: KDQAT_KERNEL names a kernel that this CPU cannot run, or the engine does not support the model
+                on a GPU.
         """
         path = Path(source)
         if path.is_dir():
@@ -74,11 +73,11 @@ class Engine:
             from kdqat_cli.engine.gpu.model import PackedModel, gpu
 
             packed = PackedModel(path, gpu())
-            remark = None if packed.triton else "Triton does not run here: torch multiplies int8 weights, slower."
+            remark = None if packed.triton else "Triton does not run here; torch multiplies int8 weights, more slowly."
             return cls(packed, "triton" if packed.triton else "int8", count, remark, file)
         kernel = kernel_here()
         if kernel == TORCH:
-            missing = "The native library was not built here (it takes a C++ compiler): torch computes, slower."
+            missing = "The native library was not built (it needs a C++ compiler); torch computes, more slowly."
             remark = None if os.environ.get(KERNEL_VARIABLE) else missing
             return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
         try:
@@ -86,16 +85,16 @@ class Engine:
             remark = None if model.threads == count else f"Only {model.threads} of {count} threads could be started."
             return cls(model, kernel, model.threads, remark, file)
         except ConfigError as refused:
-            remark = f"{refused.sentence} Torch computes, slower."
+            remark = f"{refused.sentence} Torch computes, more slowly."
             return cls(TorchModel.load(path.parent, count), TORCH, count, remark, file)
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Logits (rows, labels) of sequences of any lengths; no padding is needed, and none computed.
+        """Logits (rows, labels) of sequences of any lengths, without padding.
 
         Args:
-            rows: token ids of each sequence, and its token types (None: all 0).
+            rows: the token ids of each sequence, and its token types (None: all 0).
 
         Raises:
-            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+            ValueError: there are no rows, a row is empty or too long, or a token id or type is out of range.
         """
         return self._model.logits(rows)

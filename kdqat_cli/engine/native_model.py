@@ -1,4 +1,4 @@
-"""A packed model in the native library: handing its parts over, and calling the forward pass."""
+"""A packed model in the native library: passes its parts to the library and calls the forward pass."""
 
 import ctypes
 import math
@@ -7,10 +7,9 @@ import threading
 from collections.abc import Sequence
 from ctypes import c_float, c_int32
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdqat_cli.engine.chain import ACTIVATIONS
 from kdqat_cli.engine.row import Row
@@ -39,25 +38,27 @@ class NativeModel:
     """A classifier in the native library; its weights stay packed at two bits.
 
     Raises:
-        ConfigError: a model, or a kind of quantisation, that the engine does not serve.
-        MissingInputError: the file's parts do not fit each other.
+        ConfigError: the engine does not support the model or its quantisation.
+        MissingInputError: the parts of the file do not fit each other.
     """
 
     def __init__(self, file: PackedParts, kernel: str, threads: int) -> None:
-        """Takes the arrays out of `file`, which is empty afterwards.
+        """Moves the arrays of `file` into the library; `file` is empty afterwards.
 
         Args:
-            file: a packed file that was read, or the parts of one.
-            kernel: the name of one that runs here.
-            threads: that compute together, the caller's among them; `self.threads` are fewer where the system starts
-                no more.
+            file: the parts of a packed file.
+            kernel: the name of a kernel that this CPU can run.
+            threads: number of threads, with the caller's thread; `self.threads` is smaller if the system cannot start
+                so many.
         """
         if other := not_ternary(file):
             raise ConfigError(
-                f"The engine serves ternary weights with one scale per matrix, or row of the words; {other} is not so."
+                "The engine supports ternary weights with one scale per matrix, or per row in the word embedding; "
+                f"{other} has other weights."
             )
-        lib: Any = library()
-        self._library = lib
+        found = library()
+        assert found is not None  # the caller's kernel is one of the library
+        self._library = found
         self._handle: int | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -89,7 +90,7 @@ class NativeModel:
             for which, module in matrices.items():
                 name = f"{prefix}{module}.weight"
                 if which == "projection" and name not in file.shapes:
-                    continue  # an embedding of the hidden size needs none
+                    continue  # an embedding of the hidden size has no projection
                 rows, columns, count = file.shapes[name]
                 if count != 1:
                     raise ValueError(f"{name} has {count} scales")
@@ -117,21 +118,21 @@ class NativeModel:
         """Logits (rows, labels) of sequences of any lengths.
 
         Raises:
-            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+            ValueError: there are no rows, a row is empty or too long, or a token id or type is out of range.
         """
         if not rows:
-            raise ValueError("no rows to predict")
+            raise ValueError("there are no rows")
         if os.getpid() != self._process:
-            raise ValueError("this engine's threads stayed in the process that loaded it: load it again after a fork")
+            raise ValueError("a fork does not copy the threads of this engine: load it again in the new process")
         lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int32)
         if not lengths.all():
-            raise ValueError("an empty sequence")
+            raise ValueError("a sequence is empty")
         words = _end_to_end([ids for ids, _ in rows], "token ids")
         types = _end_to_end(
             [np.zeros(len(ids), dtype=np.int32) if kinds is None else kinds for ids, kinds in rows], "types"
         )
         if len(types) != len(words) or any(kinds is not None and len(kinds) != len(ids) for ids, kinds in rows):
-            raise ValueError("a row has another number of token types than of tokens")
+            raise ValueError("a row must have as many token types as tokens")
         positions = np.concatenate([self._row_positions(ids) for ids, _ in rows]).astype(np.int32)
         span = int(lengths.max())
         relative = None if self._relative is None else self._relative_scores(span)
@@ -143,12 +144,12 @@ class NativeModel:
             )
         return out
 
-    def _row_positions(self, ids: Sequence[int]) -> NDArray[Any]:
+    def _row_positions(self, ids: Sequence[int]) -> NDArray[np.int64]:
         if self._padding is None:
             return np.arange(len(ids))
-        # As transformers counts them (create_position_ids_from_input_ids): a padding token stays at padding's place.
+        # As in transformers (create_position_ids_from_input_ids), a padding token has the position of padding.
         real = np.asarray(ids) != self._padding
-        positions: NDArray[Any] = np.cumsum(real) * real + self._padding
+        positions: NDArray[np.int64] = np.cumsum(real) * real + self._padding
         return positions
 
     def _check_relative(self) -> None:
@@ -165,7 +166,7 @@ class NativeModel:
         return int(self._config.get("relative_attention_num_buckets", 32))
 
     def _compute_relative_scores(self, span: int) -> NDArray[np.float32]:
-        """(heads, 2·span - 1): what is added to the score of a key that stands so much after the query."""
+        """What is added to a score, (heads, 2·span - 1), by the distance of the key from the query."""
         assert self._relative is not None
         farthest = int(self._config.get("relative_attention_max_distance", 128))
         buckets = relative_buckets(np.arange(1 - span, span), self._buckets(), farthest)
@@ -176,27 +177,28 @@ class NativeModel:
             self._library.kdqat_model_free(self._handle)
 
 
-def relative_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> NDArray[Any]:
+def relative_buckets(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:
     """T5's buckets of relative positions (Raffel et al., 2020, section 2.1).
 
-    Half of them are for keys after the query. Of each half, one half is for single distances, and the other grows
-    logarithmically up to `farthest`, from where on all share the last.
+    Half of the buckets are for keys after the query. In each half, the first half of the buckets are for one distance
+    each. The other buckets are for ranges that grow logarithmically up to `farthest`; all larger distances share the
+    last bucket.
 
     Args:
-        distances: key - query, any shape.
-        buckets: their number.
-        farthest: distance of the last bucket.
+        distances: key - query, of any shape.
+        buckets: number of buckets.
+        farthest: distance from which all share the last bucket.
 
     Returns:
-        Bucket numbers of the shape of `distances`.
+        The bucket numbers, in the shape of `distances`.
     """
     half = buckets // 2
     exact = half // 2
     size = np.abs(distances)
-    # In FP32, as torch computes it: a distance on the edge of two buckets must fall into the same one.
+    # In FP32, as in torch, so that a distance at the edge of two buckets gets the same bucket.
     ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(farthest / exact))
     large = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int64), half - 1)
-    out: NDArray[Any] = np.where(distances > 0, half, 0) + np.where(size < exact, size, large)
+    out: NDArray[np.int64] = np.where(distances > 0, half, 0) + np.where(size < exact, size, large)
     return out
 
 
@@ -204,21 +206,21 @@ def _activation_clip(record: Record) -> float:
     if record.quantization is None:
         raise MissingInputError("The packed model does not say how it was quantised.", "kdqat export")
     if record.quantization.activations != "int8":
-        raise ConfigError("The engine computes with 8-bit activations; this model's are in full precision.")
+        raise ConfigError("The engine needs 8-bit activations, but those of this model are in full precision.")
     clip = record.quantization.activation_clip
     return math.inf if clip is None else clip
 
 
 def _native_config(file: PackedParts, family: Family, clip: float) -> _Config:
-    values = native_sizes(family, file.config)
+    values, activation = native_sizes(family, file.config)
     values["head"], values["head_activation"] = HEADS[family.head], ACTIVATIONS[family.head_activation]
-    values["activation"] = ACTIVATIONS[values["activation"]]
+    values["activation"] = ACTIVATIONS[activation]
     values["words"] = file.shapes[f"{family.word_embedding}.weight"][0]
     for name, tensor in (("labels", "classifier_weight"), ("positions", "positions"), ("types", "types")):
         values[name] = len(file.arrays[family.vectors[tensor]]) if tensor in family.vectors else 0
     values["clip"] = clip
     if any(type(values.get(name, 0)) is not int or values.get(name, 0) > _LARGEST_INTEGER for name in _INTEGERS):
-        raise ValueError("a size that is none")
+        raise ValueError(f"sizes must be integers up to {_LARGEST_INTEGER}")
     return _Config(**values)
 
 
@@ -226,9 +228,9 @@ def _take(file: PackedParts, name: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(file.arrays.pop(name), dtype=np.float32)
 
 
-def _end_to_end(parts: list[Any], what: str) -> NDArray[np.int32]:
+def _end_to_end(parts: Sequence[ArrayLike], what: str) -> NDArray[np.int32]:
     joined = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
     if joined.size and (joined.dtype.kind not in "iu" or abs(int(joined.max())) > _LARGEST_INTEGER or joined.min() < 0):
-        raise ValueError(f"{what} must be whole numbers from 0 on")
+        raise ValueError(f"{what} must be integers of at least 0")
     integers: NDArray[np.int32] = joined.astype(np.int32)
     return integers

@@ -1,6 +1,6 @@
-"""One sequence, as a tokenizer makes it and a model takes it."""
+"""The type of one tokenised sequence."""
 
 from collections.abc import Sequence
 
 Row = tuple[Sequence[int], Sequence[int] | None]
-"""Token ids of one sequence, and its token types (None: all 0)."""
+"""The token ids of a sequence, and its token types (None: all 0)."""

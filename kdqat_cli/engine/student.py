@@ -1,4 +1,4 @@
-"""A student in memory on the engine: it is scored by what serves it, without a file between."""
+"""Runs a student in memory on the engine, so that it is evaluated by the engine that later runs its packed file."""
 
 import torch
 from transformers import PreTrainedModel
@@ -14,20 +14,20 @@ from kdqat_cli.record import Record
 
 
 def native_student(model: PreTrainedModel) -> NativeModel | None:
-    """The student as the native library computes it, with as many threads as torch has.
+    """The student in the native library, with as many threads as torch has.
 
-    Its logits are those of the packed file that `export` makes of the student, bit for bit on the same kernel.
+    On the same kernel, its logits are bit for bit those of the packed file that `export` makes of the student.
 
     Args:
-        model: any classifier; it is not changed, and may train on.
+        model: any classifier; it is not changed, and its training can go on.
 
     Returns:
-        None where torch is to compute: the model is no student with 8-bit activations, its weights do not fit the
-        packed file, a batch shares its scales, it is on a GPU or not in FP32, its architecture is not served, a value
-        in it is NaN or infinite, the library was not built, or KDQAT_KERNEL is `torch`.
+        None if torch must compute: the model is not a student with 8-bit activations, its weights are not ternary, a
+        batch shares scales, it is on a GPU or not in FP32, the engine does not support its architecture, a weight is
+        NaN or infinite, the library is missing, or KDQAT_KERNEL is `torch`.
 
     Raises:
-        ConfigError: KDQAT_KERNEL names a kernel that does not run here.
+        ConfigError: KDQAT_KERNEL names a kernel that this CPU cannot run.
     """
     quantization = _quantization(model)
     if quantization is None or model.device.type != "cpu" or model.dtype != torch.float32:
@@ -37,7 +37,7 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
         return None
     try:
         return NativeModel(model_parts(model, Record(quantization=quantization)), kernel, torch.get_num_threads())
-    except ConfigError:  # other weights or another architecture than it serves; or NaN, which torch will show
+    except ConfigError:  # unsupported weights or architecture; or NaN, which torch will show
         return None
 
 

@@ -1,34 +1,37 @@
-"""The same logits by torch and transformers, for processors and models that the native library does not serve."""
+"""Computes the same logits with torch, for CPUs and models that the native library does not support."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdqat_cli.engine.row import Row
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class TorchModel:
-    """A classifier of transformers, fed as the native model is."""
+    """A classifier of transformers with the interface of the native model."""
 
     batch_size = 32
-    """Rows; of like length together, since padding is computed and thrown away."""
+    """Rows per batch. Rows of similar length are batched together, because padding is computed for nothing."""
 
-    def __init__(self, model: Any) -> None:
-        """Takes a model in eval mode, on the device that it is to compute on."""
+    def __init__(self, model: "PreTrainedModel") -> None:
+        """Takes a model in eval mode, on its device."""
         self._model = model
         self.labels: int = model.config.num_labels
 
     @classmethod
     def load(cls, folder: Path, threads: int) -> "TorchModel":
-        """Loads the folder of a packed file, ternary weights multiplied out.
+        """Loads the folder of a packed file, with its ternary weights as floats.
 
         Raises:
             MissingInputError: the file is damaged.
         """
-        # Here, not above: an engine that is served by the native library must not load torch.
+        # Imported here, because an engine with the native library must not load torch.
         import torch
         from transformers import AutoModelForSequenceClassification
 
@@ -39,14 +42,14 @@ class TorchModel:
         """Logits (rows, labels) of sequences of any lengths.
 
         Raises:
-            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+            ValueError: there are no rows, a row is empty or too long, or a token id or type is out of range.
         """
         import torch
 
         if not rows:
-            raise ValueError("no rows to predict")
+            raise ValueError("there are no rows")
         if any(len(ids) == 0 for ids, _ in rows):
-            raise ValueError("an empty sequence")
+            raise ValueError("a sequence is empty")
         with_types = any(kinds is not None for _, kinds in rows)
         out = np.empty((len(rows), self.labels), dtype=np.float32)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
@@ -67,7 +70,7 @@ class TorchModel:
             try:
                 with torch.no_grad():
                     out[indices] = self._model(**inputs).logits.float().cpu().numpy()
-            # Of a configuration's keys that soundness.py does not know, each architecture says it in its own way.
+            # Keys of a configuration that soundness.py does not check lead to different errors in each architecture.
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-                raise ValueError(f"a sequence that the model cannot take: {error}") from error
+                raise ValueError(f"the model cannot compute a sequence: {error}") from error
         return out

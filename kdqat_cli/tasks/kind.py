@@ -33,6 +33,20 @@ class Loaded(Protocol):
     record: Record
 
 
+Example = Any
+"""One row of a training; its type depends on the kind of task."""
+
+
+class Examples(Protocol):
+    """The rows of a training."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def __getitem__(self, index: int, /) -> Example:
+        """The row at an index."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One row for people.
@@ -60,14 +74,14 @@ class Rows(Protocol):
         """The score in percent of the best constant answer: what a model that learnt nothing may reach."""
 
     @property
-    def examples(self) -> Any:
-        """A dataset that gives a row at an index, and has a length."""
+    def examples(self) -> Examples:
+        """The rows as `collate` takes them."""
 
     @property
     def lengths(self) -> list[int]:
         """What a row costs, tokens for example; rows of similar length are batched together."""
 
-    def collate(self, padding: PaddingName) -> Callable[[list[Any]], dict[str, Any]]:
+    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
         """What puts rows of a training together to a batch.
 
         A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding. Where

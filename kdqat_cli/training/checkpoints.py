@@ -1,7 +1,7 @@
-"""Checkpoints of a training: what it needs to go on as if it had never been interrupted.
+"""Checkpoints of a training, from which it continues as if it had not been interrupted.
 
-A checkpoint is accelerate's (weights, optimiser, random states of each process) and `progress.json`. It counts once
-its file `complete` is there, which is written last. The newest and the best one are kept.
+A checkpoint consists of accelerate's files (weights, optimiser, random states of each process) and `progress.json`. It
+is valid if the file `complete` is there, which is written last. The newest and the best checkpoint are kept.
 """
 
 import json
@@ -24,13 +24,13 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass
 class Standing:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
-        step: optimiser steps that are done.
+        step: number of finished optimiser steps.
         best: the best value of the metric that is maximised.
-        best_step: where it was reached; 0: not evaluated yet.
-        history: see `Row`.
+        best_step: the step of the best value; 0: not evaluated yet.
+        history: the rows of the history; see `Row`.
     """
 
     step: int = 0
@@ -40,15 +40,15 @@ class Standing:
 
     @property
     def scores(self) -> list[float]:
-        """The dev score of each evaluation."""
+        """The dev scores of all evaluations."""
         return [row["score"] for row in self.history if "score" in row]
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder of their own."""
+    """The checkpoints of one training, in their own folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Finds the newest whole checkpoint, and removes what a kill or a full disk cut short."""
+        """Finds the newest complete checkpoint, and removes checkpoints that a kill or a full disk left incomplete."""
         self._folder = folder
         whole = {marker.parent for marker in folder.glob(f"*/{_WHOLE}")}
         self._newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
@@ -56,21 +56,21 @@ class Checkpoints:
             self._keep(whole)
 
     def standing(self) -> Standing:
-        """That of the newest checkpoint; without one, the beginning."""
+        """The progress at the newest checkpoint; without a checkpoint, the start of the training."""
         if self._newest is None:
             return Standing()
         return Standing(**json.loads((self._newest / _PROGRESS).read_text(encoding="utf-8")))
 
     def restore(self, accelerator: Accelerator) -> None:
-        """Weights, optimiser and random states as they were at the newest checkpoint, if there is one."""
+        """Loads weights, optimiser and random states from the newest checkpoint, if there is one."""
         if self._newest is not None:
             accelerator.load_state(str(self._newest))
 
     def save(self, accelerator: Accelerator, standing: Standing) -> None:
-        """Writes a checkpoint, then removes those that are neither the newest nor the best."""
+        """Writes a checkpoint, then removes checkpoints that are neither the newest nor the best."""
         path = self._at(standing.step)
         accelerator.save_state(str(path))
-        group.meet()  # each process has a file in it: its random states
+        group.meet()  # each process writes a file with its random states
         if not group.leads():
             return
         (path / _PROGRESS).write_text(json.dumps(asdict(standing)), encoding="utf-8")
@@ -80,7 +80,7 @@ class Checkpoints:
         self._keep({path, self._at(standing.best_step)})
 
     def load_best(self, model: nn.Module, standing: Standing) -> None:
-        """Gives the model the weights of its best evaluation."""
+        """Loads the weights of the best evaluation into the model."""
         load_model(model, self._at(standing.best_step) / _WEIGHTS)
 
     def _at(self, step: int) -> Path:
@@ -89,5 +89,5 @@ class Checkpoints:
     def _keep(self, wanted: set[Path]) -> None:
         for path in self._folder.glob("checkpoint-*"):
             if path not in wanted:
-                (path / _WHOLE).unlink(missing_ok=True)  # first: half removed, it is not whole
+                (path / _WHOLE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint is not valid
                 shutil.rmtree(path)

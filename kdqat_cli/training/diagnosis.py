@@ -1,7 +1,7 @@
-"""Where a training went wrong whose loss, gradient or weights are not finite.
+"""Explains why the loss, the gradient or a weight of a training is not finite.
 
-The training loop only looks at one number a step, the sum of loss and gradient norm, which costs it nothing: it waits
-for that number anyway. What follows here happens once, when the number is not finite, before the weights are changed.
+At each step the training loop checks only the sum of loss and gradient norm. This costs no time, because the loop waits
+for the norm anyway. The code here runs once, when that sum is not finite, before the weights are changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from kdqat_cli.networks.finite import is_finite, weight_at_fault
 
 Terms = Mapping[str, Tensor]
-"""The summands of a loss by name, those of single layers apart."""
+"""The terms of a loss by name, with layer-wise terms per layer."""
 
 
 def explain(models: Mapping[str, nn.Module], terms: Callable[[], Terms]) -> str:
-    """Which loss term is not finite, and because of which tensor; as a clause.
+    """The loss term that is not finite, and the first tensor that causes it, as a clause.
 
     Args:
-        models: by what they are called; the first is the one that is trained.
-        terms: computes the loss of the failed batch once more.
+        models: name in messages → model; the first is the trained model.
+        terms: computes the loss of the failed batch again.
     """
     model = next(iter(models.values()))
     weight = weight_at_fault(models)
@@ -33,7 +33,7 @@ def explain(models: Mapping[str, nn.Module], terms: Callable[[], Terms]) -> str:
     weights = dict(model.named_parameters())
     for name, value in found.items():
         gradients = torch.autograd.grad(value, list(weights.values()), retain_graph=True, allow_unused=True)
-        # Backwards, as the gradient flows: the last layer that has it is where it begins.
+        # In backward order, because the gradient flows from the last layer to the first.
         for weight_name, gradient in reversed(list(zip(weights, gradients, strict=True))):
             if gradient is not None and not is_finite(gradient):
                 return f"the gradient of the loss term {name} is not finite, first at the weight {weight_name}"
@@ -46,7 +46,7 @@ def _because(tensor: str | None) -> str:
 
 @contextmanager
 def _watched_outputs(models: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Collects the modules whose outputs are not finite, in the order in which they end: the innermost first."""
+    """Collects the modules with outputs that are not finite, in the order of computation: inner modules first."""
     found: list[str] = []
 
     def watch(described: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""What a training logs: losses now and then, and the dev metrics of each evaluation."""
+"""The history of a training: mean losses at intervals, and the dev metrics of each evaluation."""
 
 import csv
 from collections.abc import Iterable
@@ -10,18 +10,18 @@ from torch import Tensor
 from kdqat_cli import group
 
 Row = dict[str, float]
-"""One row of a history: step, epoch, learning_rate, loss and its terms, and for an evaluation the dev metrics."""
+"""One row of a history: step, epoch, learning_rate, loss and its terms, and after an evaluation the dev metrics."""
 
 GROWTH = 10.0
-"""A training diverges when its mean loss is this many times that of its first step, and at least this."""
+"""A training has diverged if its mean loss is above this many times the first loss, and above this value."""
 _FIRST = ("step", "epoch", "learning_rate", "loss")
 
 
 class Means:
-    """Losses of the steps since the last log, added up on their device: a log waits for the device, a step does not."""
+    """Mean losses of the steps since the last log, summed on the device, so that only a log waits for the device."""
 
     def __init__(self) -> None:
-        """Starts with no step."""
+        """Starts without steps."""
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -33,7 +33,7 @@ class Means:
         self._steps += 1
 
     def take(self) -> Row:
-        """Means over steps and processes, by name; the next ones start anew."""
+        """The means over steps and processes, by name; starts again without steps."""
         sums = group.add_up(torch.stack(list(self._sums.values()))).tolist()
         means = {name: total / (self._steps * group.size()) for name, total in zip(self._sums, sums, strict=True)}
         self._sums.clear()
@@ -42,9 +42,9 @@ class Means:
 
 
 def growth(history: list[Row]) -> str | None:
-    """How the loss has grown out of bounds since the last evaluation; None: it has not.
+    """A clause that says how the loss has grown since the last evaluation; None: it has not grown out of bounds.
 
-    The mean over all these steps counts. A log may be that of one step, where a bad batch is no divergence.
+    It checks the mean over all these steps, because one log may be of one step, and one bad batch is not a divergence.
 
     Args:
         history: all rows; the last one is not evaluated yet.
@@ -67,7 +67,7 @@ def growth(history: list[Row]) -> str | None:
 
 
 def write_history(path: Path, history: Iterable[Row]) -> None:
-    """Writes a history as CSV, for `dvc plots`."""
+    """Writes a history as a CSV file, for `dvc plots`."""
     rows = list(history)
     known = {key for row in rows for key in row}
     columns = [key for key in _FIRST if key in known] + sorted(known - set(_FIRST))

@@ -1,9 +1,13 @@
-"""The one training loop: of teachers and students, of any network, task and loss.
+"""The training loop for teachers and students, with any network, task and loss.
 
-Each optimiser step takes one batch, which the processes of the group share. The dev metrics of `score` choose the
-weights that are kept. Guarantees: an interrupted training that is called again ends with the same bits; several
-processes take the steps that one takes, up to rounding; a loss, gradient or weight that is not finite, and a loss that
-grows out of bounds, end the training with the reason, before anything is overwritten.
+Each optimiser step uses one batch, which the processes of the group share. The dev metrics of `score` choose the
+weights that are kept.
+
+Guarantees
+- An interrupted training that is called again ends with the same bits.
+- Several processes take the same steps as one process, up to rounding.
+- If the loss, the gradient or a weight is not finite, or the loss grows out of bounds, the training ends with the
+  reason before anything is overwritten.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,18 +15,19 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedModel
 from transformers.trainer_utils import enable_full_determinism
 
 from kdqat_cli import group
 from kdqat_cli.config import Training
-from kdqat_cli.distillation.objective import Objective
+from kdqat_cli.distillation.objective import Batch, Objective
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.networks.finite import weight_at_fault
 from kdqat_cli.quantizers.parameters import as_frozen
@@ -36,19 +41,19 @@ from kdqat_cli.training.optimizers import optimizer_of
 from kdqat_cli.training.schedule import ends_early, share_of_rate
 
 Progress = Callable[[int, int, str], None]
-"""Called after each step with the step, the number of steps, and what is new (or nothing); a score as `DevScore`."""
+"""Called after each step with the step, the number of steps, and news (may be empty); a score is a `DevScore`."""
 
 _RESUMED = "continues from here"
-_LOGS = 100  # of a training, at least, where it has as many steps; at most twice as many, and one per evaluation
+_LOGS = 100  # logs of a training with enough steps; at most twice as many, plus one per evaluation
 
 
 class Trained(NamedTuple):
-    """What a training did."""
+    """The result of a training."""
 
     steps: int
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     history: list[Row]
-    """One row per evaluation and for some hundred steps; losses are means over the steps since the row before."""
+    """One row per evaluation, and one per log; losses are means over the steps since the previous row."""
 
 
 @dataclass(eq=False)
@@ -57,26 +62,26 @@ class Loop:
 
     Attributes:
         model: the teacher to fine-tune, or the student.
-        batches: what to train on.
-        objective: what is minimised.
-        score: gives the dev metrics of a model; `settings.keep_best` names the one that is maximised.
+        batches: the training batches.
+        objective: the loss to minimise.
+        score: computes the dev metrics of a model; `settings.keep_best` names the metric to maximise.
         settings: how to train.
-        seed: of dropout; that of the order of rows is in `batches`.
-        resume: folder of this very training's checkpoints; the last one is continued.
-        progress: is told of every step.
+        seed: seed of dropout; the seed of the order of rows is in `batches`.
+        resume: folder of the checkpoints of this training; it continues from the newest.
+        progress: called after every step.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     batches: SharedBatches
     objective: Objective
-    score: Callable[[Any], dict[str, float]]
+    score: Callable[[PreTrainedModel], dict[str, float]]
     settings: Training
     seed: int
     resume: Path
     progress: Progress
 
     def __post_init__(self) -> None:
-        """Finds out where the training stands."""
+        """Reads the progress of the training."""
         self.steps = self.settings.max_steps or ceil(self.settings.epochs * len(self.batches))
         self.checkpoints = Checkpoints(self.resume)
         self.standing = self.checkpoints.standing()
@@ -85,12 +90,13 @@ class Loop:
         keep_freed_memory()
         if group.size() > 1 and any(isinstance(module, _BatchNorm) for module in self.model.modules()):
             raise ConfigError(
-                f"The network normalises over the rows of a batch, of which each of {group.size()} devices has a part.",
-                "no --devices",
+                f"The network has batch normalisation, which is not supported on {group.size()} devices: each has only "
+                "a part of the batch.",
+                "the same command without --devices",
             )
 
     def run(self) -> Trained:
-        """Trains from where the last checkpoint stands to the end.
+        """Trains from the newest checkpoint, or from the start, to the end.
 
         Raises:
             GateError: the training diverges.
@@ -98,14 +104,14 @@ class Loop:
         now = self.standing
         if now.step:
             self.progress(now.step, self.steps, _RESUMED)
-        if not self._ended():  # else it ended, but not so the command
+        if not self._ended():  # it may have ended when the command was interrupted
             self._train()
         self.checkpoints.load_best(self.model, now)
         return Trained(now.step, now.history)
 
     def _train(self) -> None:
         enable_full_determinism(self.seed)
-        torch.manual_seed(self.seed + group.rank())  # each process draws dropout of its own
+        torch.manual_seed(self.seed + group.rank())  # each process draws its own dropout
         here = Accelerator(cpu=group.size() > 1 and not torch.cuda.is_available(), mixed_precision="no")
         optimizer = optimizer_of(self.model, self.settings)
         trained, optimizer = here.prepare(self.model, optimizer)
@@ -114,7 +120,7 @@ class Loop:
             trained.train()
             losses = self._losses(trained, batch)
             here.backward(losses["loss"])
-            # The optimiser that clips for itself still has its gradient's norm looked at.
+            # bert-adam clips by itself, but the gradient norm is still checked.
             clip = inf if self.settings.optimizer == "bert-adam" else self.settings.gradient_clip
             norm = here.clip_grad_norm_(trained.parameters(), clip)
             if not torch.isfinite(losses["loss"].detach() + norm):
@@ -130,12 +136,13 @@ class Loop:
             self.means.add(losses)
             self._after_step(here, rate)
 
-    def _batches(self, here: Accelerator) -> Iterator[Any]:
-        """The batches that are left, on the device; those of a resumed epoch from the one that comes next."""
+    def _batches(self, here: Accelerator) -> Iterator[Batch]:
+        """The remaining batches, on the device; a resumed epoch continues with its next batch."""
         restore: Callable[[], None] | None = partial(self.checkpoints.restore, here)
         while not self._ended():
             epoch, done = divmod(self.standing.step, len(self.batches))
-            # The iterator draws a random number: before a checkpoint within the epoch, after one at its start.
+            # The iterator draws a random number. In an uninterrupted training it does so before a checkpoint within the
+            # epoch, and after a checkpoint at the start of the epoch.
             if restore and not done:
                 restore()
             loader = iter(self.batches.loader(epoch, done))
@@ -150,8 +157,8 @@ class Loop:
     def _ended(self) -> bool:
         return self.standing.step >= self.steps or ends_early(self.settings, self.scores)
 
-    def _losses(self, trained: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """The loss and its terms: means over the rows of all processes, once the gradients' mean is taken."""
+    def _losses(self, trained: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss and its terms, weighted so that their mean over processes is the mean over all rows."""
         terms = self.objective.terms(trained, batch)
         means = torch.stack(list(terms.values()))
         if group.size() > 1:
@@ -179,7 +186,7 @@ class Loop:
         return step % every == 0 or step == max(self.steps - self.settings.eval_before_end, 1)
 
     def _evaluate(self) -> None:
-        """The dev metrics, by the same code as `kdqat evaluate`; what it sees may be saved."""
+        """Computes the dev metrics with the code of `kdqat evaluate`, after checks that the weights may be saved."""
         now = self.standing
         if grown := growth(now.history):
             raise self._stopped(grown)

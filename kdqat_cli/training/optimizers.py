@@ -1,29 +1,30 @@
 """The optimisers that a recipe may name.
 
-adamw       AdamW (Loshchilov & Hutter, 2019), bias-corrected, ε 1e-8; the whole gradient's norm is clipped
-bert-adam   BERT's Adam (Devlin et al., 2019), as the public code of Kim et al. has it
-sgd         gradient descent with Nesterov's momentum of 0.9, as Polino et al. train images
-plain-sgd   gradient descent without momentum, as they train translation
+adamw       AdamW (Loshchilov & Hutter, 2019), with bias correction, ε 1e-8; the norm of the whole gradient is clipped
+bert-adam   BERT's Adam (Devlin et al., 2019), as in the public code of Kim et al.
+sgd         gradient descent with Nesterov momentum 0.9, as Polino et al. use for images
+plain-sgd   gradient descent without momentum, as they use for translation
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.adamw import adamw
+from torch.optim.optimizer import ParamsT
 from transformers.trainer_pt_utils import get_parameter_names
 
 from kdqat_cli.config import Training
 
 _MOMENTUM = 0.9
 _UNBIASED = 1e7  # steps
-_NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # as transformers has it
+_NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # as in transformers
 
 
 class BertAdam(Optimizer):
-    """Adam without bias correction, with decoupled weight decay, each parameter's gradient clipped by itself.
+    """Adam without bias correction, with decoupled weight decay; the gradient of each parameter is clipped separately.
 
     g ← g · min(1, clip / ‖g‖),  m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²
     w ← w - lr · (m / (√v + ε) + decay · w)
@@ -31,20 +32,20 @@ class BertAdam(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         gradient_clip: float,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
     ) -> None:
-        """Sets what every parameter group has unless it says otherwise."""
+        """Sets the defaults of all parameter groups."""
         defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         super().__init__(params, defaults | {"gradient_clip": gradient_clip})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
+        """Updates every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -61,7 +62,7 @@ class BertAdam(Optimizer):
                 self.state[weight] = {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
-        # 1e-6, as torch's own clipping has it: no division by a gradient of zero.
+        # 1e-6, as in torch's own clipping, avoids a division by a gradient of zero.
         shrink = (group["gradient_clip"] / (norms + 1e-6)).clamp(max=1.0)
         beta1, beta2 = group["betas"]
         adamw(
@@ -70,7 +71,7 @@ class BertAdam(Optimizer):
             [self.state[weight]["m"] for weight in weights],
             [self.state[weight]["v"] for weight in weights],
             [],
-            # So many steps have passed that the bias corrections 1 - β^steps are exactly 1: there is none.
+            # With this many steps, the bias corrections 1 - β^steps are exactly 1.
             [torch.full((), _UNBIASED, device=weight.device) for weight in weights],
             fused=True,
             amsgrad=False,
@@ -84,7 +85,7 @@ class BertAdam(Optimizer):
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> Optimizer:
-    """The optimiser that the settings name, for a model; biases and normalisation have no weight decay."""
+    """The optimiser that the settings name; biases and normalisation get no weight decay."""
     decayed = set(get_parameter_names(model, [nn.LayerNorm], _NOT_DECAYED))
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():

@@ -1,22 +1,24 @@
-"""The learning rate of each step, as a share of the peak rate: a function of the step and of the dev scores before it.
+"""The learning rate of each step as a share of the peak rate, computed from the step and the dev scores before it.
 
-    linear    rises from 0 over `warmup` of the steps, then falls to 0 at the last step (Kim et al.'s public code)
-    plateau   halves when the score has not risen by 0.1 for 10 evaluations, and at the soonest 8 evaluations after the
-              last halving; the training ends after 30 such evaluations, or after the 11th halving (Polino et al.'s
-              public code, for the convolutional networks)
-    decay     halves after each evaluation from the one on which the score falls, or from the 8th on (Polino et al.'s
-              public code, for translation)
-    thirds    falls to a fifth at 30, 60 and 80 % of the steps (Zagoruyko and Komodakis, 2016: epochs 60, 120 and 160 of
-              200, for wide residual networks)
+    linear    rises from 0 during the share `warmup` of the steps, then falls to 0 at the last step (public code of Kim
+              et al.)
+    plateau   halves if the score has not risen by 0.1 for 10 evaluations, but at the earliest 8 evaluations after the
+              last halving; the training ends after 30 evaluations without a rise, or after more than 11 halvings
+              (public code of Polino et al. for convolutional networks)
+    decay     halves after each evaluation, from the first on which the score falls, or else from the 8th (public code
+    of
+              Polino et al. for translation)
+    thirds    falls to a fifth at 30, 60 and 80 % of the steps (Zagoruyko and Komodakis, 2016, for wide residual
+              networks: epochs 60, 120 and 160 of 200)
 
-Because nothing else is remembered, a training that is resumed has the rates that it would have had.
+The rate depends on nothing else, so a resumed training has the same rates.
 """
 
 from collections.abc import Sequence
 
 from kdqat_cli.config import Training
 
-_RISE = 0.1 - 1e-9  # percent; an error of 0.001, whatever rounding has made of it
+_RISE = 0.1 - 1e-9  # percent, that is an error of 0.001, with a tolerance for rounding
 _PATIENCE, _PAUSE = 10, 8  # evaluations
 _STALE, _HALVINGS = 30, 11
 _DECAYS_FROM = 8
@@ -24,13 +26,13 @@ _FALLS = (0.3, 0.6, 0.8)
 
 
 def share_of_rate(settings: Training, step: int, steps: int, scores: Sequence[float]) -> float:
-    """Learning rate of a step as a share of the peak rate.
+    """The learning rate of a step as a share of the peak rate.
 
     Args:
-        settings: of which `schedule` and `warmup` are read.
-        step: counted from 0.
-        steps: of the whole training.
-        scores: of each evaluation before the step.
+        settings: `schedule` and `warmup` are used.
+        step: the step, counted from 0.
+        steps: number of steps of the training.
+        scores: the scores of all evaluations before the step.
     """
     progress = step / steps
     if settings.schedule == "linear":
@@ -44,7 +46,7 @@ def share_of_rate(settings: Training, step: int, steps: int, scores: Sequence[fl
 
 
 def ends_early(settings: Training, scores: Sequence[float]) -> bool:
-    """Whether a training ends before its last step; for `scores` see `share_of_rate`."""
+    """Whether a training ends before its last step; `share_of_rate` explains `scores`."""
     if settings.schedule != "plateau":
         return False
     halvings, stale = _plateaus(scores)
@@ -52,7 +54,7 @@ def ends_early(settings: Training, scores: Sequence[float]) -> bool:
 
 
 def _plateaus(scores: Sequence[float]) -> tuple[int, int]:
-    """How often the rate was halved, and evaluations since the score last rose."""
+    """The number of halvings of the rate, and the number of evaluations since the score last rose."""
     best, stale, halvings, since = float("-inf"), 0, 0, _PAUSE
     for score in scores:
         since += 1

@@ -1,4 +1,4 @@
-"""How much the loss on the labels depends on each weight of a model: what learned points are shared by."""
+"""Measures how much the loss on labels depends on each weight of a model, to share learned points among weights."""
 
 from itertools import islice
 
@@ -15,14 +15,14 @@ _BATCHES = 5  # as in the public code of Polino et al.
 
 
 def mean_gradients(model: nn.Module, batches: SharedBatches) -> dict[str, Tensor]:
-    """The mean over the first batches of a training of the gradient of each parameter, by its name.
+    """The mean gradient of each parameter over the first batches of a training, by name.
 
-    The model is in eval mode meanwhile, so that normalisation does not take these batches into its running means; in
-    the public code it does.
+    The model is in eval mode during this, so that batch normalisation does not add these batches to its running means;
+    in the public code it does.
 
     Args:
-        model: not quantised; its own gradients are empty again afterwards.
-        batches: of the training.
+        model: not quantised; its gradients are cleared afterwards.
+        batches: the batches of the training.
     """
     objective, training = OnLabels(), model.training
     device = next(model.parameters()).device
@@ -30,7 +30,7 @@ def mean_gradients(model: nn.Module, batches: SharedBatches) -> dict[str, Tensor
     model.zero_grad()
     taken = list(islice(iter(batches.loader(0)), _BATCHES))
     for batch in taken:
-        here = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        here = {name: values.to(device) for name, values in batch.items()}
         terms = objective.terms(model, here)
         torch.autograd.backward([term / (len(taken) * group.size()) for term in terms.values()])
     found = {name: group.add_up(p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None}
@@ -40,13 +40,13 @@ def mean_gradients(model: nn.Module, batches: SharedBatches) -> dict[str, Tensor
 
 
 def shared_points(model: nn.Module, gradients: dict[str, Tensor], rule: str, bits: int) -> dict[str, int]:
-    """Points of each quantised weight by a rule of quantizers/points.py.
+    """The number of points of each quantised weight, by a rule of quantizers/points.py.
 
     Args:
-        model: quantised, and not frozen.
-        gradients: of `mean_gradients`, from before it was quantised.
+        model: quantised and not frozen.
+        gradients: from `mean_gradients`, before the model was quantised.
         rule: `gradient` or `budget`.
-        bits: asked for, per weight.
+        bits: number of bits per weight.
     """
     weights = quantized_weights(model)
     if rule == "gradient":

@@ -163,8 +163,8 @@ REFUSED: dict[str, tuple[list[Row], str]] = {
     "no integer": ([([5.5], None)], "whole numbers"),  # type: ignore[list-item]
     "a row too long": ([([5] * 41, None)], "too long"),
     "a type above": ([([5], [2])], "type is out of range"),
-    "too few types": ([([5, 6], [0])], "another number of token types"),
-    "types of another row": ([([5, 6], [0]), ([5], [0, 0])], "another number of token types"),
+    "too few types": ([([5, 6], [0])], "as many token types as tokens"),
+    "types of another row": ([([5, 6], [0]), ([5], [0, 0])], "as many token types as tokens"),
 }
 
 
@@ -207,7 +207,7 @@ def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monke
         np.testing.assert_allclose(engine.logits(rows), expected, atol=0.03 * np.abs(expected).max())
         refused: list[list[Row]] = [[], [([], None)], [([WORDS], None)], [([5] * 41, None)]]
         for bad in refused:
-            with pytest.raises(ValueError, match=r"no rows|empty|cannot take"):
+            with pytest.raises(ValueError, match=r"no rows|empty|cannot compute"):
                 engine.logits(bad)
 
 

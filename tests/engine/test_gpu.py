@@ -183,9 +183,9 @@ def test_without_a_gpu_each_command_says_so(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="no GPU"):
         bench(str(folder), [(1, 8)], 1, 1, ENGINES["cuda"], print)
     done = run(tmp_path, "kdqat", "predict", str(folder), "a text", "--device", "cuda", code=3)
-    assert "torch sees no GPU here" in done.stderr
+    assert "torch finds no GPU here" in done.stderr
     done = run(tmp_path, sys.executable, str(REPOSITORY / "benchmarks/gpu.py"), code=3)
-    assert done.stderr.strip() == "torch sees no GPU here."
+    assert done.stderr.strip() == "torch finds no GPU here."
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

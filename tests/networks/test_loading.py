@@ -92,7 +92,7 @@ def test_an_encoder_that_is_not_whole_is_refused(
     encoder: Path, change: Callable[[State], State], sentence: str
 ) -> None:
     change_weights(encoder, change)
-    with pytest.raises(MissingInputError, match=f"encoder does not hold the weights of the bert model.*{sentence}"):
+    with pytest.raises(MissingInputError, match=f"encoder do not fit the bert model.*{sentence}"):
         load_encoder(str(encoder), TASK)
 
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_a_training_is_recognised(encoder: Path) -> None:
     torch.save({"state_dict": state, "epoch": 3}, encoder / "pytorch_model.bin")
     with pytest.raises(MissingInputError) as caught:
         load_encoder(str(encoder), TASK)
-    assert caught.value.fix == "save the state_dict itself in place of a dictionary with the keys epoch, state_dict"
+    assert caught.value.fix == "save the state_dict alone, not a dictionary with the keys epoch, state_dict"
 
 
 def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
@@ -243,8 +243,8 @@ def test_an_adapter_is_no_model(encoder: Path) -> None:
     [
         ({"layer_norm_eps": "1e-5"}, "The config.json of .*: .*'layer_norm_eps' expected float, got str"),
         ({"id2label": {"0": "yes"}, "label2id": {"yes": 0}}, "is a classifier .*, but its id2label names one output"),
-        ({"id2label": ["no", "yes"]}, r"has the id2label \['no', 'yes'\], which names no outputs"),
-        ({"id2label": {"no": 0}}, "has the id2label .*, which names no outputs"),
+        ({"id2label": ["no", "yes"]}, r"has the id2label \['no', 'yes'\], which does not name the outputs"),
+        ({"id2label": {"no": 0}}, "has the id2label .*, which does not name the outputs"),
         ({"problem_type": "odd"}, "has the problem_type 'odd'"),
         ({"model_type": None}, "holds no model: it has no config.json that names a model_type"),
     ],
@@ -310,7 +310,7 @@ def test_weights_that_cannot_be_read(encoder: Path) -> None:
     with pytest.raises(MissingInputError, match=r"it has no weights \(model.safetensors or pytorch_model.bin\)"):
         load_encoder(str(encoder), TASK)
     (encoder / "pytorch_model.bin").write_bytes(pickle.dumps(print))
-    with pytest.raises(MissingInputError, match="holds more than tensors, which kdqat does not load") as caught:
+    with pytest.raises(MissingInputError, match="contains Python objects, which kdqat does not load") as caught:
         load_encoder(str(encoder), TASK)
     assert "weights_only" not in f"{caught.value.sentence} {caught.value.fix}"
 
@@ -321,7 +321,7 @@ def test_weights_without_a_meaning_are_refused(classifier: Path, load: Callable[
     good = load_file(classifier / "model.safetensors")[name]
     for bad, told in (
         (good.index_fill(0, torch.tensor([3]), math.nan), f"{name} is NaN or infinite"),
-        (good.to(torch.int8), rf"model.safetensors holds {name} as I8, not as floating-point numbers"),
+        (good.to(torch.int8), rf"model.safetensors has {name} as I8, not as floating-point numbers"),
         (good.to(torch.complex64), f"{name} as C64"),
     ):
         change_weights(classifier, lambda state, bad=bad: state | {name: bad})  # type: ignore[misc]

@@ -112,6 +112,6 @@ def test_a_shallower_student_is_trained_packed_and_served(tmp_path: Path, tiny_e
     teacher = json.loads(run(tmp_path, "kdqat", "evaluate", "runs/tiny/teacher", "--json").stdout)
     assert scored["parameters"] < 0.9 * teacher["parameters"]
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "0,3", code=2).stderr
-    assert "The layers 0,3 are not rising numbers from 0 to 2" in " ".join(said.split())
+    assert "The layers 0,3 must be rising numbers from 0 to 2" in " ".join(said.split())
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "all", code=2).stderr
     assert "--layers is numbers with commas between them, not 'all'." in " ".join(said.split())

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from kdqat_cli import group
-from kdqat_cli.distillation.objective import STAND_IN
+from kdqat_cli.distillation.objective import STAND_IN, Batch
 from kdqat_cli.training.batches import SharedBatches
 
 COUNT = 89  # eleven batches of 8, and a row
@@ -15,8 +15,12 @@ LENGTHS = [number * 7 % 11 + 3 for number in range(COUNT)]
 ROWS = Dataset.from_dict({"length": LENGTHS})
 
 
+def collate(rows: list[dict[str, int]]) -> Batch:
+    return {"length": torch.tensor([row["length"] for row in rows])}
+
+
 def batches(grouped: bool, epoch: int = 0, seed: int = 1, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    shared = SharedBatches(ROWS, lambda rows: {"rows": rows}, 8, seed, LENGTHS if grouped else None)
+    shared = SharedBatches(ROWS, collate, 8, seed, LENGTHS if grouped else None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group, "rank", lambda: rank)
         patch.setattr(group, "size", lambda: processes)
@@ -58,15 +62,16 @@ def test_rows_of_like_length_meet() -> None:
 
 
 def test_a_process_without_a_row_gets_a_marked_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = SharedBatches([7, 8, 9], lambda rows: {"ids": rows}, 2, 1)
+    shared = SharedBatches([7, 8, 9], lambda rows: {"ids": torch.tensor(rows)}, 2, 1)
     monkeypatch.setattr(group, "rank", lambda: 1)
     monkeypatch.setattr(group, "size", lambda: 2)
     first, last = shared.loader(epoch=0)
     assert first.keys() == {"ids"}
-    assert last == {"ids": [7], STAND_IN: True}
+    assert last.keys() == {"ids", STAND_IN}
+    assert last["ids"].tolist() == [7]
 
 
 def test_the_batches_of_a_resumed_epoch_are_those_that_are_left() -> None:
-    shared = SharedBatches(ROWS, lambda rows: {"length": [row["length"] for row in rows]}, 8, 1, LENGTHS)
-    whole = list(shared.loader(epoch=1))
-    assert list(shared.loader(epoch=1, done=5)) == whole[5:]
+    shared = SharedBatches(ROWS, collate, 8, 1, LENGTHS)
+    whole, left = ([batch["length"].tolist() for batch in shared.loader(epoch=1, done=done)] for done in (0, 5))
+    assert left == whole[5:]

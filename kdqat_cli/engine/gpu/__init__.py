@@ -1,1 +1,1 @@
-"""The packed model on a GPU: 2-bit codes in its memory, products in integers."""
+"""Runs a packed model on a GPU: 2-bit codes in memory, and integer products."""

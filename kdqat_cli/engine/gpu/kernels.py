@@ -1,20 +1,20 @@
-"""The two steps of a packed linear as Triton kernels: rounding activations, and their product with 2-bit codes.
+"""Triton kernels for the two steps of a packed linear: rounding activations, and their product with 2-bit codes.
 
 Guarantees
-- The integers are those of the processor's engine, bit for bit, and so are the activations' scales: both come of IEEE
-  division. (torch divides by a constant on a GPU through its reciprocal; a scale may then differ in its last bit.)
+- The integers and the scales of activations are bit for bit those of the engine on a CPU, because both use IEEE
+  division. (On a GPU, torch divides by a constant through its reciprocal, so the last bit of a scale may differ.)
 - The sums are exact; only the last step, y = (s·α)·sum + b, rounds.
 
-A byte of the packed weight (layers.py) holds the codes of four columns that lie a quarter of the width apart: a tile of
-bytes meets four tiles of activations as it is, and no code has to move. The weight is the left factor, yᵀ = Ŵ·x̂ᵀ,
-because tensor cores take that one from registers, where its codes come into being.
+A byte of the packed weight (layers.py) holds the codes of four columns, each a quarter of the width apart. So a tile of
+bytes belongs to four tiles of activations, and no code has to move. The weight is the left factor, yᵀ = Ŵ·x̂ᵀ, because
+tensor cores can read the left factor from registers, where the codes are expanded.
 
-Without a GPU, TRITON_INTERPRET=1 runs the same kernels on a processor; `_expand` alone has another form there.
+Without a GPU, TRITON_INTERPRET=1 runs the same kernels on a CPU; only `_expand` has another form there.
 """
 
 import os
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -25,24 +25,24 @@ from kdqat_cli.quantizers.activations import ActivationQuantizer, Rounded
 
 
 class Tile(NamedTuple):
-    """What one program of the product computes, with how many warps."""
+    """The rows and outputs that one program of the product computes, and its number of warps."""
 
     rows: int
     outputs: int
     warps: int
 
 
-# From the largest on; the first that keeps every multiprocessor busy is taken.
+# The largest first. The first tile that keeps every multiprocessor busy is used.
 TILES = (Tile(128, 128, 8), Tile(64, 64, 4), Tile(32, 64, 4), Tile(16, 32, 4))
 FEW_ROWS = 4
-"""Rows up to which each is multiplied by itself, in plain integer arithmetic: tensor cores would idle."""
+"""Up to this number of rows, each row is multiplied separately in plain integer arithmetic: tensor cores would idle."""
 
 _FEW_OUTPUTS = 4
-_DEPTHS = (128, 64, 32)  # bytes of a row that one step takes
-_LARGEST_STEP = 8192  # bytes of all rows together: three stages of it fit the shared memory of Ampere's small ones
-_ROUNDED = 2048  # activations of a program that rounds, at least one row
+_DEPTHS = (128, 64, 32)  # bytes of a row in one step
+_LARGEST_STEP = 8192  # bytes of all rows in one step: three stages fit the shared memory of small Ampere GPUs
+_ROUNDED = 2048  # activations that one program rounds, at least one row
 
-# Four bytes at a time: each is 0x80 or more when 1 is subtracted, so that none borrows from its neighbour.
+# Four bytes at a time: each is at least 0x80 when 1 is subtracted, so that none borrows from its neighbour.
 _FOUR_BYTES = tl.constexpr(
     "\n".join(
         f"shr.b32 ${part}, $4, {2 * part};"
@@ -57,14 +57,14 @@ _FOUR_BYTES = tl.constexpr(
 
 @triton.jit
 def _expand(packed, PTX: tl.constexpr):
-    if PTX:  # what the other form becomes takes three times as many instructions
+    if PTX:  # the other form compiles to three times as many instructions
         return tl.inline_asm_elementwise(
             _FOUR_BYTES, "=&r,=&r,=&r,=&r,r", [packed], (tl.int8, tl.int8, tl.int8, tl.int8), is_pure=True, pack=4
         )
     return (packed & 3) - 1, ((packed >> 2) & 3) - 1, ((packed >> 4) & 3) - 1, ((packed >> 6) & 3) - 1
 
 
-@triton.jit(do_not_specialize=["rows"])  # one compilation for all numbers of rows
+@triton.jit(do_not_specialize=["rows"])  # compiled once for all numbers of rows
 def _tile_kernel(
     codes,
     scales,
@@ -86,7 +86,7 @@ def _tile_kernel(
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, BYTES)
-    # After the last row or output a tile goes on with the first: what it computes there is not stored.
+    # After the last row or output, a tile continues with the first; those results are not stored.
     left = weight + (n % outputs)[:, None] * quarter + k[None, :]
     right = codes + (m % rows)[None, :] * columns + k[:, None]
     sums = tl.zeros((OUTPUTS, ROWS), tl.int32)
@@ -161,29 +161,29 @@ def _round_kernel(
     largest = tl.minimum(tl.max(tl.abs(x), 1), clip)
     scale = tl.maximum(tl.math.div_rn(largest, 127.0), 1.1754943508222875e-38)  # the smallest normal number
     ratio = tl.math.div_rn(x, tl.broadcast_to(scale[:, None], x.shape))
-    # A sum with 1.5 · 2^23 has no bits after the point: it rounds half to even, as torch does.
+    # Adding 1.5 · 2^23 leaves no bits after the point, which rounds half to even, as in torch.
     rounded = tl.minimum(tl.maximum(ratio, -127.0), 127.0) + 12582912.0 - 12582912.0
     tl.store(codes + row[:, None] * columns + column[None, :], rounded.to(codes.dtype.element_ty), mask=inside)
     tl.store(scales + row, scale, mask=row < rows)
 
 
 def interpreted() -> bool:
-    """Whether Triton interprets kernels on the processor instead of compiling them for a GPU."""
+    """Whether Triton interprets kernels on the CPU instead of compiling them for a GPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def product(
     codes: Tensor, scales: Tensor, weight: Tensor, alpha: float, bias: Tensor | None, tile: Tile | None = None
 ) -> Tensor:
-    """The linear's output (s·α)·(c·qᵀ) + b, (M, O) FP32.
+    """The output (s·α)·(c·qᵀ) + b of a linear, (M, O) FP32.
 
     Args:
         codes: c (M, I), int8, contiguous.
         scales: s (M,) FP32.
-        weight: q (O, I), packed as layers.py does it.
-        alpha: of the weight.
+        weight: q (O, I), packed by `layers.pack_two_bits`.
+        alpha: α, the scale of the weight.
         bias: b (O,) FP32, or None.
-        tile: one of `TILES`; None: chosen by the number of rows and outputs.
+        tile: one of `TILES`; None: chosen from the number of rows and outputs.
     """
     (rows, columns), (outputs, quarter) = codes.shape, weight.shape
     out = torch.empty((rows, outputs), dtype=torch.float32, device=codes.device)
@@ -191,14 +191,14 @@ def product(
         return out
     tile = tile or (None if rows <= FEW_ROWS else _tile(rows, outputs, _multiprocessors(codes.device)))
     together = 1 if tile is None else tile.rows
-    shared: dict[str, Any] = {
+    shared = {
         "OUTPUTS": _FEW_OUTPUTS if tile is None else tile.outputs,
         "BYTES": next(depth for depth in _DEPTHS if quarter % depth == 0 and depth * together <= _LARGEST_STEP),
         "EVEN": columns == 4 * quarter,
         "BIAS": bias is not None,
         "PTX": not interpreted() and torch.version.cuda is not None,
     }
-    # Where there is no bias, the kernel gets something in its place and does not read it.
+    # Without a bias, the kernel gets another tensor in its place and does not read it.
     tensors = (codes, scales, weight, alpha, scales if bias is None else bias, out)
     if tile is None:
         grid = (triton.cdiv(outputs, _FEW_OUTPUTS), rows)
@@ -227,12 +227,12 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def round_rows(values: Tensor, clip: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The quantiser of activations with one scale a token, in one pass.
+    """Quantises activations with one scale per token, in one pass.
 
     Args:
         values: (..., I) FP32, of two to four dimensions.
         clip: values are clamped to ±clip; None: no clamp.
-        dtype: of the integers.
+        dtype: type of the integers.
 
     Returns:
         The integers (..., I), contiguous, and the scales (..., 1) FP32.
@@ -263,10 +263,10 @@ def round_rows(values: Tensor, clip: float | None, dtype: torch.dtype) -> tuple[
 
 
 class KernelQuantizer(ActivationQuantizer):
-    """The student's quantiser of 8 bits and one scale a token, by `round_rows`; for inference."""
+    """The student's activation quantiser with 8 bits and one scale per token, by `round_rows`; for inference."""
 
     def round(self, values: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The integers x / s (..., D) in the type of x; s."""
+        """The integers x / s (..., D) in the type of x, and the scales s."""
         return *round_rows(values, self.clip, values.dtype), None
 
     def _rounded(self, values: Tensor) -> Rounded:

@@ -1,9 +1,9 @@
-"""Linears and word embedding that hold their weights at two bits, on any device that torch has.
+"""Linears and word embeddings with two bits per weight, on any device of torch.
 
     byte[o, j] = Σ_{i<4} (code[o, i·Q + j] + 1) · 4^i,   Q = I / 4, rounded up to a multiple of 32
 
-A code of 0 fills the end of a row up. Activations are quantised by the student's own quantiser, or by the Triton kernel
-that computes the same; the sums over columns are exact integers either way.
+The end of a row is padded with code 0. Activations are quantised by the student's quantiser, or by the Triton kernel
+that computes the same. The sums over columns are exact integers in both cases.
 """
 
 import importlib.util
@@ -18,12 +18,12 @@ from kdqat_cli.quantizers.layers import QuantizedEmbedding, QuantizedLinear
 
 _CODES_PER_BYTE = 4
 _ALIGNMENT = 32  # bytes; the depth of one step of the tensor cores
-_CAPABILITY = (8, 0)  # of the GPUs on which the kernels are compiled, Ampere and newer
+_CAPABILITY = (8, 0)  # the kernels are compiled for this compute capability (Ampere) and newer
 
 
 @cache
 def runs_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels run on a device, and compute what they should."""
+    """Whether the Triton kernels run on a device and compute the correct result."""
     if importlib.util.find_spec("triton") is None:
         return False
     from kdqat_cli.engine.gpu.kernels import interpreted, product
@@ -36,7 +36,7 @@ def runs_triton(device: torch.device) -> bool:
     weight = (torch.arange(64 * 128) % 3 - 1).to(torch.int8).view(64, 128)
     try:
         out = product(codes.to(device), torch.ones(32, device=device), pack_two_bits(weight).to(device), 1.0, None)
-    # Whatever it is: Triton may be too old, or lack the C compiler with which it builds what launches its kernels.
+    # Any error: Triton may be too old, or may not find the C compiler that it needs to build launchers.
     except Exception:
         return False
     return torch.equal(out.cpu(), codes.float() @ weight.float().t())
@@ -55,10 +55,10 @@ def unpack_two_bits(packed: Tensor, columns: int) -> Tensor:
 
 
 def integer_sums(codes: Tensor, weight: Tensor) -> Tensor:
-    """c·qᵀ (M, O), int32, of c (M, I) int8 and a packed weight (O, Q), by torch: q is expanded at each use."""
+    """c·qᵀ (M, O), int32, of c (M, I) int8 and a packed weight (O, Q), by torch, which expands q at each use."""
     expanded = unpack_two_bits(weight, _CODES_PER_BYTE * weight.size(1))
     rows, outputs = len(codes), len(weight)
-    # cuBLAS wants more than 16 rows, and multiples of 8 everywhere.
+    # cuBLAS needs more than 16 rows, and multiples of 8 everywhere.
     more_rows = max(32 - rows, -rows % 8)
     padded = F.pad(codes, (0, expanded.size(1) - codes.size(1), 0, more_rows))
     return torch._int_mm(padded, F.pad(expanded, (0, 0, 0, -outputs % 8)).t())[:rows, :outputs]
@@ -75,18 +75,18 @@ def ternary_product(codes: Tensor, scales: Tensor, weight: Tensor, alpha: float,
 
 
 class PackedLinear(nn.Module):
-    """A frozen `QuantizedLinear` on its 2-bit codes."""
+    """A frozen `QuantizedLinear` with 2-bit codes."""
 
     weight: Tensor
 
     def __init__(self, linear: QuantizedLinear, codes: Codes) -> None:
-        """Takes over quantiser and bias of `linear`; codes (O, I) with one scale per matrix."""
+        """Takes over the quantiser and the bias of `linear`; codes (O, I) with one scale per matrix."""
         super().__init__()
         assert linear.quantizer is not None
         self.quantizer = linear.quantizer
         self.scale = float(codes.scales)
         self.bias = linear.bias
-        # Under this name and of this type, T5's feed-forward knows that its input is not to be cast to it.
+        # With this name and an int8 type, T5's feed-forward does not cast its input to the type of the weight.
         self.register_buffer("weight", pack_two_bits(codes.levels), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """A frozen `QuantizedEmbedding` on its 2-bit codes; only the rows that are looked up are expanded."""
+    """A frozen `QuantizedEmbedding` with 2-bit codes; only the rows that are looked up are expanded."""
 
     weight: Tensor
     scales: Tensor

@@ -1,7 +1,7 @@
-"""The packed model on a GPU: transformers' own modules, with linears and word embedding on their 2-bit codes.
+"""A packed model on a GPU: the modules of transformers, with 2-bit codes in the linears and the word embedding.
 
-Softmax, normalisation and the functions between the linears stay FP32, and attention is the student's own function with
-its 8-bit Q, K, probabilities and V. The logits are the student's within a rounding of FP32.
+Softmax, normalisation and activation functions stay FP32. Attention is the student's function, with 8-bit Q, K,
+probabilities and V. The logits equal the student's within the rounding of FP32.
 """
 
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ def gpu() -> torch.device:
     """The GPU.
 
     Raises:
-        MissingInputError: torch sees none.
+        MissingInputError: torch finds no GPU.
     """
     if not torch.cuda.is_available():
-        raise MissingInputError("torch sees no GPU here.", "the same command with --device cpu")
+        raise MissingInputError("torch finds no GPU here.", "the same command with --device cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def gpu_name(device: torch.device) -> str:
-    """What a measurement says of a GPU: its name, and the versions of what computes there."""
+    """A description of a GPU for measurements: its name, and the versions of torch, CUDA and Triton."""
     name = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
     if not runs_triton(device):
         return f"{name}, without Triton"
@@ -47,10 +47,10 @@ def gpu_name(device: torch.device) -> str:
 
 
 class PackedModel(TorchModel):
-    """A classifier whose ternary weights lie at two bits in the memory of a device.
+    """A classifier whose ternary weights take two bits in the memory of a device.
 
     Attributes:
-        triton: whether Triton's kernels multiply; else torch's int8 product does, on weights expanded at each use.
+        triton: whether Triton kernels multiply; else torch multiplies int8 weights, which are expanded at each use.
     """
 
     batch_size = 128
@@ -59,14 +59,16 @@ class PackedModel(TorchModel):
         """Loads a packed file.
 
         Raises:
-            ConfigError: an architecture, or a kind of quantisation, that the engine does not serve.
+            ConfigError: the engine does not support the architecture or the quantisation.
             MissingInputError: the file is damaged.
         """
         checkpoint = PackedCheckpoint(path)
         family = configured(checkpoint.config)
         require_encoder(checkpoint.config)
         if other := not_ternary(checkpoint):
-            raise ConfigError(f"On a GPU the engine serves ternary weights; {other} is not so.", "--device cpu")
+            raise ConfigError(
+                f"On a GPU the engine supports ternary weights only, but they are {other}.", "--device cpu"
+            )
         model = empty_model(checkpoint)
         self.triton = runs_triton(device)
         packed = checkpoint.codes()
@@ -77,7 +79,7 @@ class PackedModel(TorchModel):
             if isinstance(layer, QuantizedEmbedding):
                 model.set_submodule(name, PackedEmbedding(layer, codes))
             elif not isinstance(layer, QuantizedLinear) or layer.quantizer is None or layer.quantizer.scale != "token":
-                raise ConfigError("On a GPU the engine computes with 8-bit activations, one scale per token.")
+                raise ConfigError("On a GPU the engine needs 8-bit activations with one scale per token.")
             else:
                 model.set_submodule(name, PackedLinear(layer, codes))
         if self.triton:
@@ -90,23 +92,23 @@ class PackedModel(TorchModel):
         """Logits (rows, labels) of sequences of any lengths.
 
         Raises:
-            ValueError: no rows, an empty one, one that is too long, or an id that the model does not know.
+            ValueError: there are no rows, a row is empty or too long, or a token id or type is out of range.
         """
-        # Beforehand: a GPU that looks up what is not there refuses all further work of the process.
+        # Checked first, because after an index out of range a GPU fails for the rest of the process.
         for ids, kinds in rows:
             if self._longest is not None and len(ids) > self._longest:
-                raise ValueError(f"a sequence that the model cannot take: it is longer than {self._longest} tokens")
+                raise ValueError(f"the model cannot compute a sequence: it is longer than {self._longest} tokens")
             if any(not 0 <= word < self._words for word in ids):
-                raise ValueError("a sequence that the model cannot take: a token id is out of range")
+                raise ValueError("the model cannot compute a sequence: a token id is out of range")
             if kinds is not None and any(not 0 <= kind < self._types for kind in kinds):
-                raise ValueError("a sequence that the model cannot take: a token type is out of range")
+                raise ValueError("the model cannot compute a sequence: a token type is out of range")
         return super().logits(rows)
 
 
 def _use_kernels(model: torch.nn.Module) -> None:
     from kdqat_cli.engine.gpu.kernels import KernelQuantizer
 
-    ours: dict[ActivationQuantizer, KernelQuantizer] = {}  # one for all, since Q, K and V share their input's codes
+    ours: dict[ActivationQuantizer, KernelQuantizer] = {}  # shared, because Q, K and V share the codes of their input
     for module in model.modules():
         student = getattr(module, "quantizer", None)
         if isinstance(student, ActivationQuantizer):

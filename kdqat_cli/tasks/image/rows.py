@@ -61,10 +61,10 @@ class ImageRows:
         """All images cost the same."""
         return [1] * len(self.images.labels)
 
-    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Any]]:
+    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
         """Puts images of a training together: see `Rows` in tasks/kind.py. They need no padding."""
 
-        def batch(rows: list[Example]) -> dict[str, Any]:
+        def batch(rows: list[Example]) -> dict[str, Tensor]:
             pixels = torch.stack([image for image, _ in rows])
             if self.task.augment == "crop-flip":
                 pixels = crop_flip(pixels)

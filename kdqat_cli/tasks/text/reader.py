@@ -27,6 +27,7 @@ from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import refuse_odd_files
 from kdqat_cli.networks.families import configured
+from kdqat_cli.networks.family import Config
 from kdqat_cli.record import InputName, Inputs, Record
 
 _NORMALISERS = {"BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"}
@@ -96,7 +97,7 @@ class Reader:
             raise MissingInputError(f"The tokenizer fails on a text: {error}.") from error
         return [(row.ids, row.type_ids if self._types else None) for row in encoded]
 
-    def fault(self, config: dict[str, Any], pairs: bool | None) -> str | None:
+    def fault(self, config: Config, pairs: bool | None) -> str | None:
         """What of the rows does not fit a model, as a sentence; None: nothing.
 
         Args:
@@ -144,7 +145,7 @@ class Reader:
         return first.text, second.text
 
 
-def packed_reader(packed: Path, record: Record, config: dict[str, Any]) -> Reader:
+def packed_reader(packed: Path, record: Record, config: Config) -> Reader:
     """What reads texts for a packed model: the tokenizer beside its file.
 
     Args:

@@ -65,11 +65,11 @@ class TaskRows:
         """Tokens of each row."""
         return list(self.rows["length"])
 
-    def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Puts rows together, padded to the longest of them or to `max_length`; see `Rows` in tasks/kind.py."""
         padded = DataCollatorWithPadding(self.tokenizer, padding=padding, max_length=self.max_length)
 
-        def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        def batch(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
             inputs = dict(padded(rows))
             return inputs | {"counted": inputs["attention_mask"]}
 

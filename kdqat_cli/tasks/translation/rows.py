@@ -63,7 +63,7 @@ class TranslationRows:
         """Words of the longer side of each row."""
         return self.pairs.longer_sides
 
-    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Any]]:
+    def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
         """Puts rows together, padded to the longest of them: see `Rows` in tasks/kind.py."""
         return _batch
 

@@ -97,7 +97,7 @@ class TestLoadEncoder:
         with caplog.at_level(logging.WARNING, "kdqat_cli"):
             first, again, other = head(1), head(1), head(2)
         assert [record.getMessage() for record in caplog.records if "has a classification head" in record.message] == [
-            f"{tmp_path / 'other'} has a classification head of its own; a new one is trained in its place."
+            f"{tmp_path / 'other'} has a classification head; a new one is trained in its place."
         ] * 3
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not all(torch.equal(first[name], other[name]) for name in first)
