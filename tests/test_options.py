@@ -120,7 +120,7 @@ def test_a_packed_student_is_as_small_as_its_codec_makes_it(work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--codec", "trits"), "The codec trits does not hold the student: "),
+        (("--codec", "trits"), "The codec trits cannot hold the student: "),
         (("--codec", "auto", "--format", "dense"), "--codec has no meaning for --format dense."),
         (("--codec", "zip"), "is not one of 'auto', 'trits', 'fixed', 'huffman'"),
     ],

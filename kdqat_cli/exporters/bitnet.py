@@ -1,18 +1,17 @@
-"""hf: linears in the layout of transformers' `quant_method: bitnet`, 2 bits a weight.
+"""hf: linears in the layout of transformers' `quant_method: bitnet`, 2 bits per weight.
 
     <name>.weight         U8 (O/4, I)   byte [r, i] = Σ_{j<4} (level[r + j·O/4, i] + 1) << 2j
     <name>.weight_scale   F32 (1,)      1/α
 
 transformers' BitLinear rounds the input of each linear to 8 bits with one scale per token, as the student does, and
-divides by the stored scale; a matrix of zeros, whose 1/α does not exist, gets 1. Q, K, V and the attention
-probabilities stay in full precision.
+divides by the stored scale. A matrix of zeros has no 1/α and gets 1. Q, K, V and the attention probabilities stay in
+full precision.
 
-There is one scale per matrix, so the word embedding with its row scales stays a plain table of floats, and is most of
-the file; hf-compressed packs it.
+The layout has one scale per matrix. So the word embedding, which has one scale per row, stays a plain table of floats
+and takes most of the file; hf-compressed packs it.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +33,11 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         model: a frozen student with one scale per linear.
         tokenizer: its tokenizer.
         folder: an existing folder.
-        half: store what is not ternary as FP16; it is loaded as FP32.
+        half: store tensors that are not ternary as FP16; they are loaded as FP32.
 
     Raises:
-        ConfigError: row scales, out features that do not divide by 4, or no such architecture in transformers.
+        ConfigError: a linear has one scale per row, out features are not a multiple of 4, or transformers does not have
+            the architecture.
     """
     weights = ternary_codes(model)
     tensors = other_tensors(model, weights)
@@ -61,13 +61,16 @@ def _check(name: str, codes: Codes) -> None:
     rows = len(codes.levels)
     if codes.scales.numel() != 1:
         raise ConfigError(
-            f"{name} has one scale per row; the bitnet layout has one per matrix.", "--format hf-compressed"
+            f"{name} has one scale per row, but the bitnet layout has one per matrix.", "--format hf-compressed"
         )
     if rows % ROWS_PER_BYTE:
-        raise ConfigError(f"{name} has {rows} out features; the bitnet layout takes fours.", "--format hf-compressed")
+        raise ConfigError(
+            f"{name} has {rows} out features, but the bitnet layout needs a multiple of {ROWS_PER_BYTE}.",
+            "--format hf-compressed",
+        )
 
 
-def _quantization(model: PreTrainedModel) -> dict[str, Any]:
+def _quantization(model: PreTrainedModel) -> dict[str, object]:
     plain = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     return {
         "quant_method": "bitnet",

@@ -1,4 +1,4 @@
-"""The formats by name: who loads them, what they lose, what writes and what runs them."""
+"""The export formats by name: their engine, what they lose, and the functions that write and run them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from kdqat_cli.names import FORMATS as FORMAT_NAMES
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """One export format.
 
     Attributes:
-        write: (frozen student, its tokenizer, an existing folder) writes the folder.
-        logits: (folder, batches) → logits of each batch on the engine the folder is for.
-        file: the file of the weights.
-        engine: what loads it.
-        loses: where its numbers are not the student's.
-        packages: what writing and checking need beside kdqat's own requirements.
-        half: `write` takes `half`, to store as FP16 what is not ternary.
-        tokens: (folder, texts) → ids of each text by the engine's own tokenizer; None: it takes ids.
-        library: the model hub's name of what loads the folder.
+        write: (frozen student, its tokenizer, an existing folder) writes the files into the folder.
+        logits: (folder, batches) → the logits of each batch, computed by the engine of the format.
+        file: the file with the weights.
+        engine: the program that loads the folder.
+        loses: how its numbers differ from the student's.
+        packages: packages that writing and checking need, besides kdqat's requirements.
+        half: whether `write` takes `half`, to store tensors that are not ternary as FP16.
+        tokens: (folder, texts) → the ids of each text by the engine's tokenizer; None: the engine takes ids.
+        library: the model hub's name of the library that loads the folder.
         usage: a Python program that loads `folder` and computes logits of `texts`, for the model card.
     """
 
@@ -77,7 +77,7 @@ print(model.logits(np.array(ids)))
 
 _ONNX = ("onnx", "onnxruntime", "onnxscript")
 _GGUF = ("gguf", "llama-cpp-python")
-_GGUF_LOSES = "scales rounded to FP16; activations of linears in 8 bits, one scale 256; GELU in its tanh form"
+_GGUF_LOSES = "scales rounded to FP16; activations of linears in 8 bits, one scale per 256; GELU in its tanh form"
 
 FORMATS: dict[str, Format] = {
     "dense": Format(
@@ -116,7 +116,7 @@ FORMATS: dict[str, Format] = {
         onnx_graph.logits,
         onnx_graph.FILE,
         engine="ONNX Runtime 1.31 or newer",
-        loses="activations of linears in 8 bits, one scale 128; those of the attention in full precision",
+        loses="activations of linears in 8 bits, one scale per 128; those of the attention in full precision",
         packages=_ONNX,
         library="onnx",
         usage=_IN_ONNX,

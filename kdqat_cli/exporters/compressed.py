@@ -1,19 +1,18 @@
-"""hf-compressed: compressed-tensors' `pack-quantized`, 2 bits a weight of linears and word embedding alike.
+"""hf-compressed: compressed-tensors' `pack-quantized`, 2 bits per weight of linears and word embedding.
 
     <name>.weight_packed   I32 (O, ⌈I/16⌉)   word [o, k] = Σ_{j<16} (level[o, 16k + j] + 2) << 2j
-    <name>.weight_scale    F32 (O, 1)        α of the row; of a linear with one scale, that one again
+    <name>.weight_scale    F32 (O, 1)        α of the row; for a linear, the same scale in every row
     <name>.weight_shape    I64 (2,)          O, I
 
-The smallest folder that stock transformers loads; it needs the package compressed-tensors beside it. The weights are
-multiplied out at load (`dequantize`): the file is small, the running model is FP32. Two things speak against leaving
-them packed in memory. transformers 5.23 cannot: it looks for the `weight` of a packed embedding and fails. And
-compressed-tensors 0.20 would use a packed linear by multiplying it out at the first call. Activations are in full
-precision: its 8-bit inputs divide by 127.5 where the student divides by 127, span the whole batch where an input has
-two axes (the pooler's), and did not load either.
+This is the smallest folder that stock transformers loads; it also needs the package compressed-tensors. The weights are
+expanded to floats when they are loaded (`dequantize`), so the file is small, but the running model is FP32. They do not
+stay packed in memory for two reasons. transformers 5.23 fails, because it looks for the `weight` of a packed embedding.
+And compressed-tensors 0.20 would expand a packed linear at its first call. Activations are in full precision, because
+8-bit inputs of compressed-tensors divide by 127.5 where the student divides by 127, share a scale over the whole batch
+for inputs with two axes (the pooler), and did not load either.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         model: a frozen student.
         tokenizer: its tokenizer.
         folder: an existing folder.
-        half: store scales and what is not ternary as FP16; it is loaded as FP32.
+        half: store scales and tensors that are not ternary as FP16; they are loaded as FP32.
 
     Raises:
         ConfigError: transformers has no classifier of this architecture.
@@ -48,16 +47,16 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def pack(levels: Tensor) -> Tensor:
-    """Levels (O, I) in {-1, 0, 1} → words (O, ⌈I/16⌉), int32; the last is filled up with zero bits."""
+    """Levels (O, I) in {-1, 0, 1} → words (O, ⌈I/16⌉), int32; the last word is padded with zero bits."""
     rows, columns = levels.shape
     words = -(-columns // CODES_PER_WORD)
     digits = torch.zeros(rows, words * CODES_PER_WORD, dtype=torch.int64)
     digits[:, :columns] = levels + 2
     shifted = digits.view(rows, words, CODES_PER_WORD) << 2 * torch.arange(CODES_PER_WORD)
-    return shifted.sum(-1).to(torch.int32)  # int64 → int32 keeps the lower 32 bits: the sign bit is a level's
+    return shifted.sum(-1).to(torch.int32)  # keeps the lower 32 bits; the sign bit belongs to a level
 
 
-def _quantization(names: list[str]) -> dict[str, Any]:
+def _quantization(names: list[str]) -> dict[str, object]:
     weights = {"num_bits": 2, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
     return {
         "quant_method": "compressed-tensors",

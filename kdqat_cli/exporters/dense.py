@@ -1,8 +1,8 @@
-"""dense: the ternary values in a plain checkpoint of the architecture, for anything that reads one.
+"""dense: the ternary weights as floats in a plain checkpoint of the architecture, for any program that reads it.
 
-Nothing is packed, and nothing in such a checkpoint can say that activations are rounded: they are in full precision.
-The values are the student's own, ŵ = α·q, bit for bit in FP32; in FP16 each scale and each tensor that is not ternary
-is rounded to 11 bits.
+Nothing is packed. A plain checkpoint cannot say that activations are rounded, so they are in full precision. The values
+ŵ = α·q equal the student's bit for bit in FP32. In FP16, each scale and each tensor that is not ternary is rounded to
+11 bits.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         model: a frozen student.
         tokenizer: its tokenizer.
         folder: an existing folder.
-        half: store FP16; it is loaded as FP32.
+        half: store all tensors as FP16; they are loaded as FP32.
 
     Raises:
         ConfigError: transformers has no classifier of this architecture.

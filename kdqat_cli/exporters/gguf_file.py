@@ -1,25 +1,25 @@
-"""gguf and gguf-tq1: one file for llama.cpp, weights, pooler, classifier, label names and vocabulary.
+"""gguf and gguf-tq1: one file for llama.cpp with weights, pooler, classifier, label names and vocabulary.
 
-    TQ2_0   256 codes in 64 bytes, their scale in FP16: 2.06 bits a weight
-    TQ1_0   256 codes in 52 bytes, their scale in FP16: 1.69 bits a weight
-    Q4_0     32 codes in 16 bytes, their scale in FP16: 4.5 bits a weight
+    TQ2_0   256 codes in 64 bytes, their scale in FP16: 2.06 bits per weight
+    TQ1_0   256 codes in 52 bytes, their scale in FP16: 1.69 bits per weight
+    Q4_0     32 codes in 16 bytes, their scale in FP16: 4.5 bits per weight
 
-All three hold codes exactly. TQ blocks lie along a row, so its length must be a multiple of 256; shorter rows (a
-384-wide encoder's) are stored as Q4_0. That is not what llama.cpp's own quantiser does with them: its Q4_0 spans
-[-8, 7] levels to a block's largest weight and loses +α or -α. Here a level is α and the codes use -1, 0 and 1. A row's
-scale is that of all its blocks, so that the word embedding with its row scales is ternary too.
+All three store codes exactly. TQ blocks lie along a row, so the length of a row must be a multiple of 256. Other rows,
+for example of an encoder with 384 features, are stored as Q4_0, but not by llama.cpp's quantiser: its Q4_0 maps the
+levels -8 to 7 to the largest weight of a block and loses +α or -α. Here one step is α, and the codes are -1, 0 and 1.
+All blocks of a row have the scale of the row, so the word embedding with its row scales is ternary too.
 
-What llama.cpp computes otherwise than the student: scales have 11 bits; inputs of packed linears are rounded to 8 bits
-with one scale 256 (Q4_0: 32); those of the attention are not rounded, but stored as FP16; GELU is the form with tanh,
-looked up for FP16. Token types are all 0 there: gguf_run.py refuses rows that have others.
+Differences between llama.cpp and the student: scales have 11 bits. Inputs of packed linears are rounded to 8 bits with
+one scale per 256 values (Q4_0: per 32). Inputs of the attention are not rounded, but stored as FP16. GELU is the form
+with tanh, from a table for FP16. Token types are all 0; gguf_run.py refuses rows with others.
 
-The classifier of llama.cpp's `bert` is cls.output(tanh(cls(x[0]))): BERT's pooler and classifier, and likewise
-RoBERTa's and XLM-R's head. Another function in between (ELECTRA, DistilBERT) and biases of relative positions (MPNet,
-T5) llama.cpp does not have. Which families it computes, their own files in networks/ say.
+The classifier of llama.cpp's `bert` is cls.output(tanh(cls(x[0]))). This is BERT's pooler and classifier, and also the
+head of RoBERTa and XLM-R. llama.cpp does not have other functions between the linears (ELECTRA, DistilBERT) and biases
+of relative positions (MPNet, T5). `Family.llama_cpp` in networks/ says which families it computes.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,12 @@ from kdqat_cli.errors import ConfigError
 from kdqat_cli.exporters.gguf_vocabulary import write_vocabulary
 from kdqat_cli.exporters.weights import other_tensors, ternary_codes
 from kdqat_cli.networks.families import FAMILIES, configured
-from kdqat_cli.networks.family import Family
+from kdqat_cli.networks.family import Config, Family
 from kdqat_cli.networks.parts import sizes_of
 from kdqat_cli.quantizers.codes import Codes
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 FILE = "model.gguf"
 TRITS_BLOCK, NIBBLES_BLOCK = 256, 32
@@ -46,7 +49,7 @@ _LAYER = {
     "down": "ffn_down",
     "output_gain": "layer_output_norm",
 }
-"""Role of a layer's part → GGUF's name."""
+"""Role of a part of a layer → its name in GGUF."""
 _OTHER = {
     "positions": "position_embd",
     "types": "token_types",
@@ -62,12 +65,12 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
     Args:
         model: a frozen student.
-        tokenizer: its tokenizer, which goes into the file.
+        tokenizer: its tokenizer, which is written into the file.
         folder: an existing folder.
-        trits: TQ1_0 or TQ2_0, for rows of multiples of 256 weights.
+        trits: TQ1_0 or TQ2_0, for rows with a multiple of 256 weights.
 
     Raises:
-        ConfigError: llama.cpp does not compute this architecture, or its blocks do not fit.
+        ConfigError: llama.cpp does not compute this architecture, or its blocks do not fit the rows.
     """
     import gguf
 
@@ -85,7 +88,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     writer.close()
 
 
-def _write_header(writer: Any, config: PreTrainedConfig, family: Family) -> None:
+def _write_header(writer: "GGUFWriter", config: PreTrainedConfig, family: Family) -> None:
     import gguf
 
     values = config.to_dict()
@@ -102,12 +105,12 @@ def _write_header(writer: Any, config: PreTrainedConfig, family: Family) -> None
     writer.add_classifier_output_labels([str(config.id2label[index]) for index in range(config.num_labels)])
 
 
-def _write_tensors(writer: Any, model: PreTrainedModel, family: Family, trits: str) -> None:
+def _write_tensors(writer: "GGUFWriter", model: PreTrainedModel, family: Family, trits: str) -> None:
     import gguf
 
     config = model.config.to_dict()
     names = _names(family, sizes_of(family, config).layers)
-    first = family.first_position(config)  # llama.cpp counts from 0, and has no rows for padding before it
+    first = family.first_position(config)  # llama.cpp counts from 0 and has no rows for padding
     weights = ternary_codes(model)
     for name, codes in weights.items():
         kind, blocks = encode(codes, trits, name)
@@ -119,22 +122,22 @@ def _write_tensors(writer: Any, model: PreTrainedModel, family: Family, trits: s
 
 
 def encode(codes: Codes, trits: str, name: str) -> tuple[str, NDArray[np.uint8]]:
-    """A weight in the smallest exact type: its name, and its blocks' bytes (O, bytes per row).
+    """A weight in the smallest exact type: the name of the type, and the bytes of the blocks (O, bytes per row).
 
     Args:
         codes: the weight (O, I), with one scale per matrix or row.
-        trits: TQ1_0 or TQ2_0, where rows are multiples of 256.
-        name: what the error calls the weight.
+        trits: TQ1_0 or TQ2_0, used if rows have a multiple of 256 weights.
+        name: the name of the weight in an error.
 
     Raises:
-        ConfigError: rows that are not even multiples of 32.
+        ConfigError: rows do not have a multiple of 32 weights.
     """
     import gguf
 
     columns = codes.levels.shape[1]
     if columns % TRITS_BLOCK == 0:
         kind = gguf.GGMLQuantizationType[trits]
-        # The blocks' scale is their largest magnitude; a block with levels of 0 alone gets 0.
+        # The scale of a block is its largest magnitude; a block with only level 0 gets scale 0.
         return trits, gguf.quants.quantize(codes.value().numpy(), kind)
     if columns % NIBBLES_BLOCK == 0:
         return "Q4_0", _nibbles(codes)
@@ -142,7 +145,7 @@ def encode(codes: Codes, trits: str, name: str) -> tuple[str, NDArray[np.uint8]]
 
 
 def _nibbles(codes: Codes) -> NDArray[np.uint8]:
-    """Q4_0 blocks: FP16 scale, then 16 bytes whose low halves hold the first 16 levels + 8, the high ones the rest."""
+    """Q4_0 blocks: scale in FP16, then 16 bytes with levels + 8: the first 16 levels in the low halves of the bytes."""
     rows, columns = codes.levels.shape
     digits = (codes.levels.numpy() + 8).astype(np.uint8).reshape(rows, columns // NIBBLES_BLOCK, 2, NIBBLES_BLOCK // 2)
     scales = codes.scales.expand(rows).numpy().astype(np.float16)
@@ -150,20 +153,20 @@ def _nibbles(codes: Codes) -> NDArray[np.uint8]:
     return np.concatenate([scale_bytes, digits[:, :, 0] | digits[:, :, 1] << 4], axis=-1).reshape(rows, -1)
 
 
-def _check(family: Family, config: dict[str, Any]) -> None:
+def _check(family: Family, config: Config) -> None:
     if family.llama_cpp is None:
         known = [name for name, one in FAMILIES.items() if one.llama_cpp is not None]
         raise ConfigError(
-            f"llama.cpp has no classifier of the type {family.model_type}; it has {', '.join(known)}.",
+            f"llama.cpp has no classifier of the type {family.model_type}, but has {', '.join(known)}.",
             "--format onnx",
         )
     function = config[family.activation]
     if function not in _TANH_GELUS:
-        raise ConfigError(f"llama.cpp computes BERT with GELU; this model has {function}.", "--format onnx")
+        raise ConfigError(f"llama.cpp computes BERT with GELU, but this model has {function}.", "--format onnx")
 
 
 def _names(family: Family, layers: int) -> dict[str, str]:
-    """Module → GGUF's name."""
+    """Module → its name in GGUF."""
     parts = family.matrices | family.vectors
     names = {parts[role]: name for role, name in _OTHER.items() if role in parts}
     parts = family.layer_matrices | family.layer_vectors

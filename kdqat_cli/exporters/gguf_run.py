@@ -1,6 +1,6 @@
-"""A GGUF classifier on llama.cpp, through the package llama-cpp-python.
+"""Runs a GGUF classifier on llama.cpp, through the package llama-cpp-python.
 
-An export runs it in a process of its own: where llama.cpp aborts, the command goes on to say so.
+An export runs it in a separate process, so that the command can report an abort of llama.cpp.
 """
 
 import multiprocessing
@@ -10,7 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,37 +21,37 @@ from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.exporters.gguf_file import FILE
 from kdqat_cli.exporters.parity import Batch, Logits
 
+T = TypeVar("T")
+
 
 def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
-    """Logits (B, labels) of each batch by llama.cpp on the CPU, one row at a time.
+    """Logits (B, labels) of each batch, computed by llama.cpp on the CPU, one row at a time.
 
     Raises:
-        ConfigError: rows with token types: pairs of sentences, for an encoder that tells them apart by type.
+        ConfigError: rows have token types, which mark the sentences of a pair.
         GateError: llama.cpp does not load or run the file, or crashes.
     """
     for batch in batches:
         if batch.get("token_type_ids", np.zeros(1)).any():
             raise ConfigError(
-                "llama.cpp gives every token the type 0, but this task's pairs of sentences are told apart by type; "
-                "encoders without token types (RoBERTa, XLM-R) can be exported for it.",
+                "llama.cpp gives every token the type 0, but this encoder marks the sentences of a pair by type; "
+                "encoders without token types (RoBERTa, XLM-R) can be exported to gguf.",
                 "--format onnx",
             )
-    found: list[Logits] = apart(_logits, folder / FILE, batches, torch.get_num_threads())
-    return found
+    return apart(_logits, folder / FILE, batches, torch.get_num_threads())
 
 
 def tokens(folder: Path, texts: list[str]) -> list[list[int]]:
-    """Ids of each text by llama.cpp's own tokenizer, special tokens included.
+    """The ids of each text by llama.cpp's tokenizer, with special tokens.
 
     Raises:
         GateError: llama.cpp does not load the file, or crashes.
     """
-    found: list[list[int]] = apart(_tokens, folder / FILE, texts)
-    return found
+    return apart(_tokens, folder / FILE, texts)
 
 
-def apart(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
-    """What a function of a GGUF file returns, in a process of its own.
+def apart(function: Callable[..., T], path: Path, *arguments: object) -> T:
+    """Calls a function of a GGUF file in a separate process and returns its result.
 
     Raises:
         GateError: the process died.
@@ -60,7 +61,7 @@ def apart(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
             return process.submit(function, path, *arguments).result()
         except BrokenProcessPool as error:
             raise GateError(
-                f"llama.cpp crashed on {path.name}; a build of it for another processor may run it.",
+                f"llama.cpp crashed on {path.name}; a llama.cpp that is built without CPU-specific code may run it.",
                 "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall --no-cache-dir llama-cpp-python",
             ) from error
 
@@ -88,7 +89,7 @@ def _tokens(path: Path, texts: list[str]) -> list[list[int]]:
     found = []
     for text in texts:
         data = text.encode()
-        room = len(data) + 2  # mostly enough: a token has a byte at least, and there are two special ones
+        room = len(data) + 2  # usually enough: a token has at least one byte, and there are two special tokens
         while True:
             ids = (lib.llama_token * room)()
             count = lib.llama_tokenize(vocabulary, data, len(data), ids, room, True, True)
@@ -100,8 +101,8 @@ def _tokens(path: Path, texts: list[str]) -> list[list[int]]:
     return found
 
 
-def _load(path: Path, options: Any) -> Any:
-    """llama.cpp's handle of a file.
+def _load(path: Path, options: object) -> object:
+    """Loads a file and returns llama.cpp's handle.
 
     Raises:
         GateError: llama.cpp does not load it.
@@ -126,8 +127,8 @@ class LlamaClassifier:
 
         Args:
             path: the GGUF file.
-            tokens: the most that a row has.
-            threads: how many compute.
+            tokens: the largest number of tokens of a row.
+            threads: number of threads.
 
         Raises:
             GateError: llama.cpp does not load or run the file.
@@ -149,7 +150,7 @@ class LlamaClassifier:
         self._lib.llama_model_free(self.model)
 
     def logits(self, ids: NDArray[np.int64]) -> Logits:
-        """Logits (labels,) of one row of token ids.
+        """The logits (labels,) of one row of token ids.
 
         Raises:
             GateError: llama.cpp fails.
@@ -171,8 +172,8 @@ class LlamaClassifier:
 
 
 @cache
-def _library() -> tuple[Any, Any]:
-    """llama.cpp without its messages, and the function that swallows them: it must live as long as the library."""
+def _library() -> tuple[ModuleType, object]:
+    """llama.cpp, and the function that drops its messages, which must live as long as the library."""
     import llama_cpp as lib
 
     silent = lib.llama_log_callback(lambda level, text, data: None)

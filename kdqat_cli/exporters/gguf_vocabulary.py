@@ -1,18 +1,21 @@
-"""A tokenizer in a GGUF file: WordPiece, byte-level BPE or Unigram, as llama.cpp's `bert`, `gpt2` and `t5`.
+"""Writes a tokenizer into a GGUF file: WordPiece, byte-level BPE or Unigram, as llama.cpp's `bert`, `gpt2` and `t5`.
 
-llama.cpp finds added tokens in a text before it splits the rest, as tokenizers does. But it finds them only as they are
-written, not in other case, and inside words too. It classes rare characters by tables of its own. The export compares
-the tokens of texts and so tells what llama.cpp splits otherwise (parity.py).
+Like tokenizers, llama.cpp finds added tokens in a text before it splits the rest. But it does not ignore their case,
+and it also finds them inside words. It classifies rare characters by its own tables. Therefore the export compares the
+tokens of texts (parity.py).
 """
 
 import base64
 import json
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Required, TypedDict
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from kdqat_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 _SPACE = "\u2581"  # marks the start of a word
 _NORMAL, _UNKNOWN, _CONTROL, _ADDED, _UNUSED = 1, 2, 3, 4, 5  # llama.cpp's token types
@@ -20,22 +23,51 @@ _NORMALIZERS = {
     "WordPiece": {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD"},
     "BPE": {"NFC"},
 }
-"""Per kind of tokenizer, the normalisers that llama.cpp has or can do without."""
+"""Kind of tokenizer → the normalisers that llama.cpp has or does not need."""
 
 
-def write_vocabulary(writer: Any, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+class _Added(TypedDict):
+    id: int
+    content: str
+    special: bool
+
+
+class _Normalizer(TypedDict, total=False):
+    type: Required[str]
+    normalizers: "list[_Normalizer]"
+    lowercase: bool
+    strip_accents: bool | None
+    precompiled_charsmap: str
+
+
+class _Model(TypedDict, total=False):
+    type: Required[str]
+    continuing_subword_prefix: str
+    merges: list[str] | list[list[str]]
+    vocab: list[tuple[str, float]]
+
+
+class _Backend(TypedDict):
+    """The parts of a tokenizer.json that are read here."""
+
+    model: _Model
+    normalizer: _Normalizer | None
+    added_tokens: list[_Added]
+
+
+def write_vocabulary(writer: "GGUFWriter", tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Writes tokens and special tokens.
 
     Args:
-        writer: a gguf.GGUFWriter.
+        writer: writes the file.
         tokenizer: a fast tokenizer.
-        config: the model's, whose number of word embeddings the tokens are filled up to.
+        config: the configuration of the model; the tokens are padded to its number of word embeddings.
 
     Raises:
-        ConfigError: a kind of tokenizer or normaliser that llama.cpp does not have, more tokens than embeddings, or
-            two tokens that are one to llama.cpp.
+        ConfigError: llama.cpp does not have this kind of tokenizer or normaliser, there are more tokens than
+            embeddings, or llama.cpp cannot distinguish two tokens.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = _backend(tokenizer)
     kind = backend["model"]["type"]
     if kind not in _WRITERS:
         raise ConfigError(f"llama.cpp has no tokenizer of the kind {kind}.", "--format onnx")
@@ -59,19 +91,23 @@ def write_vocabulary(writer: Any, tokenizer: PreTrainedTokenizerBase, config: Pr
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens that were added to a fast tokenizer's vocabulary and are not special."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [token["content"] for token in backend["added_tokens"] if not token["special"]]
+    """The tokens that were added to the vocabulary of a fast tokenizer and are not special."""
+    return [token["content"] for token in _backend(tokenizer)["added_tokens"] if not token["special"]]
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Tokens and llama.cpp's types of them, one for each of `size` embeddings."""
+def _backend(tokenizer: PreTrainedTokenizerBase) -> _Backend:
+    backend: _Backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    return backend
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, backend: _Backend, size: int) -> tuple[list[str], list[int]]:
+    """Tokens and their types in llama.cpp, one for each of `size` embeddings."""
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [_UNUSED] * size
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         if index >= size:
             raise ConfigError(
-                f"The tokenizer's token {token!r} has the number {index}, but the model has {size} embeddings.",
+                f"The token {token!r} of the tokenizer has the id {index}, but the model has only {size} embeddings.",
                 "kdqat finetune-teacher, with an encoder that has an embedding for every token",
             )
         tokens[index] = token
@@ -83,9 +119,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any], size: i
     return tokens, types
 
 
-def _normalizers(backend: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tokenizer's normalisers in their order, out of any sequences."""
-    waiting = [backend["normalizer"]] if backend.get("normalizer") else []
+def _normalizers(backend: _Backend) -> list[_Normalizer]:
+    """The normalisers of a tokenizer in their order, without the sequences that contain them."""
+    first = backend.get("normalizer")
+    waiting = [first] if first else []
     found = []
     while waiting:
         normalizer = waiting.pop(0)
@@ -96,8 +133,8 @@ def _normalizers(backend: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _wordpiece(writer: Any, backend: dict[str, Any], tokens: list[str], types: list[int]) -> None:
-    # llama.cpp marks the pieces that start a word; WordPiece those that do not.
+def _wordpiece(writer: "GGUFWriter", backend: _Backend, tokens: list[str], types: list[int]) -> None:
+    # llama.cpp marks the pieces that start a word; WordPiece marks those that do not.
     prefix = backend["model"]["continuing_subword_prefix"]
     marked = [
         token if kind != _NORMAL else token.removeprefix(prefix) if token.startswith(prefix) else _SPACE + token
@@ -106,21 +143,21 @@ def _wordpiece(writer: Any, backend: dict[str, Any], tokens: list[str], types: l
     twice = next((piece for piece, count in Counter(marked).items() if count > 1), None)
     if twice is not None:  # llama.cpp would abort
         first, second = [token for token, piece in zip(tokens, marked, strict=True) if piece == twice][:2]
-        raise ConfigError(f"The tokens {first!r} and {second!r} are one token to llama.cpp.", "--format onnx")
+        raise ConfigError(f"llama.cpp cannot distinguish the tokens {first!r} and {second!r}.", "--format onnx")
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(marked)
     lowercase = strip = False
     for normalizer in _normalizers(backend):
         lowers = normalizer["type"] == "Lowercase" or normalizer.get("lowercase", False)
-        # BERT's normaliser strips accents where it does not say, if it lowers.
+        # BERT's normaliser strips accents if it lowers and has no setting for accents.
         strips = normalizer.get("strip_accents", normalizer["type"] == "StripAccents")
         lowercase, strip = lowercase or lowers, strip or (lowers if strips is None else strips)
     writer.add_bool("tokenizer.ggml.normalizer.lowercase", lowercase)
     writer.add_bool("tokenizer.ggml.normalizer.strip_accents", strip)
 
 
-def _bpe(writer: Any, backend: dict[str, Any], tokens: list[str], types: list[int]) -> None:
+def _bpe(writer: "GGUFWriter", backend: _Backend, tokens: list[str], types: list[int]) -> None:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in backend["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("roberta-bpe")
@@ -128,7 +165,7 @@ def _bpe(writer: Any, backend: dict[str, Any], tokens: list[str], types: list[in
     writer.add_token_merges(merges)
 
 
-def _unigram(writer: Any, backend: dict[str, Any], tokens: list[str], types: list[int]) -> None:
+def _unigram(writer: "GGUFWriter", backend: _Backend, tokens: list[str], types: list[int]) -> None:
     scores = [0.0] * len(tokens)
     for index, (_, score) in enumerate(backend["model"]["vocab"]):
         scores[index] = score

@@ -1,30 +1,29 @@
 """onnx and onnx-plain: the classifier as an ONNX graph, with dynamic batch and length axes.
 
-torch traces the student; what a format does otherwise is swapped in as modules first. In the packed graph
+torch traces the student, after modules that the format computes differently have been replaced. In the packed graph
 
-    a linear          com.microsoft MatMulNBits           2 bits, blocks of 128 along I, accuracy_level 4
-    the word table    com.microsoft GatherBlockQuantized  2 bits, one block a row
+    a linear              com.microsoft MatMulNBits           2 bits, blocks of 128 along I, accuracy_level 4
+    the word embedding    com.microsoft GatherBlockQuantized  2 bits, one block per row
 
-with the codes stored as code + 2 (the operators' zero point) and the scale repeated for every block of its matrix or
-row: exact. `accuracy_level` 4 lets ONNX Runtime round the input of a linear to 8 bits itself, one scale a block of
-128, in integer kernels: that is finer than the student's one scale a token. Blocks of 128 are the fastest of 32, 64,
-128 and 256 there (256 has no integer kernel).
+The codes are stored as code + 2 (2 is the zero point of the operators), and the scale is repeated for every block of
+its matrix or row, so the weights are exact. With `accuracy_level` 4, ONNX Runtime rounds the input of a linear to 8
+bits in integer kernels, with one scale per block of 128. This is finer than the student's one scale per token. Of the
+block sizes 32, 64, 128 and 256, 128 is the fastest there (256 has no integer kernel).
 
-The student's own rounding is not in the graphs. As ONNX operators (ReduceMax, Div, Round, Mul) it cost a third of the
-speed and brought the labels no closer: 3 to 6 of 1,027 differ with it, 5 without, since flips of rounding remain
-(see parity.py). What stands nowhere is dynamic int8 of the plain graph: ternary weights sit at the ends of int8's
-range, and its 16-bit sums saturate on processors without VNNI.
+The graphs do not contain the student's own rounding. As ONNX operators (ReduceMax, Div, Round, Mul) it cost a third of
+the speed and did not bring the labels closer: 3 to 6 of 1,027 labels differ with it, 5 without, because rounding still
+differs in single values (see parity.py). Dynamic int8 of the plain graph is not offered: ternary weights lie at the
+ends of the range of int8, and its 16-bit sums saturate on CPUs without VNNI.
 
-The plain graph has FP32 weights and the operators of ONNX alone.
+The plain graph has FP32 weights and only standard ONNX operators.
 """
 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
     Args:
         model: a frozen student.
-        tokenizer: its tokenizer, which says what the model's inputs are.
+        tokenizer: its tokenizer, which names the inputs of the model.
         folder: an existing folder.
 
     Raises:
@@ -65,11 +64,11 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def write_plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes model.onnx in FP32 and standard operators, config.json and the tokenizer.
+    """Writes model.onnx with FP32 weights and standard operators, config.json and the tokenizer.
 
     Args:
         model: a frozen student.
-        tokenizer: its tokenizer, which says what the model's inputs are.
+        tokenizer: its tokenizer, which names the inputs of the model.
         folder: an existing folder.
 
     Raises:
@@ -79,7 +78,7 @@ def write_plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
-    """Logits (B, labels) of each batch by ONNX Runtime on the CPU."""
+    """The logits (B, labels) of each batch, computed by ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -91,7 +90,7 @@ def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
 def pack(levels: Tensor, block: int) -> Tensor:
     """Levels (O, I) in {-1, 0, 1} → bytes (O, ⌈I/block⌉, block/4), four levels per byte, the lowest bits first.
 
-    What a block has beyond I is filled up with zeros (stored as 2).
+    The last block of a row is padded with level 0 (stored as 2).
     """
     rows, columns = levels.shape
     blocks = -(-columns // block)
@@ -112,13 +111,13 @@ class _PackedLinear(nn.Module):
         self.register_buffer("codes", packed)
         self.register_buffer("scales", codes.scales[:, None].expand(rows, packed.shape[1]).contiguous())
         self.bias = bias
-        # 1: FP32. A student with unrounded activations does not get rounded ones here.
+        # 1 means FP32: if the student does not round activations, the graph does not either.
         accuracy = 4 if quantized else 1
         self.attributes = {"K": columns, "N": rows, "bits": 2, "block_size": BLOCK, "accuracy_level": accuracy}
 
     @property
     def weight(self) -> Tensor:
-        """T5's feed-forward asks its linear for the weight's type."""
+        """A float tensor, because T5's feed-forward reads the type of its linear's weight."""
         return self.scales
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -135,7 +134,7 @@ class _PackedEmbedding(nn.Module):
     def __init__(self, codes: Codes) -> None:
         super().__init__()
         rows, self.columns = codes.levels.shape
-        block = max(SMALLEST_BLOCK, 1 << (self.columns - 1).bit_length())  # the power of two that holds a row
+        block = max(SMALLEST_BLOCK, 1 << (self.columns - 1).bit_length())  # the smallest power of two that holds a row
         used = -(-self.columns // CODES_PER_BYTE)
         self.register_buffer("codes", pack(codes.levels, block).view(rows, -1)[:, :used].contiguous())
         self.register_buffer("scales", codes.scales[:, None].clone())
@@ -147,16 +146,18 @@ class _PackedEmbedding(nn.Module):
         return _operator("GatherBlockQuantized", operands, self.attributes, torch.float32, shape)
 
 
-def _operator(name: str, operands: tuple[Any, ...], attributes: Any, dtype: torch.dtype, shape: Any) -> Tensor:
-    """An operator of ONNX Runtime's own, which torch puts into the graph without knowing what it does."""
+def _operator(
+    name: str, operands: tuple[Tensor, ...], attributes: Mapping[str, int], dtype: torch.dtype, shape: tuple[int, ...]
+) -> Tensor:
+    """An operator of ONNX Runtime, which torch writes into the graph and does not compute."""
     out: Tensor = torch.onnx.ops.symbolic(
-        f"com.microsoft::{name}", operands, attributes, dtype=dtype, shape=shape, version=1
+        f"com.microsoft::{name}", operands, dict(attributes), dtype=dtype, shape=shape, version=1
     )
     return out
 
 
 class _Logits(nn.Module):
-    """Positional inputs of the given names → logits (B, labels)."""
+    """Takes the named inputs by position and returns the logits (B, labels)."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -168,8 +169,8 @@ class _Logits(nn.Module):
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy on the CPU whose activations are not rounded."""
-    family_of(model)  # refuses unknown ones
+    """A copy on the CPU that does not round activations."""
+    family_of(model)  # refuses unknown architectures
     student = copy.deepcopy(model).cpu().eval()
     for module in student.modules():
         if getattr(module, "quantizer", None) is not None:
@@ -179,12 +180,12 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     names = [name for name in tokenizer.model_input_names if name in INPUTS]
-    # Two rows of three tokens: torch.export takes an axis of length 1 for one that never changes.
+    # Two rows of three tokens, because torch.export treats an axis of length 1 as constant.
     rows = {"input_ids": torch.full((2, 3), 5), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
     rows["token_type_ids"] = torch.zeros(2, 3, dtype=torch.long)
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), _quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch calls what it has deprecated itself
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls its own deprecated functions
         program = torch.onnx.export(
             _Logits(model, names).eval(),
             tuple(rows[name] for name in names),
@@ -195,8 +196,8 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
             verbose=False,
         )
     if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
-    # Of every node torch records where in the source it comes from: paths of this machine.
+        raise RuntimeError("torch.onnx.export returned no program")
+    # torch records the source line of every node, with paths of this machine.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -207,7 +208,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on packages that the export does not need."""
+    """Hides torch's messages about packages that the export does not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

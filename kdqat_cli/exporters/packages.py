@@ -1,4 +1,4 @@
-"""Packages that only an export needs."""
+"""Checks for packages that only an export needs."""
 
 from importlib.util import find_spec
 
@@ -9,16 +9,16 @@ def require_packages(format_name: str, packages: tuple[str, ...]) -> None:
     """Checks that a format's packages are installed.
 
     Args:
-        format_name: what the error calls the format.
-        packages: names as pip knows them; the module's name is the same with underscores.
+        format_name: the name of the format in the error.
+        packages: names of packages for pip.
 
     Raises:
-        MissingInputError: with the names of those missing.
+        MissingInputError: a package is missing; the error names it.
     """
     missing = [package for package in packages if find_spec(_MODULES.get(package, package.replace("-", "_"))) is None]
     if missing:
         raise MissingInputError(
-            f"The format {format_name} needs {' and '.join(missing)}, not installed here.",
+            f"The format {format_name} needs {' and '.join(missing)}, which is not installed.",
             f"pip install {' '.join(missing)}",
         )
 

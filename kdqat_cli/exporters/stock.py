@@ -1,7 +1,7 @@
-"""Folders for stock transformers, and running them there.
+"""Writes folders for stock transformers, and runs them there.
 
-The model is run in a process of its own which imports transformers and nothing of kdqat: what it loads, everybody
-loads.
+The model runs in a separate process that imports transformers and nothing of kdqat. So a folder that it can load works
+for everybody.
 """
 
 import copy
@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,24 +31,24 @@ def write_stock(
     folder: Path,
     tensors: dict[str, Tensor],
     half: bool,
-    quantization: dict[str, Any] | None = None,
+    quantization: Mapping[str, object] | None = None,
 ) -> None:
     """Writes config.json, model.safetensors and the tokenizer.
 
     Args:
         model: gives the configuration.
-        tokenizer: is saved as it is.
+        tokenizer: saved without changes.
         folder: an existing folder.
-        tensors: the state, under the architecture's own names.
-        half: store floating-point tensors as FP16; they are loaded as FP32 all the same.
-        quantization: the configuration's `quantization_config`.
+        tensors: the state, with the names of the architecture.
+        half: store floating-point tensors as FP16; they are loaded as FP32.
+        quantization: the `quantization_config` of the configuration.
 
     Raises:
         ConfigError: transformers has no classifier of this architecture.
     """
     if not type(model).__module__.startswith("transformers."):
         raise ConfigError(
-            f"transformers has no classifier of the type {model.config.model_type}: it could not load the folder.",
+            f"transformers has no classifier of the type {model.config.model_type}, so it could not load the folder.",
             "--format onnx",
         )
     config = copy.deepcopy(model.config)
@@ -65,22 +65,22 @@ def write_stock(
 
 
 def logits(folder: Path, batches: list[Batch]) -> list[Logits]:
-    """Logits (B, labels) of each batch, computed by stock transformers in a process of its own.
+    """The logits (B, labels) of each batch, computed by stock transformers in a separate process.
 
     Raises:
-        GateError: it could not load the folder, or found tensors missing or left over.
+        GateError: transformers could not load the folder, or tensors are missing or left over.
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows, out = Path(scratch) / "rows.npz", Path(scratch) / "logits.npz"
         arrays = {f"{index}.{name}": values for index, batch in enumerate(batches) for name, values in batch.items()}
         np.savez(rows, allow_pickle=False, **arrays)
-        # -P: the folder of the program, which is kdqat's, stays off the module path. The bitnet layers of transformers
-        # ask torch to compile them, which needs a C++ compiler and changes nothing.
+        # -P keeps the folder of the program, which belongs to kdqat, off the module path. TORCHDYNAMO_DISABLE: the
+        # bitnet layers of transformers ask torch to compile them, which needs a C++ compiler and has no effect.
         environment = dict(os.environ, TORCHDYNAMO_DISABLE="1", HF_HUB_OFFLINE="1")
         command = [sys.executable, "-P", str(_PROGRAM), str(folder), str(rows), str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:]
-            raise GateError(f"Stock transformers does not run the export: {''.join(last)}")
+            raise GateError(f"Stock transformers cannot run the export: {''.join(last)}")
         with np.load(out, allow_pickle=False) as found:
             return [found[str(index)] for index in range(len(batches))]

@@ -1,4 +1,4 @@
-"""A program of its own: logits of a folder by stock transformers. It imports nothing of kdqat.
+"""A separate program that computes the logits of a folder with stock transformers. It imports nothing of kdqat.
 
 python stock_logits.py FOLDER ROWS.npz LOGITS.npz
 """
@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 
 def main(folder: str, rows: str, out: str) -> None:
-    """Loads FOLDER, runs the batches `<index>.<input>` of ROWS, writes `<index>` → logits (B, labels)."""
+    """Loads FOLDER, runs the batches `<index>.<input>` of ROWS, and writes `<index>` → logits (B, labels)."""
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     wrong = {key: sorted(names) for key, names in info.items() if names}
     if wrong:

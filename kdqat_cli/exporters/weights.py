@@ -1,4 +1,4 @@
-"""What every exporter of 2-bit weights reads of a student."""
+"""Reads the weights of a student for the exporters of 2-bit weights."""
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,20 +9,20 @@ from kdqat_cli.quantizers.parameters import quantized_layers
 
 
 def ternary_codes(model: PreTrainedModel) -> dict[str, Codes]:
-    """Layer name → its weight, on the CPU: levels (O, I) of -1, 0 and 1, scales (1,) or (O,).
+    """Name of a layer → its weight, on the CPU: levels (O, I) of -1, 0 and 1, scales (1,) or (O,).
 
     Args:
         model: a frozen student.
 
     Raises:
-        ConfigError: the model has no quantised layers, or some whose weights the formats cannot hold.
+        ConfigError: the model has no quantised layers, or the formats cannot hold a weight.
     """
     weights = {}
     for name, layer in quantized_layers(model).items():
         if not layer.is_ternary:
             raise ConfigError(
-                f"The student cannot be exported: {name} is {layer.described}; this format holds levels of -1, 0 and "
-                "1 with one scale per matrix or row.",
+                f"The student cannot be exported: {name} is {layer.described}, but this format holds only levels of "
+                "-1, 0 and 1 with one scale per matrix or row.",
                 "kdqat distill --weights ternary",
             )
         weights[name] = layer.codes().cpu()
@@ -32,6 +32,6 @@ def ternary_codes(model: PreTrainedModel) -> dict[str, Codes]:
 
 
 def other_tensors(model: PreTrainedModel, weights: dict[str, Codes]) -> dict[str, Tensor]:
-    """Every tensor of the model's state that is not one of `weights`, on the CPU."""
+    """All tensors of the model's state except `weights`, on the CPU."""
     names = {f"{name}.weight" for name in weights}
     return {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in names}

@@ -1,1 +1,1 @@
-"""Packed checkpoints, and loading them with transformers."""
+"""Writes and reads packed checkpoints, and loads them with transformers."""

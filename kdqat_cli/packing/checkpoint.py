@@ -1,23 +1,22 @@
-"""The packed checkpoint: one safetensors file that holds a quantised classifier.
+"""The packed checkpoint: one safetensors file with a quantised model.
 
-Version 1, of ternary models, at 1.6 bits a ternary weight:
+Version 1 is for ternary models, with 1.6 bits per ternary weight:
 
     <name>        F32 or F16   every tensor that is not ternary
-    <name>        U8           a ternary weight, five codes a byte (see trits.py)
-    scales        F32 or F16   the scales of all ternary weights, in the order of the metadata's `ternary`
+    <name>        U8           a ternary weight, five codes per byte (codecs/trits.py)
+    scales        F32 or F16   the scales of all ternary weights, in the order of `ternary` in the metadata
 
-The metadata's one key, `kdqat`, is JSON: `version`, `config` (the model's config.json), `ternary` (name → [rows,
-columns, number of scales]), `about` (task, labels, quantiser, hashes of the sources, versions) and `sha256`, over
-everything else in the file. One key, because safetensors writes several in random order, and equal models shall be
-equal files. Reading checks the digest first: a truncated, altered or foreign file is refused, and nothing is
-unpickled.
+The metadata has one key, `kdqat`. Its value is JSON with `version`, `config` (the model's config.json), `ternary`
+(name → [rows, columns, number of scales]), `about` (task, labels, quantiser, hashes of the sources, versions) and
+`sha256` of everything else in the file. There is one key because safetensors writes several keys in random order, and
+equal models must give equal files. Reading checks the digest first, so a truncated, altered or foreign file is refused.
+Nothing is unpickled.
 
-Version 2 holds any levels, each weight with a codec of its own; it has `codes` in place of `ternary` (coded.py). A
-file whose weights all are ternary and stored as trits is of version 1.
+Version 2 is for any levels, and each weight has its own codec. It has `codes` instead of `ternary` (coded.py). A file
+in which all weights are ternary and stored as trits has version 1.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from kdqat_cli.config import CodecName
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.levels import are_trits
+from kdqat_cli.networks.family import Config
 from kdqat_cli.packing.coded import SCALES, Arrays, Coded, encoded, split, ternary
 from kdqat_cli.packing.packed_file import (
     FILE_NAME,
@@ -44,16 +44,16 @@ __all__ = ["FILE_NAME", "PackedCheckpoint", "packed_parts", "write_packed"]
 
 
 def packed_parts(
-    weights: dict[str, Codes], dense: dict[str, Tensor], config: dict[str, Any], record: Record, half: bool = False
+    weights: dict[str, Codes], dense: dict[str, Tensor], config: Config, record: Record, half: bool = False
 ) -> PackedParts:
-    """A model as a packed checkpoint holds it.
+    """The parts of a packed checkpoint of a model.
 
     Args:
-        weights: name → a quantised weight.
-        dense: name → every other tensor of the model.
-        config: the model's configuration, as in config.json.
-        record: where the model comes from.
-        half: scales and dense tensors as FP16 instead of FP32.
+        weights: name → quantised weight.
+        dense: name → other tensor of the model.
+        config: the configuration of the model, as in config.json.
+        record: the record of the model.
+        half: store scales and other tensors as FP16 instead of FP32.
 
     Raises:
         ConfigError: a value is NaN or infinite, or too large for FP16.
@@ -66,7 +66,7 @@ def packed_parts(
     floats = {f"{name}.{kind}": values for name, one in coded.items() for kind, values in one.floats().items()}
     if broken := not_finite(arrays | floats):
         where, fix = ("FP16", "kdqat export, no --half") if half else ("FP32", "kdqat distill")
-        raise ConfigError(f"The student's {broken} is not finite in {where}.", fix)
+        raise ConfigError(f"The student's {broken} is NaN or infinite in {where}.", fix)
     return PackedParts(arrays, config, record, shapes, coded)
 
 
@@ -82,9 +82,9 @@ def write_packed(path: Path, parts: PackedParts, codec: CodecName | None = None)
     """Writes a packed checkpoint.
 
     Args:
-        path: of the file.
-        parts: what it holds.
-        codec: how levels are stored; None: trits where all quantised weights are ternary, else `auto`.
+        path: path of the file.
+        parts: the parts of the model.
+        codec: how levels are stored; None: trits if all quantised weights are ternary, else `auto`.
 
     Raises:
         ConfigError: the codec cannot hold a weight.
@@ -97,44 +97,44 @@ def write_packed(path: Path, parts: PackedParts, codec: CodecName | None = None)
         try:
             streams, codes = encoded(weights | parts.coded, codec)
         except ValueError as error:
-            raise ConfigError(f"The codec {codec} does not hold the student: {error}.", "--codec auto") from error
+            raise ConfigError(f"The codec {codec} cannot hold the student: {error}.", "--codec auto") from error
         if parts.coded or any(entry["codec"] != "trits" for entry in codes.values()):
             dense = {name: array for name, array in arrays.items() if name not in parts.shapes and name != SCALES}
             arrays, header = dense | streams, {"version": 2, "config": parts.config, "codes": codes}
     header["about"] = parts.record.to_json()
     header["sha256"] = digest(arrays, header)
-    # Not by the library's save_file, whose files are the user's alone to read.
+    # Not with the library's save_file, whose files only the owner may read.
     path.write_bytes(save(arrays, metadata={METADATA_KEY: to_json(header)}))
 
 
 class PackedCheckpoint(PackedFile):
-    """A packed checkpoint that was read and found whole, as torch's tensors.
+    """A packed checkpoint that was read and checked, as torch tensors.
 
     Attributes:
-        tensors: `arrays`; for more see `PackedFile`.
+        tensors: `arrays` as tensors; `PackedFile` explains the other attributes.
     """
 
     def __init__(self, path: Path) -> None:
         """Reads `path`.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, or not kdqat's.
+            MissingInputError: the file does not exist, is truncated or altered, or is not a packed checkpoint.
         """
         super().__init__(path)
         self.tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
     def codes(self) -> dict[str, Codes]:
-        """Name → every quantised weight, scales, offsets and points in FP32."""
+        """Name → quantised weight, with scales, offsets and points in FP32."""
         scales = self.scales()
         weights = {name: ternary(self.arrays[name], shape, scales[name]) for name, shape in self.shapes.items()}
         return {name: _codes(weight) for name, weight in (weights | self.coded).items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's state in FP32, quantised weights computed."""
+        """The state of the model in FP32, with the values of quantised weights."""
         return self.dense() | {name: codes.value() for name, codes in self.codes().items()}
 
     def dense(self) -> dict[str, Tensor]:
-        """The part of the model's state that is not quantised, in FP32."""
+        """The tensors of the model that are not quantised, in FP32."""
         return {
             name: tensor.float() for name, tensor in self.tensors.items() if name not in self.shapes and name != SCALES
         }

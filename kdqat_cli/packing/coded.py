@@ -1,15 +1,16 @@
-"""Quantised weights of a packed file, version 2: any levels, each weight with the codec that suits it. No torch here.
+"""Quantised weights in a packed file of version 2: any levels, and a codec for each weight. Does not import torch.
 
-    <name>     U8           the weight's levels, as its codec stores them (codecs/catalogue.py)
-    scales     F32 or F16   the scales of all quantised weights, in the order of the metadata's `codes`
-    offsets    F32 or F16   the offsets of those that have offsets, likewise
-    points     F32 or F16   the points of those that have points, likewise
+    <name>     U8           the levels of the weight, encoded by its codec (codecs/catalogue.py)
+    scales     F32 or F16   the scales of all quantised weights, in the order of `codes` in the metadata
+    offsets    F32 or F16   the offsets of the weights that have offsets, in the same order
+    points     F32 or F16   the points of the weights that have points, in the same order
 
-`codes` in the metadata is name → `Entry`. Reading believes none of it: sizes are compared before anything is decoded,
-and a file holds at most eight levels per byte, but for `MOST_ALIKE` of weights with one level alone.
+`codes` in the metadata maps names to `Entry`. A reader does not trust it: it compares sizes before it decodes anything.
+A file has at most eight levels per byte, plus `MOST_ALIKE` levels of weights with a single level.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,40 +24,43 @@ from kdqat_cli.codecs.trits import decode as decode_trits
 from kdqat_cli.codecs.trits import encode as encode_trits
 from kdqat_cli.config import Section
 
+Levels = NDArray[np.int8] | NDArray[np.uint8]
+Floats = NDArray[np.floating]
 Arrays = dict[str, NDArray[Any]]
+"""Arrays of a file by name; the file says their types."""
 Shapes = dict[str, tuple[int, int, int]]
-"""Ternary weight → (rows, columns, number of scales)."""
+"""Name of a ternary weight → (rows, columns, number of scales)."""
 Unit = Literal["matrix", "row", "bucket"]
 
 SCALES, OFFSETS, POINTS = "scales", "offsets", "points"
 
 
 class Entry(Section):
-    """What the metadata says of one quantised weight; what has its default is left out."""
+    """The metadata of one quantised weight; a field with its default value is not written."""
 
     codec: str
-    """Codec of its levels."""
+    """Codec of the levels."""
     shape: list[int] = Field(min_length=1, max_length=8)
-    """Of the weight."""
+    """Shape of the weight."""
     unit: Unit
     """What shares a scale."""
     size: int | None = Field(default=None, ge=1)
-    """Weights of a bucket."""
+    """Number of weights of a bucket."""
     lowest: int = Field(default=0, ge=-128, le=0)
     """The level that is stored as 0."""
     offsets: bool = False
     """Whether each group has an offset."""
     points: int = Field(default=0, ge=0, le=256)
-    """Number of points; 0: a level is its own value."""
+    """Number of points; 0: the value of a level is the level."""
 
     @property
     def count(self) -> int:
-        """Number of levels."""
+        """The number of levels."""
         return math.prod(self.shape)
 
     @property
     def groups(self) -> int:
-        """Number of scales."""
+        """The number of scales."""
         if self.unit == "row":
             return self.shape[0]
         return 1 if self.size is None else max(1, -(-self.count // self.size))
@@ -64,58 +68,59 @@ class Entry(Section):
 
 @dataclass(frozen=True)
 class Coded:
-    """A quantised weight, as quantizers/codes.py has it.
+    """A quantised weight in numpy; see `Codes` (quantizers/codes.py).
 
     Attributes:
-        levels: of the weight's shape, int8 or uint8.
+        levels: int8 or uint8, in the shape of the weight.
         scales: (groups,), FP32 or FP16.
         unit: what shares a scale.
-        size: weights of a bucket, or None.
+        size: number of weights of a bucket, or None.
         offsets: (groups,) or None.
         points: (points,) or None.
     """
 
-    levels: NDArray[Any]
-    scales: NDArray[Any]
+    levels: Levels
+    scales: Floats
     unit: Unit
     size: int | None = None
-    offsets: NDArray[Any] | None = None
-    points: NDArray[Any] | None = None
+    offsets: Floats | None = None
+    points: Floats | None = None
 
     @property
     def largest(self) -> float:
-        """No |weight| is above it."""
+        """An upper bound of |weight|."""
         with np.errstate(all="ignore"):
             of_level = np.abs(self.levels.astype(np.int16) if self.points is None else self.points).max(initial=0)
             scale = np.abs(self.scales).max(initial=0.0)
             offset = 0.0 if self.offsets is None else np.abs(self.offsets).max(initial=0.0)
             return float(of_level) * float(scale) + float(offset)
 
-    def floats(self) -> Arrays:
-        """Its scales, offsets and points."""
+    def floats(self) -> dict[str, Floats]:
+        """The scales, offsets and points, as far as there are any."""
         named = {SCALES: self.scales, OFFSETS: self.offsets, POINTS: self.points}
         return {name: values for name, values in named.items() if values is not None}
 
 
-def ternary(trits: NDArray[np.uint8], shape: tuple[int, int, int], scales: NDArray[Any]) -> Coded:
-    """A ternary weight that version 1 holds as trits."""
+def ternary(trits: NDArray[np.uint8], shape: tuple[int, int, int], scales: Floats) -> Coded:
+    """A ternary weight from its trits in version 1."""
     rows, columns, count = shape
     levels = decode_trits(trits, rows * columns).astype(np.int8) - np.int8(1)
     return Coded(levels.reshape(rows, columns), scales, "matrix" if count == 1 else "row")
 
 
-def encoded(weights: dict[str, Coded], codec: str) -> tuple[Arrays, dict[str, Any]]:
+def encoded(weights: dict[str, Coded], codec: str) -> tuple[Arrays, dict[str, dict[str, object]]]:
     """The arrays of a file and its `codes`.
 
     Args:
         weights: name → quantised weight.
-        codec: of all of them; `auto`: of each the one with the fewest bytes.
+        codec: the codec of all weights; `auto`: for each weight the codec with the fewest bytes.
 
     Raises:
-        ValueError: the codec cannot hold a weight's levels; the sentence names the weight.
+        ValueError: the codec cannot hold the levels of a weight; the message names the weight.
     """
     arrays: Arrays = {}
-    entries, floats = {}, {SCALES: [], OFFSETS: [], POINTS: []}  # type: ignore[var-annotated]
+    entries: dict[str, dict[str, object]] = {}
+    floats: dict[str, list[Floats]] = {SCALES: [], OFFSETS: [], POINTS: []}
     for name, weight in weights.items():
         lowest = min(0, int(weight.levels.min()))
         levels = (weight.levels.astype(np.int16) - lowest).astype(np.uint8)
@@ -138,15 +143,15 @@ def encoded(weights: dict[str, Coded], codec: str) -> tuple[Arrays, dict[str, An
     return arrays | {kind: np.concatenate(parts) for kind, parts in floats.items() if parts}, entries
 
 
-def decoded(arrays: Arrays, codes: dict[str, Any]) -> dict[str, Coded]:
+def decoded(arrays: Arrays, codes: Mapping[str, object]) -> dict[str, Coded]:
     """The quantised weights of a file, in their order.
 
     Args:
-        arrays: of the file; those of quantised weights are taken out.
-        codes: from the metadata.
+        arrays: the arrays of the file; those of quantised weights are removed.
+        codes: `codes` of the metadata.
 
     Raises:
-        ValueError: they do not fit each other, or a stream is none of its codec; the sentence names the weight.
+        ValueError: the arrays and `codes` do not fit, or a stream is damaged; the message names the weight.
     """
     entries = {name: _entry(name, value) for name, value in codes.items()}
     for name, entry in entries.items():
@@ -166,9 +171,10 @@ def decoded(arrays: Arrays, codes: dict[str, Any]) -> dict[str, Coded]:
     taken = dict.fromkeys((SCALES, OFFSETS, POINTS), 0)
     weights = {}
     for name, entry in entries.items():
-        parts = {}
+        parts: dict[str, Floats] = {}
         for kind, count in wanted[name].items():
-            parts[kind] = arrays[kind][taken[kind] : taken[kind] + count] if count else None
+            if count:
+                parts[kind] = arrays[kind][taken[kind] : taken[kind] + count]
             taken[kind] += count
         weights[name] = _weight(name, entry, arrays.pop(name), parts)
     for kind in taken:
@@ -176,7 +182,7 @@ def decoded(arrays: Arrays, codes: dict[str, Any]) -> dict[str, Coded]:
     return weights
 
 
-def _entry(name: str, value: Any) -> Entry:
+def _entry(name: str, value: object) -> Entry:
     try:
         return Entry.model_validate(value)
     except ValidationError as error:
@@ -189,7 +195,7 @@ def _floats_of(entry: Entry) -> dict[str, int]:
     return {SCALES: entry.groups, OFFSETS: entry.groups if entry.offsets else 0, POINTS: entry.points}
 
 
-def _weight(name: str, entry: Entry, stream: NDArray[np.uint8], parts: dict[str, Any]) -> Coded:
+def _weight(name: str, entry: Entry, stream: NDArray[np.uint8], parts: dict[str, Floats]) -> Coded:
     try:
         levels = decode(entry.codec, stream, entry.count)
     except ValueError as error:
@@ -197,19 +203,20 @@ def _weight(name: str, entry: Entry, stream: NDArray[np.uint8], parts: dict[str,
     largest = int(levels.max())
     if (entry.lowest and largest + entry.lowest > 127) or (entry.points and (entry.lowest or largest >= entry.points)):
         raise ValueError(f"{name} has levels from {entry.lowest} to {largest + entry.lowest}")
-    whole = (levels.astype(np.int16) + entry.lowest).astype(np.int8) if entry.lowest else levels
-    return Coded(whole.reshape(entry.shape), parts[SCALES], entry.unit, entry.size, parts[OFFSETS], parts[POINTS])
+    whole: Levels = (levels.astype(np.int16) + entry.lowest).astype(np.int8) if entry.lowest else levels
+    offsets, points = parts.get(OFFSETS), parts.get(POINTS)
+    return Coded(whole.reshape(entry.shape), parts[SCALES], entry.unit, entry.size, offsets, points)
 
 
 def split(weights: dict[str, Coded], trits: bool) -> tuple[Arrays, Shapes, dict[str, Coded]]:
-    """Parts the ternary weights, which the engine serves, from all others.
+    """Separates the ternary weights, which the engine supports, from all others.
 
     Args:
         weights: name → quantised weight.
-        trits: whether the model's quantiser has no other levels than -1, 0 and 1.
+        trits: whether the levels of the model's quantiser are -1, 0 and 1.
 
     Returns:
-        Arrays of the ternary weights as version 1 has them, their shapes, and the other weights.
+        The arrays of the ternary weights as in version 1, their shapes, and the other weights.
     """
     arrays: Arrays = {}
     shapes: Shapes = {}

@@ -1,17 +1,17 @@
-"""The codes of a frozen student, in a file beside its weights.
+"""The file with the codes of a frozen student, beside its weights.
 
-model.safetensors holds the quantised weights as floats, so that everything that reads a plain checkpoint loads the
-folder. codes.safetensors holds what these floats are made of:
+model.safetensors has the quantised weights as floats, so that any program that reads a plain checkpoint can load the
+folder. codes.safetensors has the codes from which these floats are computed:
 
-    <layer>.levels    integers, of the weight's shape
+    <layer>.levels    integers, in the shape of the weight
     <layer>.scales    F32 (groups,)
-    <layer>.offsets   F32 (groups,), where the quantiser gives offsets
-    <layer>.points    F32 (points,), where it gives points
+    <layer>.offsets   F32 (groups,), if the quantiser has offsets
+    <layer>.points    F32 (points,), if the quantiser has points
 
-Of a parameter that is not called `weight` its name stands in the place of the layer's.
+For a parameter with another name than `weight`, the name of the parameter replaces the name of the layer.
 
-A folder without it (an earlier kdqat wrote none) is read from the floats alone; only there do floats become codes, and
-only where the codes give every float back.
+Earlier versions of kdqat did not write this file. In a folder without it, the codes are computed from the floats, and
+they must give every float exactly.
 """
 
 from pathlib import Path
@@ -31,27 +31,27 @@ CODES = "codes.safetensors"
 
 
 def save_codes(model: nn.Module, folder: Path) -> None:
-    """Writes the codes of a model's frozen layers; nothing for a model without any."""
+    """Writes the codes of the frozen layers of a model; without such layers, writes no file."""
     tensors: dict[str, Tensor] = {}
     for name, layer in quantized_weights(model).items():
         stem = name.removesuffix(".weight")
-        # Copies: layers may share points, which safetensors does not write.
+        # Copies, because safetensors refuses tensors that share memory, as points of layers may.
         tensors |= {f"{stem}.{part}": values.clone() for part, values in layer.codes().cpu().tensors().items()}
     if tensors:
-        # Not by the library's save_file, whose files are the user's alone to read.
+        # Not with the library's save_file, whose files only the owner may read.
         (folder / CODES).write_bytes(save(tensors))
 
 
 def load_codes(model: nn.Module, folder: Path, again: str) -> None:
-    """Freezes the quantised layers of a model, whose weights are the floats of model.safetensors.
+    """Freezes the quantised layers of a model with the codes in its folder.
 
     Args:
-        model: a student as it was loaded from `folder`.
-        folder: a student's model folder.
+        model: a student with the weights of model.safetensors.
+        folder: the model folder of the student.
         again: the command that makes the folder again, for errors.
 
     Raises:
-        MissingInputError: the codes are damaged or not those of the weights.
+        MissingInputError: the codes are damaged, or do not give the weights.
     """
     path = folder / CODES
     tensors = _read(path, again) if is_there(path) else None
@@ -61,16 +61,16 @@ def load_codes(model: nn.Module, folder: Path, again: str) -> None:
             codes = _of_floats(layer) if tensors is None else _taken(tensors, name, layer)
         except ValueError as error:
             source = folder if tensors is None else path
-            raise MissingInputError(f"{source}: {name} has no codes of its weight: {error}.", again) from error
+            raise MissingInputError(f"{source}: {name} has no codes for its weight: {error}.", again) from error
         if not torch.equal(codes.value(), weight):
-            raise MissingInputError(f"{path}: {name} has another weight than model.safetensors.", again)
+            raise MissingInputError(f"{path}: the codes of {name} do not give the weight in model.safetensors.", again)
         layer.freeze(codes)
     if tensors:
         raise MissingInputError(f"{path}: {min(tensors)} belongs to no layer.", again)
 
 
 def _read(path: Path, again: str) -> dict[str, Tensor]:
-    open_file(path).close()  # refuses what is no regular file: a named pipe would block
+    open_file(path).close()  # refuses a file that is not regular: a named pipe would block
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -94,12 +94,12 @@ def _taken(tensors: dict[str, Tensor], name: str, layer: QuantizedWeight) -> Cod
     if points is not None:
         low, high = max(low, 0), min(high, len(points) - 1)
     if levels.numel() and not low <= int(levels.min()) <= int(levels.max()) <= high:
-        raise ValueError(f"a level outside {low} to {high}")
+        raise ValueError(f"a level is not in {low} to {high}")
     return Codes(levels, scales, layer.grouping, parts["offsets"], points)
 
 
 def _of_floats(layer: QuantizedWeight) -> Codes:
-    """The codes of a weight that was saved without them."""
+    """The codes of a weight, computed from its floats."""
     levels = layer.weight_quantizer.quantizer.levels
     try:
         return recovered(layer.weight.detach(), layer.grouping, max(levels))

@@ -1,4 +1,4 @@
-"""What transformers' AutoConfig makes of a packed folder. No torch here."""
+"""The configuration class that transformers' AutoConfig gives for a packed folder. Does not import torch."""
 
 from transformers import PretrainedConfig
 
@@ -6,11 +6,11 @@ MODEL_TYPE = "kdqat"
 
 
 class KdqatConfig(PretrainedConfig):  # type: ignore[misc]
-    """config.json of a packed folder.
+    """The config.json of a packed folder.
 
-    The encoder's own configuration is inside the packed file, under its digest; this one only leads to it. It has a
-    model type of its own so that a transformers without kdqat refuses the folder instead of starting it from random
-    weights.
+    The configuration of the encoder is inside the packed file, protected by its digest. This one only makes
+    transformers load that file. It has its own model type, so that a transformers without kdqat refuses the folder
+    instead of using random weights.
     """
 
     model_type = MODEL_TYPE

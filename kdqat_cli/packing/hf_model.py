@@ -1,8 +1,7 @@
-"""What transformers' AutoModelForSequenceClassification makes of a packed folder."""
+"""The class that transformers' AutoModelForSequenceClassification uses for a packed folder."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from accelerate import init_empty_weights
 from torch import Tensor
@@ -20,15 +19,15 @@ from kdqat_cli.record import Record
 
 
 def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> PackedParts:
-    """A student as its packed checkpoint holds it.
+    """The parts of the packed checkpoint of a student.
 
     Args:
-        model: the student; layers that are not frozen give the codes that they would be frozen at.
-        record: where the student comes from; its `quantization` is what loads it again.
-        half: scales, offsets, points and what is not quantised as FP16.
+        model: the student. A layer that is not frozen gives the codes of its latent weight.
+        record: the record of the student; loading needs its `quantization`.
+        half: store scales, offsets, points and other tensors as FP16.
 
     Raises:
-        ConfigError: a value is not finite, or its parts do not fit each other (soundness.py).
+        ConfigError: a value is NaN or infinite, or the parts do not fit each other (soundness.py).
     """
     weights = {f"{name}.weight": layer.codes().cpu() for name, layer in quantized_layers(model).items()}
     dense = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name not in weights}
@@ -41,9 +40,9 @@ def model_parts(model: PreTrainedModel, record: Record, half: bool = False) -> P
 def save_packed(
     model: PreTrainedModel, folder: Path, record: Record, half: bool = False, codec: CodecName | None = None
 ) -> None:
-    """Writes a student as config.json and the packed file, into an existing folder.
+    """Writes config.json and the packed file of a student into an existing folder.
 
-    Arguments and errors as of `model_parts` and `write_packed`.
+    `model_parts` and `write_packed` explain the arguments and errors.
     """
     parts = model_parts(model, record, half)
     write_packed(folder / FILE_NAME, parts, codec)
@@ -53,8 +52,8 @@ def save_packed(
 
 
 def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
-    """The architecture of a packed file with quantised layers; its parameters have no storage yet."""
-    # Here, not above: importing the auto classes registers kdqat's own class with them.
+    """The architecture of a packed file, with quantised layers and with parameters that have no memory yet."""
+    # Imported here, because the import of the auto classes registers kdqat's own class.
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if checkpoint.record.quantization is None:
@@ -62,46 +61,47 @@ def empty_model(checkpoint: PackedCheckpoint) -> PreTrainedModel:
     values = dict(checkpoint.config)
     try:
         config = AutoConfig.for_model(values.pop("model_type"), **values)
-        # Drawing random weights to throw them away takes most of a load.
+        # Without this, drawing random weights, which are never used, would take most of the time.
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    except Exception as error:  # of keys that soundness.py does not know, each architecture says it in its own way
+    except Exception as error:  # keys that soundness.py does not check lead to different errors in each architecture
         raise MissingInputError(f"The packed model's configuration is damaged: {error}.", "kdqat export") from error
     quantize_model(model, checkpoint.record.quantization)
     return model
 
 
 def fill(model: PreTrainedModel, state: dict[str, Tensor], source: str | Path) -> PreTrainedModel:
-    """An empty model with its parameters, in eval mode.
+    """Sets the parameters of an empty model, and puts it in eval mode.
 
     Raises:
-        MissingInputError: `state`, which comes from `source`, has other tensors than the model.
+        MissingInputError: `state`, which was read from `source`, does not have the tensors of the model.
     """
     try:
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:  # of another shape
+    except RuntimeError as error:  # a tensor has another shape
         raise MissingInputError(f"{source} does not fit its own configuration: {error}.") from error
     if missing or unexpected:
         raise MissingInputError(
             f"{source} does not fit its own configuration: "
-            f"{len(missing)} tensors are missing, {len(unexpected)} are not known."
+            f"{len(missing)} tensors are missing, and {len(unexpected)} are unknown."
         )
     return model.eval()
 
 
 class KdqatForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
-    """The door through which transformers loads a packed folder; what comes out is the architecture's own class."""
+    """Makes transformers load a packed folder; the loaded model has the class of its architecture."""
 
     config_class = KdqatConfig
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *_: Any, **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(cls, folder: str | Path, *_: object, **kwargs: object) -> PreTrainedModel:
         """The classifier of a packed folder, with quantised weights and activations, in eval mode.
 
-        Its logits equal those of the student in torch bit for bit on the same machine (FP32 remainder).
+        On the same machine its logits equal those of the student in torch bit for bit, if the file was not made with
+        FP16.
 
         Raises:
-            MissingInputError: the folder has no packed file, or it is truncated, altered or foreign.
+            MissingInputError: the folder has no packed file, or the file is truncated, altered or foreign.
         """
         checkpoint = PackedCheckpoint(Path(folder) / FILE_NAME)
         model, state, codes = empty_model(checkpoint), checkpoint.dense(), checkpoint.codes()

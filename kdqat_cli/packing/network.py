@@ -1,10 +1,9 @@
-"""Networks of kdqat's own (networks/nets.py) in the packed file: every parameter with codes, the rest in floats.
+"""Packed files of kdqat's own networks (networks/nets.py): quantised parameters as codes, other tensors as floats.
 
-Batch norms count their batches; that number is left out, because it says how a model was trained.
+The number of batches that a batch norm counts is left out, because it only describes the training.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -25,17 +24,17 @@ from kdqat_cli.record import Record
 def save_network(
     model: PreTrainedModel, folder: Path, record: Record, half: bool = False, codec: CodecName | None = None
 ) -> None:
-    """Writes a frozen student as a packed file into an existing folder.
+    """Writes the packed file of a frozen student into an existing folder.
 
     Args:
         model: the student.
-        folder: takes the file.
-        record: where the student comes from; its `quantization` is what loads it again.
-        half: scales, offsets, points and what is not quantised as FP16.
-        codec: as of `write_packed`.
+        folder: the folder for the file.
+        record: the record of the student; loading needs its `quantization`.
+        half: store scales, offsets, points and other tensors as FP16.
+        codec: see `write_packed`.
 
     Raises:
-        ConfigError: a value is not finite, or the codec cannot hold the levels.
+        ConfigError: a value is NaN or infinite, or the codec cannot hold the levels.
     """
     weights = {name: weight.codes().cpu() for name, weight in quantized_weights(model).items()}
     dense = {name: tensor.cpu() for name, tensor in _floats(plain_state(model)).items() if name not in weights}
@@ -51,18 +50,18 @@ def load_network(path: Path) -> tuple[PreTrainedModel, Record]:
     Its logits equal those of the student bit for bit (FP32 remainder).
 
     Raises:
-        MissingInputError: no such file, or it is truncated, altered, foreign, or its parts do not fit each other.
+        MissingInputError: the file does not exist, is truncated, altered or foreign, or its parts do not fit.
     """
     checkpoint = PackedCheckpoint(path)
     quantization = checkpoint.record.quantization
     net = NETS.get(checkpoint.config["model_type"])
     if quantization is None or net is None:
-        raise MissingInputError(f"{path} does not hold a network that kdqat knows.", "kdqat export")
+        raise MissingInputError(f"{path} does not contain a network that kdqat knows.", "kdqat export")
     config_class, model_class = net.classes()
     codes, dense = checkpoint.codes(), checkpoint.dense()
     try:
         config = config_class.from_dict(dict(checkpoint.config))
-        with init_empty_weights():  # first: a small file may tell of sizes that no memory holds
+        with init_empty_weights():  # checked first, because a small file may claim sizes that do not fit the memory
             _check_shapes(model_class(config), codes, dense, path)
         model: PreTrainedModel = model_class(config)
     except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
@@ -81,7 +80,7 @@ def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
-def _check_shapes(model: Any, codes: dict[str, Codes], dense: dict[str, Tensor], path: Path) -> None:
+def _check_shapes(model: PreTrainedModel, codes: dict[str, Codes], dense: dict[str, Tensor], path: Path) -> None:
     found = {name: codes.levels.shape for name, codes in codes.items()}
     found |= {name: tensor.shape for name, tensor in dense.items()}
     wanted: dict[str, torch.Size] = {name: tensor.shape for name, tensor in _floats(model.state_dict()).items()}

@@ -1,82 +1,83 @@
-"""Reading the packed checkpoint into numpy arrays, without torch: the engine serves without it.
+"""Reads a packed checkpoint into numpy arrays, without torch, so that the engine does not need torch.
 
-The layout stands in checkpoint.py. The digest is checked first: a truncated, altered or foreign file is refused, and
-nothing is unpickled. Ternary weights are trits afterwards, whatever codec the file has them in.
+checkpoint.py explains the layout. The digest is checked first, so a truncated, altered or foreign file is refused.
+Nothing is unpickled. After reading, ternary weights are trits, with any codec in the file.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from kdqat_cli.codecs.trits import LARGEST_BYTE, packed_size
 from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import is_there, open_file
 from kdqat_cli.levels import are_trits
-from kdqat_cli.packing.coded import SCALES, Arrays, Coded, Shapes, decoded, split
+from kdqat_cli.networks.family import Config
+from kdqat_cli.packing.coded import SCALES, Arrays, Coded, Floats, Shapes, decoded, split
 from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.record import Record, read_record
 
-FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail, not start from random weights
+FILE_NAME = "kdqat.safetensors"  # not model.safetensors: stock loaders must fail and not use random weights
 VERSIONS = (1, 2)
 METADATA_KEY = "kdqat"
 
 
 @dataclass
 class PackedParts:
-    """What a packed checkpoint holds.
+    """The parts of a packed checkpoint.
 
     Attributes:
-        arrays: every tensor that is not quantised, ternary weights as trits, and under `scales` their scales.
-        config: the model's configuration, as in config.json.
-        record: what is recorded of the model, under `about` in the file.
-        shapes: ternary weight → (rows, columns, number of scales).
+        arrays: tensors that are not quantised, ternary weights as trits, and `scales`, the scales of ternary weights.
+        config: the configuration of the model, as in config.json.
+        record: the record of the model; `about` in the file.
+        shapes: name of a ternary weight → (rows, columns, number of scales).
         coded: quantised weights that are not ternary.
     """
 
     arrays: Arrays
-    config: dict[str, Any]
+    config: Config
     record: Record
     shapes: Shapes
     coded: dict[str, Coded] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a tensor of the model; None: there is none of this name."""
+        """The shape of a tensor of the model; None: there is no tensor of this name."""
         if name in self.shapes:
             return self.shapes[name][:2]
         if name in self.coded:
             return self.coded[name].levels.shape
         return self.arrays[name].shape if name in self.arrays else None
 
-    def scales(self, single: bool = True) -> dict[str, NDArray[Any]]:
-        """Name → scales (1,) or (O,) of every ternary weight, in FP32 or, where `single` is false, as stored."""
-        scales, start = {}, 0
+    def scales(self, single: bool = True) -> dict[str, Floats]:
+        """Name of a ternary weight → its scales (1,) or (O,), in FP32, or as stored if `single` is false."""
+        scales: dict[str, Floats] = {}
+        start = 0
         for name, (_, _, count) in self.shapes.items():
-            values = self.arrays[SCALES][start : start + count]
+            values: Floats = self.arrays[SCALES][start : start + count]
             scales[name] = values.astype(np.float32) if single else values
             start += count
         return scales
 
 
 class PackedFile(PackedParts):
-    """A packed checkpoint that was read and found whole."""
+    """A packed checkpoint that was read and checked."""
 
     def __init__(self, path: Path) -> None:
         """Reads `path`.
 
         Raises:
-            MissingInputError: no such file, or truncated, altered, not kdqat's, or its parts do not fit each other
-                (soundness.py says what of a file is checked).
+            MissingInputError: the file does not exist, is truncated or altered, is not a packed checkpoint, or its
+                parts do not fit each other (soundness.py has the checks).
         """
         arrays, header = _read(path)
         if header.get("version") not in VERSIONS:
             raise MissingInputError(
-                f"{path} has format version {header.get('version')}; this kdqat reads versions 1 and 2.",
+                f"{path} has format version {header.get('version')}, but this kdqat reads versions 1 and 2.",
                 "kdqat export",
             )
         claimed = header.pop("sha256", None)
@@ -84,18 +85,18 @@ class PackedFile(PackedParts):
             raise MissingInputError(
                 f"{path} was altered after it was written: its sha256 does not match.", "kdqat export"
             )
-        quantized = "ternary" if header["version"] == 1 else "codes"
-        if not all(isinstance(header.get(key), dict) for key in ("config", "about", quantized)):
-            raise MissingInputError(f"{path} does not hold what its own header says.", "kdqat export")
+        quantized = header.get("ternary" if header["version"] == 1 else "codes")
+        config, about = header.get("config"), header.get("about")
+        if not (isinstance(config, dict) and isinstance(about, dict) and isinstance(quantized, dict)):
+            raise MissingInputError(f"{path} does not match its own header.", "kdqat export")
         if name := not_finite(arrays):
-            raise MissingInputError(f"{path}: {name} is not finite.", "kdqat distill")
-        record = read_record(header["about"], f"{path}: about")
+            raise MissingInputError(f"{path}: {name} is NaN or infinite.", "kdqat distill")
+        record = read_record(about, f"{path}: about")
         try:
-            shapes, coded = _quantized(arrays, header, record)
+            shapes, coded = _quantized(arrays, header["version"] == 1, quantized, record)
         except ValueError as error:
-            sentence = f"{path} does not hold what its own header says: {error}."
-            raise MissingInputError(sentence, "kdqat export") from error
-        super().__init__(arrays, header["config"], record, shapes, coded)
+            raise MissingInputError(f"{path} does not match its own header: {error}.", "kdqat export") from error
+        super().__init__(arrays, config, record, shapes, coded)
         if fault := fault_of(self):
             raise MissingInputError(f"{path} does not fit its own configuration: {fault}", "kdqat export")
 
@@ -112,7 +113,7 @@ def packed_record(path: Path) -> Record:
         return PackedFile(path).record  # says first whether the file was altered
 
 
-def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, Any]]:
+def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, object]]:
     """The arrays, unless they are not asked for, and the header."""
     if not is_there(path) or path.is_dir():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
@@ -121,13 +122,13 @@ def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, Any]]:
         if path.name == FILE_NAME
         else f"the folder of a model, or {FILE_NAME}, which kdqat export writes"
     )
-    open_file(path).close()  # refuses what is no regular file: a named pipe would block
+    open_file(path).close()  # refuses a file that is not regular: a named pipe would block
     try:
         with safe_open(path, framework="np") as file:
             names = file.keys() if weights else []
             arrays, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
         header = json.loads(metadata.get(METADATA_KEY, "null"))
-    # AttributeError and KeyError: numpy has not all of safetensors' types; OSError: it cannot be read.
+    # AttributeError and KeyError: numpy does not have all types of safetensors; OSError: the file cannot be read.
     except (
         *(SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, OSError, MemoryError),
     ) as error:
@@ -137,26 +138,34 @@ def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, Any]]:
     return arrays, header
 
 
-def _quantized(arrays: Arrays, header: dict[str, Any], record: Record) -> tuple[Shapes, dict[str, Coded]]:
-    """The quantised weights of a file, taken out of `arrays`; the ternary ones are put back as trits.
+def _quantized(
+    arrays: Arrays, first: bool, entries: Mapping[str, object], record: Record
+) -> tuple[Shapes, dict[str, Coded]]:
+    """The quantised weights of a file. They are removed from `arrays`, except ternary ones, which are stored as trits.
+
+    Args:
+        arrays: the arrays of the file; changed in place.
+        first: whether the file has version 1.
+        entries: `ternary` or `codes` of the header.
+        record: the record of the model.
 
     Raises:
-        ValueError: they are not there as the header says: a digest only tells that a file is as it was written.
+        ValueError: the arrays do not match the header. The digest only shows that the file did not change.
     """
     coded: dict[str, Coded] = {}
-    if header["version"] == 1:
-        shapes = _trits(arrays, header["ternary"])
+    if first:
+        shapes = _trits(arrays, entries)
     else:
-        weights = decoded(arrays, header["codes"])
+        weights = decoded(arrays, entries)
         trits, shapes, coded = split(weights, record.quantization is not None and are_trits(record.quantization.levels))
         arrays |= trits
     for name, array in arrays.items():
         if name not in shapes and array.dtype not in (np.float16, np.float32):
-            raise ValueError(f"{name} holds {array.dtype}")
+            raise ValueError(f"{name} has the type {array.dtype}")
     return shapes, coded
 
 
-def _trits(arrays: Arrays, ternary: dict[str, Any]) -> Shapes:
+def _trits(arrays: Arrays, ternary: Mapping[str, object]) -> Shapes:
     shapes: Shapes = {}
     for name, shape in ternary.items():
         if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
@@ -170,27 +179,27 @@ def _trits(arrays: Arrays, ternary: dict[str, Any]) -> Shapes:
         shapes[name] = (rows, columns, count)
     scales = sum(count for _, _, count in shapes.values())
     if shapes and (SCALES not in arrays or arrays[SCALES].shape != (scales,)):
-        raise ValueError(f"there are not {scales} scales")
+        raise ValueError(f"it does not have {scales} scales")
     return shapes
 
 
 def not_finite(arrays: Arrays) -> str | None:
-    """The first array that holds an infinite or undefined value: rounding to 8 bits makes a sound number of it."""
+    """The first array with a NaN or infinite value, which rounding to 8 bits would hide."""
     floats = (name for name, array in arrays.items() if array.dtype.kind == "f")
     return next((name for name in floats if not np.isfinite(arrays[name]).all()), None)
 
 
-def digest(arrays: Arrays, header: dict[str, Any]) -> str:
-    """The sha256 over a header (without its own) and all arrays."""
+def digest(arrays: Arrays, header: Mapping[str, object]) -> str:
+    """The sha256 of a header (without its `sha256`) and all arrays."""
     state = hashlib.sha256(to_json(header).encode())
     for name in sorted(arrays):
         array = arrays[name]
-        # The types under torch's names, with which the first files were written.
+        # The types have the names of torch, as in the first files.
         state.update(to_json([name, f"torch.{array.dtype}", list(array.shape)]).encode())
         state.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
     return state.hexdigest()
 
 
-def to_json(value: Any) -> str:
-    """The one spelling of a header that digests are made of."""
+def to_json(value: object) -> str:
+    """The JSON text of a header, always written in the same way, so that its digest is the same."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

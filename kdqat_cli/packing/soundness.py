@@ -1,16 +1,17 @@
-"""Whether a packed model makes sense: its configuration, its tensors and its record fit each other.
+"""Checks that the configuration, the tensors and the record of a packed model fit each other.
 
-The sha256 of a packed file says that nothing changed since it was written, not that what was written can be computed.
-So every reader of a file, and every writer, asks `fault_of` before anything is built: sizes have bounds, each tensor
-that the sizes call for is there in its shape, no other is, and no value of a forward pass can leave the range of FP32.
-For the last, the largest magnitude that a step can give follows from the largest weights: a normalised row of n values
-holds none above √n, and a linear of n inputs multiplies by n·scale at most.
+The sha256 of a packed file shows that nothing changed since it was written. It does not show that the model can be
+computed. So every reader and every writer of a file calls `fault_of` before a model is built. It checks that sizes are
+in range, that every tensor that the sizes require is there in its shape and no other tensor is, and that no value of a
+forward pass can leave the range of FP32. For the last check, bounds of all steps are computed from the largest weights:
+a value in a normalised row of n values is at most √n, and a linear with n inputs multiplies by at most n·scale.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.levels import are_trits
@@ -23,16 +24,16 @@ from kdqat_cli.packing.coded import SCALES
 if TYPE_CHECKING:
     from kdqat_cli.packing.packed_file import PackedParts
 
-_LARGEST = 1e37  # FP32 ends at 3.4e38
-_ROUNDED_UP = 1 + 2**20 / 254  # the sum of 2^20 probabilities that are rounded to multiples of 1/127 of the largest
+_LARGEST = 1e37  # the largest number of FP32 is 3.4e38
+_ROUNDED_UP = 1 + 2**20 / 254  # a bound for the sum of 2^20 probabilities, rounded to multiples of 1/127 of the largest
 _TABLES = {"words": "vocab_size", "positions": "max_position_embeddings", "types": "type_vocab_size"}
-"""Rows of a table → the key of config.json that tells their number, too."""
+"""Table → the key of config.json with its number of rows."""
 
 
 def fault_of(parts: "PackedParts") -> str | None:
-    """What does not fit in a packed model, as the end of a sentence; None: it is sound.
+    """What does not fit in a packed model, as the end of a sentence; None: everything fits.
 
-    Of a network that is no encoder only numbers and levels are checked here; network.py compares the tensors with it.
+    For a network that is not an encoder, only numbers and levels are checked here; network.py checks the tensors.
     """
     model_type = parts.config.get("model_type")
     net = NETS.get(model_type) if isinstance(model_type, str) else None
@@ -55,7 +56,7 @@ def fault_of(parts: "PackedParts") -> str | None:
 
 
 def not_ternary(parts: "PackedParts") -> str | None:
-    """The first weight that the engine does not serve: a matrix or word embedding that is not ternary; None: all are.
+    """The first matrix or word embedding that is not ternary, which the engine does not support; None: all are ternary.
 
     Raises:
         ConfigError: kdqat does not know the architecture, or a size is out of range.
@@ -65,8 +66,8 @@ def not_ternary(parts: "PackedParts") -> str | None:
     return next((name for name in names if name not in parts.shapes and parts.shape(name) is not None), None)
 
 
-def _strange_number(value: Any, place: str = "config") -> str | None:
-    """A number that no configuration has; what builds a model from one may take any of its keys."""
+def _strange_number(value: object, place: str = "config") -> str | None:
+    """A number that no real configuration has. All keys are checked, because a model class may use any of them."""
     if isinstance(value, dict | list) and place.count(".") < 8:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return next(filter(None, (_strange_number(part, f"{place}.{key}") for key, part in items)), None)
@@ -104,10 +105,10 @@ def _wrong_configuration(parts: "PackedParts", family: Family) -> str | None:
     rows |= {name: len(parts.arrays[family.vectors[name]]) for name in ("positions", "types") if name in family.vectors}
     for name, count in rows.items():
         if not count or type(config.get(_TABLES[name])) is not int or config[_TABLES[name]] != count:
-            return f"{_TABLES[name]} is {shown(config.get(_TABLES[name]))}, but there are {count} of them."
+            return f"{_TABLES[name]} is {shown(config.get(_TABLES[name]))}, but the table has {count} rows."
     padding = config.get("pad_token_id")
     if padding is not None and not (type(padding) is int and 0 <= padding < rows["words"]):
-        return f"pad_token_id is {shown(padding)}, of {rows['words']} tokens."
+        return f"pad_token_id is {shown(padding)}, but there are {rows['words']} tokens."
     if family.relative:
         buckets, farthest = (config.get(f"relative_attention_{key}") for key in ("num_buckets", "max_distance"))
         buckets, farthest = 32 if buckets is None else buckets, 128 if farthest is None else farthest
@@ -125,13 +126,13 @@ def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | N
     if not isinstance(told, dict) or sorted(map(str, told)) != sorted(map(str, range(outputs))) or bias != outputs:
         return f"id2label does not name the {outputs} outputs of the classifier."
     if names is not None and names != [told[key] for key in sorted(told, key=int)]:
-        return "the record's labels are not those of id2label."
+        return "the labels of the record differ from id2label."
     problem = config.get("problem_type")
     regression = problem == "regression"
     if problem not in (None, "regression", "single_label_classification") or (regression and outputs != 1):
-        return f"problem_type is {shown(problem)}, with {outputs} outputs."
+        return f"problem_type is {shown(problem)}, but the classifier has {outputs} outputs."
     if parts.record.kind == "packed" and (names is None) != (outputs == 1):
-        return f"the record has {'no labels' if names is None else 'labels'}, but the classifier {outputs} outputs."
+        return f"the record has {'no labels' if names is None else 'labels'}, but the classifier has {outputs} outputs."
     return None
 
 
@@ -150,16 +151,16 @@ def _wrong_levels(parts: "PackedParts") -> str | None:
     if quantization is not None:
         told, levels = quantization.weights, quantization.levels
         if parts.shapes and not are_trits(levels):
-            return f"the record tells of {told} weights."
+            return f"the record has {told} weights, but the file has ternary weights."
         for name, weight in parts.coded.items():
             low, high = int(weight.levels.min()), int(weight.levels.max())
             if not min(levels) <= low <= high <= max(levels):
-                return f"the record tells of {told} weights, but {name} has levels from {low} to {high}."
+                return f"the record has {told} weights, but {name} has levels from {low} to {high}."
     return None
 
 
 class _OverflowError(Exception):
-    """A value that may be beyond FP32; the message says of what."""
+    """A value that may leave the range of FP32; the message names the part."""
 
 
 def _overflow(parts: "PackedParts", family: Family, sizes: Sizes) -> str | None:
@@ -172,7 +173,7 @@ def _overflow(parts: "PackedParts", family: Family, sizes: Sizes) -> str | None:
 
 
 class _Magnitudes:
-    """The largest magnitudes that a forward pass can give, from step to step."""
+    """Upper bounds of the magnitudes in a forward pass, step by step."""
 
     def __init__(self, parts: "PackedParts", family: Family, sizes: Sizes) -> None:
         self._arrays, self._family, self._sizes = parts.arrays, family, sizes
@@ -184,10 +185,10 @@ class _Magnitudes:
         self._normalised_later = family.pre_norm
 
     def walk(self) -> None:
-        """Goes from the embeddings to the logits.
+        """Computes the bounds from the embeddings to the logits.
 
         Raises:
-            _OverflowError: a step's values are not bounded far enough below FP32's end.
+            _OverflowError: the bound of a step is too close to the end of the range of FP32.
         """
         family, sizes, tables = self._family, self._sizes, self._family.vectors
         x = self._weight(f"{family.word_embedding}.weight")
@@ -253,5 +254,5 @@ class _Magnitudes:
         return value
 
 
-def _largest(values: Any) -> float:
+def _largest(values: NDArray[np.floating]) -> float:
     return float(np.abs(values).max(initial=0.0))

@@ -4,12 +4,12 @@
 
 Guarantees
 - The sums of c·qᵀ are exact. FP32 products of x̂ and Ŵ would round each sum and differ in the last bits.
-- The gradient is straight-through: products with x̂ and Ŵ, and zero where a value reached its clamp. The products are in
-  FP32, or in the type of torch's autocast.
+- The gradient is straight-through: products with x̂ and Ŵ, and zero where a value reached its clamp. The products are
+  in FP32, or in the type of torch's autocast.
 
 On a CPU with AVX-512 the integer product takes a fifth of the time of the FP32 product, and the c that is kept for the
-gradient takes a quarter of the memory of x̂. Weights must be ternary: a processor without VNNI adds pairs of products in
-16 bits, which hold 2·255·1.
+gradient takes a quarter of the memory of x̂. Weights must be ternary: a processor without VNNI adds pairs of products
+in 16 bits, which hold 2·255·1.
 """
 
 from collections.abc import Callable

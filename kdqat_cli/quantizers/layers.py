@@ -118,7 +118,7 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(QuantizedWeight):
-    """y = quantised(x) · quantised(W)ᵀ + b; W (O, I) has one scale unless the quantiser has a grouping of its own."""
+    """y = quantised(x) · quantised(W)ᵀ + b; W (O, I) has one scale unless the quantiser has its own grouping."""
 
     def __init__(
         self, linear: nn.Linear, weight_quantizer: StraightThrough, quantizer: ActivationQuantizer | None
@@ -140,7 +140,7 @@ class QuantizedLinear(QuantizedWeight):
             clip = self.weight_quantizer.clip
             return integer_linear(inputs, quantizer.rounded(inputs), self.weight, self._codes(), clip, self.bias)
         quantized = inputs if quantizer is None else quantizer(inputs)
-        # Under autocast too, the result has the type of the inputs: in bfloat16 levels would not be an evaluation's.
+        # The result has the type of the inputs under autocast too: bfloat16 would give other levels than evaluation.
         return F.linear(quantized, self._quantized(self.weight), self.bias).to(inputs.dtype)
 
     def train(self, mode: bool = True) -> Self:

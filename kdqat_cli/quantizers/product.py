@@ -1,4 +1,4 @@
-"""The product x̂·ŷ of two quantised activations. It keeps their 8-bit integers for the gradient instead of their values.
+"""The product x̂·ŷ of two quantised activations, which keeps their 8-bit integers for the gradient.
 
 The gradient is straight-through: products with x̂ and ŷ, and zero where a value reached its clamp. Under torch's
 autocast the products of both passes are computed in its type; inputs and outputs keep their own type.

@@ -23,7 +23,7 @@ def test_names_need_no_torch() -> None:
 def test_a_missing_package_is_named_with_its_command() -> None:
     with pytest.raises(MissingInputError) as caught:
         require_packages("gguf", ("numpy", "no-such-package", "nor-this-one"))
-    assert caught.value.sentence == "The format gguf needs no-such-package and nor-this-one, not installed here."
+    assert caught.value.sentence == "The format gguf needs no-such-package and nor-this-one, which is not installed."
     assert caught.value.fix == "pip install no-such-package nor-this-one"
     assert caught.value.exit_code == 3
 

@@ -122,7 +122,7 @@ def test_roberta_s_positions_start_behind_padding(tokenizer: PreTrainedTokenizer
 def test_what_llama_cpp_does_not_compute_is_refused(
     architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"no classifier of the type {architecture}; it has bert, roberta") as caught:
+    with pytest.raises(ConfigError, match=f"no classifier of the type {architecture}, but has bert, roberta") as caught:
         gguf_file.write(student(architecture), tokenizer, tmp_path, "TQ2_0")
     assert caught.value.fix == "--format onnx"
 
@@ -212,7 +212,9 @@ def test_added_tokens_keep_their_text_and_have_a_type_of_their_own(
 def test_more_tokens_than_embeddings_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     added = copy.deepcopy(tokenizer)
     added.add_tokens(["[URL]", "[USER]"])
-    with pytest.raises(ConfigError, match=rf"token '\[USER\]' has the number {len(tokenizer) + 1}, but the model has"):
+    with pytest.raises(
+        ConfigError, match=rf"token '\[USER\]' of the tokenizer has the id {len(tokenizer) + 1}, but the model has"
+    ):
         written(added, tmp_path, len(tokenizer) + 1)
 
 
@@ -221,7 +223,7 @@ def test_tokens_that_are_one_to_llama_cpp_are_refused(tokenizer: PreTrainedToken
     added = copy.deepcopy(tokenizer)
     piece = next(token for token in VOCABULARY if token.startswith("##"))
     added.add_tokens([piece.removeprefix("##")])
-    with pytest.raises(ConfigError, match=f"'{piece}' and '{piece[2:]}' are one token to llama.cpp"):
+    with pytest.raises(ConfigError, match=f"llama.cpp cannot distinguish the tokens '{piece}' and '{piece[2:]}'"):
         written(added, tmp_path, len(added))
 
 

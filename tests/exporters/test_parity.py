@@ -35,7 +35,9 @@ def test_other_shapes_are_no_comparison() -> None:
 
 def test_the_bound_is_a_share_of_the_rows() -> None:
     require(Parity(rows=1000, differing=int(1000 * BOUND), largest=1.0), "it")
-    with pytest.raises(GateError, match="it disagrees with the student on 31 of 1000 rows, more than 3 %") as caught:
+    with pytest.raises(
+        GateError, match="it gives other answers than the student on 31 of 1000 rows, more than 3 %"
+    ) as caught:
         require(Parity(rows=1000, differing=31, largest=1.0), "it")
     assert caught.value.exit_code == 4
 
@@ -47,7 +49,7 @@ def test_tokens_may_differ_in_a_hundredth_of_the_texts() -> None:
     assert require_tokens(texts, ids, ids, "It") == 0
     assert require_tokens(texts, ids, others, "It") == 2
     others[150] = []
-    expected = r"It splits 3 of 200 texts .*: of 'text 3' it makes \[1, 0, 0\], not \[1, 3\]; nothing was written"
+    expected = r"It splits 3 of 200 texts .*: 'text 3' becomes \[1, 0, 0\] instead of \[1, 3\]; nothing was written"
     with pytest.raises(GateError, match=expected):
         require_tokens(texts, ids, others, "It")
     with pytest.raises(GateError, match="It splits 1 of 1 texts"):

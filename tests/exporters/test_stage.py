@@ -77,7 +77,7 @@ def test_an_export_that_says_something_else_is_not_kept(
 
     spec = catalogue.FORMATS["dense"]
     monkeypatch.setitem(catalogue.FORMATS, "dense", catalogue.Format(negated, spec.logits, spec.file, "", ""))
-    with pytest.raises(GateError, match=r"dense export of .* disagrees with the student on 60 of 60 rows"):
+    with pytest.raises(GateError, match=r"dense export of .* gives other answers than the student on 60 of 60 rows"):
         export(student, tmp_path / "out", format_name="dense", task=task)
     assert not (tmp_path / "out" / "model").exists()
 

@@ -146,7 +146,9 @@ def test_what_is_not_ternary_is_refused(
     model = tiny("bert")
     quantize_model(model, quantization(weights="int8"))
     freeze(model)
-    with pytest.raises(ConfigError, match=r"word_embeddings is int8, 255 levels .* this format holds levels of -1, 0"):
+    with pytest.raises(
+        ConfigError, match=r"word_embeddings is int8, 255 levels .* this format holds only levels of -1, 0"
+    ):
         write(model, tokenizer, tmp_path)
 
 

@@ -87,12 +87,12 @@ def test_what_is_no_finite_number_is_neither_written_nor_read(
         ternary, dense = parts()
         values = ternary[WORDS].scales if scaled else next(iter(dense.values()))
         values.view(-1)[3] = value
-        with pytest.raises(ConfigError, match=f"is not finite in FP{16 if half else 32}"):
+        with pytest.raises(ConfigError, match=f"is NaN or infinite in FP{16 if half else 32}"):
             packed_parts(ternary, dense, CONFIG, RECORD, half)
         with monkeypatch.context() as patch:
             patch.setattr(module, "not_finite", lambda _: None)
             write_packed(packed, packed_parts(ternary, dense, CONFIG, RECORD, half))
-        with pytest.raises(MissingInputError, match="is not finite"):
+        with pytest.raises(MissingInputError, match="is NaN or infinite"):
             PackedCheckpoint(packed)
 
 
@@ -210,7 +210,7 @@ def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
 
 def test_another_format_version_names_those_that_are_read(packed: Path) -> None:
     save_file({"weight": torch.ones(2, 2)}, packed, metadata={"kdqat": json.dumps({"version": 3})})
-    with pytest.raises(MissingInputError, match=r"version 3; this kdqat reads versions 1 and 2") as caught:
+    with pytest.raises(MissingInputError, match=r"version 3, but this kdqat reads versions 1 and 2") as caught:
         PackedCheckpoint(packed)
     assert caught.value.fix == "kdqat export"
 

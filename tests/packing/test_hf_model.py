@@ -159,7 +159,7 @@ def test_levels_that_the_record_does_not_know_are_not_packed(
     quantize_model(model, quantization(weights="int4"))
     if frozen:
         freeze(model)
-    with pytest.raises(ConfigError, match=r"record tells of ternary weights, but .* has levels from -7 to 7\."):
+    with pytest.raises(ConfigError, match=r"record has ternary weights, but .* has levels from -7 to 7\."):
         save_packed(model, tmp_path, RECORD)
     assert not (tmp_path / FILE_NAME).exists()
 

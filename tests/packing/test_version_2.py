@@ -154,10 +154,10 @@ def test_torch_serves_other_weights_and_says_so(model: PreTrainedModel, tmp_path
     engine = Engine.load(tmp_path, 1)
     assert engine.kernel == "torch"
     assert engine.remark is not None
-    assert "word_embeddings.weight is not so. Torch computes, slower." in engine.remark
+    assert "word_embeddings.weight has other weights. Torch computes, more slowly." in engine.remark
     expected = logits(packed, {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3)})
     torch.testing.assert_close(torch.tensor(engine.logits([([5, 6, 7], None)])), expected)
-    with pytest.raises(ConfigError, match="serves ternary weights"):
+    with pytest.raises(ConfigError, match="supports ternary weights"):
         NativeModel(PackedFile(tmp_path / FILE_NAME), kernels()[0], 1)
 
 
@@ -228,7 +228,7 @@ DAMAGES = {
     "no size": (changed({"size": None}), "scale per bucket of None"),
     "size": (changed({"size": 100}), r"scales has the shape|offsets has the shape"),
     "lowest": (changed({"lowest": -200}), "lowest: input should be greater"),
-    "lower": (changed({"lowest": -7}), "the record tells of uniform weights, but .* has levels from -7 to 8"),
+    "lower": (changed({"lowest": -7}), "the record has uniform weights, but .* has levels from -7 to 8"),
     "points": (changed({"points": 4}), r"points has the shape \(0,\), not \(4,\)"),
     "no offsets": (changed({"offsets": False}), "offsets has the shape"),
     "unknown key": (changed({"colour": 1}), "colour"),
@@ -237,8 +237,8 @@ DAMAGES = {
     "points of none": (points_of_none, r"points has the shape \(3,\), not \(0,\)"),
     "bytes": (bytes_of_none, "classifier.weight holds uint8"),
     "a weight that is not there": (not_there, "more has no levels"),
-    "other bits": (other_bits, "the record tells of uniform weights, but .* has levels from 0 to 15"),
-    "a record of ternary weights": (of_ternary, "the record tells of ternary weights, but"),
+    "other bits": (other_bits, "the record has uniform weights, but .* has levels from 0 to 15"),
+    "a record of ternary weights": (of_ternary, "the record has ternary weights, but"),
     "a bomb": (a_bomb, "bytes cannot hold 3"),
 }
 

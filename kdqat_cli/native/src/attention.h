@@ -2,9 +2,9 @@
 //
 // Scores are exact integer sums times the scales. Softmax is FP32. Its largest probability e / Σe is 1 / Σe, at the
 // largest score, so the quantised probabilities are round(127·e) and need no division: their scale is 1 / (127·Σe). (If
-// probabilities are clipped at c, e is clipped at c·Σe, which replaces the 1.) The scales of V differ along the sum over
-// keys, so V is multiplied by its scales once per head, and the sum is FP32. This is 1/12 of the products of a BERT at
-// length 512, and less for shorter sequences.
+// probabilities are clipped at c, e is clipped at c·Σe, which replaces the 1.) The scales of V differ along the sum
+// over keys, so V is multiplied by its scales once per head, and the sum is FP32. This is 1/12 of the products of a
+// BERT at length 512, and less for shorter sequences.
 //
 // `Scores` gives kQueries, the queries of a tile; kKeyBias, which is flipped in every byte of K (unsigned × signed
 // products want K from 0 to 255; 128·Σq is then subtracted); and dot<Q>(): 16 keys × Q queries. K is laid out as

@@ -7,13 +7,13 @@
 // outputs × 4 inputs) is one register; a tile of 6 rows × 1 panel keeps 12 sums, and loads 2 half lines and 6
 // activations for 12 products.
 //
-// Q·K has no such bound: |q|·k, with the sign of q moved to k, keeps vpmaddubsw below 2·127·127 = 32,258, and each sum is
-// widened at once.
+// Q·K has no such bound: |q|·k, with the sign of q moved to k, keeps vpmaddubsw below 2·127·127 = 32,258, and each sum
+// is widened at once.
 //
 // Tiles, measured on a busy AMD EPYC (Zen 4): CPU time, best of many runs, one thread, a 768-wide chain with its
 // quantisation. 84 G products per second at 1 row, 142 at 4, about 145 at 128; a loop of only the two instructions
-// reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in elapsed time, which is
-// close to these figures only on an idle machine.
+// reached 188. `python benchmarks/linears.py --kernel avx2 --threads 1` measures the same chain in elapsed time, which
+// is close to these figures only on an idle machine.
 
 #if defined(__x86_64__)
 

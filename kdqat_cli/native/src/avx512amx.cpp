@@ -1,21 +1,21 @@
-// AMX: tdpbsud multiplies a tile of 16 rows × 64 activations with one of 64 inputs × 16 codes, and adds to 16 × 16 int32
-// sums: 16,384 products in 16 cycles, eight times as many as VNNI's.
+// AMX: tdpbsud multiplies a tile of 16 rows × 64 activations with one of 64 inputs × 16 codes, and adds to 16 × 16
+// int32 sums: 16,384 products in 16 cycles, eight times as many as VNNI's.
 //
-// A tile of codes is four lines of kernels.h, shifted by 0, 2, 4 and 6 bits and masked. Two tiles of rows (a band) times
-// two panels (a strip) keep their sums in four tile registers, so each loaded tile is used twice. Tiles are loaded from
-// memory, so codes must first be expanded to memory. This happens three steps ahead, in a ring that stays in the
-// first-level cache, and again for each band. A whole strip, expanded once, would push the activations out of that
-// cache: it took twice the time at 32 rows, and no less time at 128. While products are computed, which use one port
-// only, the sums of the previous band are converted to floats. Sums are exact, as with VNNI. For one or two rows VNNI is
-// faster.
+// A tile of codes is four lines of kernels.h, shifted by 0, 2, 4 and 6 bits and masked. Two tiles of rows (a band)
+// times two panels (a strip) keep their sums in four tile registers, so each loaded tile is used twice. Tiles are
+// loaded from memory, so codes must first be expanded to memory. This happens three steps ahead, in a ring that stays
+// in the first-level cache, and again for each band. A whole strip, expanded once, would push the activations out of
+// that cache: it took twice the time at 32 rows, and no less time at 128. While products are computed, which use one
+// port only, the sums of the previous band are converted to floats. Sums are exact, as with VNNI. For one or two rows
+// VNNI is faster.
 //
-// Tiles with fewer rows take almost as long as full tiles. So all bands have the same height, which avoids loading other
-// tile shapes, and the last band may compute some rows again.
+// Tiles with fewer rows take almost as long as full tiles. So all bands have the same height, which avoids loading
+// other tile shapes, and the last band may compute some rows again.
 //
 // Measured on a busy Xeon (Sapphire Rapids): CPU time, best of many runs, one thread, a 768-wide chain with its
-// quantisation. 517 G products per second at 8 rows, 823 at 32, 827 at 128 (VNNI: 315, 313, 303); a loop of only tdpbsud
-// and its loads reached 3,200. `python benchmarks/linears.py --threads 1` measures the same chain in elapsed time, which
-// is close to these figures only on an idle machine.
+// quantisation. 517 G products per second at 8 rows, 823 at 32, 827 at 128 (VNNI: 315, 313, 303); a loop of only
+// tdpbsud and its loads reached 3,200. `python benchmarks/linears.py --threads 1` measures the same chain in elapsed
+// time, which is close to these figures only on an idle machine.
 
 #if defined(__x86_64__)
 
@@ -55,8 +55,8 @@ struct alignas(64) TileShapes {
 // Compilers do not know that tile instructions read memory, so written values must not stay in registers.
 inline void written() { asm volatile("" ::: "memory"); }
 
-// One call of the linear layer: rows in bands of equal height, panels in strips. The last band and the last strip are as
-// large as the others and may compute some values again.
+// One call of the linear layer: rows in bands of equal height, panels in strips. The last band and the last strip are
+// as large as the others and may compute some values again.
 struct Job {
     const Quantized& rows;
     const Matrix& matrix;
@@ -141,8 +141,8 @@ struct Sums {
     }
 };
 
-// Computes the sums of a band whose rows fill one or two tiles. During each step, the codes of a later step are expanded,
-// and a share of the previous sums is converted to floats.
+// Computes the sums of a band whose rows fill one or two tiles. During each step, the codes of a later step are
+// expanded, and a share of the previous sums is converted to floats.
 template <int A>
 [[gnu::always_inline]] inline void products(
     const Job& job, uint8_t (*ring)[kStrip * kTile], int& slot, Ahead& ahead, const Sums& before, Sums& sums) {

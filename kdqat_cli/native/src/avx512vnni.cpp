@@ -1,9 +1,9 @@
 // AVX-512 with VNNI: vpdpbusd adds four products of unsigned codes and signed activations to each of 16 int32 sums.
 //
 // One instruction takes a line of 64 bytes (16 outputs × 4 inputs) and four activations of one row, broadcast. A tile
-// of 8 rows × 3 panels keeps 24 sums in registers; shifting and masking its codes costs 21 instructions for 96 products,
-// on ports that Zen 4 has free (to expand them first was 10 % slower there; on processors with two 512-bit ports it may
-// not be). Nothing can overflow: |sum| <= 2·127·inputs, below 2^31 up to 8 million inputs.
+// of 8 rows × 3 panels keeps 24 sums in registers; shifting and masking its codes costs 21 instructions for 96
+// products, on ports that Zen 4 has free (to expand them first was 10 % slower there; on processors with two 512-bit
+// ports it may not be). Nothing can overflow: |sum| <= 2·127·inputs, below 2^31 up to 8 million inputs.
 //
 // General int8 has the same rate, so ternary codes save memory and bandwidth here, but no arithmetic.
 //

@@ -1,8 +1,8 @@
 // The FP32 parts of a forward pass and the quantiser, written once over a vector type.
 //
 // Every kernel file includes this with its own `Simd`: W floats per vector, and the few operations that differ between
-// instruction sets. Everything is in an unnamed namespace, so that no instantiation leaves its file: the linker must not
-// use code for one processor on another.
+// instruction sets. Everything is in an unnamed namespace, so that no instantiation leaves its file: the linker must
+// not use code for one processor on another.
 //
 // Accuracy. exp: 1.5 ulp (polynomial of degree 6 on ±ln2/2). GELU: x⁺ - |x|·Q(|x|) with the Gaussian tail Q as 2 to a
 // polynomial of degree 10 that was fitted to log2 Q on [0, 9]; relative error 1.6e-7 for x > 0, 9.5e-7 for -3 < x < 0,
@@ -126,10 +126,10 @@ inline void with(Activation act, Work&& work) {
     }
 }
 
-// x / divisor as division rounds it, for many x and one divisor whose rounded inverse is given: a product, and twice what
-// the remainder says is missing (Markstein, IBM J. Res. Dev. 34, 1990, theorem 8.3). Division takes five times as long.
-// It holds where no remainder is below the normal numbers: for divisors from kSmallDivisor on, and quotients that do not
-// round to 0.
+// x / divisor as division rounds it, for many x and one divisor whose rounded inverse is given: a product, and twice
+// what the remainder says is missing (Markstein, IBM J. Res. Dev. 34, 1990, theorem 8.3). Division takes five times as
+// long. It holds where no remainder is below the normal numbers: for divisors from kSmallDivisor on, and quotients that
+// do not round to 0.
 constexpr float kSmallDivisor = 1e-25f;
 
 template <class S>

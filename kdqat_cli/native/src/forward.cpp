@@ -1,11 +1,13 @@
-// The forward pass of post-norm encoders (BERT and its relatives) and of T5's pre-norm encoder. A layer has three steps:
+// The forward pass of post-norm encoders (BERT and its relatives) and of T5's pre-norm encoder. A layer has three
+// steps:
 //
 //     project       quantise the input of attention, compute Q, K and V from it, and quantise them head by head
 //     attend        attention; a piece is one head of one sequence
 //     finish_layer  quantise the context, project out, add and normalise; feed-forward, add and normalise
 //
 // finish_layer of one layer and project of the next need one row at a time, so a block of rows goes through both
-// without waiting (plan.h). Only attention needs all rows of a sequence: the team waits for all members twice per layer.
+// without waiting (plan.h). Only attention needs all rows of a sequence: the team waits for all members twice per
+// layer.
 //
 // Sequences are stored one after the other, without padding. A call is divided into chunks of whole sequences with at
 // most kChunkRows rows (or one longer sequence), which limits the memory of the pass beside the weights.

@@ -20,8 +20,8 @@ Bytes aligned_bytes(size_t count);
 class TernaryMatrix {
 public:
     TernaryMatrix() = default;
-    // From five codes per byte (codecs/trits.py), row by row; `bias` may be null. Throws std::invalid_argument if a byte
-    // is invalid or the number of codes is not outputs·inputs.
+    // From five codes per byte (codecs/trits.py), row by row; `bias` may be null. Throws std::invalid_argument if a
+    // byte is invalid or the number of codes is not outputs·inputs.
     TernaryMatrix(const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias);
 
     bool empty() const { return !codes_; }

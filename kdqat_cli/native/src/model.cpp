@@ -104,7 +104,7 @@ void Model::check(const Tokens& tokens) const {
     require(tokens.sequences >= 1, "no sequences");
     int64_t rows = 0;
     for (int s = 0; s < tokens.sequences; ++s) {
-        require(tokens.lengths[s] >= 1, "an empty sequence");
+        require(tokens.lengths[s] >= 1, "a sequence is empty");
         require(
             !tokens.relative || tokens.lengths[s] <= tokens.span, "a sequence is longer than its relative positions");
         rows += tokens.lengths[s];

@@ -1,8 +1,8 @@
 // NEON with dot product (ARMv8.2): sdot adds four products of signed bytes to each of four int32 sums.
 //
 // Codes 0, 1 and 2 are valid signed bytes. A line is four registers of 4 outputs × 4 inputs. Sixteen activations of a
-// row (one group) fill a register; four at a time are broadcast to another register. A tile of 4 rows × 1 panel keeps 16
-// sums. |sum| <= 2·127·inputs, as with VNNI. Tested under qemu (`make test-arm`); its speed was not measured.
+// row (one group) fill a register; four at a time are broadcast to another register. A tile of 4 rows × 1 panel keeps
+// 16 sums. |sum| <= 2·127·inputs, as with VNNI. Tested under qemu (`make test-arm`); its speed was not measured.
 
 #if defined(__aarch64__)
 

@@ -1,18 +1,18 @@
 // AVX2: ternary products of many rows by tables (the method of four Russians).
 //
 // Four inputs with codes in {-1, 0, 1} have 81 possible sums. A table holds all of them for 16 or 32 rows, whose values
-// are side by side in 16-bit lanes. An output then gets its sum of four inputs with one load and one addition. These are
-// 64 products per instruction; vpmaddubsw with vpaddw computes 16 (avx2.cpp). A group of 16 inputs has four tables, 21 KB
-// for 32 rows, which stay in the first-level cache for all outputs. One byte of the packed codes holds the codes of the
-// four inputs of one table.
+// are side by side in 16-bit lanes. An output then gets its sum of four inputs with one load and one addition. These
+// are 64 products per instruction; vpmaddubsw with vpaddw computes 16 (avx2.cpp). A group of 16 inputs has four tables,
+// 21 KB for 32 rows, which stay in the first-level cache for all outputs. One byte of the packed codes holds the codes
+// of the four inputs of one table.
 //
 // 16 groups are 256 inputs. Their sums are at most 256·127 = 32,512; after that, sums are widened to int32.
 //
 // Making a table costs as much time as about 100 outputs, and the tables serve 16 or 32 rows at a time. So tiles are
 // faster for few rows or few outputs.
 //
-// Measured on a Xeon (Sapphire Rapids) with AVX-512 switched off: `python benchmarks/linears.py --as-avx2 --threads 1`, a
-// 768-wide chain with its quantisation: 186 G products per second at 32 rows and 185 at 128; with tiles 137 and 142.
+// Measured on a Xeon (Sapphire Rapids) with AVX-512 switched off: `python benchmarks/linears.py --as-avx2 --threads 1`,
+// a 768-wide chain with its quantisation: 186 G products per second at 32 rows and 185 at 128; with tiles 137 and 142.
 
 #pragma once
 
@@ -55,8 +55,8 @@ inline void transpose_bytes(__m128i (&x)[16]) {
     }
 }
 
-// The tables of one group: tables[i][code][H·16 rows] = Σⱼ (digit j of code, less 1)·input 4j + i. `x` is at the group of
-// the first row; rows from `count` on repeat the last.
+// The tables of one group: tables[i][code][H·16 rows] = Σⱼ (digit j of code, less 1)·input 4j + i. `x` is at the group
+// of the first row; rows from `count` on repeat the last.
 template <int H>
 inline void make_tables(const int8_t* x, size_t stride, int count, int16_t* tables) {
     for (int h = 0; h < H; ++h) {
@@ -98,8 +98,8 @@ inline void make_tables(const int8_t* x, size_t stride, int count, int16_t* tabl
     }
 }
 
-// A line of codes, two bits each → where their sums stand in their tables, in bytes: (1, 3, 9 and 27 times the codes + 1,
-// added up)·2^Shift.
+// A line of codes, two bits each → where their sums stand in their tables, in bytes: (1, 3, 9 and 27 times the codes +
+// 1, added up)·2^Shift.
 template <int Shift>
 inline void places(const uint8_t* line, uint16_t* out) {
     const __m256i mask = _mm256_set1_epi8(15);

@@ -1,10 +1,10 @@
 // A few threads that run one function together and divide its parts into pieces.
 //
 // A forward pass of a small batch has about a hundred parts of about 50 µs each. No member waits for another to arrive,
-// only for pieces that another has taken. If other processes keep a CPU busy, the member on that CPU takes no pieces, and
-// the others do its work. A member that must wait spins for about kSpins pauses (25 to 90 µs) and then yields its CPU,
-// again and again. It does not sleep: the shortest sleep takes about 80 µs, and the others would meanwhile do its share
-// of the next part.
+// only for pieces that another has taken. If other processes keep a CPU busy, the member on that CPU takes no pieces,
+// and the others do its work. A member that must wait spins for about kSpins pauses (25 to 90 µs) and then yields its
+// CPU, again and again. It does not sleep: the shortest sleep takes about 80 µs, and the others would meanwhile do its
+// share of the next part.
 //
 // Between two calls the threads spin for kIdleSpins pauses (0.2 to 0.7 ms) and then sleep. Waking a thread takes longer
 // than a small call: with shorter spinning, members would come too late for every call of a caller that pauses longer.

@@ -1,8 +1,8 @@
 // Training steps in one pass over a tensor, for which torch needs several. Written once over a vector type, like
 // floats.h.
 //
-// A training that diverges must be noticed: a row with an infinity or NaN gets a scale or a divergence that is not finite
-// either.
+// A training that diverges must be noticed: a row with an infinity or NaN gets a scale or a divergence that is not
+// finite either.
 
 #pragma once
 
@@ -47,9 +47,10 @@ void round_row(const float* row, int width, float clip, float scale, int8_t* cod
     }
 }
 
-// The end of `divergence` with a floor ε for probabilities: Σ a·(log a - log b) with a = max(p_t, ε) and b = max(p_s, ε),
-// and slope = (p_s·Σc - c)·factor with c = a where p_s >= ε, else 0. log_own(i) and log_taught(i) give
-// vectors of log p; `own` and `slope` hold exponentials, whose products with `inverse_s` and `inverse_t` are p_s and p_t.
+// The end of `divergence` with a floor ε for probabilities: Σ a·(log a - log b) with a = max(p_t, ε) and b = max(p_s,
+// ε), and slope = (p_s·Σc - c)·factor with c = a where p_s >= ε, else 0. log_own(i) and log_taught(i) give
+// vectors of log p; `own` and `slope` hold exponentials, whose products with `inverse_s` and `inverse_t` are p_s and
+// p_t.
 template <class S, class LogOwn, class LogTaught>
 float floored(
     LogOwn&& log_own, LogTaught&& log_taught, const float* keep, int length, float inverse_s, float inverse_t,
@@ -79,9 +80,9 @@ float floored(
     return S::total(total + check);
 }
 
-// KL(p_t ‖ p_s) of one query, p = softmax(sharpness·score) over the keys where `keep` is 1 (and `top` infinite; elsewhere
-// 0, and the smallest float), and slope = (p_s - p_t)·factor; with a floor that is not 0 see `floored`. `spare` holds two
-// rows.
+// KL(p_t ‖ p_s) of one query, p = softmax(sharpness·score) over the keys where `keep` is 1 (and `top` infinite;
+// elsewhere 0, and the smallest float), and slope = (p_s - p_t)·factor; with a floor that is not 0 see `floored`.
+// `spare` holds two rows.
 template <class S>
 float divergence(
     const float* student, const float* teacher, const float* keep, const float* top, int length, float sharpness,
