@@ -23,7 +23,7 @@ from avx2_machine import undisguised
 from kdqat_cli.bench.engines import (
     DENSE,
     PLAIN,
-    Engine,
+    EngineSpec,
     Run,
     fill,
     in_scratch,
@@ -40,22 +40,22 @@ _ONNX_FILE, _GGUF_FILE = f"{_ONNX}/model.onnx", f"{_GGUF}/model.gguf"
 _FLOATS, _IQ2_BN, _SHIM, _HEAD = "floats.gguf", "iq2_bn.gguf", "libik.so", "head.npz"
 
 
-def peers(ik_llama: Path | None) -> dict[str, Engine]:
+def peers(ik_llama: Path | None) -> dict[str, EngineSpec]:
     """Name → engine.
 
     Args:
         ik_llama: build folder of ik_llama.cpp, if there is one.
     """
     return {
-        "ORT 2-bit": Engine(
+        "ORT 2-bit": EngineSpec(
             partial(_export, form=_ONNX),
             partial(load_onnx, file=_ONNX_FILE),
             ("onnxruntime",),
             partial(in_scratch, file=_ONNX_FILE),
         ),
-        "OpenVINO FP32": Engine(_write_plain, _openvino, ("openvino",), partial(in_scratch, file=PLAIN)),
+        "OpenVINO FP32": EngineSpec(_write_plain, _openvino, ("openvino",), partial(in_scratch, file=PLAIN)),
         **{
-            f"torch int8 {name}": Engine(
+            f"torch int8 {name}": EngineSpec(
                 partial(_write_int8, backend=name),
                 partial(_torch_int8, backend=name),
                 ("torch", "transformers.models.auto.modeling_auto"),
@@ -63,10 +63,10 @@ def peers(ik_llama: Path | None) -> dict[str, Engine]:
             )
             for name in ("fbgemm", "onednn")
         },
-        "llama.cpp TQ2_0": Engine(
+        "llama.cpp TQ2_0": EngineSpec(
             _write_gguf, _llama, ("kdqat_cli.exporters.gguf_run", "llama_cpp"), partial(in_scratch, file=_GGUF_FILE)
         ),
-        "ik_llama.cpp IQ2_BN": Engine(
+        "ik_llama.cpp IQ2_BN": EngineSpec(
             partial(_write_iq2_bn, build=ik_llama),
             partial(_ik_llama, build=ik_llama),
             ("numpy",),

@@ -41,7 +41,7 @@ def test_a_peer_computes_the_model_or_is_missed_by_name(
         return
     ids = np.random.default_rng(0).integers(5, 60, (3, 11))
     found, own = engine.load(packed, scratch, 1)(ids), ENGINES["cpu"][OWN].load(packed, scratch, 1)(ids)
-    np.testing.assert_allclose(found, own, atol=0.2 * np.ptp(own))
+    np.testing.assert_allclose(found, own, atol=0.2 * float(np.ptp(own)))
 
 
 def test_ik_llama_cpp_is_missed_by_name(benchmarks: Any, tmp_path: Path) -> None:

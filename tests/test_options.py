@@ -114,7 +114,7 @@ def test_a_packed_student_is_as_small_as_its_codec_makes_it(work: Path) -> None:
         assert len(answers) == 1
         assert sizes["auto"] <= min(sizes["fixed"], sizes["huffman"]) + 1000, "its header may be longer"
     done = kdqat("export", "--student", "ternary", "--codec", "fixed", "--out", "ternary-packed-auto", code=2)
-    assert "holds a result of other settings: codec is 'auto' there, now 'fixed'" in " ".join(done.stderr.split())
+    assert "has a result of other settings: codec is 'auto' there, now 'fixed'" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

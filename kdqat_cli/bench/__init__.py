@@ -1,1 +1,1 @@
-"""Engines side by side."""
+"""Compares the speed and memory of engines."""

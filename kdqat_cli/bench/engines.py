@@ -1,4 +1,4 @@
-"""The engines of `kdqat bench`: what each needs on disk, what it imports, and one forward pass of it."""
+"""The engines of `kdqat bench`: the files, the imports and the forward pass of each."""
 
 import importlib
 import logging
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from kdqat_cli.bench.machine import has_vnni
 from kdqat_cli.config import Device
@@ -22,25 +22,28 @@ from kdqat_cli.packing.packed_file import PackedFile
 
 OWN = "kdqat"
 
-Run = Callable[[Any], Any]
-"""Token ids (rows, tokens), int64, without padding → logits (rows, labels)."""
+Ids = NDArray[np.int64]
+"""Token ids (rows, tokens) without padding."""
+Logits = NDArray[np.float32]
+Run = Callable[[Ids], Logits]
+"""Token ids → logits (rows, labels)."""
 
 DENSE, PLAIN, FP32 = "dense", "plain.onnx", "fp32.onnx"
 _INT8 = "int8.onnx"
-_SHORTEST = 0.05  # seconds of a turn; a shorter pass is repeated, and the mean counts
-_QUIET = 0.01  # seconds without work after which threads have gone to sleep
+_SHORTEST = 0.05  # seconds of a measurement; a shorter pass is repeated, and the mean is taken
+_QUIET = 0.01  # if a process does not work for this number of seconds, its threads sleep
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One engine. It is sent to a process of its own: its functions stand in modules.
+class EngineSpec:
+    """One engine. It is sent to a separate process, so its functions must be functions of modules.
 
     Attributes:
-        prepare: (packed file, scratch folder): writes what `load` reads; what is there already stays.
-        load: (packed file, scratch folder, threads) → one forward pass.
-        imports: loaded before memory is counted.
-        file: (packed file, scratch folder) → the file whose size counts.
-        device: on which it computes.
+        prepare: (packed file, scratch folder) writes the files that `load` reads, unless they are there.
+        load: (packed file, scratch folder, threads) → a function for one forward pass.
+        imports: modules that are imported before memory is measured.
+        file: (packed file, scratch folder) → the file whose size is reported.
+        device: the device that computes.
     """
 
     prepare: Callable[[Path, Path], None]
@@ -50,10 +53,10 @@ class Engine:
     device: Device = "cpu"
 
 
-def serve(engine: Engine, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
-    """The process of one engine: loads, then answers until it is ended.
+def serve(engine: EngineSpec, packed: Path, scratch: Path, threads: int, pipe: Connection) -> None:
+    """The process of one engine: loads the model, then answers questions until it is ended.
 
-    A shape is answered with seconds, token ids with logits, `memory` with MB.
+    The answer to a shape is seconds, to token ids logits, and to `memory` MB.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
@@ -68,35 +71,35 @@ def serve(engine: Engine, packed: Path, scratch: Path, threads: int, pipe: Conne
         while True:
             question = pipe.recv()
             if isinstance(question, str):
-                answer: Any = (_memory(engine.device) - (empty if engine.device == "cpu" else 0)) / 1e6
+                answer: object = (_memory(engine.device) - (empty if engine.device == "cpu" else 0)) / 1e6
             elif isinstance(question, tuple):
                 answer = _seconds(run, np.random.default_rng(0).integers(words // 2, words, question))
             else:
-                answer = np.concatenate([run(row[None]) for row in question])  # in no more memory than shapes take
+                answer = np.concatenate([run(row[None]) for row in question])  # one by one, which takes less memory
             settle()
             pipe.send(answer)
-    except (EOFError, BrokenPipeError):  # nobody asks any more
+    except (EOFError, BrokenPipeError):  # the other process has ended
         return
     except Exception as error:
-        known = isinstance(error, ConfigError | ValueError)  # a shape that the model does not take, say
+        known = isinstance(error, ConfigError | ValueError)  # for example a shape that the model cannot compute
         pipe.send(ConfigError(str(error) if known else f"{type(error).__name__}: {error}"))
 
 
 def settle() -> None:
-    """Waits until this process uses no processor time.
+    """Waits until this process uses no CPU time.
 
-    Threads of some engines spin after a pass, in case that another follows (ONNX Runtime's for 20 ms): that is part of
-    how fast those engines are, but must not take a core from the engine whose turn comes next.
+    Threads of some engines spin after a pass in case another follows (ONNX Runtime: 20 ms). This makes those engines
+    fast, but must not take a core from the next engine.
     """
-    for _ in range(100):  # threads that never sleep must not hold everything up
+    for _ in range(100):  # a limit, for threads that never sleep
         before = time.process_time()
         time.sleep(_QUIET)
         if time.process_time() - before < _QUIET / 10:
             return
 
 
-def _seconds(run: Run, ids: Any) -> float:
-    run(ids)  # wakes its threads
+def _seconds(run: Run, ids: Ids) -> float:
+    run(ids)  # wakes the threads of the engine
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < _SHORTEST:
         run(ids)
@@ -105,7 +108,7 @@ def _seconds(run: Run, ids: Any) -> float:
 
 
 def _memory(device: Device) -> int:
-    """Bytes that the process holds; on a GPU, what its tensors hold there between forward passes."""
+    """The bytes of the process; on a GPU, the bytes of its tensors there between forward passes."""
     if device == "cpu":
         return int(psutil.Process().memory_info().rss)
     import torch
@@ -125,7 +128,7 @@ def _own(packed: Path, scratch: Path, threads: int, device: Device = "cpu") -> R
 
 
 def write_dense(packed: Path, scratch: Path) -> None:
-    """Writes the multiplied-out weights as a plain checkpoint of their architecture."""
+    """Writes the weights as floats, in a plain checkpoint of the architecture."""
     if (scratch / DENSE).is_dir():
         return
     import torch
@@ -152,15 +155,16 @@ def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", ha
     model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE, dtype=dtype).eval().to(device)
 
     @torch.inference_mode()
-    def run(ids: Any) -> Any:
+    def run(ids: Ids) -> Logits:
         given = torch.from_numpy(ids).to(device)
-        return model(input_ids=given, attention_mask=torch.ones_like(given)).logits.float().numpy(force=True)
+        out: Logits = model(input_ids=given, attention_mask=torch.ones_like(given)).logits.float().numpy(force=True)
+        return out
 
     return run
 
 
 def write_fp32(packed: Path, scratch: Path) -> None:
-    """Writes the graph of the plain checkpoint, with attention and normalisation fused by ONNX Runtime's optimiser."""
+    """Writes the graph of the plain checkpoint; ONNX Runtime's optimiser fuses attention and normalisation."""
     if (scratch / FP32).is_file():
         return
     try:
@@ -171,11 +175,11 @@ def write_fp32(packed: Path, scratch: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     write_dense(packed, scratch)
-    # Eager attention, by the older exporter: what the optimiser knows how to fuse.
+    # The optimiser can fuse eager attention from the older exporter.
     model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE, attn_implementation="eager").eval()
     model.config.return_dict = False
     example, axes = torch.full((2, 8), 1, dtype=torch.long), {0: "rows", 1: "tokens"}
-    with warnings.catch_warnings(action="ignore"):  # of what tracing keeps fixed: lengths are not
+    with warnings.catch_warnings(action="ignore"):  # about values that tracing fixes; lengths are not fixed
         torch.onnx.export(
             model,
             (example, torch.ones_like(example)),
@@ -190,24 +194,24 @@ def write_fp32(packed: Path, scratch: Path) -> None:
 
 
 def _write_int8(packed: Path, scratch: Path) -> None:
-    """Dynamic int8; in reduced range where full range would saturate 16-bit sums, since ternary weights are ±127."""
+    """Writes dynamic int8 weights, in reduced range where 16-bit sums of the full range (±127) would saturate."""
     write_fp32(packed, scratch)
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # it advises a preparation that the optimiser has done
+    logging.getLogger().setLevel(logging.ERROR)  # it advises a preparation that the optimiser has already done
     quantize_dynamic(
         str(scratch / FP32),
         str(scratch / _INT8),
         weight_type=QuantType.QInt8,
         reduce_range=not has_vnni(),
-        # Fused nodes have no inferred type of their own, and the quantiser must be told it.
+        # The quantiser cannot infer the type of fused nodes.
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
 
 
 def load_onnx(packed: Path, scratch: Path, threads: int, file: str) -> Run:
-    """ONNX Runtime on a graph of the scratch folder."""
+    """Loads a graph of the scratch folder with ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -217,38 +221,38 @@ def load_onnx(packed: Path, scratch: Path, threads: int, file: str) -> Run:
     return lambda ids: session.run(None, {name: fill(name, ids) for name in names})[0]
 
 
-def fill(name: str, ids: Any) -> Any:
-    """What a graph's input of this name is given, for token ids (rows, tokens) without padding."""
+def fill(name: str, ids: Ids) -> Ids:
+    """The value of the input of a graph with this name, for token ids (rows, tokens) without padding."""
     return ids if name == "input_ids" else np.full_like(ids, name == "attention_mask")
 
 
 def packed_itself(packed: Path, scratch: Path) -> Path:
-    """The file whose size counts for an engine that loads the packed file."""
+    """The file whose size is reported, for an engine that loads the packed file."""
     return packed
 
 
 def in_scratch(packed: Path, scratch: Path, file: str) -> Path:
-    """The file whose size counts for an engine that loads a file of the scratch folder."""
+    """The file whose size is reported, for an engine that loads a file of the scratch folder."""
     return scratch / file
 
 
-def _plain_torch(device: Device = "cpu", half: bool = False) -> Engine:
+def _plain_torch(device: Device = "cpu", half: bool = False) -> EngineSpec:
     imports = ("torch", "transformers.models.auto.modeling_auto")
     load = partial(_torch, device=device, half=half)
-    return Engine(write_dense, load, imports, partial(in_scratch, file=f"{DENSE}/model.safetensors"), device)
+    return EngineSpec(write_dense, load, imports, partial(in_scratch, file=f"{DENSE}/model.safetensors"), device)
 
 
-def _of_onnx_runtime(prepare: Callable[[Path, Path], None], file: str) -> Engine:
+def _of_onnx_runtime(prepare: Callable[[Path, Path], None], file: str) -> EngineSpec:
     imports = ("onnxruntime", "tokenizers")
-    return Engine(prepare, partial(load_onnx, file=file), imports, partial(in_scratch, file=file))
+    return EngineSpec(prepare, partial(load_onnx, file=file), imports, partial(in_scratch, file=file))
 
 
-def _kdqat(device: Device) -> Engine:
+def _kdqat(device: Device) -> EngineSpec:
     imports = ("kdqat_cli.engine.engine", "tokenizers")
-    return Engine(_nothing, partial(_own, device=device), imports, packed_itself, device)
+    return EngineSpec(_nothing, partial(_own, device=device), imports, packed_itself, device)
 
 
-ENGINES: dict[Device, dict[str, Engine]] = {
+ENGINES: dict[Device, dict[str, EngineSpec]] = {
     "cpu": {
         OWN: _kdqat("cpu"),
         "torch FP32": _plain_torch(),

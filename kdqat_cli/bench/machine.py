@@ -1,4 +1,4 @@
-"""What a measurement says of the machine it was made on."""
+"""Describes the machine of a measurement."""
 
 import platform
 from pathlib import Path
@@ -9,17 +9,17 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """The processor as the system names it, and whether it has VNNI, on which int8 engines stand or fall."""
+    """The name of the CPU, and whether it has VNNI, which decides the speed of int8 engines."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name}, {'with' if has_vnni() else 'without'} VNNI"
 
 
 def has_vnni() -> bool:
-    """Whether the processor sums 8-bit products in 32 bits, so that int8 engines may use the full range.
+    """Whether the CPU sums 8-bit products in 32 bits, so that int8 engines can use the full range.
 
-    The processor itself is asked, as those engines ask it: where an instruction set is hidden from this process, the
-    system's list still has it. Without the native library that list must do.
+    This asks the CPU itself, as those engines do, because the list of the system still names instruction sets that are
+    hidden from this process. Without the native library, the list is used.
     """
     native = library()
     if native is not None:

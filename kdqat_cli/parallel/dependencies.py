@@ -1,7 +1,7 @@
-"""Whether the stages of dvc.yaml name the modules of kdqat that they depend on, and writing them where they do not.
+"""Checks that the stages of dvc.yaml name the modules of kdqat that they depend on, and writes the correct names.
 
-It concerns a dvc.yaml that lies beside the folder kdqat_cli, and of that the stages that name some of its modules:
-a pipeline that depends on settings and data only names none.
+It checks a dvc.yaml beside the folder kdqat_cli, and only stages that name at least one module. A pipeline that depends
+only on settings and data names no module.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ class Stale:
     """A stage that does not name exactly the modules that it depends on.
 
     Attributes:
-        stage: its name.
-        lines: of dvc.yaml, counted from 0, in which a module is named.
-        missing: modules that it depends on.
-        idle: modules that it does not depend on.
-        needed: all that it has to name.
+        stage: name of the stage.
+        lines: numbers of the lines of dvc.yaml with a module, from 0.
+        missing: modules that it depends on but does not name.
+        idle: modules that it names but does not depend on.
+        needed: all modules that it must name.
     """
 
     stage: str
@@ -36,7 +36,7 @@ class Stale:
     needed: list[str]
 
     def sentence(self, pipeline: Path) -> str:
-        """What is wrong, for people."""
+        """The fault as a sentence."""
         parts = [f"does not name {_listed(self.missing)}, on which it depends"] if self.missing else []
         parts += [f"names {_listed(self.idle)}, on which it does not depend"] if self.idle else []
         return f"{pipeline}: the stage {self.stage} {'; it '.join(parts)}."
@@ -66,13 +66,13 @@ def stale_stages(pipeline: Path) -> list[Stale]:
 
 
 def mend(pipeline: Path, stale: list[Stale]) -> str:
-    """The text of dvc.yaml with the modules that the stages depend on; all else stays as it is.
+    """The text of dvc.yaml with the modules that the stages depend on; everything else does not change.
 
     Raises:
         ConfigError: a stage does not name one path per line.
     """
     lines = read_text(pipeline).splitlines(keepends=True)
-    for entry in sorted(stale, key=lambda entry: entry.lines[0], reverse=True):  # so that line numbers stay right
+    for entry in sorted(stale, key=lambda entry: entry.lines[0], reverse=True):  # keeps line numbers correct
         first = lines[entry.lines[0]]
         indent, dash, _ = first.partition("- ")
         if not dash or indent.strip() or len(set(entry.lines)) != len(entry.lines):
@@ -84,7 +84,7 @@ def mend(pipeline: Path, stale: list[Stale]) -> str:
 
 
 def _stages(text: str, pipeline: Path) -> Iterator[tuple[str, list[str], list[yaml.ScalarNode]]]:
-    """(name, commands, dependencies) of each stage; those of foreach and matrix are not unfolded."""
+    """(name, commands, dependencies) of each stage; foreach and matrix are not expanded."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Where the commands of stages run: processes of this machine, or (ray_executor.py) of a cluster."""
+"""Runs the commands of stages in processes of this machine; ray_executor.py runs them on a cluster."""
 
 import json
 import os
@@ -19,12 +19,12 @@ class Job:
     """The commands of one stage.
 
     Attributes:
-        name: the stage.
+        name: name of the stage.
         shown: the commands as the user wrote them.
-        commands: the same with their shell, one after another.
+        commands: the same commands with their shell, in order.
         folder: absolute path of their working folder.
-        environment: all of their environment variables.
-        log: absolute path of the file that takes their output.
+        environment: all environment variables of the commands.
+        log: absolute path of the file for their output.
     """
 
     name: str
@@ -36,29 +36,29 @@ class Job:
 
 
 class Executor(Protocol):
-    """Runs jobs, `slots` of them at once."""
+    """Runs jobs, at most `slots` at once."""
 
     slots: int
 
     def start(self, job: Job) -> None:
-        """Starts a job; never more of them than there are slots."""
+        """Starts a job. The caller never starts more jobs than there are slots."""
 
     def finished(self) -> dict[str, int]:
-        """The jobs that ended since the last call, by name, with their exit codes."""
+        """The jobs that ended since the last call: name → exit code."""
 
     def stop(self, name: str) -> None:
-        """Asks a running job to stop; `finished` tells when it has."""
+        """Asks a running job to stop; `finished` reports it when it has stopped."""
 
 
 class LocalExecutor:
-    """Processes of this machine; each slot has its share of the GPUs, where there are any, and of the threads."""
+    """Runs jobs on this machine; each slot has its share of the GPUs, if any, and of the threads."""
 
     def __init__(self, slots: int | None, inherited: int) -> None:
         """Finds the GPUs.
 
         Args:
-            slots: jobs at once; None: as many as there are GPUs, else one.
-            inherited: a file descriptor that stays open in every job until it has ended.
+            slots: number of jobs at once; None: one per GPU, or one without GPUs.
+            inherited: a file descriptor that stays open in every job until the job has ended.
         """
         self._gpus = visible_gpus()
         self.slots = slots or len(self._gpus) or 1
@@ -87,18 +87,18 @@ class LocalExecutor:
         return ended
 
     def stop(self, name: str) -> None:
-        """Closes the job's standard input, which its runner takes as a request to stop."""
+        """Closes the standard input of the job, which asks its runner to stop."""
         stdin = self._running[name][0].stdin
         if stdin is not None:
             stdin.close()
 
 
 def start_runner(job: Job, environment: dict[str, str], *inherited: int) -> "subprocess.Popen[bytes]":
-    """Starts a process that runs the job's commands until it ends or its standard input does."""
+    """Starts a process that runs the commands of a job until they end or its standard input is closed."""
     process = subprocess.Popen(  # noqa: S603
         _RUNNER,
         stdin=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C in the terminal is for the coordinator alone
+        start_new_session=True,  # Ctrl-C in the terminal goes only to the coordinator
         pass_fds=inherited,
     )
     if process.stdin is None:
@@ -109,7 +109,7 @@ def start_runner(job: Job, environment: dict[str, str], *inherited: int) -> "sub
 
 
 def visible_gpus() -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES for one GPU each, without waiting for torch."""
+    """The values of CUDA_VISIBLE_DEVICES for each single GPU, without importing torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name not in ("", "-1")]

@@ -1,7 +1,6 @@
-"""What dvc.yaml says, without a DVC project around it and without DVC's cache."""
+"""Reads dvc.yaml without a DVC project and without DVC's cache."""
 
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -16,8 +15,8 @@ _MARKERS = ("<<<<<<< ", "=======", ">>>>>>> ")
 _LONGEST = 2**20  # bytes of a line
 
 
-def read_index(pipeline: Path) -> Any:
-    """DVC's index of the stages of one dvc.yaml, with every parameter filled in.
+def read_index(pipeline: Path) -> Index:
+    """DVC's index of the stages of one dvc.yaml, with the values of all parameters.
 
     Raises:
         ConfigError: DVC cannot read it.
@@ -30,7 +29,7 @@ def read_index(pipeline: Path) -> Any:
 
 
 def unreadable(what: str, error: DvcException) -> ConfigError:
-    """The error about a pipeline that DVC cannot read; DVC does not tell of merge markers in its lock file."""
+    """The error for a pipeline that DVC cannot read. DVC does not report merge markers in its lock file; this does."""
     if is_there(_LOCK):
         for number, line in enumerate(lines(_LOCK, _LONGEST), 1):
             if line.startswith(_MARKERS):

@@ -1,7 +1,7 @@
-"""Starts a training as several processes of this machine, one a GPU, and ends all of them when one ends.
+"""Starts a training as several processes of this machine, one per GPU, and ends all of them when one ends.
 
-They run the command that was typed, as torchrun's would. Each holds one end of a pipe, whose other end is held here: so
-not even kill -9 of the command leaves one of them behind.
+The processes run the command that the user typed, as with torchrun. Each holds one end of a pipe, and this process
+holds the other end. So even kill -9 of the command leaves no process behind.
 """
 
 import os
@@ -21,17 +21,17 @@ _TICK = 0.1
 
 
 def launch(devices: int) -> int:
-    """Runs this process's own command as a group of so many processes.
+    """Runs the command of this process as a group of processes.
 
     Args:
-        devices: at least 2.
+        devices: number of processes, at least 2.
 
     Returns:
-        The exit code of the group: 0, or that of the first process to fail.
+        The exit code of the group: 0, or the exit code of the first process that failed.
 
     Raises:
-        ConfigError: there are GPUs, but not as many.
-        KdqatError: one of them was ended by a signal.
+        ConfigError: there are GPUs, but not enough.
+        KdqatError: a signal ended one of the processes.
     """
     gpus = len(visible_gpus())
     if 0 < gpus < devices:
@@ -46,7 +46,7 @@ def launch(devices: int) -> int:
             time.sleep(_TICK)
             codes = [process.poll() for process in group]
     except KeyboardInterrupt as interrupt:
-        group[0].send_signal(signal.SIGINT)  # it leads, and so says what becomes of the training
+        group[0].send_signal(signal.SIGINT)  # the first process tells the user how to continue the training
         _wait(group[0])
         return STOPPED if isinstance(interrupt, Terminated) else INTERRUPTED
     finally:
@@ -56,8 +56,8 @@ def launch(devices: int) -> int:
     code = next(filter(None, codes), 0)
     if code < 0:
         error = KdqatError(
-            f"Process {codes.index(code) + 1} of {devices} was ended by {signal.Signals(-code).name}, as one is when "
-            "memory runs out.",
+            f"Process {codes.index(code) + 1} of {devices} was ended by {signal.Signals(-code).name}, for example "
+            "because memory ran out.",
             "the same command, which continues from the last evaluation",
         )
         error.exit_code = 128 - code
@@ -72,12 +72,12 @@ def _start(rank: int, devices: int, port: int, lifeline: int) -> "subprocess.Pop
         [sys.executable, *sys.orig_argv[1:]],
         env=os.environ | {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()},
         pass_fds=[lifeline],
-        start_new_session=True,  # Ctrl-C in the terminal is for this process alone
+        start_new_session=True,  # Ctrl-C in the terminal goes only to this process
     )
 
 
 def _threads(devices: int) -> int:
-    """A process's share of the threads that this one may use."""
+    """The share of one process of the threads that this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, (int(given) if given.isdigit() else processors()) // devices)
 

@@ -1,7 +1,8 @@
-"""The median stopping rule: which trainings have no hope of being the best (Golovin et al., Vizier, KDD 2017, 3.2.1).
+"""The median stopping rule, which stops trainings that are unlikely to be the best (Golovin et al., Vizier, KDD 2017).
 
-A training is stopped at an evaluation if its best dev score so far is below the median of what the others had reached
-at the same share of their steps. It is spared in the first quarter, and where fewer than four others came as far.
+A training is stopped at an evaluation if its best dev score so far is below the median of the best scores of the others
+at the same share of their steps (section 3.2.1). It is not stopped in the first quarter, or if fewer than four others
+have come as far.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ _RIVALS = 4
 
 
 def hopeless(own: Curve, others: Sequence[Curve]) -> str | None:
-    """Why a training should stop, or None.
+    """The reason why a training should stop; None: it should go on.
 
     Args:
-        own: its evaluations.
-        others: those of the trainings that it competes with, running, finished or stopped.
+        own: the evaluations of the training.
+        others: the evaluations of its competitors, which may be running, finished or stopped.
     """
     if not own or own[-1][0] < _SPARED:
         return None
@@ -30,9 +31,7 @@ def hopeless(own: Curve, others: Sequence[Curve]) -> str | None:
     best, middle = _best(own, share), median(rivals)
     if best >= middle:
         return None
-    return (
-        f"dev score {best:.2f} after {share:.0%} of the steps, where the median of {len(rivals)} runs is {middle:.2f}"
-    )
+    return f"dev score {best:.2f} after {share:.0%} of the steps, but the median of {len(rivals)} runs is {middle:.2f}"
 
 
 def _best(curve: Curve, share: float) -> float:

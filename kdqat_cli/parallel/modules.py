@@ -1,14 +1,14 @@
-"""Which of kdqat's files the result of a command depends on: what a stage of dvc.yaml must name under `deps`.
+"""Finds the files of kdqat that the result of a command depends on, which a stage of dvc.yaml must name under `deps`.
 
-The files are found by reading them, not by running them: from the module of the command (`kdqat distill` is
-stages/distill.py), every import of kdqat's own modules is followed, also those inside functions. Added are the files
-that a module reads at run time (`_READS`). Left out are
+The files are found by reading modules, without running them. The search starts at the module of the command (`kdqat
+distill` is stages/distill.py) and follows every import of a module of kdqat, also inside functions. Files that a module
+reads at run time are added (`_READS`). Left out are
 
-- the modules that print and parse options (`_SILENT`): a change of a help text retrains nothing;
-- `__init__.py` files that hold only a docstring, and the package's own, which holds the version;
-- the recipes: dvc.yaml names them under `params`, section by section.
+- the modules that print and parse options (`_SILENT`), so that a changed help text retrains nothing;
+- `__init__.py` files with only a docstring, and that of the package, which has the version;
+- the recipes, because dvc.yaml names them under `params`, section by section.
 
-`fetch` depends on its own module only, because what it brings is checked by sha256.
+`fetch` depends only on its own module, because downloads are checked by sha256.
 """
 
 import ast
@@ -27,13 +27,13 @@ _READS = {
     "analysis/report_page.py": "analysis/page",
     "tasks/registry.py": "tasks",
 }
-_BUILT_INTO = ("native",)  # the compiled library lies there, and differs between machines
+_BUILT_INTO = ("native",)  # the compiled library is there, which differs between machines
 _CHECKED_BY_HASH = ("fetch",)
 _COMMAND = re.compile(r"(?:^|[\s;&|(])kdqat\s+([a-z][a-z-]*)")
 
 
 class Modules:
-    """The files of one kdqat_cli folder, and what each of them imports."""
+    """The files of one kdqat_cli folder, and the imports of each."""
 
     def __init__(self, package: Path = PACKAGE) -> None:
         """Reads every module of the package.
@@ -53,10 +53,10 @@ class Modules:
         }
 
     def needed(self, commands: Iterable[str]) -> list[str]:
-        """What a stage depends on that runs these shell commands; a folder stands for everything in it.
+        """The files that a stage with these shell commands depends on; a folder stands for everything in it.
 
         Args:
-            commands: the stage's `cmd`.
+            commands: the `cmd` of the stage.
         """
         files: set[Path] = set()
         for name in {name for command in commands for name in _COMMAND.findall(command)}:
@@ -83,7 +83,7 @@ class Modules:
         return found
 
     def _files(self, name: str) -> Iterator[Path]:
-        """The files that importing `name` runs: of the module, and of the packages around it."""
+        """The files that an import of `name` runs: the module and the packages around it."""
         top, *parts = name.split(".")
         if top == PACKAGE.name:
             for depth in range(1, len(parts) + 1):
@@ -96,7 +96,7 @@ class Modules:
         return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in tree.body)
 
     def _folded(self, folder: Path, files: set[Path]) -> list[Path]:
-        """The files, but a folder in place of all its modules."""
+        """The files, with a folder in place of all its modules."""
         children = sorted(folder.iterdir())
         below = [self._folded(child, files) if child.is_dir() else [child] * (child in files) for child in children]
         parts = [path for paths in below for path in paths]

@@ -1,20 +1,22 @@
-"""DVC's side of a parallel reproduction: its graph, what changed, its run cache, its lock file.
+"""DVC's part of a parallel reproduction: the graph, changes, the run cache and the lock file.
 
-One process alone talks to DVC, step by step as DVC's own `Stage.reproduce` does, only that the commands run elsewhere
-between `begin` and `finish`. As in DVC, the project's lock is free meanwhile, so that `dvc metrics show` works beside
-a training, and the stage's files stay in DVC's register of readers and writers, so that a second `dvc repro` keeps off.
+Only one process uses DVC, with the steps of DVC's `Stage.reproduce`; the commands run in other processes between
+`begin` and `finish`. As in DVC, the lock of the project is free during that time, so that `dvc metrics show` works
+beside a training. The files of the stage stay in DVC's register of readers and writers, so that a second `dvc repro`
+refuses them.
 
-Two things differ. A stage whose dependencies change while it runs fails: DVC would record the new ones, and a stale
-result would pass for a fresh one. And dvc.lock is written aside and renamed: a kill never leaves half of it.
+Two things differ from DVC. A stage fails if its dependencies change while it runs; DVC would record the new ones, and a
+stale result would look fresh. And dvc.lock is written under another name and renamed, so a kill never leaves a part of
+it.
 """
 
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException, NotDvcRepoError
@@ -39,30 +41,30 @@ Begun = Literal["unchanged", "restored", "running"]
 
 
 class BusyError(MissingInputError):
-    """Another DVC process holds the project's lock; it will be free again."""
+    """Another DVC process holds the lock of the project; it will be released."""
 
 
 class Pipeline:
-    """The stages that `dvc repro TARGETS` would look at.
+    """The stages of `dvc repro TARGETS`.
 
     Attributes:
         names: the stages, dependencies first.
-        after: of each stage, those that it starts after.
-        needs: of each stage, those without which it cannot run; a frozen stage needs none.
+        after: for each stage, the stages that it must start after.
+        needs: for each stage, the stages whose results it needs; a frozen stage needs none.
     """
 
     def __init__(self, targets: list[str]) -> None:
         """Reads dvc.yaml.
 
         Args:
-            targets: as `dvc repro` takes them; none: every stage of the working folder's dvc.yaml.
+            targets: targets of `dvc repro`; empty: every stage of dvc.yaml in the working folder.
 
         Raises:
-            ConfigError: no DVC project, no such target, or a pipeline that DVC cannot read.
+            ConfigError: there is no DVC project or no such target, or DVC cannot read the pipeline.
             MissingInputError: DVC's register of readers and writers is damaged.
-            BusyError: another DVC process holds the project's lock.
+            BusyError: another DVC process holds the lock of the project.
         """
-        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars and remarks would tear the table
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars and messages would break the table
         try:
             self.repo = Repo()
             with self.locked():
@@ -72,48 +74,48 @@ class Pipeline:
                 chosen = plan_repro(active, collect_stages(self.repo, targets or [str(PIPELINE)]))
         except NotDvcRepoError as error:
             raise ConfigError(
-                "This folder is in no DVC project.", "dvc init, or without git dvc init --no-scm"
+                "This folder is not in a DVC project.", "dvc init, or without git dvc init --no-scm"
             ) from error
         except DvcException as error:
             raise unreadable("the pipeline", error) from error
         self._stages: dict[str, Stage] = {stage.addressing: stage for stage in chosen}
         self.names = list(self._stages)
         self.needs = {stage.addressing: _names(active.successors(stage)) for stage in chosen}
-        # A frozen stage needs no other, but must not read what another is writing.
+        # A frozen stage needs no other stage, but must not read files while another stage writes them.
         self.after = {stage.addressing: _names(graph.successors(stage)) & set(self.names) for stage in chosen}
         self._begun: dict[str, tuple[ExitStack, list[HashInfo]]] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the project's lock; `begin` and `finish` need it.
+        """Holds the lock of the project, which `begin` and `finish` need.
 
         Raises:
-            BusyError: after three seconds.
+            BusyError: the lock is not free within three seconds.
         """
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock_repo(self.repo))
             except LockError as error:
-                raise BusyError("Another DVC process holds the project's lock.") from error
+                raise BusyError("Another DVC process holds the lock of the project.") from error
             stack.enter_context(self.repo.scm_context())
             yield
 
     def begin(self, name: str) -> tuple[Begun, str]:
-        """Finds out whether a stage must run, and makes ready for it.
+        """Checks whether a stage must run, and prepares it.
 
         Returns:
-            What it came to, and why. An unchanged stage is left alone; one that DVC's run cache knows is restored and
-            committed; for the others the outputs are removed, and `finish` or `release` must follow.
+            The outcome and the reason. An unchanged stage is left alone. A stage in DVC's run cache is restored and
+            committed. For other stages the outputs are removed, and the caller must call `finish` or `release`.
 
         Raises:
-            StageError: DVC refuses; a dependency is missing, for example.
+            StageError: DVC refuses, for example because a dependency is missing.
         """
         stage = self._stages[name]
         with _refusals():
             if not stage.changed():
                 return "unchanged", ""
             why = _why(stage)
-            if stage.cmd is None or stage.frozen:  # nothing to run: DVC checks or fetches the outputs
+            if stage.cmd is None or stage.frozen:  # no command: DVC checks or fetches the outputs
                 stage.reproduce()
                 self._dump(stage)
                 return "restored", why
@@ -130,27 +132,27 @@ class Pipeline:
             return "restored", why
 
     def job(self, name: str, log: Path, events: Path) -> Job:
-        """What a begun stage has to run.
+        """The job of a stage after `begin`.
 
         Args:
-            name: of the stage.
-            log: absolute path of the file that takes its output.
-            events: absolute path of the file that takes its progress.
+            name: name of the stage.
+            log: absolute path of the file for its output.
+            events: absolute path of the file for its progress events.
         """
         stage = self._stages[name]
         started = prepare_kwargs(stage)
         shown = stage.cmd if isinstance(stage.cmd, list) else stage.cmd.splitlines()
-        # DVC's own way of calling the user's shell without their start-up files.
+        # As in DVC, the user's shell runs without its start-up files.
         commands = [_make_cmd(get_executable(), command) for command in shown]
         environment = {str(key): str(value) for key, value in started["env"].items()}
         environment[PROGRESS] = str(events)
         return Job(name, shown, commands, str(stage.wdir), environment, str(log))
 
     def finish(self, name: str) -> None:
-        """Commits the outputs of a stage whose commands ended well.
+        """Commits the outputs of a stage whose commands have succeeded.
 
         Raises:
-            StageError: an output is missing, or a dependency changed meanwhile.
+            StageError: an output is missing, or a dependency has changed.
         """
         stage = self._stages[name]
         before = self._begun[name][1]
@@ -163,12 +165,12 @@ class Pipeline:
             self._commit(stage)
 
     def release(self, name: str) -> None:
-        """Lets go of a stage that did not end well; its outputs stay as they are, uncommitted."""
+        """Releases the files of a stage that has failed; its outputs stay there, but are not committed."""
         register, _ = self._begun.pop(name)
         register.close()
 
     def preview(self, name: str) -> tuple[Begun, str]:
-        """What `begin` would come to if it were called now, with nothing written. A stage is looked at only once.
+        """The result that `begin` would have now, without writing. Call it at most once per stage.
 
         Raises:
             StageError: as `begin`.
@@ -186,8 +188,8 @@ class Pipeline:
                 check_missing_outputs(stage)
             return True
         if stage.changed_stage() or not stage.deps_cached() or not all(out.hash_info for out in stage.outs):
-            # `begin` looks today's dependencies up in the run cache. A dry restore would look up the recorded ones,
-            # and be content with the recorded outputs.
+            # `begin` looks up the current dependencies in the run cache. A dry restore would look up the recorded
+            # dependencies, and accept the recorded outputs.
             stage.save_deps()
             for out in stage.outs:
                 out.hash_info = HashInfo()
@@ -198,26 +200,27 @@ class Pipeline:
         return True
 
     def _check_register(self) -> None:
-        """Refuses a damaged register of readers and writers, at which every stage would fail."""
+        """Refuses a damaged register of readers and writers, which would make every stage fail."""
         try:
             with self._registration("kdqat repro", [], []):
                 pass
         except (RWLockFileCorruptedError, RWLockFileFormatError) as error:
             path = relpath(Path(self.repo.tmp_dir) / RWLOCK_FILE)
             raise MissingInputError(
-                f"{path}, where DVC notes who reads and writes which files, is damaged; a power cut can do that.",
+                f"{path}, DVC's register of readers and writers, is damaged; a power cut can cause this.",
                 f"rm {path}, if no other dvc or kdqat command runs in this project",
             ) from error
 
-    def _registered(self, stage: Stage) -> Any:
-        """Puts a stage into DVC's register, under a name of its own: others may read the same files."""
+    def _registered(self, stage: Stage) -> AbstractContextManager[None]:
+        """Puts a stage into DVC's register under its own name, so that other stages may read the same files."""
         deps = [dep.fs_path for dep in stage.deps if dep.protocol == "local"]
         outs = [out.fs_path for out in stage.outs]
         return self._registration(f"kdqat repro {stage.addressing}", deps, outs)
 
-    def _registration(self, name: str, reads: list[str], writes: list[str]) -> Any:
+    def _registration(self, name: str, reads: list[str], writes: list[str]) -> AbstractContextManager[None]:
         hardlink = self.repo.config["core"].get("hardlink_lock", False)
-        return rwlock(self.repo.tmp_dir, self.repo.fs, name, reads, writes, hardlink)
+        entry: AbstractContextManager[None] = rwlock(self.repo.tmp_dir, self.repo.fs, name, reads, writes, hardlink)
+        return entry
 
     def _commit(self, stage: Stage) -> None:
         uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
@@ -245,7 +248,7 @@ class Pipeline:
         tracked.add(relpath(path))
 
 
-def _names(stages: Any) -> set[str]:
+def _names(stages: Iterable[Stage]) -> set[str]:
     return {stage.addressing for stage in stages}
 
 
@@ -258,7 +261,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _why(stage: Stage) -> str:
-    """DVC's reasons in one line."""
+    """DVC's reasons why a stage has changed, in one line."""
     parts = []
     for reason in stage.status().get(stage.addressing, ["its results are not committed"]):
         if isinstance(reason, str):

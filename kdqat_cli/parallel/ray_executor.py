@@ -1,31 +1,34 @@
 """Runs jobs as tasks of a Ray cluster, whose machines share the project's folder and have kdqat.
 
-Each task starts the same runner as the local executor, so that it stops with its coordinator, too: Ray ends the tasks
-of a driver that is gone, and with a task ends its runner's standard input.
+Each task starts the same runner as the local executor, so it also stops with its coordinator: when the driver is gone,
+Ray ends its tasks, and the end of a task closes the standard input of its runner.
 """
 
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.parallel.executor import Job, start_runner
 from kdqat_cli.parallel.runner import STOPPED
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 _LOST = 1
 _TICK = 0.1
 
 
 class RayExecutor:
-    """Tasks of a Ray cluster; each has a GPU, where there are any, and its share of the processors."""
+    """Runs jobs on a Ray cluster; each has a GPU, if there are any, and its share of the CPUs."""
 
     def __init__(self, address: str, slots: int | None) -> None:
         """Joins the cluster.
 
         Args:
-            address: as `ray.init` takes it: HOST:PORT, ray://HOST:PORT, or `auto` for the one of this machine.
-            slots: jobs at once; None: as many as there are GPUs, else one.
+            address: address for `ray.init`: HOST:PORT, ray://HOST:PORT, or `auto` for the cluster of this machine.
+            slots: number of jobs at once; None: one per GPU, or one without GPUs.
 
         Raises:
             MissingInputError: Ray is not installed, or there is no such cluster.
@@ -47,13 +50,13 @@ class RayExecutor:
             num_gpus=min(1, gpus / self.slots),
             num_cpus=max(1, min([sum(cores) // self.slots, *cores])),  # so that each fits on any machine
             scheduling_strategy="SPREAD",
-            # A lost task is not started again by itself: what it ran may not have ended yet.
+            # Ray must not start a lost task again, because its commands may still be running.
             max_retries=0,
         )
-        self._running: dict[str, tuple[Any, Job]] = {}
+        self._running: dict[str, tuple[ObjectRef, Job]] = {}
 
     def start(self, job: Job) -> None:
-        """Hands a job to the cluster."""
+        """Sends a job to the cluster."""
         self._running[job.name] = self._task.remote(job), job
 
     def finished(self) -> dict[str, int]:
@@ -63,10 +66,10 @@ class RayExecutor:
         return {names[reference]: self._code(*self._running.pop(names[reference])) for reference in done}
 
     def stop(self, name: str) -> None:
-        """Interrupts a job, or takes it off the queue."""
+        """Interrupts a job, or removes it from the queue."""
         self._ray.cancel(self._running[name][0], force=False)
 
-    def _code(self, reference: Any, job: Job) -> int:
+    def _code(self, reference: "ObjectRef", job: Job) -> int:
         try:
             return int(self._ray.get(reference))
         except self._ray.exceptions.TaskCancelledError:
@@ -80,7 +83,7 @@ class RayExecutor:
 def _run(job: Job) -> int:
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **job.environment}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    if "CUDA_VISIBLE_DEVICES" in os.environ:  # Ray has chosen this task's GPU
+    if "CUDA_VISIBLE_DEVICES" in os.environ:  # Ray has chosen the GPU of this task
         environment["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
     process = start_runner(job, environment)
     try:

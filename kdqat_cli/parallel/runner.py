@@ -1,10 +1,10 @@
-"""Runs the commands of one job, and stops them when whoever asked for them is gone.
+"""Runs the commands of one job, and stops them when the process that started it is gone.
 
-A script of its own, on the standard library alone, so that it starts at once. Standard input brings the job as one
-line of JSON and then stays open: its end means "stop", whether it was closed on purpose or because the process at the
-other end died, be it by kill -9. So no training is left behind that nobody waits for.
+This is a separate script that uses only the standard library, so that it starts quickly. It reads the job as one line
+of JSON from standard input, which then stays open. The end of standard input means "stop": the other process closed it,
+or died, even by kill -9. So no training is left behind.
 
-Exit code: 0, or that of the first command that failed (128 + signal, as shells have it), or 130 when stopped.
+Exit code: 0, or the code of the first command that failed (128 + signal, as in shells), or 130 if it was stopped.
 """
 
 import ctypes
@@ -23,15 +23,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
-    """Runs the job that stands on standard input."""
-    if sys.platform == "linux":  # what a killed shell leaves behind becomes this process's, which can wait for its end
+    """Runs the job from standard input."""
+    if sys.platform == "linux":  # children of a killed shell become children of this process, which can wait for them
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     job = json.loads(sys.stdin.readline())
     with open(job["log"], "w", encoding="utf-8") as log:
         for shown, command in zip(job["shown"], job["commands"], strict=True):
             log.write(f"> {shown}\n")
             log.flush()
-            # A process group of its own: it can be stopped whole, with what the command has started itself.
+            # In its own process group, so that it can be stopped together with the processes that it started.
             process = subprocess.Popen(  # noqa: S603
                 command,
                 cwd=job["folder"],
@@ -51,9 +51,9 @@ def main() -> int:
 
 
 def _stop(group: int) -> None:
-    """Returns when nobody is left in the process group: who starts the commands again must not meet the old ones."""
-    # SIGINT, not SIGTERM: Python's commands then leave in order and release the folders that they have locked. Twice,
-    # for Python loses a KeyboardInterrupt that is raised while it closes a file that was let go of.
+    """Stops a process group and waits for its end, because the same commands may be started again."""
+    # SIGINT and not SIGTERM, so that commands in Python clean up and release their locked folders. Twice, because
+    # Python loses a KeyboardInterrupt that is raised while it closes an unreferenced file.
     for number, patience in ((signal.SIGINT, _GRACE / 2), (signal.SIGINT, _GRACE / 2), (signal.SIGKILL, float("inf"))):
         _signal(group, number)
         end = time.monotonic() + patience
@@ -65,7 +65,7 @@ def _stop(group: int) -> None:
 
 
 def _reap(group: int) -> None:
-    """Asks how the ended processes of a group ended: as zombies they would count as its members."""
+    """Reaps the ended processes of a group, which would otherwise count as members (zombies)."""
     try:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
@@ -74,7 +74,7 @@ def _reap(group: int) -> None:
 
 
 def _signal(group: int, number: int) -> bool:
-    """Sends a signal to a process group; False: nobody is left in it."""
+    """Sends a signal to a process group; False: the group is empty."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

@@ -1,11 +1,11 @@
-"""The loop between DVC and the processes: what is ready starts, what has ended is committed, the rest waits its turn.
+"""The loop between DVC and the processes: it starts stages that are ready, and commits stages that have ended.
 
 waiting ─► running ─► done
-    │         ├─────► failed    its commands, or the commit of what they made
+    │         ├─────► failed    its commands, or the commit of their outputs, failed
     │         └─────► stopped   by the caller, or with the whole run
     ├───────► unchanged         nothing to do
     ├───────► restored          from DVC's cache
-    └───────► skipped           something that it needs did not come about
+    └───────► skipped           a stage that it needs failed or was stopped
 """
 
 import signal
@@ -24,7 +24,7 @@ from kdqat_cli.parallel.runner import STOPPED
 from kdqat_cli.store.progress import EventReader
 
 _TICK = 0.1
-_TAIL = 8192  # bytes at the end of a log that may be shown
+_TAIL = 8192  # bytes at the end of a log that are shown
 
 StateName = Literal["waiting", "running", "done", "restored", "unchanged", "failed", "skipped", "stopped"]
 _NOT_COMING = ("failed", "skipped", "stopped")
@@ -32,18 +32,18 @@ _NOT_COMING = ("failed", "skipped", "stopped")
 
 @dataclass
 class StageState:
-    """How far one stage is.
+    """The progress of one stage.
 
     Attributes:
-        name: as DVC addresses it.
-        state: see the module.
-        why: why it ran, or why it did not.
-        log: what its commands printed.
-        seconds: how long its commands have been running, or ran.
-        step: of `steps`, of a training.
-        steps: 0 where it has none.
-        news: the last of them.
-        curve: its evaluations so far, in this run.
+        name: its address in DVC.
+        state: see the head of this file.
+        why: the reason why it ran, or did not run.
+        log: the file with the output of its commands.
+        seconds: the time that its commands have been running, or ran.
+        step: the step of a training.
+        steps: number of steps of a training; 0: it has no steps.
+        news: the last news.
+        curve: its evaluations in this run.
     """
 
     name: str
@@ -57,7 +57,7 @@ class StageState:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
     def row(self) -> StageRow:
-        """As a row."""
+        """The progress as a row of a table."""
         return {
             "stage": self.name,
             "state": self.state,
@@ -71,24 +71,24 @@ class StageState:
 
 
 Watch = Callable[[Sequence[StageState]], None]
-"""Is shown the states now and then, and after the last change."""
+"""Called with the states at intervals, and after the last change."""
 
 Judge = Callable[[Sequence[StageState]], dict[str, str]]
-"""Names the running stages that shall be stopped, with the reasons."""
+"""From the states, the running stages to stop: name → reason."""
 
 
-class Engine:
+class Scheduler:
     """Reproduces a pipeline, many stages at once."""
 
     def __init__(self, pipeline: Pipeline, executor: Executor, logs: Path, watch: Watch, judge: Judge) -> None:
-        """Sets the parts together.
+        """Sets the parts.
 
         Args:
-            pipeline: DVC's side.
-            executor: where the commands run.
-            logs: folder of the stages' logs.
-            watch: is shown the states.
-            judge: is asked which stages to stop early.
+            pipeline: DVC's part.
+            executor: runs the commands.
+            logs: folder for the logs of the stages.
+            watch: called with the states.
+            judge: chooses the stages to stop early.
         """
         self.pipeline = pipeline
         self.executor = executor
@@ -104,8 +104,8 @@ class Engine:
     def run(self) -> list[StageState]:
         """Runs until nothing is left to do.
 
-        A failed stage stops only what needs it. After Ctrl-C or SIGTERM the running stages are asked to stop, and what
-        has ended well by then is still committed: the same run continues from there.
+        A failed stage stops only the stages that need it. After Ctrl-C or SIGTERM, the running stages are asked to
+        stop, and stages that have already succeeded are still committed, so that the same run continues from there.
 
         Raises:
             KeyboardInterrupt: it was interrupted.
@@ -129,7 +129,7 @@ class Engine:
         return list(self.states.values())
 
     def _advance(self, interrupted: Callable[[], bool]) -> None:
-        """Everything that touches DVC, under its lock; where another process has that, it is tried again later."""
+        """Does all work that needs DVC's lock; if another process holds the lock, it is tried again later."""
         try:
             with self.pipeline.locked():
                 while self._ended:
@@ -149,7 +149,7 @@ class Engine:
         if begun == "running":
             stage.log = self.logs / f"{stage.name.replace('/', '_')}.log"
             events = stage.log.with_suffix(".jsonl").absolute()
-            events.unlink(missing_ok=True)  # those of an earlier run
+            events.unlink(missing_ok=True)  # the events of an earlier run
             self._events[stage.name] = EventReader(events)
             self.executor.start(self.pipeline.job(stage.name, stage.log.absolute(), events))
             self._started[stage.name] = time.monotonic()
@@ -171,7 +171,7 @@ class Engine:
             stage.state, stage.why = "failed", f"exit code {code}"
 
     def _next(self) -> str | None:
-        """The first stage that can begin now, where a slot is free; those that never will are marked on the way."""
+        """The first stage that can start now, if a slot is free; marks stages that can never start."""
         free = len(self._running()) < self.executor.slots
         for stage in self.states.values():
             if stage.state != "waiting":
@@ -198,7 +198,7 @@ class Engine:
 
     def _measure(self) -> None:
         for name in self._running():
-            if name in self._ended:  # only its commit is outstanding
+            if name in self._ended:  # only its commit is missing
                 continue
             stage = self.states[name]
             stage.seconds = time.monotonic() - self._started[name]
@@ -209,7 +209,7 @@ class Engine:
 
 
 def tail(log: Path) -> str:
-    """The end of a log; nothing where there is none yet."""
+    """The end of a log; empty if there is no log yet."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL))
@@ -220,7 +220,7 @@ def tail(log: Path) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question, so that neither cuts a commit short; a second signal insists."""
+    """Stores SIGINT and SIGTERM instead of raising, so that a commit is not interrupted; a second signal raises."""
     received: list[int] = []
 
     def remember(number: int, frame: object) -> None:

@@ -31,7 +31,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from kdqat_cli.bench.engines import OWN, Engine, serve
+from kdqat_cli.bench.engines import OWN, EngineSpec, serve
 from kdqat_cli.bench.machine import processor
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.hub import refuse_absent
@@ -128,7 +128,7 @@ def bench(
     shapes: list[Shape],
     threads: int,
     rounds: int,
-    engines: dict[str, Engine],
+    engines: dict[str, EngineSpec],
     told: Callable[[str], None],
 ) -> Benchmark:
     """Measures engines side by side.
@@ -176,7 +176,7 @@ def bench(
     }
 
 
-def _machine(engine: Engine) -> str:
+def _machine(engine: EngineSpec) -> str:
     if engine.device == "cpu":
         return processor()
     from kdqat_cli.engine.gpu.model import gpu, gpu_name
@@ -186,7 +186,7 @@ def _machine(engine: Engine) -> str:
 
 @contextmanager
 def _workers(
-    engines: dict[str, Engine], packed: Path, threads: int, longest: int, told: Callable[[str], None]
+    engines: dict[str, EngineSpec], packed: Path, threads: int, longest: int, told: Callable[[str], None]
 ) -> Iterator[list[_Worker]]:
     """The engines that can run here, each in its process, which ends with the block."""
     words = PackedFile(packed).config["vocab_size"]
@@ -220,7 +220,7 @@ def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
             )
 
 
-def _start(name: str, engine: Engine, packed: Path, scratch: Path, threads: int) -> _Worker:
+def _start(name: str, engine: EngineSpec, packed: Path, scratch: Path, threads: int) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(engine, packed, scratch, threads, theirs), daemon=True)

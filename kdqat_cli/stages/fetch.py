@@ -189,10 +189,11 @@ def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[st
 
 def _refuse_foreign(out: Path, files: dict[str, bytes]) -> None:
     """Refuses to replace a file of another content that no fetch has recorded."""
-    record = read_object(out / SOURCES) or {}
+    recorded = (read_object(out / SOURCES) or {}).get("files")
+    known = recorded if isinstance(recorded, dict) else {}
     for name, content in files.items():
         path = out / name
-        if name not in record.get("files", {}) and path.is_file() and path.read_bytes() != content:
+        if name not in known and path.is_file() and path.read_bytes() != content:
             raise ConfigError(f"{path} would be replaced, but kdqat did not write it.", "--out with another folder")
 
 

@@ -17,7 +17,7 @@ from kdqat_cli.errors import MissingInputError, StageError
 from kdqat_cli.output import Board
 from kdqat_cli.parallel.executor import Executor, LocalExecutor
 from kdqat_cli.parallel.pipeline import Pipeline
-from kdqat_cli.parallel.scheduler import Engine, Judge, StageState, tail
+from kdqat_cli.parallel.scheduler import Judge, Scheduler, StageState, tail
 
 _OWN = Path(".kdqat")
 _LOCK_WITHIN = 15.0  # seconds: how long the jobs of a coordinator that was killed may take to stop
@@ -49,7 +49,7 @@ def repro(
         executor = _executor(jobs, ray, lock)
         logs = _OWN / "logs"
         logs.mkdir(exist_ok=True)
-        return Engine(pipeline, executor, logs, lambda states: board([state.row() for state in states]), judge).run()
+        return Scheduler(pipeline, executor, logs, lambda states: board([state.row() for state in states]), judge).run()
 
 
 def preview(targets: list[str]) -> list[dict[str, str | None]]:

@@ -1,1 +1,1 @@
-"""What lies on disk between stages: folders, locks, records, and where results lie."""
+"""The files between stages: output folders, locks, records, and the default places of results."""

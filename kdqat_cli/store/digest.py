@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def digest_of(value: object) -> str:
-    """sha256 of a JSON value; equal values, equal digests."""
+    """The sha256 of a JSON value; equal values have equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """The sha256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

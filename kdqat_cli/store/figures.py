@@ -1,6 +1,6 @@
-"""What stands in run.json, in metrics/*.json and in history.csv, and the one reader of each.
+"""The contents of run.json, metrics/*.json and history.csv as types, and the reader of each.
 
-Every JSON file has a version. A file without one was written by an earlier kdqat and is read all the same.
+Every JSON file has a version. A file without a version was written by an earlier kdqat and can be read too.
 """
 
 import csv
@@ -20,20 +20,20 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class DamagedError(MissingInputError):
-    """A file that kdqat writes does not hold what kdqat writes.
+    """A file of kdqat has been damaged.
 
     Attributes:
-        reason: why, as half a sentence: "it is not JSON".
+        reason: the reason as a clause, for example "it is not JSON".
     """
 
     def __init__(self, path: Path, reason: str, fix: str) -> None:
-        """Names the file, the reason and the command that mends it."""
+        """Takes the file, the reason, and the command that makes the file again."""
         super().__init__(f"{path} is damaged: {reason}.", fix)
         self.reason = reason
 
 
 class Size(TypedDict):
-    """How large a model is; the names are those of `Run`."""
+    """The size of a model; `Run` explains the fields."""
 
     parameters: int
     bytes: int
@@ -54,75 +54,75 @@ class Compared(TypedDict, total=False):
 
 
 class Run(Section):
-    """run.json: how a result came about on this machine, and what its stage measured."""
+    """The content of run.json: how a stage ran on this machine, and what it measured."""
 
     version: Literal[1] = VERSION
     """Version of this schema."""
     seconds: float = Field(ge=0)
     """Wall-clock seconds of the stage."""
     device: str | None = None
-    """Name of the GPU, or of the processor where there is none."""
+    """Name of the GPU, or of the CPU if there is no GPU."""
     devices: int = Field(default=1, ge=1)
-    """Processes that trained together."""
+    """Number of processes that trained together."""
     threads: int | None = None
-    """Threads of each process."""
+    """Number of threads of each process."""
     kernel: str | None = None
-    """The engine's kernel on this machine."""
+    """Kernel of the engine on this machine."""
     gpu_memory_mb: float | None = None
-    """The most memory that torch allocated on the GPU, in this process, in 10^6 bytes."""
+    """Largest memory that torch allocated on the GPU in this process, in 10^6 bytes."""
     rows: int | None = None
-    """Rows trained on; of an export, dev rows compared."""
+    """Number of training rows; for an export, of compared dev rows."""
     steps: int | None = None
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     score: float | None = None
     """Dev score in percent."""
     level_bits: float | None = None
-    """Mean over the quantised weights of log2 of their number of levels."""
+    """Mean of log2(number of levels) over the quantised weights."""
     half: bool | None = None
-    """Of an export: whether what is not quantised is FP16."""
+    """For an export: whether tensors that are not quantised are FP16."""
     codec: str | None = None
-    """Of an export: the codec that was asked for; null: the default."""
+    """For an export: the codec that was asked for; null: the default."""
     parameters: int | None = None
-    """Parameters of the model."""
+    """Number of parameters of the model."""
     bytes: int | None = None
-    """Bytes of the weights file."""
+    """Number of bytes of the weights file."""
     bits_per_weight: float | None = None
     """Bits of the weights file per parameter."""
     ratio_to_fp32: float | None = None
-    """FP32 bytes of all parameters over `bytes`."""
+    """Bytes of all parameters in FP32, divided by `bytes`."""
     rows_differing: int | None = None
-    """Of an export: compared rows whose label is not the student's."""
+    """For an export: number of compared rows with another label than the student's."""
     largest_difference: float | None = None
-    """Of an export: the largest difference of a logit."""
+    """For an export: the largest difference of a logit."""
     student_score: float | None = None
-    """Of an export: the student's dev score in percent."""
+    """For an export: the student's dev score in percent."""
     texts: int | None = None
-    """Of an export with a tokenizer of its own: texts compared."""
+    """For an export with its own tokenizer: number of compared texts."""
     texts_split_otherwise: int | None = None
-    """Of these, the texts that it splits differently."""
+    """For an export with its own tokenizer: number of texts that it splits differently."""
 
     def to_json(self) -> dict[str, object]:
-        """The run as JSON holds it; what is not known is left out."""
+        """The run as a JSON object, without unknown fields."""
         return self.model_dump(exclude_none=True)
 
 
 class Factors(Section):
-    """What tells one measured model from another, from the model's record."""
+    """The factors that distinguish measured models, from their records."""
 
     task: str
-    """Task that was scored."""
+    """Task of the score."""
     kind: Kind
-    """What made the model."""
+    """Kind of the model."""
     seed: int | None = None
-    """Seed of its training."""
+    """Seed of the training."""
     loss: str | None = None
-    """Attention loss that it was distilled with."""
+    """Distillation loss."""
     mix: str | None = None
-    """Form of the mix, where the loss reads it; so the next two."""
+    """Form of the mix; as the next two, only if the loss uses it."""
     beta: float | None = None
     """Weight of the second summand of the mix."""
     temperature: float | None = None
-    """What divides the scores before softmax."""
+    """Divides the scores before softmax."""
     weights: str | None = None
     """Quantiser of the weights."""
     activations: str | None = None
@@ -132,8 +132,8 @@ class Factors(Section):
 class Metrics(Section):
     """A file under metrics/: the figures of one model on one task, flat for `dvc metrics`, and its factors.
 
-    Besides `score` it holds the task's metrics in percent, those of further splits under the split's name, `rows`, and
-    the size of a local file (`parameters`, `bytes`, `bits_per_weight`, `ratio_to_fp32`): which ones, the task says.
+    Besides `score` it has the metrics of the task in percent, those of other splits with the name of the split, `rows`,
+    and the size of a local file (`parameters`, `bytes`, `bits_per_weight`, `ratio_to_fp32`).
     """
 
     model_config = ConfigDict(extra="allow")
@@ -144,9 +144,9 @@ class Metrics(Section):
     score: float
     """The headline score in percent."""
     model: Factors | None = None
-    """What was measured; null: an earlier kdqat wrote the file."""
+    """The factors of the model; null: an earlier kdqat wrote the file."""
     not_to_be_quoted: str | None = None
-    """Why the score says nothing about the method: what of a smoke run was cut short; null: it may be quoted."""
+    """Why the score says nothing about the method: what a smoke run shortened; null: the score may be quoted."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -154,17 +154,17 @@ class Metrics(Section):
         return {"score": self.score, **self.__pydantic_extra__}
 
     def to_json(self) -> dict[str, object]:
-        """The metrics as JSON holds them; factors that the model does not have are left out."""
+        """The metrics as a JSON object, without factors that the model does not have."""
         model = {} if self.model is None else {"model": self.model.model_dump(exclude_none=True)}
         mark = {} if self.not_to_be_quoted is None else {"not_to_be_quoted": self.not_to_be_quoted}
         return {"version": self.version, **self.figures, **mark, **model}
 
 
 class Evaluation(NamedTuple):
-    """A row of history.csv at which the model was scored."""
+    """A row of history.csv with a score."""
 
     step: int
-    """Optimiser steps so far."""
+    """Number of optimiser steps so far."""
     score: float
     """Dev score in percent."""
 
@@ -173,8 +173,8 @@ def factors_of(record: Record, task: str) -> Factors:
     """The factors of a model.
 
     Args:
-        record: of the model.
-        task: the task that it is scored on.
+        record: the record of the model.
+        task: the task of the score.
 
     Raises:
         ConfigError: the settings in the record are damaged.
@@ -190,25 +190,25 @@ def factors_of(record: Record, task: str) -> Factors:
 
 
 def read_run(path: Path) -> Run:
-    """The run in a file.
+    """Reads a run.json.
 
     Raises:
-        DamagedError: it is not there, or does not hold a run.
+        DamagedError: the file is missing or damaged.
     """
     return read_section(Run, path, "the command that made the folder, with --force")
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The metrics in a file.
+    """Reads a metrics file.
 
     Raises:
-        DamagedError: it is not there, or does not hold metrics.
+        DamagedError: the file is missing or damaged.
     """
     return read_section(Metrics, path, f"kdqat evaluate MODEL --out {path}")
 
 
 def holds_metrics(text: str) -> bool:
-    """Whether a text is that of a metrics file, so that another may replace it."""
+    """Whether a text is a metrics file, which another may replace."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -220,7 +220,7 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], int]:
     """The evaluations in a history.csv, and the steps of its last row.
 
     Raises:
-        DamagedError: it is not there, or does not hold a history.
+        DamagedError: the file is missing or damaged.
     """
     fix = "the command that made the folder, with --force"
     try:
@@ -255,7 +255,7 @@ def read_section(model: type[SectionT], path: Path, fix: str) -> SectionT:
         raise DamagedError(path, "it is not a JSON object", fix)
     version = value.get("version")
     if isinstance(version, int) and version > VERSION:
-        reason = f"it has version {version}, and this kdqat reads version {VERSION}"
+        reason = f"it has version {version}, but this kdqat reads version {VERSION}"
         raise DamagedError(path, reason, "pip install --upgrade kdqat")
     try:
         return model.model_validate(value)
@@ -264,7 +264,7 @@ def read_section(model: type[SectionT], path: Path, fix: str) -> SectionT:
 
 
 def _reason(error: ValidationError) -> str:
-    """The first fault; of a number that may be whole or not, what is wrong with it as a number."""
+    """The first fault; for a value that may be an integer or a float, the fault as a float."""
     details = error.errors()
     place = details[0]["loc"][0]
     fault = [detail for detail in details if detail["loc"][0] == place][-1]

@@ -1,20 +1,21 @@
-"""The output folder of a stage: locked while in use, whole or absent, and nobody else's.
+"""The output folder of a stage. It is locked while in use, its results are complete or absent, and it is never foreign.
 
-A stage writes into a scratch folder beside its results. What it finished replaces the old results by renaming: first
-all the old ones leave, run.json first, then the new ones come, run.json last, each whole and on disk before its name
-is. So whenever the power is cut, there is no old result beside a new one, and where run.json is, all of them are.
+A stage writes into a scratch folder beside its results. When it has finished, it replaces the old results by renaming.
+First it removes all old results, run.json first. Then it moves the new results, run.json last, each complete and on
+disk before it gets its name. So after a power cut there is never an old result beside a new one, and if run.json is
+there, all results are.
 
-Only results that carry a record of ours are replaced, and a result of other settings only with `--force`. Checkpoints
-of an unfinished training lie in the same folder, outside what DVC caches, under the digest of everything that the
-training depends on: another configuration never resumes from them. They are removed when their own training has its
-results. Those of other settings stay, but a training that finds `MOST_OTHERS` of them asks before it adds its own.
+Only results with a record of kdqat are replaced, and results of other settings only with `--force`. Checkpoints of an
+unfinished training are in the same folder, outside the outputs of DVC. Their name is the digest of everything that the
+training depends on, so another configuration never resumes from them. They are removed when their training has its
+results. Checkpoints of other settings stay, but a training that finds `MOST_OTHERS` of them refuses to add its own.
 
     <out>/model/          the model                     (DVC caches it)
     <out>/history.csv     losses and scores by step     (DVC plots it)
     <out>/run.json        seconds, device, threads      (DVC caches it)
     <out>/README.md       the card of `kdqat card`      (seal.py: it is removed with its model, unless it was edited)
     <out>/.kdqat-resume/  checkpoints of unfinished trainings
-    <out>/.kdqat-lock     process id and host of who works here (lock.py)
+    <out>/.kdqat-lock     process id and host of the process that works here (lock.py)
     <out>/.kdqat-scratch/ and .kdqat-old/, while a stage works
 """
 
@@ -39,9 +40,9 @@ MODEL = "model"
 HISTORY = "history.csv"
 RUN = "run.json"
 ABOUT = "kdqat.json"
-"""In `model/`: what the model was made from. A packed model has it in its file."""
+"""The file with the record in `model/`. A packed model has its record in the packed file."""
 MOST_OTHERS = 3
-"""Unfinished trainings of other settings whose checkpoints a folder holds at most."""
+"""The largest number of unfinished trainings of other settings with checkpoints in a folder."""
 _RESULTS = (RUN, MODEL, HISTORY)
 SCRATCH = ".kdqat-scratch"
 """What a stage has written so far."""
@@ -53,12 +54,12 @@ RESUME = ".kdqat-resume"
 
 @dataclass
 class Work:
-    """A stage's work in its output folder.
+    """The work of a stage in its output folder.
 
     Attributes:
-        out: the folder, which takes the results when the work is done.
-        scratch: takes them until then. Only the process that leads its group writes.
-        force: replace a result of other settings, and remove checkpoints of other settings.
+        out: the output folder, which gets the results when the work is done.
+        scratch: the folder for the results until then. Only the first process of a group writes.
+        force: whether to replace a result of other settings, and to remove checkpoints of other settings.
     """
 
     out: Path
@@ -67,15 +68,15 @@ class Work:
     _resume: Path | None = field(default=None, init=False)
 
     def refuse_other(self, record: Record, half: bool | None = None, codec: str | None = None) -> None:
-        """Refuses to replace a finished result of other settings, unless forced to.
+        """Refuses to replace a finished result of other settings, except with `force`.
 
         Args:
-            record: of the result to be. Versions do not count, nor what the record that is there does not have.
-            half: of an export, whether what is not quantised is FP16; run.json keeps it.
-            codec: of an export, the one that was asked for; run.json keeps it.
+            record: the record of the new result. Versions, and fields that the old record lacks, are not compared.
+            half: for an export, whether tensors that are not quantised are FP16; run.json has it.
+            codec: for an export, the codec that was asked for; run.json has it.
 
         Raises:
-            ConfigError: the result that is there has another record, or one that cannot be read.
+            ConfigError: the existing result has another record, or its record cannot be read.
         """
         if self.force or not group.leads() or not (self.out / MODEL).exists():
             return
@@ -85,17 +86,17 @@ class Work:
             if (self.out / RUN).exists() and (before := read_run(self.out / RUN)).half is not None:
                 old |= {"half": before.half, "codec": before.codec}
         except KdqatError as error:
-            raise ConfigError(f"{self.out} holds a result whose record cannot be read.", fix) from error
+            raise ConfigError(f"{self.out} has a result with a record that cannot be read.", fix) from error
         for place, value in (_settings(record) | {"half": half, "codec": codec}).items():
             if place in old and old[place] != value:
                 difference = f"{place} is {shown(old[place])} there, now {shown(value)}"
-                raise ConfigError(f"{self.out} holds a result of other settings: {difference}.", fix)
+                raise ConfigError(f"{self.out} has a result of other settings: {difference}.", fix)
 
     def resume_folder(self, record: Record) -> Path:
-        """Where the training of a model with this record keeps its checkpoints; other numbers of devices have others.
+        """The folder for the checkpoints of a training with this record and this number of devices.
 
         Raises:
-            ConfigError: too many trainings of other settings have left theirs.
+            ConfigError: there are checkpoints of too many trainings of other settings.
         """
         folder = self.out / RESUME / digest_of(record.to_json() | {"devices": group.size()})[:16]
         if group.leads():
@@ -105,7 +106,7 @@ class Work:
                     self._remove(path)
             if not folder.exists() and sum(path.exists() for path in others) >= MOST_OTHERS:
                 raise ConfigError(
-                    f"{self.out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings.",
+                    f"{self.out} has checkpoints of {MOST_OTHERS} unfinished trainings of other settings.",
                     f"rm -r {folder.parent}, or the same command with --force, which removes them",
                 )
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ class Work:
         return folder
 
     def forget_checkpoints(self) -> None:
-        """Removes the checkpoints of this training, whose results are there."""
+        """Removes the checkpoints of this training, which has its results now."""
         if self._resume is not None:
             self._remove(self._resume)
             if not any(self._resume.parent.iterdir()):
@@ -121,20 +122,20 @@ class Work:
 
     def _remove(self, checkpoints: Path) -> None:
         gone = self.out / OLD / checkpoints.name
-        checkpoints.rename(gone)  # at once: half removed, a checkpoint could still pass for whole
+        checkpoints.rename(gone)  # atomic, because a half-removed checkpoint could look valid
         shutil.rmtree(gone)
 
 
 @contextmanager
 def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
-    """Locks `out` and hands out a scratch folder, whose entries become those of `out` when the block ends well.
+    """Locks `out` and gives a scratch folder; when the block ends without error, its entries are moved to `out`.
 
     Args:
-        out: is made where it is not there.
-        force: as of `Work`.
+        out: the output folder; made if it does not exist.
+        force: see `Work`.
 
     Raises:
-        ConfigError: kdqat did not write what would be replaced.
+        ConfigError: a file that kdqat did not write would be replaced.
         MissingInputError: another process works in the folder, or it cannot be written.
     """
     with file_errors(out), _made(out), locked(out):
@@ -155,21 +156,21 @@ def output_folder(out: Path, force: bool = False) -> Iterator[Work]:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Makes a folder; where the block fails and leaves it empty, a new one is removed again."""
+    """Makes a folder; if the block fails, a new folder that is still empty is removed."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
         if new:
-            with suppress(OSError):  # it is not empty: an interrupted training has left checkpoints
+            with suppress(OSError):  # not empty: an interrupted training has left checkpoints
                 folder.rmdir()
         raise
 
 
 @contextmanager
 def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
-    """`output_folder` for the process that leads its group; the others leave `out` to it.
+    """`output_folder` for the first process of a group; the other processes do not touch `out`.
 
     Raises:
         ConfigError: as `output_folder`.
@@ -180,7 +181,7 @@ def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
         group.meet()
         if not (out / LOCK).exists():
             raise MissingInputError(
-                f"Process {group.rank()} of the group does not see the folder {out.resolve()} of the first one.",
+                f"Process {group.rank()} of the group does not see the folder {out.resolve()} of the first process.",
                 "--out with a folder that the machines share",
             )
         group.meet()
@@ -188,33 +189,34 @@ def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
 
 
 def refuse_inputs(out: Path, models: Mapping[str, str], folders: tuple[Path | None, ...] = ()) -> None:
-    """Refuses an output folder that is one of the stage's inputs, whatever links and names lead there.
+    """Refuses an output folder that is an input of the stage, also through links.
 
     Args:
-        out: the output folder; it need not be there.
-        models: what each model is to the stage → its folder, file or hub id. `out` must not lie inside one.
-        folders: of data and of the task's file. `out` may lie inside one: a working folder often holds both.
+        out: the output folder; it need not exist.
+        models: role of a model in the stage → its folder, file or hub id. `out` must not be inside one.
+        folders: folders of data and of the task file. `out` may be inside one, because both are often in the working
+            folder.
 
     Raises:
-        ConfigError: results in `out` would replace an input, or lie inside a model.
+        ConfigError: results in `out` would replace an input, or would be inside a model.
     """
     refuse_inside(out, models)
     read = {f"the {what} {source}": _folder_of(source) for what, source in models.items()}
     read |= {f"the folder {folder}": folder for folder in folders if folder is not None}
     for what, folder in read.items():
         if _same(out, folder) or any(_inside(folder, out / name) for name in _RESULTS):
-            raise ConfigError(f"--out {out} would write over {what}, which is read.", "--out with another folder")
+            raise ConfigError(f"--out {out} would write over {what}, which is an input.", "--out with another folder")
 
 
 def refuse_inside(path: Path, models: Mapping[str, str]) -> None:
-    """Refuses an output that lies inside a model's folder; arguments as of `refuse_inputs`.
+    """Refuses an output inside the folder of a model; `refuse_inputs` explains the arguments.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the output is inside such a folder.
     """
     for what, source in models.items():
         if _inside(path, _folder_of(source)):
-            raise ConfigError(f"{path} is the {what} {source}, or lies inside it.", "--out with another folder")
+            raise ConfigError(f"{path} is the {what} {source}, or is inside it.", "--out with another folder")
 
 
 def _folder_of(source: str) -> Path:
@@ -231,7 +233,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Refuses to work where a result would replace what kdqat did not write. A link that leads nowhere is no loss."""
+    """Refuses a folder in which a result would replace a file of others; broken links may be replaced."""
     ours = {MODEL: _is_model, f"{MODEL}/{CARD}": _is_card, HISTORY: _is_history, RUN: _is_run}
     for name, known in ours.items():
         if (out / name).exists() and not known(out / name):
@@ -264,7 +266,7 @@ def model_record(model: Path) -> Record:
     """The record of a `model` folder that a stage wrote.
 
     Raises:
-        MissingInputError: it is damaged.
+        MissingInputError: the record is damaged.
     """
     if (model / ABOUT).exists():
         return read_record(read_object(model / ABOUT), str(model / ABOUT))
@@ -272,14 +274,14 @@ def model_record(model: Path) -> Record:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """What two results of equal settings have in common: every value of a record, by its place."""
+    """Every value of a record by its place, except versions; results of equal settings have equal values."""
     unsaid = {"version", "versions", "task_file"}
     unsaid |= {name for name in ("encoder", "network", "seed") if getattr(record, name) is None}
     return _flat(record.model_dump(mode="json", exclude=unsaid))
 
 
 def _flat(value: object, place: str = "") -> dict[str, object]:
-    """Every value in nested objects, under its place as text with dots."""
+    """Every value in nested objects, by its place as text with dots."""
     if not isinstance(value, dict):
         return {place: value}
     parts = [_flat(part, f"{place}.{name}" if place else name) for name, part in value.items()]
@@ -287,14 +289,14 @@ def _flat(value: object, place: str = "") -> dict[str, object]:
 
 
 def _publish(scratch: Path, old: Path, out: Path) -> None:
-    # Some libraries make files that only their owner may read. New ones are as open as the user's mask lets folders be.
+    # Some libraries make files that only the owner may read. New files get the rights that the user's umask allows.
     mode = scratch.stat().st_mode & 0o666
     for path in scratch.rglob("*"):
         if path.is_file():
             path.chmod(mode)
     sync_tree(scratch)
     new = sorted((entry.name for entry in scratch.iterdir()), key=lambda name: name == RUN)
-    # Those that the stage does not write this time, too: beside the new ones they would be stale.
+    # Also results that the stage does not write this time, because they would be stale.
     stale = [CARD] if os.path.lexists(out / CARD) and _is_card(out / CARD) else []
     for name in dict.fromkeys([*_RESULTS, *stale, *new]):
         if os.path.lexists(out / name):

@@ -1,8 +1,8 @@
-"""The lock of a folder, which its process holds as long as it lives.
+"""The lock of a folder, which a process holds until it ends.
 
-The system keeps it (flock), and lets go of it when the process ends, however it ends. So it depends neither on the
-clock nor on process ids, which mean little in another container. The file also says who holds it: for people, and for
-a machine that shares the folder but not the system's locks. There the file alone counts.
+The system keeps the lock (flock) and releases it when the process ends in any way. So it does not depend on the clock
+or on process ids, which differ between containers. The file also says which process holds the lock, for users and for
+machines that share the folder but not the locks of the system. On those, only the file counts.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import psutil
 
@@ -22,7 +22,12 @@ from kdqat_cli.errors import MissingInputError
 
 LOCK = ".kdqat-lock"
 
-_held: set[int] = set()  # descriptors
+_held: set[int] = set()  # file descriptors
+
+
+class _Owner(NamedTuple):
+    pid: int
+    host: str
 
 
 @contextmanager
@@ -30,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Holds the lock of an existing folder.
 
     Raises:
-        MissingInputError: another process holds it, or one of another machine has left it there.
+        MissingInputError: another process holds the lock, or a process of another machine has left it there.
         OSError: the lock cannot be written.
     """
     path = folder / LOCK
@@ -39,14 +44,14 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor in _held:  # not in a forked process
+        if descriptor in _held:  # false in a forked process
             _held.remove(descriptor)
             path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
 def _let_go() -> None:
-    """Closes what a forked process has inherited: it would hold the lock after the end of the one that took it."""
+    """Closes inherited locks in a forked process, which would otherwise hold them longer than its parent."""
     while _held:
         os.close(_held.pop())
 
@@ -66,7 +71,7 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it has just removed it
+        os.close(descriptor)  # the previous owner has just removed the file
 
 
 def _lock(descriptor: int) -> bool:
@@ -85,9 +90,9 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _take(descriptor: int, path: Path) -> None:
-    """Writes this process into the lock. What one of this machine left there is stale: the system's lock was free."""
+    """Writes this process into the lock. An owner of this machine is stale, because the system's lock was free."""
     owner = _owner(descriptor)
-    if owner.get("host", socket.gethostname()) != socket.gethostname():
+    if owner is not None and owner.host != socket.gethostname():
         raise _in_use(descriptor, path)
     mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
     try:
@@ -99,20 +104,20 @@ def _take(descriptor: int, path: Path) -> None:
         raise
 
 
-def _owner(descriptor: int) -> dict[str, Any]:
-    """What the lock says; nothing where it was cut short, or is not written yet."""
+def _owner(descriptor: int) -> _Owner | None:
+    """The process in the lock file; None if the file is incomplete or not written yet."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
-        return {"pid": int(owner["pid"]), "host": str(owner["host"])}
+        return _Owner(int(owner["pid"]), str(owner["host"]))
     except (ValueError, KeyError, TypeError):
-        return {}
+        return None
 
 
 def _in_use(descriptor: int, path: Path) -> MissingInputError:
     owner = _owner(descriptor)
-    who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+    who = f"process {owner.pid} on {owner.host}" if owner else "another process"
     fix = "wait for it, or end it"
-    if owner and owner["host"] != socket.gethostname():
-        fix = f"wait for it; if kdqat no longer runs on {owner['host']}: rm {path}"
+    if owner and owner.host != socket.gethostname():
+        fix = f"wait for it; if kdqat no longer runs on {owner.host}: rm {path}"
     age = timedelta(seconds=max(0, int(time.time() - os.fstat(descriptor).st_mtime)))
     return MissingInputError(f"{path.parent} is in use by {who}, which locked it {age} ago.", fix)

@@ -1,6 +1,6 @@
-"""Names that commands and stages share, without their heavy imports; above all, where results lie by default.
+"""Names that commands and stages share, without heavy imports, and the default places of results.
 
-A result whose settings differ from those of params.yaml and its recipe has a folder of its own, named by what differs:
+If the settings of a result differ from params.yaml and its recipe, the name of its folder has the differences:
 `--loss map --beta 0.3 --weights int8` gives runs/TASK/student/map-int8-beta0.3-SEED.
 """
 
@@ -12,12 +12,12 @@ from kdqat_cli.names import FORMATS
 from kdqat_cli.params import resolve
 
 Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "figures", "published"]
-"""What `kdqat ls` lists."""
+"""The things that `kdqat ls` lists."""
 
 EMBEDDED = "embedded"
-"""The value of `--encoder` for the one that `kdqat fetch` brings."""
+"""The value of `--encoder` for the encoder that `kdqat fetch` downloads."""
 EMBEDDED_ID = "sentence-transformers/all-MiniLM-L6-v2"
-"""That encoder on the model hub."""
+"""The id of that encoder on the model hub."""
 RUNS = Path("runs")
 METRICS = Path("metrics")
 ANALYSIS = Path("analysis")
@@ -26,30 +26,30 @@ PIPELINE = Path("dvc.yaml")
 
 _DISTILL = ("student", "quantization", "distillation", "network")
 _QUANTIZE = ("student.max_length", "student.padding", "student.batch_size", "quantization")
-_VALUE_ALONE = ("weights", "mix", "method")  # fields whose values need no name beside them
+_VALUE_ALONE = ("weights", "mix", "method")  # fields whose values are clear without the name of the field
 
 
 class Named(Protocol):
-    """A task, as far as a folder's name depends on it."""
+    """The fields of a task that the name of a folder depends on."""
 
     @property
     def name(self) -> str:
-        """The task's name."""
+        """The name of the task."""
 
     @property
     def kind(self) -> str:
-        """The task's kind."""
+        """The kind of the task."""
 
 
 def student_run(task: Named, params: Params, recipe: str | None, settings: Settings, network: str | None = None) -> str:
-    """The name of a distillation without its seed: its loss, and how it differs from what params.yaml asks for.
+    """The name of a distillation without its seed: its loss, and its differences from params.yaml.
 
     Args:
         task: the task.
         params: params.yaml.
-        recipe: the recipe that was asked for in place of that of params.yaml.
-        settings: of the distillation.
-        network: the student's, where it is no copy of its teacher.
+        recipe: a recipe that replaces the recipe of params.yaml, or None.
+        settings: the settings of the distillation.
+        network: the network of the student if it is not a copy of its teacher.
     """
     return "-".join(
         [
@@ -61,17 +61,17 @@ def student_run(task: Named, params: Params, recipe: str | None, settings: Setti
 
 
 def ternary_folder(task: Named, params: Params, recipe: str | None, settings: Settings) -> Path:
-    """What `quantize` writes; arguments as of `student_run`."""
+    """The folder that `quantize` writes; `student_run` explains the arguments."""
     return RUNS / task.name / "-".join(["ternary", *_differences(task, params, recipe, settings, _QUANTIZE)])
 
 
 def teacher_folder(task: str) -> Path:
-    """What `finetune-teacher` writes."""
+    """The folder that `finetune-teacher` writes."""
     return RUNS / task / "teacher"
 
 
 def student_folder(task: str, run: str, seed: int) -> Path:
-    """What `distill` writes."""
+    """The folder that `distill` writes."""
     return RUNS / task / "student" / f"{run}-{seed}"
 
 
@@ -81,7 +81,7 @@ def taught_folder(task: str) -> Path:
 
 
 def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
-    """What `export` writes."""
+    """The folder that `export` writes."""
     return RUNS / task / format_name / f"{run}-{seed}"
 
 
@@ -98,20 +98,20 @@ def writer_of(folder: str) -> str | None:
 
 
 class Place(NamedTuple):
-    """What the path of a file under metrics/ says, where the file itself says nothing."""
+    """The task and the model in the path of a file under metrics/, for files without this information."""
 
     task: str
     """Name of the task."""
     model: str
-    """`teacher`, `ternary`, `student`, `packed`, or a name of the user's."""
+    """`teacher`, `ternary`, `student`, `packed`, or a name that the user chose."""
     run: str
-    """Name of the run, with its seed; "" where a task has one such model only."""
+    """Name of the run, with its seed; "" if a task has only one such model."""
 
     def split(self, seed: int | None = None) -> tuple[str, int | None]:
         """The run without its seed, and the seed.
 
         Args:
-            seed: the seed, where it is known; else the number at the run's end is taken for it.
+            seed: the seed if it is known; otherwise the number at the end of the run.
         """
         if seed is not None:
             return self.run.removesuffix(f"-{seed}"), seed
@@ -125,7 +125,7 @@ def metrics_place(path: Path) -> Place | None:
     if len(parts) not in (2, 3):
         return None
     task, model, *rest = parts
-    if model.startswith("ternary-"):  # of other settings: `ternary_folder`
+    if model.startswith("ternary-"):  # other settings, see `ternary_folder`
         model, _, name = model.partition("-")
         rest = rest or [name]
     return Place(task, model, rest[0] if rest else "")
@@ -134,7 +134,7 @@ def metrics_place(path: Path) -> Place | None:
 def _differences(
     task: Named, params: Params, recipe: str | None, settings: Settings, places: tuple[str, ...]
 ) -> list[str]:
-    """The recipe's name, where it changes anything, and each field that differs from the recipe's."""
+    """The name of the recipe if it changes a setting, and each field that differs from the recipe."""
     plain, base, asked = (
         _fields(value, places)
         for value in (

@@ -1,8 +1,8 @@
-"""Progress as events: what a training tells the process that waits for it.
+"""Progress events, which a training sends to the process that waits for it.
 
 `kdqat repro` and `kdqat sweep` name a file in the variable `KDQAT_PROGRESS` of each stage that they start. A training
-appends one JSON object per line to it; without the variable nothing is written. The file lies beside the stage's log in
-`.kdqat/logs/`, so it is neither an output of DVC nor part of a result. It may lie on a file system that machines share.
+appends one JSON object per line to it; without the variable it writes nothing. The file is beside the log of the stage
+in `.kdqat/logs/`, so it is not an output of DVC and not part of a result. Machines may share the file system.
 
     {"version": 1, "step": 137, "steps": 1370, "news": "dev score 91.20", "score": 91.2}
 """
@@ -18,12 +18,12 @@ from pydantic import Field, ValidationError
 from kdqat_cli.config import Section
 
 PROGRESS = "KDQAT_PROGRESS"
-"""Names the variable that holds the path of the file."""
+"""The environment variable with the path of the file."""
 _INTERVAL = 1.0  # seconds between two events without news
 
 
 class DevScore(str):
-    """The news of an evaluation: the text that people read, with its number."""
+    """The news of an evaluation: a text for users, with the score as a number."""
 
     def __new__(cls, score: float) -> "DevScore":
         """The news of a dev score in percent."""
@@ -35,25 +35,25 @@ class DevScore(str):
 
 
 class Event(Section):
-    """How far a training is."""
+    """The progress of a training."""
 
     version: Literal[1] = 1
     """Version of this schema."""
     step: int = Field(ge=0)
-    """Optimiser steps so far."""
+    """Number of optimiser steps so far."""
     steps: int = Field(gt=0)
-    """Optimiser steps of the whole training."""
+    """Number of optimiser steps of the whole training."""
     news: str = ""
-    """What is new, for people; empty: nothing but the step."""
+    """News as a text for users; empty: only the step is new."""
     score: float | None = None
     """Dev score of an evaluation, in percent."""
 
 
 class EventWriter:
-    """Appends events to the file that `KDQAT_PROGRESS` names, each as a whole line, at once."""
+    """Appends events to the file that `KDQAT_PROGRESS` names, each with one write of a whole line."""
 
     def __init__(self) -> None:
-        """Opens the file; where none is named, or it cannot be opened, nothing is written."""
+        """Opens the file; without a file, or if it cannot be opened, nothing is written."""
         self._file: BinaryIO | None = None
         self._last = 0.0
         path = os.environ.get(PROGRESS)
@@ -62,7 +62,7 @@ class EventWriter:
                 self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 (closed by `close`)
 
     def __call__(self, step: int, steps: int, news: str) -> None:
-        """Takes what a training tells; without news it writes one event per second, and the last step's."""
+        """Writes an event if there is news, at the last step, or if the last event is at least a second old."""
         now = time.monotonic()
         if self._file is None or not (news or step == steps or now - self._last >= _INTERVAL):
             return
@@ -71,7 +71,7 @@ class EventWriter:
         event = Event(step=step, steps=steps, news=str(news), score=score)
         try:
             self._file.write(event.model_dump_json(exclude_none=True).encode() + b"\n")
-        except OSError:  # a full disk, say: the training matters more than the news of it
+        except OSError:  # for example a full disk: the training goes on without events
             self.close()
 
     def close(self) -> None:
@@ -85,14 +85,14 @@ class EventReader:
     """Reads events while they are written."""
 
     def __init__(self, path: Path) -> None:
-        """Starts at the beginning of a file, which need not be there yet."""
+        """Starts at the beginning of a file, which need not exist yet."""
         self.path = path
         self._offset = 0
 
     def new(self) -> list[Event]:
-        """The events since the last call. A line that is half written is left for the next call.
+        """The events since the last call. An incomplete line is left for the next call.
 
-        Lines that are no events of this version are passed over: they only tell how far a stage is.
+        Lines that are not events of this version are ignored, because they only report progress.
         """
         try:
             with self.path.open("rb") as file:

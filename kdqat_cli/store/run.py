@@ -1,4 +1,4 @@
-"""What is written beside every result: where it comes from, and how long it took."""
+"""Writes run.json beside every result: versions, machine and time."""
 
 import platform
 import time
@@ -15,13 +15,13 @@ from kdqat_cli.store.writing import write_json
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on besides its inputs."""
+    """The versions of the packages that a result depends on."""
     names = ("kdqat", "torch", "transformers", "tokenizers", "datasets")
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 class Stopwatch:
-    """Wall-clock seconds since it was made."""
+    """Measures wall-clock seconds since its creation."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -33,12 +33,12 @@ class Stopwatch:
 
 
 def write_run(folder: Path, watch: Stopwatch, **figures: object) -> Run:
-    """Writes run.json, which stands apart from the model: the model's bytes depend on its inputs alone.
+    """Writes run.json, outside the model folder, so that the bytes of the model depend only on its inputs.
 
     Args:
-        folder: takes the file.
-        watch: of the stage.
-        figures: what the stage measured; `Run` has their names and types.
+        folder: the folder for the file.
+        watch: started with the stage.
+        figures: measured values; `Run` has their names and types.
     """
     gpu = torch.cuda.is_available()
     machine = {

@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all, and what the system's refusals mean to a user.
+"""Writes files completely or not at all, and explains errors of the system to users.
 
-A file is written aside, synced and renamed. So a kill or a full disk never leaves half of it, and nothing is ever
-written through a link: where DVC has linked a result to an object of its cache, the new file replaces the link, and
-the object stays as it is.
+A file is written under another name, synced and renamed. So a kill or a full disk never leaves a part of it. Nothing is
+written through a link: if DVC has linked a result to an object of its cache, the new file replaces the link, and the
+object does not change.
 """
 
 import errno
@@ -14,7 +14,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 
@@ -33,7 +32,7 @@ _REFUSED = {
 _LARGEST_KNOWN = 2**20  # characters of a file that are read to see whether kdqat wrote it
 
 Ours = Callable[[str], bool]
-"""Tells from the text of a file whether kdqat wrote it."""
+"""A function from the text of a file to whether kdqat wrote it."""
 
 
 @contextmanager
@@ -41,10 +40,10 @@ def file_errors(folder: Path | None = None) -> Iterator[None]:
     """Turns a full disk, a read-only file system or missing rights into one sentence.
 
     Args:
-        folder: named where the error names no path; None: the working folder.
+        folder: named in the message if the error names no path; None: the working folder.
 
     Raises:
-        MissingInputError: the system refused to read or write. Python, Rust and C++ each have an error of their own.
+        MissingInputError: the system refused to read or write. It covers the errors of Python, Rust and C++ libraries.
     """
     try:
         yield
@@ -60,21 +59,21 @@ def file_errors(folder: Path | None = None) -> Iterator[None]:
 def _refusal(error: Exception, folder: Path) -> MissingInputError | None:
     number = getattr(error, "errno", None)
     found = re.search(r"os error (\d+)|\[enforce fail at inline_container|basic_ios::clear", str(error))
-    if found:  # a C++ writer or its stream does not say why, and has no reason but this
+    if found:  # a C++ writer does not name the reason; it is a full disk
         number = int(found[1]) if found[1] else errno.ENOSPC
     if number in _FULL:
         return MissingInputError(
-            f"The folder {folder} cannot be written: {_FULL[number]}. What was there is as it was.",
+            f"The folder {folder} cannot be written: {_FULL[number]}. Existing files have not changed.",
             f"free space for {folder} (df -h {folder}), and then the same command, which continues",
         )
     path = getattr(error, "filename", None)
-    unnamed = isinstance(error, PermissionError) and path is None  # of a signal or a socket, say
+    unnamed = isinstance(error, PermissionError) and path is None  # for example of a signal or a socket
     if number in _REFUSED and not unnamed:
         place = Path(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else folder
         there = next((step for step in (place, *place.parents) if os.path.lexists(step)), Path())
         return MissingInputError(
             f"{place} cannot be read or written: {_REFUSED[number]}.",
-            f"ls -ld {there}, which shows what is there and whose it is; or another path",
+            f"ls -ld {there}, which shows its type and its owner; or another path",
         )
     if number == errno.ENOENT and path is None and "temporary directory" in str(error):
         return MissingInputError("There is no folder for temporary files.", "export TMPDIR=FOLDER")
@@ -82,18 +81,18 @@ def _refusal(error: Exception, folder: Path) -> MissingInputError | None:
 
 
 def refuse_target(path: Path, ours: Ours | None = None) -> None:
-    """Refuses a path at which a file cannot be written, or holds what kdqat did not write, before any work is done.
+    """Refuses, before any work, a path that cannot be written or has a file that kdqat did not write.
 
     Args:
-        path: of the file to be. A link to a file is accepted: the link will be replaced.
-        ours: tells whether an existing file may be replaced; None: any may. An empty one always may.
+        path: the path of the new file. A link to a file is accepted and will be replaced.
+        ours: whether an existing file may be replaced; None: any file may. An empty file always may.
 
     Raises:
-        ConfigError: the file that is there is not ours.
+        ConfigError: kdqat did not write the existing file.
         MissingInputError: a folder, device, pipe or socket is there, or the folder cannot be written.
     """
     with file_errors(path.parent):
-        # The mode of a link's target: a link to a device is refused, a link that leads nowhere is not.
+        # The mode of the target of a link: a link to a device is refused, a broken link is not.
         mode = path.stat().st_mode if path.exists() else None
         if mode is not None and not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
@@ -106,7 +105,7 @@ def refuse_target(path: Path, ours: Ours | None = None) -> None:
 
 
 def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
-    """Writes a file aside and renames it; missing folders are made. A link at `path` is replaced, never followed.
+    """Writes a file under another name and renames it; makes missing folders. A link at `path` is replaced.
 
     Raises:
         ConfigError: as `refuse_target`.
@@ -128,17 +127,17 @@ def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
 
 
 def write_text(path: Path, text: str, ours: Ours | None = None) -> None:
-    """As `write_bytes`, of UTF-8 text."""
+    """Like `write_bytes`, for UTF-8 text."""
     write_bytes(path, text.encode("utf-8"), ours)
 
 
 def write_json(path: Path, value: object, ours: Ours | None = None) -> None:
-    """As `write_bytes`, of JSON as people read it."""
+    """Like `write_bytes`, for indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", ours)
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is none."""
+def read_object(path: Path) -> dict[str, object] | None:
+    """The JSON object in a file; None if the file does not have one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (ValueError, RecursionError):
@@ -147,7 +146,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file or the names in a folder are on disk."""
+    """Waits until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,7 +155,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Returns when a folder and all in it are on disk, so that a power cut does not take them."""
+    """Waits until a folder and everything in it are on disk, so that a power cut cannot lose them."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
@@ -168,7 +167,7 @@ def _known(path: Path, ours: Ours) -> bool:
 
 
 def _refuse_unwritable(folder: Path) -> None:
-    """Raises the system's own error for the nearest folder that is there."""
+    """Raises the error of the system for the nearest existing folder if it cannot be written."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))

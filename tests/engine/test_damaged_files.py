@@ -132,6 +132,6 @@ def test_numbers_that_are_none_go_through_every_kernel(packed: Path, tmp_path: P
 def test_a_file_that_does_not_fit_its_configuration_says_so(packed: Path) -> None:
     for change in ({"hidden_size": 64}, {"num_hidden_layers": 3}, {"intermediate_size": 41}, {"num_hidden_layers": 1}):
         file = PackedFile(packed)
-        file.config = file.config | change
+        file.config = {**file.config, **change}
         with pytest.raises(MissingInputError, match="does not fit its own configuration"):
             NativeModel(file, kernels()[0], 1)

@@ -146,7 +146,7 @@ def curve(*scores: float) -> list[tuple[float, float]]:
 
 def test_the_median_rule() -> None:
     others = [curve(10, 20), curve(20, 30), curve(30, 40), curve(40, 50)]
-    assert hopeless(curve(24), others) == "dev score 24.00 after 25% of the steps, where the median of 4 runs is 25.00"
+    assert hopeless(curve(24), others) == "dev score 24.00 after 25% of the steps, but the median of 4 runs is 25.00"
     assert hopeless(curve(25), others) is None
     assert hopeless(curve(24), others[1:]) is None  # too few to compare with
     assert hopeless(curve(1, 1, 1), others) is None  # nobody came as far

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedModel
 
-from kdqat_cli.bench.engines import ENGINES, OWN, Engine, packed_itself
+from kdqat_cli.bench.engines import ENGINES, OWN, EngineSpec, packed_itself
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.packing.hf_model import save_packed
@@ -42,7 +42,7 @@ def test_every_engine_computes_the_same_model(packed: Path, tmp_path: Path) -> N
         engine.prepare(packed / FILE_NAME, tmp_path)
         logits[name] = np.asarray(engine.load(packed / FILE_NAME, tmp_path, 1)(ids)).reshape(3, 3)
     np.testing.assert_allclose(logits["ORT FP32"], logits["torch FP32"], atol=1e-4)
-    spread = np.ptp(logits["torch FP32"])
+    spread = float(np.ptp(logits["torch FP32"]))
     np.testing.assert_allclose(logits["kdqat"], logits["torch FP32"], atol=0.1 * spread)
     np.testing.assert_allclose(logits["ORT int8"], logits["torch FP32"], atol=0.2 * spread)
 
@@ -66,8 +66,8 @@ def test_the_table_has_every_engine_and_shape(packed: Path, tmp_path: Path) -> N
 
 def test_a_peer_that_is_missing_or_another_model_is_left_out(packed: Path) -> None:
     own = ENGINES["cpu"][OWN]
-    missing = Engine(_not_installed, own.load, (), packed_itself)
-    other = Engine(own.prepare, _negated, (), packed_itself)
+    missing = EngineSpec(_not_installed, own.load, (), packed_itself)
+    other = EngineSpec(own.prepare, _negated, (), packed_itself)
     told: list[str] = []
     result = bench(str(packed), [(1, 8)], 1, 1, {OWN: own, "missing": missing, "other": other}, told.append)
     assert [row["engine"] for row in result["latency"]] == [OWN]

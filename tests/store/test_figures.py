@@ -65,7 +65,7 @@ def test_metrics_stay_flat_and_carry_their_factors(tmp_path: Path) -> None:
         ('{"score": true}', "its score: input should be a valid number"),
         ('{"score": 1, "f1": NaN}', "its f1: input should be a finite number"),
         ('{"score": 1, "rows": true}', "its rows: input should be a valid number"),
-        ('{"score": 1, "version": 2}', "it has version 2, and this kdqat reads version 1"),
+        ('{"score": 1, "version": 2}', "it has version 2, but this kdqat reads version 1"),
         ('{"score": 1, "model": {"kind": "teacher"}}', "it has no model.task"),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_result_of_other_settings_is_replaced_only_by_force(
     out: Path, changes: dict[str, object], difference: str
 ) -> None:
     finish(out, OLD)
-    with pytest.raises(ConfigError, match=f"{out} holds a result of other settings: {difference}") as caught:
+    with pytest.raises(ConfigError, match=f"{out} has a result of other settings: {difference}") as caught:
         finish(out, OLD | changes)
     assert "--force" in (caught.value.fix or "")
     assert json.loads((out / MODEL / ABOUT).read_text()) == OLD
@@ -231,7 +231,7 @@ def test_a_result_of_equal_settings_is_replaced(out: Path, changes: dict[str, ob
 def test_a_result_with_a_damaged_record_is_replaced_only_by_force(out: Path, name: str) -> None:
     (out / MODEL).mkdir(parents=True)
     (out / MODEL / name).write_text("{")
-    with pytest.raises(ConfigError, match="holds a result whose record cannot be read"):
+    with pytest.raises(ConfigError, match="has a result with a record that cannot be read"):
         finish(out, OLD)
     assert (out / MODEL / name).read_text() == "{"
     finish(out, OLD, force=True)
@@ -266,7 +266,7 @@ def test_a_training_continues_from_its_own_checkpoints_only(out: Path) -> None:
 def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
     for task in "abc"[:MOST_OTHERS]:
         interrupt(out, task)
-    sentence = f"{out} holds checkpoints of {MOST_OTHERS} unfinished trainings of other settings"
+    sentence = f"{out} has checkpoints of {MOST_OTHERS} unfinished trainings of other settings"
     with output_folder(out) as work, pytest.raises(ConfigError, match=sentence) as caught:
         work.resume_folder(Record(task="e"))
     assert f"rm -r {out / '.kdqat-resume'}" in (caught.value.fix or "")
