@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -64,7 +64,7 @@ def new_network(
     return model_class(config_class(**{**fitting[name].shapes[name], **given}, **config))
 
 
-def _field(network: str, name: str, value: object, free: Mapping[str, object]) -> object:
+def _field(network: str, name: str, value: object, free: Mapping[str, Any]) -> object:
     """The value of a field of a network's configuration.
 
     Raises:
