@@ -31,7 +31,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -43,7 +43,7 @@ def main() -> None:
     group.heed_sigterm()
     try:
         app()
-    except KdqatError as error:  # of the help, which no command prints
+    except KdqatError as error:  # an error while the help is printed, outside any command
         Output().error(error)
         sys.exit(error.exit_code)
     except Exception:

@@ -1,27 +1,26 @@
-"""Every expected failure of kdqat: one sentence that names the thing, the command that fixes it, an exit code.
+"""The expected failures of kdqat: one sentence that names the problem, the command that fixes it, and an exit code.
 
 Exit codes: 0 ok, 1 a bug in kdqat, 2 usage or configuration, 3 missing input or offline, 4 a quality gate
 failed, 5 stages of a pipeline failed, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from reprlib import Repr
-from typing import Any
 
-_LONGEST = 4000  # characters of a sentence, which may quote what a file holds
+_LONGEST = 4000  # characters of a sentence, which may quote a file
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxdict = 20
 
 
-def shown(value: Any) -> str:
-    """A user's value in a sentence: as `repr`, but cut where it is long or deep."""
+def shown(value: object) -> str:
+    """A user's value in a sentence: its `repr`, shortened if it is long or deep."""
     return _SHORT.repr(value)
 
 
 class KdqatError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can fix.
 
-    `sentence` names the thing that is wrong; `fix` is the command (or edit) that mends it.
+    `sentence` names the problem; `fix` is the command (or edit) that fixes it.
     """
 
     exit_code = 1
@@ -39,13 +38,13 @@ class ConfigError(KdqatError):
 
 
 class MissingInputError(KdqatError):
-    """A file, folder, data set or download that is not there, or is not what it claims to be."""
+    """A file, folder, data set or download that is missing or damaged."""
 
     exit_code = 3
 
 
 class GateError(KdqatError):
-    """A result below the bar that was set for it, or a training that diverged."""
+    """A result below its required quality, or a training that diverged."""
 
     exit_code = 4
 

@@ -1,7 +1,7 @@
-"""Reading the files that a user names: regular files only, and never more bytes than the reader expects.
+"""Reads files that a user names: only regular files, and never more bytes than the reader expects.
 
-A named pipe would block for ever, a device may have no end, and a folder, a missing permission or a compressed file is
-an everyday mistake. Each gets one sentence at once. A link to a regular file is read like the file.
+A named pipe would block forever, a device may have no end, and a folder, a missing permission or a compressed file is a
+common mistake. Each gets one sentence at once. A link to a regular file is read like the file.
 """
 
 import os
@@ -20,9 +20,9 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# First bytes → encoding, the longest first: UTF-32's mark begins with that of UTF-16.
+# First bytes → encoding; the longest first, because the mark of UTF-32 begins with the mark of UTF-16.
 _ENCODINGS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-# First bytes → what the file is, and how to get at its text.
+# First bytes → the kind of file, and the command that gives its text.
 _FORMATS = {
     b"\x1f\x8b": ("a gzip file", "gunzip -c {} > NEW"),
     b"\xfd7zXZ": ("an xz file", "xz -dc {} > NEW"),
@@ -31,16 +31,16 @@ _FORMATS = {
     b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "unzip it, or save it as CSV in UTF-8"),
     b"PAR1": ("a Parquet file", "save it as JSON Lines (.jsonl)"),
 }
-_START = 5  # bytes that tell what a file is
+_START = 5  # number of bytes that show the kind of a file
 POINTER = "version https://git-lfs.github.com/spec/"
-"""What a pointer of Git LFS begins with; it stands in place of a file that was not downloaded."""
+"""The beginning of a pointer of Git LFS, which replaces a file that was not downloaded."""
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything bears this name: a file, a folder, a link that leads nowhere.
+    """Whether a file, a folder or a link (even a broken one) has this name.
 
     Raises:
-        MissingInputError: a folder on the way may not be searched, so that nobody knows.
+        MissingInputError: a folder of the path may not be searched.
     """
     try:
         os.lstat(path)
@@ -64,7 +64,7 @@ def size_of(path: Path) -> int:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Names of what lies in a folder, sorted; none where there is no such folder.
+    """The sorted names in a folder; empty if there is no such folder.
 
     Raises:
         MissingInputError: the folder may not be read.
@@ -78,17 +78,17 @@ def names_in(folder: Path) -> list[str]:
 
 
 def refuse_odd_files(folder: Path) -> None:
-    """Refuses a folder that holds a named pipe, a socket or a device.
+    """Refuses a folder with a named pipe, a socket or a device.
 
-    Libraries that read a whole folder skip such a file, as if it were absent, and use their defaults instead.
+    Libraries that read a whole folder ignore such a file and use their defaults instead.
 
     Raises:
-        MissingInputError: with the file's name; or the folder may not be read.
+        MissingInputError: there is such a file, or the folder may not be read.
     """
     for path in (folder / name for name in names_in(folder)):
         try:
             kind = stat.S_IFMT(path.stat().st_mode)
-        except OSError:  # a link that leads nowhere, say
+        except OSError:  # for example a broken link
             continue
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise MissingInputError(
@@ -97,12 +97,12 @@ def refuse_odd_files(folder: Path) -> None:
 
 
 def refuse_unreadable(folder: Path) -> None:
-    """Refuses a folder in which a file may not be read, or is a pointer of Git LFS in place of one.
+    """Refuses a folder with a file that may not be read, or with a pointer of Git LFS.
 
-    Libraries say of such a file that there is none, or that it is damaged.
+    Libraries report such a file as missing or damaged.
 
     Raises:
-        MissingInputError: with the file's name.
+        MissingInputError: there is such a file.
     """
     for path in (folder / name for name in names_in(folder)):
         if path.is_file():
@@ -110,13 +110,14 @@ def refuse_unreadable(folder: Path) -> None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file, or a link to one, opened to read bytes.
+    """Opens a regular file, or a link to one, to read bytes.
 
     Raises:
-        MissingInputError: no such file, it is not a regular file, it may not be read, or it is a pointer of Git LFS.
+        MissingInputError: there is no such file, it is not a regular file, it may not be read, or it is a pointer of
+            Git LFS.
     """
     try:
-        mode = path.stat().st_mode  # before it is opened: opening a device may already do something
+        mode = path.stat().st_mode  # checked first, because opening a device may have an effect
         if not stat.S_ISREG(mode):
             raise MissingInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file of text.")
         file = path.open("rb")
@@ -134,11 +135,11 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The whole of a small file.
+    """The content of a small file.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: largest number of bytes.
 
     Raises:
         MissingInputError: as `open_file`, or the file has more bytes.
@@ -146,20 +147,20 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open_file(path) as file:
         try:
             data = b"" if os.fstat(file.fileno()).st_size > most else file.read(most + 1)
-            size = max(os.fstat(file.fileno()).st_size, len(data))  # some files of the system say that they have none
+            size = max(os.fstat(file.fileno()).st_size, len(data))  # some system files report size 0
         except OSError as error:
             raise _unreadable(path, error) from error
     if size > most:
-        raise MissingInputError(f"{path} is too large: it has {size:,} bytes, and {most:,} is the most.")
+        raise MissingInputError(f"{path} is too large: it has {size:,} bytes, but at most {most:,} are allowed.")
     return data
 
 
 def lines(path: Path, longest: int) -> Iterator[str]:
-    r"""The lines of a UTF-8 file, each with its line end, which is \n or \r\n. A byte order mark is left out.
+    r"""The lines of a UTF-8 file, each with its line end (\n or \r\n), without a byte order mark.
 
     Args:
         path: the file.
-        longest: bytes that a line may have.
+        longest: largest number of bytes of a line.
 
     Raises:
         MissingInputError: as `open_file`, a line is longer, or the file is not UTF-8 text.
@@ -182,10 +183,10 @@ def lines(path: Path, longest: int) -> Iterator[str]:
 
 
 def text_of(path: Path, data: bytes) -> str:
-    """The text of a file's bytes, without a byte order mark.
+    """The text of the bytes of a file, without a byte order mark.
 
     Raises:
-        MissingInputError: it is not UTF-8 text.
+        MissingInputError: the bytes are not UTF-8 text.
     """
     try:
         if encoding_of(data[:_START]):
@@ -201,8 +202,8 @@ def not_utf8(path: Path | None, start: bytes, line: int | None = None) -> tuple[
 
     Args:
         path: the file; None: standard input.
-        start: its first bytes, which may tell what it is.
-        line: where the first wrong byte is.
+        start: its first bytes, which may show its kind.
+        line: number of the line with the first wrong byte.
     """
     name, file = ("FILE", "standard input") if path is None else (quote(str(path)), str(path))
     if encoding := encoding_of(start):
@@ -218,7 +219,7 @@ def not_utf8(path: Path | None, start: bytes, line: int | None = None) -> tuple[
 
 
 def encoding_of(start: bytes) -> str:
-    """UTF-16 or UTF-32 where a file's first bytes tell it, by a byte order mark or by zeros; else empty."""
+    """UTF-16 or UTF-32 if the first bytes of a file show it by a byte order mark or by zeros; else empty."""
     for mark, encoding in _ENCODINGS.items():
         if start.startswith(mark):
             return encoding

@@ -1,7 +1,8 @@
-"""The processes that train together, each on its share of every batch. One that trains alone is a group of one.
+"""The group of processes that train together, each on its share of every batch. A single process is a group of one.
 
-Whoever starts them (`--devices`, torchrun, accelerate launch) tells each its place by environment variables. The first
-one leads: it alone prints results and writes files. The first to fail speaks for all; the others leave without a word.
+The program that starts the processes (`--devices`, torchrun, accelerate launch) gives each its rank by environment
+variables. Only the process with rank 0 prints results and writes files. The first process that fails prints the error;
+the others exit silently.
 """
 
 import os
@@ -11,54 +12,55 @@ import threading
 import time
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdqat_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed.distributed_c10d import PrefixStore
 
 LIFELINE = "KDQAT_LIFELINE"
-"""Names a pipe's end that every process holds: when the other end closes, whoever started the group is gone."""
+"""The variable with the descriptor of a pipe; the other end closes when the starter of the group is gone."""
 STOPPED = 128 + signal.SIGTERM
 GRACE = 10.0
-"""Seconds in which a process that was asked to leave must have left."""
+"""Seconds after which a process that was asked to exit is killed."""
 
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_PEER_SEEN = 2.0  # seconds in which whoever started the group sees that one of it has died, and ends the others
+_PEER_SEEN = 2.0  # seconds in which the starter of the group notices a dead process and ends the others
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came. The process leaves as after Ctrl-C: its folders are unlocked, and it says one line."""
+    """SIGTERM was received. The process exits as after Ctrl-C: it unlocks its folders and prints one line."""
 
 
 @dataclass
 class _Group:
     rank: int = 0
     size: int = 1
-    store: Any = None
+    store: "PrefixStore | None" = None
 
 
 _group = _Group()
 
 
 def heed_sigterm() -> None:
-    """Makes SIGTERM raise `Terminated`, unless whoever started this process has it ignored."""
+    """Makes SIGTERM raise `Terminated`, unless this process was started with SIGTERM ignored."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 
 
 def join(devices: int | None) -> int:
-    """Joins the group that this process was started for, if it was.
+    """Joins the group if this process was started as a member of one.
 
     Args:
-        devices: processes that the user wants; None: as many as were started.
+        devices: number of processes that the user wants; None: as many as were started.
 
     Returns:
-        The processes of the group; of one that is still to be started, those that it is to have.
+        The number of processes of the group, or `devices` if the group is not started yet.
 
     Raises:
-        ConfigError: other processes were started than the user wants, or more than there are GPUs.
+        ConfigError: the number of started processes is not `devices`, or is larger than the number of GPUs.
     """
     if not started():
         return devices or 1
@@ -74,7 +76,7 @@ def join(devices: int | None) -> int:
     _group.store = PrefixStore("kdqat", store)
     if devices not in (None, _group.size):
         raise ConfigError(
-            f"--devices {devices} is not the {_group.size} processes that were started (WORLD_SIZE).",
+            f"--devices {devices} does not match the {_group.size} processes that were started (WORLD_SIZE).",
             "the same command without --devices",
         )
     gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
@@ -87,17 +89,17 @@ def join(devices: int | None) -> int:
 
 
 def started() -> bool:
-    """Whether this process was started as one of a group."""
+    """Whether this process was started as a member of a group."""
     return all(name in os.environ for name in _PLACE)
 
 
 def size() -> int:
-    """Processes of the group."""
+    """The number of processes of the group."""
     return _group.size
 
 
 def rank() -> int:
-    """This process's place in the group, from 0."""
+    """The rank of this process in the group, from 0."""
     return _group.rank
 
 
@@ -107,7 +109,7 @@ def leads() -> bool:
 
 
 def add_up(values: "Tensor") -> "Tensor":
-    """The sum of all processes' tensors (any shape), in place; the same bits in each process."""
+    """Sums the tensors (any shape) of all processes in place; every process gets the same bits."""
     if _group.size > 1:
         import torch.distributed as dist
 
@@ -124,15 +126,15 @@ def meet() -> None:
 
 
 def fail(code: int, sure: bool = True) -> tuple[bool, int]:
-    """Takes the word for the group, if no other process has failed before.
+    """Registers the failure of this process, and finds the first process that failed.
 
     Args:
-        code: exit code of this process's failure.
-        sure: the failure is its own. If not, it may be that another has died without a word: whoever started the group
-            sees that, and ends this process in time.
+        code: exit code of the failure.
+        sure: whether the failure is of this process. If not, another process may have died silently; the starter of the
+            group then notices it and ends this process during a short wait.
 
     Returns:
-        Whether this process is to say why it failed, and the exit code to leave with: that of the first to fail.
+        Whether this process must print its error, and the exit code of the first process that failed.
     """
     if _group.store is None:
         return True, code
@@ -140,7 +142,7 @@ def fail(code: int, sure: bool = True) -> tuple[bool, int]:
         time.sleep(_PEER_SEEN)
     try:
         first = _group.store.compare_set("failed", "", f"{_group.rank} {code}").decode().split()
-    except RuntimeError:  # gone with the process that keeps it, which has said why
+    except RuntimeError:  # the store is gone with its process, which has printed the error
         return False, code
     return int(first[0]) == _group.rank, int(first[1])
 
@@ -155,7 +157,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _leave_with_the_starter(lifeline: int) -> None:
     os.read(lifeline, 1)
-    # In the main thread: Python's commands then leave in order and release the folders that they have locked.
+    # In the main thread, so that commands clean up and release their locked folders.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(STOPPED)

@@ -1,4 +1,4 @@
-"""Whether the model hub answers, asked once: its own clients find out only after half a minute of retries."""
+"""Checks once whether the model hub answers; its clients notice a failure only after half a minute of retries."""
 
 import re
 from difflib import get_close_matches
@@ -9,27 +9,27 @@ from kdqat_cli.errors import MissingInputError
 from kdqat_cli.files import names_in, read_bytes
 
 TIMEOUT = 10.0
-"""Seconds that the hub may take to answer at all."""
+"""Seconds after which the hub counts as unreachable."""
 
 
 CONFIG = "config.json"
 _MODEL_TYPE = b'"model_type"'
-"""In a model's config.json. Other config.json files, such as those of sentence-transformers, do not have it."""
+"""A key in the config.json of a model, which other config.json files (sentence-transformers) do not have."""
 _LARGEST_CONFIG = 2**24  # bytes
 _SHOWN = 3  # folders in one sentence
 _MODEL = "the same command with a model folder, or a hub id (OWNER/NAME)"
-_PART = r"[\w-][\w.-]*"  # of a hub id, OWNER/NAME
+_PART = r"[\w-][\w.-]*"  # one part of a hub id OWNER/NAME
 
 
 def refuse_absent(model: str, fix: str | None) -> None:
-    """Refuses the name of a model that is neither a folder nor of the form of a hub id. It loads nothing.
+    """Refuses the name of a model that is not a folder and does not have the form of a hub id. Loads nothing.
 
     Args:
-        model: what the user gave.
-        fix: the command that makes the folder, for the error; None: a model that lies near, if there is one.
+        model: the name from the user.
+        fix: the command that makes the folder, for the error; None: a model in a folder nearby, if there is one.
 
     Raises:
-        MissingInputError: there is no such folder, and the name is no hub id.
+        MissingInputError: there is no such folder, and the name is not a hub id.
     """
     path = Path(model)
     if path.is_dir() or re.fullmatch(f"{_PART}/{_PART}", model, re.ASCII):
@@ -44,7 +44,7 @@ def refuse_absent(model: str, fix: str | None) -> None:
         meant = get_close_matches(path.parts[len(near[0].parts) - 1], [folder.name for folder in near], n=1)
         if meant:
             fix = fix or f"the same command with {near[0].with_name(meant[0])}"
-    elif re.fullmatch(_PART, model, re.ASCII):  # as hub ids were before they had owners
+    elif re.fullmatch(_PART, model, re.ASCII):  # the form of old hub ids, without an owner
         sentence += " A hub id has the form OWNER/NAME."
         fix = fix or f"search the model hub for {model}, and give OWNER/{model}"
     raise MissingInputError(sentence, fix or _MODEL)
@@ -60,7 +60,7 @@ def _models_near(absent: Path) -> list[Path]:
 
 
 def refuse_hollow(folder: Path, fix: str | None) -> None:
-    """Refuses a folder without a model of its own, and names those in it: checkpoints of a training, say.
+    """Refuses a folder without a model, and names a model in one of its folders, for example a checkpoint.
 
     Raises:
         MissingInputError: always.
@@ -71,7 +71,7 @@ def refuse_hollow(folder: Path, fix: str | None) -> None:
         raise MissingInputError(f"The folder {folder} is empty.", fix)
     refuse_adapter(folder)
     inner = model_inside(folder)
-    sentence = f"The folder {folder} holds no model: it has no {CONFIG} that names a model_type"
+    sentence = f"The folder {folder} has no model: it has no {CONFIG} with a model_type"
     if inner is None:
         raise MissingInputError(f"{sentence}.", fix)
     raise MissingInputError(f"{sentence}. Its folder {inner.name} has one.", f"the same command with {inner}")
@@ -91,17 +91,17 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def model_inside(folder: Path) -> Path | None:
-    """The last of the folders in a folder that hold a model; numbers in their names count as numbers."""
+    """The last of the folders in a folder that have a model; numbers in names are compared as numbers."""
     inner = [path.parent for path in folder.glob(f"*/{CONFIG}") if _MODEL_TYPE in read_bytes(path, _LARGEST_CONFIG)]
     return max(inner, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
 
 
 def why_unreachable(identifier: str, kind: Literal["model", "dataset"], revision: str | None = None) -> str:
-    """Why the hub does not give a repository, or nothing; what is in its cache may be loaded all the same.
+    """Why the hub does not give a repository; empty if it does. Its cache may still have the repository.
 
     Args:
-        identifier: the repository's id, with its namespace.
-        kind: what it holds.
+        identifier: the id of the repository, with its owner.
+        kind: the kind of the repository.
         revision: branch, tag or commit; None: the main branch.
     """
     from huggingface_hub import HfApi, is_offline_mode
@@ -115,16 +115,16 @@ def why_unreachable(identifier: str, kind: Literal["model", "dataset"], revision
         ask(identifier, revision=revision, timeout=TIMEOUT)
     except (HfHubHTTPError, ValueError) as error:  # the hub refuses, or the id is not one
         return first_line(error)
-    except Exception as error:  # the HTTP library's own, which shares no base class with OSError
+    except Exception as error:  # exceptions of the HTTP library, which are not OSErrors
         return f"no network ({first_line(error)})"
     return ""
 
 
 def first_line(error: Exception) -> str:
-    """An error's first line without its full stop, and the second where the first only announces it; or its class."""
+    """The first line of an error without its full stop, and the second if the first ends with a colon; or its class."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
-    if isinstance(error, KeyError):  # it says the key alone
+    if isinstance(error, KeyError):  # its text is only the key
         return f"there is no {lines[0]}"
     return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")

@@ -1,25 +1,28 @@
-"""Names that options and settings take: kdqat's own, and those that plugins add. Nothing heavy is imported here."""
+"""Names that options and settings take: kdqat's names and those of plugins. Imports nothing heavy."""
 
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from pydantic_core import PydanticCustomError
 
+T = TypeVar("T")
 
-class Names(dict[str, Any]):
-    """The names of one kind of thing, in the order in which they are listed; each may stand for a value."""
 
-    def add(self, name: str, value: Any = None) -> None:
+class Names(dict[str, T]):
+    """The names of one kind of thing in the order of their listing, each with a value (perhaps None)."""
+
+    def add(self, name: str, value: T) -> None:
         """Adds a name.
 
         Raises:
-            ValueError: it is taken.
+            ValueError: the name is taken.
         """
         if name in self:
             raise ValueError(f"the name {name!r} is taken")
         self[name] = value
 
-    def checked(self, value: Any) -> str:
-        """The value, if it is one of the names; for pydantic."""
+    def checked(self, value: object) -> str:
+        """The value if it is one of the names, for pydantic."""
         if not isinstance(value, str) or value not in self:
             raise PydanticCustomError("name", "Input should be {names}", {"names": self.listed()})
         return value
@@ -34,10 +37,12 @@ class Names(dict[str, Any]):
         return f"[{'|'.join(self)}]"
 
 
-LOSSES = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "logits"]))
-"""Values of `--loss`; distillation/losses.py says what each is."""
-FORMATS = Names(dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"]))
-"""Values of `--format`; `packed` is kdqat's own, exporters/catalogue.py says what the others are."""
+LOSSES: Names[None] = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "logits"]))
+"""Values of `--loss`; distillation/losses.py explains them."""
+FORMATS: Names[None] = Names(
+    dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"])
+)
+"""Values of `--format`; `packed` is kdqat's own format, exporters/catalogue.py explains the others."""
 _LAYERS = [
     "cover-length",
     "ranking-loss",
@@ -48,9 +53,9 @@ _LAYERS = [
     "hidden-error",
 ]
 _ELSE = ["hidden-error", "weights", "agreement", "disagreement", "calibration", "hessian", "diagnosis"]
-MEASURES = Names(dict.fromkeys([*_LAYERS, *_ELSE]))
-"""Values of `--measure`; analysis/catalogue.py says what each is."""
-LEVELS = Names(
+MEASURES: Names[None] = Names(dict.fromkeys([*_LAYERS, *_ELSE]))
+"""Values of `--measure`; analysis/catalogue.py explains them."""
+LEVELS: Names[Callable[[int], Collection[int]]] = Names(
     {
         "fp32": lambda _: (),
         "ternary": lambda _: range(-1, 2),

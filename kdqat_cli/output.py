@@ -1,7 +1,7 @@
-"""The only place that prints: data to stdout, everything else to stderr.
+"""The only module that prints: data to stdout, everything else to stderr.
 
-Data (JSON, a recipe) is written as it is: no markup, no colours, no wrapping. Tables and sentences quote what files
-hold, so control characters, which a terminal would obey, are written as escapes (`printable`).
+Data (JSON, a recipe) is written without markup, colours or wrapping. Tables and sentences may quote files, so control
+characters, which a terminal would obey, are written as escapes (`printable`).
 """
 
 import json
@@ -25,7 +25,7 @@ from rich.text import Text
 from kdqat_cli.errors import KdqatError
 from kdqat_cli.streams import encoding_of, reader_gone
 
-_PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
+_PLAIN_INTERVAL = 15.0  # seconds between two progress lines without a terminal
 _LIVE_WIDTH = 60  # columns that a terminal must have for a progress bar; a narrower one gets lines
 _UNBOUNDED = 100_000  # columns in which any table fits
 _DUMB = ("", "dumb", "unknown")  # values of TERM for terminals that cannot move their cursor
@@ -34,50 +34,50 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 (but for tab and l
 _UNESCAPED_BY_JSON = re.compile(r"[\x7f-\x9f]")
 
 Advance = Callable[[int, int, str], None]
-"""Takes the step, the number of steps, and what is new (or nothing)."""
+"""Takes the step, the number of steps, and news (may be empty)."""
 
 
 class StageRow(TypedDict):
-    """How far a stage of a pipeline is."""
+    """The progress of a stage of a pipeline."""
 
     stage: str
-    """Its name, as DVC addresses it."""
+    """Address of the stage in DVC."""
     state: str
     """`waiting`, `running`, `done`, `restored`, `unchanged`, `failed`, `skipped` or `stopped`."""
     why: str | None
-    """Why it ran, or why it did not."""
+    """Reason why it ran, or did not run."""
     seconds: float | None
-    """How long it has been running, or ran."""
+    """Time that it has been running, or ran."""
     step: int
-    """Of `steps`, of a training."""
+    """Step of a training."""
     steps: int
-    """0 where it has none."""
+    """Number of steps of a training; 0: no steps."""
     news: str | None
     """The last news of the training."""
     log: str | None
-    """Path of what its commands printed."""
+    """Path of the file with the output of its commands."""
 
 
 Board = Callable[[Sequence[StageRow]], None]
-"""Is shown a row per stage, now and then."""
+"""Called at intervals with one row per stage."""
 
 
 class Output:
-    """Prints results and progress in the way that was asked for."""
+    """Prints results and progress."""
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
-        """Sets the way.
+        """Sets how to print.
 
         Args:
-            as_json: results as one JSON value on stdout.
-            quiet: no progress and no remarks.
+            as_json: print results as one JSON value on stdout.
+            quiet: print no progress and no remarks.
         """
         self.as_json = as_json
         self.quiet = quiet
         self.stderr = _console(sys.stderr)
 
     def result(self, values: Mapping[str, object]) -> None:
-        """One result of named values."""
+        """Prints one result of named values."""
         if self.as_json:
             self._json(values)
             return
@@ -87,7 +87,7 @@ class Output:
         _print_table(table)
 
     def rows(self, rows: Sequence[Mapping[str, object]], title: str | None = None) -> None:
-        """A table; its columns are the rows' keys."""
+        """Prints a table; its columns are the keys of the rows."""
         if self.as_json:
             self._json(rows)
             return
@@ -100,17 +100,17 @@ class Output:
         _print_table(table)
 
     def line(self, value: Mapping[str, object]) -> None:
-        """One JSON value on a line of its own, at once: for a pipe.
+        """Prints one JSON value on its own line at once, for a pipe.
 
         Raises:
-            BrokenPipeError: its reader has gone away, so that no further line is wanted.
+            BrokenPipeError: the reader is gone, so no more lines are needed.
         """
         _write(_json_text(value) + "\n")
         if reader_gone():
             raise BrokenPipeError
 
     def changes(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """The stages of a pipeline; for people only those that something happened to, and what matters of them."""
+        """Prints the stages of a pipeline; without JSON, only the stages that changed, with the main columns."""
         if self.as_json:
             self._json(rows)
             return
@@ -121,7 +121,7 @@ class Output:
         self.remark(f"{len(rows) - len(shown)} of {len(rows)} stages unchanged.")
 
     def text(self, text: str) -> None:
-        """Text to stdout: in a file or pipe as it is, in UTF-8; on a terminal without control characters."""
+        """Prints text: unchanged in UTF-8 to a file or pipe, without control characters to a terminal."""
         whole = text if text.endswith("\n") else f"{text}\n"
         if sys.stdout.isatty():
             _write(printable(whole, sys.stdout))
@@ -131,19 +131,19 @@ class Output:
             sys.stdout.buffer.flush()
 
     def remark(self, sentence: str) -> None:
-        """A sentence beside the result, to stderr."""
+        """Prints a sentence to stderr."""
         if not self.quiet:
             self.stderr.print(printable(sentence, sys.stderr))
 
     def error(self, error: KdqatError) -> None:
-        """A failure and the command that mends it."""
+        """Prints a failure and the command that fixes it."""
         self.stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.sentence, sys.stderr)))
         if error.fix:
             self.stderr.print(Text.assemble(("try:", "bold"), "   ", printable(error.fix, sys.stderr)))
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
-        """A function of (step, steps, news) that shows how far `what` is."""
+        """Gives a function of (step, steps, news) that shows the progress of `what`."""
         if self.quiet:
             yield lambda step, total, news: None
         elif self._moves_cursor():
@@ -168,7 +168,7 @@ class Output:
 
     @contextmanager
     def board(self) -> Iterator[Board]:
-        """A function of rows that shows how far each stage is."""
+        """Gives a function of rows that shows the progress of each stage."""
         if self.quiet:
             yield lambda rows: None
         elif self._moves_cursor():
@@ -181,21 +181,21 @@ class Output:
         _write(_json_text(value, indent=2) + "\n")
 
     def _moves_cursor(self) -> bool:
-        """Whether stderr is a terminal that can show a bar in place; colours that are forced make no terminal."""
+        """Whether stderr is a terminal that can show a progress bar; forced colours do not count."""
         able = os.environ.get("TERM", "").lower() not in _DUMB
         return sys.stderr.isatty() and able and self.stderr.width >= _LIVE_WIDTH
 
 
 def printable(text: str, stream: TextIO) -> str:
-    """Text that is safe to show.
+    """Text that is safe to print.
 
     Args:
-        text: may quote what a file holds.
-        stream: where it is shown.
+        text: the text, which may quote a file.
+        stream: the stream that it is printed to.
 
     Returns:
-        The text, in which control characters (a terminal would obey them) and characters that the stream's encoding
-        lacks are written as backslash escapes; tabs and line feeds stay.
+        The text with backslash escapes for control characters, which a terminal would obey, and for characters that the
+        encoding of the stream does not have; tabs and line feeds stay.
     """
     escaped = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     encoding = encoding_of(stream)
@@ -212,7 +212,7 @@ def _write(text: str) -> None:
 
 
 def _json_text(value: object, indent: int | None = None) -> str:
-    """JSON that any terminal shows and that stdout's encoding can take."""
+    """JSON text that is safe for terminals and fits the encoding of stdout."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     text = _UNESCAPED_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
@@ -229,7 +229,7 @@ def _cell(value: object) -> Text:
 
 
 def _fill(table: Table, columns: Sequence[tuple[str, Sequence[Text]]], numeric: Collection[str] = ()) -> None:
-    """Gives a table its columns, each a header and cells; none becomes narrower than its longest word."""
+    """Adds columns to a table, each with a header and cells, and at least as wide as its longest word."""
     for key, cells in columns:
         header = _cell(key)
         longest = max(cell_len(word) for cell in (header, *cells) for word in cell.plain.split(" "))
@@ -241,9 +241,9 @@ def _fill(table: Table, columns: Sequence[tuple[str, Sequence[Text]]], numeric: 
 
 
 def _print_table(table: Table) -> None:
-    """Prints a table: in a file or pipe one line per row, on a terminal wrapped between words.
+    """Prints a table: one line per row to a file or pipe, wrapped between words on a terminal.
 
-    A terminal that is too narrow even so breaks the lines itself: no number and no word is ever cut.
+    If a terminal is still too narrow, it breaks the lines itself. No number and no word is ever cut off.
     """
     needed = _console(sys.stdout, _UNBOUNDED).measure(table)
     width = max(_console(sys.stdout).width, needed.minimum) if sys.stdout.isatty() else needed.maximum
@@ -251,7 +251,7 @@ def _print_table(table: Table) -> None:
 
 
 class _PlainProgress:
-    """Lines for a log file: at news, and now and then."""
+    """Prints progress as lines for a log file: for news, and at intervals."""
 
     def __init__(self, what: str, say: Callable[[str], None]) -> None:
         self.what = what
@@ -270,7 +270,7 @@ class _PlainProgress:
 
 
 class _PlainBoard:
-    """Lines for a log file: whenever a stage changes its state or has news."""
+    """Prints lines for a log file whenever a stage changes its state or has news."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
@@ -289,7 +289,7 @@ class _PlainBoard:
 
 
 def _board(rows: Sequence[StageRow]) -> Table:
-    """What runs and what failed, a row each; the rest as numbers below."""
+    """A table with one row per running or failed stage, and the number of stages in each state."""
     states = Counter(row["state"] for row in rows)
     caption = ", ".join(f"{number} {state}" for state, number in states.items())
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")

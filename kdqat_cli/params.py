@@ -1,11 +1,11 @@
-"""Recipes and params.yaml: found, read, and merged into the settings of a run.
+"""Reads recipes and params.yaml, and merges them into the settings of a run.
 
-Three layers are merged, the later winning: the recipe (a packaged YAML file or the user's own), the task's section
-under `settings` in params.yaml, and the command line's options.
+Three layers are merged, and later layers override earlier ones: the recipe (a packaged YAML file or a file of the
+user), the section of the task under `settings` in params.yaml, and the options of the command line.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kdqat_cli.config import OPTIONS, Params, Recipe, Settings, parse
 from kdqat_cli.errors import ConfigError
@@ -18,7 +18,7 @@ _PACKAGED = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """Names of the packaged recipes."""
+    """The names of the packaged recipes."""
     return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
 
 
@@ -58,22 +58,22 @@ def _recipe_path(name: str) -> Path:
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """params.yaml of the working folder, or the defaults where there is none; its plugins are loaded.
+    """Reads params.yaml of the working folder, or gives the defaults if it is missing. Loads its plugins.
 
     Raises:
-        ConfigError: with every error of the file at once, or a plugin fails.
-        MissingInputError: it is there, but cannot be read; or a plugin is not there.
+        ConfigError: the file has errors (the message has all of them), or a plugin fails.
+        MissingInputError: the file exists but cannot be read, or a plugin is missing.
     """
-    use_plugins(path)  # first: the names that they add are values of other keys
+    use_plugins(path)  # first, because plugins add names that other keys use
     return parse(Params, read_yaml(path) or {}, str(path)) if is_there(path) else Params()
 
 
 def use_plugins(path: Path = PARAMS_FILE) -> None:
-    """Loads the plugins that params.yaml names, if it is there; its other keys may be anything.
+    """Loads the plugins that params.yaml names, if it exists; its other keys are not checked.
 
     Raises:
         ConfigError: a plugin fails.
-        MissingInputError: params.yaml cannot be read, or a plugin is not there.
+        MissingInputError: params.yaml cannot be read, or a plugin is missing.
     """
     value = read_yaml(path) if is_there(path) else None
     plugins = value.get("plugins") if isinstance(value, dict) else None
@@ -85,7 +85,7 @@ def resolve(
     task: str,
     params: Params,
     recipe: str | None = None,
-    options: dict[str, Any] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
     assignments: list[str] | None = None,
     kind: str = "text",
 ) -> Settings:
@@ -95,9 +95,9 @@ def resolve(
         task: the task's name.
         params: params.yaml.
         recipe: a recipe that replaces the one of params.yaml.
-        options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; null values are left out.
-        assignments: changes as text, e.g. "student.epochs=1"; they come last, and a value may be null.
-        kind: the task's kind.
+        options: changes as nested dictionaries, e.g. {"student": {"epochs": 1.0}}; None values are ignored.
+        assignments: changes as text, e.g. "student.epochs=1"; they are applied last, and a value may be null.
+        kind: the kind of the task.
 
     Raises:
         ConfigError: an unknown recipe, or settings of a wrong type or range.
@@ -117,11 +117,11 @@ def resolve(
     return parse(Settings, merged, "--set")
 
 
-def _sections(recipe: Recipe) -> dict[str, Any]:
+def _sections(recipe: Recipe) -> dict[str, object]:
     return recipe.model_dump(exclude={"kinds", "tasks"})
 
 
-def _assigned(assignment: str) -> dict[str, Any]:
+def _assigned(assignment: str) -> dict[str, object]:
     place, equals, value = assignment.partition("=")
     section, dot, name = place.partition(".")
     if not (equals and dot):
@@ -130,7 +130,7 @@ def _assigned(assignment: str) -> dict[str, Any]:
     return {section: {name: parse_yaml(value, f"--set {place}")}}
 
 
-def _merge(base: dict[str, Any], changes: Any) -> dict[str, Any]:
+def _merge(base: dict[str, object], changes: object) -> dict[str, object]:
     if not isinstance(changes, dict):
         return base
     merged = dict(base)

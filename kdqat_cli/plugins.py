@@ -1,27 +1,27 @@
-"""Python files of the user's that add something to kdqat: a loss, a quantiser, a network, an export format.
+"""Loads plugins: Python files of the user that add a loss, a quantiser, a network or an export format.
 
-params.yaml names them under `plugins`. A plugin calls a `register` of the module that it adds to, for example
-`kdqat_cli.distillation.losses.register`. It runs as part of kdqat, with all that the user may do.
+params.yaml names them under `plugins`. A plugin calls `register` of the module that it adds to, for example
+`kdqat_cli.distillation.losses.register`. It runs as part of kdqat, with all rights of the user.
 """
 
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from kdqat_cli.errors import ConfigError, KdqatError
 from kdqat_cli.files import open_file
 
-_loaded: dict[Path, Any] = {}
+_loaded: dict[Path, ModuleType] = {}
 
 
 def load_plugins(names: list[str], folder: Path, where: str) -> None:
-    """Imports plugins, each of them once.
+    """Imports plugins, each only once.
 
     Args:
         names: paths of Python files.
-        folder: what relative paths start from.
-        where: what the errors call the list.
+        folder: the folder of relative paths.
+        where: the name of the list in errors.
 
     Raises:
         ConfigError: a plugin fails.
@@ -30,11 +30,11 @@ def load_plugins(names: list[str], folder: Path, where: str) -> None:
     for name in names:
         path = (folder / name).resolve()
         if path not in _loaded:
-            open_file(path).close()  # says what is wrong with a path that is no file
+            open_file(path).close()  # reports a path that is not a file
             _loaded[path] = _imported(path, f"{where}: the plugin {name}")
 
 
-def _imported(path: Path, what: str) -> Any:
+def _imported(path: Path, what: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"kdqat_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{what} is not a Python file.", f"{path.stem}.py")
@@ -44,6 +44,6 @@ def _imported(path: Path, what: str) -> Any:
         spec.loader.exec_module(module)
     except KdqatError:
         raise
-    except Exception as error:  # whatever a user's program may raise
+    except Exception as error:  # the program of a user may raise anything
         raise ConfigError(f"{what} fails: {type(error).__name__}: {error}.") from error
     return module

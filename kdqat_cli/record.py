@@ -1,12 +1,12 @@
-"""The record beside a model: what kdqat.json holds, and what a packed file carries under `about`.
+"""The record of a model: the content of kdqat.json, and of `about` in a packed file.
 
-Every reader takes it through `read_record`, so that types and ranges are checked in one place: the sha256 of a packed
-file says that nothing changed since it was written, not that what was written makes sense. The ranges are far above
-any real model and far below what would take all memory or hang.
+Every reader uses `read_record`, so types and ranges are checked in one place. The sha256 of a packed file only shows
+that the file did not change, not that its content is valid. The ranges are far above any real model, and far below
+values that would fill the memory or take forever.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ InputName = Literal["input_ids", "attention_mask", "token_type_ids"]
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LONGEST_ROW = 2**20
-"""Tokens of the longest row that a record allows."""
+"""The largest number of tokens of a row in a record."""
 _Length = Annotated[int, Field(ge=3, le=LONGEST_ROW)]  # tokens
 _Label = Annotated[str, Field(max_length=10_000)]
 
@@ -26,84 +26,85 @@ VERSION: Literal[1] = 1
 
 
 class Batches(Section):
-    """How rows are cut and put together for forward passes."""
+    """How rows are truncated and batched for evaluation."""
 
     size: int = Field(default=64, ge=1, le=2**20)
     """Rows per batch; fixed, so that a score does not depend on the batch size of the training."""
     pad_to: _Length | None = None
-    """Tokens that every row is padded to, in the rows' own order; null: rows of similar length are batched together and
-    padded to the longest. Only a student whose batch shares an activation scale feels the difference."""
+    """Number of tokens that every row is padded to, in the given order of rows; null: rows of similar length are
+    batched together and padded to the longest. This only matters for a student whose batch shares an activation
+    scale."""
     keeps_more: KeepsMoreName = "longer"
-    """Which text of a pair keeps one token more where both are cut."""
+    """Text of a pair that keeps one token more if both are truncated."""
 
     def of(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices of the rows of each batch."""
+        """The indices of the rows of each batch."""
         order = list(range(len(lengths)))
-        if self.pad_to is None:  # padding is computed and thrown away
+        if self.pad_to is None:  # similar lengths together, because padding is computed for nothing
             order.sort(key=lambda index: lengths[index], reverse=True)
         for start in range(0, len(order), self.size):
             yield order[start : start + self.size]
 
 
 BY_LENGTH = Batches()
-"""Serves every model whose predictions depend on the row alone."""
+"""For every model whose predictions depend only on the row."""
 
 
 class Inputs(Section):
-    """How the tokenizer feeds the model."""
+    """The inputs that the tokenizer makes for the model."""
 
     names: list[InputName] = Field(min_length=1, max_length=3)
-    """What the tokenizer returns and the model is given; token types that are not among them are all 0."""
+    """Names of the inputs; without token_type_ids, all token types are 0."""
     truncation_side: Side = "right"
-    """Where a row that is too long is cut."""
+    """Side on which a long row is truncated."""
     split_special_tokens: bool = False
-    """Whether a special token's name within a text is text."""
+    """Whether the name of a special token in a text is treated as text."""
 
 
 class Record(Section):
-    """What kdqat records of a model; every field but `kind` may be absent."""
+    """The record of a model; every field except `kind` may be missing."""
 
     version: Literal[1] = VERSION
     """Version of this schema."""
     kind: Kind = "plain"
-    """What made the model: `plain` elsewhere, `ternary` is `quantize`, `export` another engine's format."""
+    """Kind of the model. `plain`: not made by kdqat; `ternary`: made by `quantize`; `export`: in another format."""
     task: str | None = Field(default=None, max_length=1000)
     """Name of the task."""
     task_file: str | None = Field(default=None, max_length=10_000)
-    """Path of the task's YAML file, for a task of the user's own."""
+    """Path of the YAML file of the task, for a task of the user."""
     labels: list[_Label] | None = Field(default=None, min_length=2, max_length=100_000)
     """Class names in the order of the logits; null: regression."""
     rows_kind: str = Field(default="text", max_length=1000)
-    """What a row of the task is: the kind of the task."""
+    """Kind of the task."""
     pairs: bool | None = None
     """Whether rows are pairs of texts; null: not recorded."""
     max_length: _Length | None = None
-    """Tokens that rows are cut to."""
+    """Largest number of tokens of a row."""
     inputs: Inputs | None = None
-    """How the tokenizer feeds the model; null: recorded by an earlier version."""
+    """Inputs that the tokenizer makes; null: an earlier version wrote the record."""
     batches: Batches = BY_LENGTH
-    """How the rows were put together on which the model was scored."""
+    """How rows were batched for the score."""
     quantization: Quantization | None = None
     """How the model is quantised; null: full precision."""
     encoder: str | None = None
-    """What a teacher was fine-tuned from; of a student, what its teacher was, or the id of a teacher that kdqat did not
-    make."""
+    """Encoder that a teacher was fine-tuned from; for a student, the encoder of its teacher, or the id of a teacher that
+    kdqat did not make."""
     network: str | None = Field(default=None, max_length=1000)
-    """The network that was trained from random weights; null: none was."""
+    """Network that was trained from random weights; null: another model."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the training."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """The resolved recipe, as far as the stage used it."""
+    settings: dict[str, object] = Field(default_factory=dict)
+    """Sections of the resolved recipe that the stage used."""
     sources: dict[str, str | None] = Field(default_factory=dict)
-    """sha256 of what the model was made from."""
+    """sha256 of the inputs of the model."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Versions of the packages that made it."""
+    """Versions of the packages that made the model."""
     format: str | None = None
-    """Of an export: its format."""
+    """Format of an export."""
     not_to_be_quoted: str | None = Field(default=None, max_length=10_000)
-    """Why a score of the model says nothing about the method: of a smoke run, what was cut short."""
+    """Why a score of the model says nothing about the method: what a smoke run shortened."""
     tokenizer: Digest | None = None
-    """sha256 of a packed model's tokenizer.json."""
+    """sha256 of the tokenizer.json of a packed model."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Record":
@@ -117,38 +118,38 @@ class Record(Section):
 
     @property
     def row_length(self) -> int:
-        """`max_length` of a model that has one.
+        """`max_length`, for a model that must have one.
 
         Raises:
-            MissingInputError: it is not recorded.
+            MissingInputError: the record does not have it.
         """
         if self.max_length is None:
             raise MissingInputError(f"The record of the {self.kind} model has no max_length.", "--max-length")
         return self.max_length
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON holds it; what has its default is left out."""
+    def to_json(self) -> dict[str, object]:
+        """The record as a JSON object, without fields that have their default."""
         return {"version": self.version, "kind": self.kind} | self.model_dump(mode="json", exclude_defaults=True)
 
 
-def read_record(value: Any, where: str) -> Record:
-    """A record from its JSON value.
+def read_record(value: object, where: str) -> Record:
+    """Converts a JSON value to a record.
 
     Args:
-        value: what JSON gave.
-        where: what the error calls the source.
+        value: the JSON value.
+        where: the name of the source in errors.
 
     Raises:
-        MissingInputError: with every fault of the record at once, or it was written by a later version.
+        MissingInputError: the record has faults (the message has all of them), or a later version wrote it.
     """
     if isinstance(value, dict) and isinstance(version := value.get("version"), int) and version > VERSION:
         raise MissingInputError(
-            f"{where} has version {version}; this kdqat reads version {VERSION}.", "pip install --upgrade kdqat"
+            f"{where} has version {version}, but this kdqat reads version {VERSION}.", "pip install --upgrade kdqat"
         )
     try:
         return parse(Record, value, where)
     except ConfigError as error:
         fix = "the command that made the model, to make it again"
         if "quantization.weights" in error.sentence:
-            fix = f"{fix}; or plugins: in params.yaml, where a plugin adds these weights"
+            fix = f"{fix}; or plugins: in params.yaml, if a plugin adds these weights"
         raise MissingInputError(f"{error.sentence}\nThe record is damaged.", fix) from error

@@ -1,8 +1,8 @@
-"""The texts of lines: of a file, or of a pipe as they arrive.
+"""Reads texts from the lines of a file, or of a pipe as they arrive.
 
-A line ends at a line feed, or at a carriage return and a line feed; it is a text, two texts with a tab between, or a
-JSON object with `text` and maybe `pair`. Empty lines are texts, too, so that answer n belongs to line n. What makes no
-sense is refused by the number of its line, after the lines before it have been handed out.
+A line ends with a line feed, or with a carriage return and a line feed. It is a text, two texts with a tab between
+them, or a JSON object with `text` and perhaps `pair`. Empty lines are texts too, so that answer n belongs to line n. An
+invalid line is refused with its number, after the lines before it have been yielded.
 """
 
 import json
@@ -14,18 +14,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.files import POINTER, encoding_of, not_utf8
 
 LONGEST_LINE = 2**24
-"""Characters of a line, as of a cell of a data file."""
-_READ = 2**16  # bytes at a time
-_HELD = 2**22  # bytes of lines that are handed out together, but for one that is longer
+"""Largest number of characters of a line, and of a cell of a data file."""
+_READ = 2**16  # bytes per read
+_HELD = 2**22  # bytes of lines in one batch, except for a single longer line
 _BOM = b"\xef\xbb\xbf"
-_ARRAY = re.compile(r"\s*\[\s*(\{|$)")  # how a JSON array of objects begins
-_LINES = 'a file of lines: a text, two texts with a tab between, or a JSON object {"text": …, "pair": …}'
+_ARRAY = re.compile(r"\s*\[\s*(\{|$)")  # the beginning of a JSON array of objects
+_LINES = 'a file of lines: a text, two texts with a tab between them, or a JSON object {"text": …, "pair": …}'
 _HEADERS = {
     "text",
     "text1",
@@ -42,22 +42,22 @@ _HEADERS |= {"premise", "hypothesis", "document", "title", "body", "review", "la
 
 
 class Text(NamedTuple):
-    """What is classified: a text, or a pair of texts."""
+    """A text or a pair of texts to classify."""
 
     text: str
     pair: str | None = None
 
 
 def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
-    """The text, where the model takes it.
+    """Returns the text if the model can classify it.
 
     Args:
         text: a text, or a pair.
-        pairs: whether the model was trained on pairs; None: it does not say.
-        place: what the error calls the text.
+        pairs: whether the model was trained on pairs; None: unknown.
+        place: the name of the text in errors.
 
     Raises:
-        ConfigError: a pair for a model of single texts, or the other way round; or no valid Unicode.
+        ConfigError: a pair for a model of single texts, or a single text for a model of pairs; or invalid Unicode.
     """
     if pairs is not None and pairs != (text.pair is not None):
         given, wanted = ("a pair", "single texts") if pairs is False else ("a single text", "pairs of texts")
@@ -69,8 +69,12 @@ def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
         (text.text + (text.pair or "")).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
+<<<<<<< HEAD
             f"{place} is not valid Unicode: it holds half of a surrogate pair, or a stray byte.",
             "the text without that character",
+=======
+            f"{place} is not valid Unicode: it has half of a surrogate pair, or an invalid byte."
+>>>>>>> 7404f61 (config, output and the other top-level modules: plain language, and types in place of Any)
         ) from error
     return text
 
@@ -87,7 +91,7 @@ def open_source(file: Path | None) -> Iterator[int]:
         yield sys.stdin.fileno()
         return
     if file.suffix.lower() == ".csv":
-        raise ConfigError(f"{file} is a table, with a header and quoted cells; --file takes lines.", _LINES)
+        raise ConfigError(f"{file} is a table with a header and quoted cells, but --file takes lines.", _LINES)
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError as error:
@@ -99,17 +103,17 @@ def open_source(file: Path | None) -> Iterator[int]:
 
 
 def read_texts(descriptor: int, file: Path | None, batch_size: int, pairs: bool | None) -> Iterator[list[Text]]:
-    """Batches of texts, none of which waits for a line that has not arrived.
+    """Yields batches of texts; a batch never waits for lines that have not arrived.
 
     Args:
-        descriptor: a file, or a pipe.
-        file: its name; None: it is standard input.
-        batch_size: texts of a batch at most.
-        pairs: whether the model was trained on pairs; None: it does not say.
+        descriptor: a file or a pipe.
+        file: its name; None: standard input.
+        batch_size: largest number of texts of a batch.
+        pairs: whether the model was trained on pairs; None: unknown.
 
     Raises:
-        ConfigError: a line that the model does not take, or that begins with a brace and is no such object.
-        MissingInputError: a line that is not UTF-8, or too long; or a pointer of Git LFS in place of a file.
+        ConfigError: the model cannot classify a line, or a line begins with a brace and is not a valid JSON object.
+        MissingInputError: a line is not UTF-8 or too long, or the file is a pointer of Git LFS.
     """
     number, where = 0, str(file or "standard input")
     for lines in _arriving(descriptor, where, batch_size):
@@ -136,7 +140,7 @@ def _arriving(descriptor: int, where: str, most: int) -> Iterator[list[bytes]]:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     lines: deque[bytes] = deque()
-    rest, held, ended = [b""], 0, False  # the pieces of a line whose end has not come; bytes of `lines`
+    rest, held, ended = [b""], 0, False  # the parts of an incomplete line; the bytes of `lines`
     while not ended or lines:
         while not ended and len(lines) < most and held < _HELD and (not lines or poll.poll(0)):
             try:
@@ -146,7 +150,7 @@ def _arriving(descriptor: int, where: str, most: int) -> Iterator[list[bytes]]:
             ended = not chunk
             first, *others = chunk.split(b"\n")
             rest.append(first)
-            # A line without end must not be held: it is too long already.
+            # Do not keep a line without an end that is already too long.
             endless = not others and sum(map(len, rest)) > 4 * LONGEST_LINE
             if others or endless or (ended and any(rest)):
                 lines += [b"".join(rest), *others[:-1]]
@@ -161,8 +165,8 @@ def _arriving(descriptor: int, where: str, most: int) -> Iterator[list[bytes]]:
 
 
 def _decoded(line: bytes, number: int, file: Path | None) -> str:
-    """The characters of a line, without its end; `number` counts from 1."""
-    start = line[:4] if number == 1 else b""  # the first bytes tell what a file is
+    """The characters of a line without its end; `number` is counted from 1."""
+    start = line[:4] if number == 1 else b""  # the first bytes show the kind of the file
     try:
         text = line.removeprefix(_BOM if number == 1 else b"").decode() if len(line) <= 4 * LONGEST_LINE else ""
         if encoding_of(start):
@@ -180,7 +184,7 @@ def _text(text: str, place: str) -> Text:
         return _object(text, place)
     cells = text.split("\t")
     if len(cells) > 2:
-        raise ConfigError(f"{place} has {len(cells)} cells; a line is a text, or two with a tab between.", _LINES)
+        raise ConfigError(f"{place} has {len(cells)} cells, but a line is one text, or two with a tab between.", _LINES)
     return Text(*cells)
 
 
@@ -189,9 +193,13 @@ def _object(line: str, place: str) -> Text:
         value = json.loads(line, object_pairs_hook=_once)
         row = Text(value["text"], value.get("pair"))
     except _TwiceError as error:
+<<<<<<< HEAD
         raise ConfigError(
             f"{place}: the key {error} stands twice in the JSON object.", "one of them removed"
         ) from error
+=======
+        raise ConfigError(f"{place}: the key {error} occurs twice in the JSON object.") from error
+>>>>>>> 7404f61 (config, output and the other top-level modules: plain language, and types in place of Any)
     except KeyError as error:
         fix = '{"text": …}, or {"text": …, "pair": …}'
         raise ConfigError(f'{place}: the JSON object has no "text".', fix) from error
@@ -205,11 +213,11 @@ def _object(line: str, place: str) -> Text:
 
 
 class _TwiceError(Exception):
-    """A key that stands twice, as JSON."""
+    """A duplicate key, as JSON."""
 
 
-def _once(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
+def _once(items: Iterable[tuple[str, object]]) -> dict[str, object]:
+    value: dict[str, object] = {}
     for key, part in items:
         if key in value:
             raise _TwiceError(json.dumps(key))
@@ -218,15 +226,15 @@ def _once(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_whole(first: Text, where: str) -> None:
-    """Refuses what is one table or one JSON array, instead of a text per line."""
+    """Refuses a table or a JSON array, which does not have one text per line."""
     if first.text.startswith(POINTER):
         raise MissingInputError(f"{where} is a pointer of Git LFS, not the file itself.", "git lfs pull")
     if _ARRAY.match(first.text):
-        raise ConfigError(f"{where} is a JSON array; --file takes one JSON object per line.", _LINES)
+        raise ConfigError(f"{where} is a JSON array, but --file takes one JSON object per line.", _LINES)
     if where.lower().endswith(".tsv"):
         _refuse_header(first, where)
 
 
 def _refuse_header(first: Text, where: str) -> None:
     if all(cell is None or cell.strip().lower() in _HEADERS for cell in first):
-        raise ConfigError(f"The first line of {where} is a table's header; --file takes lines.", _LINES)
+        raise ConfigError(f"The first line of {where} is the header of a table, but --file takes lines.", _LINES)

@@ -1,11 +1,12 @@
 """YAML 1.2 (core schema) through PyYAML.
 
-PyYAML speaks YAML 1.1, where `2e-5` is a string, `on` is true and `010` is eight. DVC reads and writes params.yaml
-as YAML 1.2, so kdqat does too. Duplicate keys are refused: the second would silently win. So are aliases that unfold
-to more than any honest file holds ("a billion laughs"), or that contain themselves.
+PyYAML reads YAML 1.1, in which `2e-5` is a string, `on` is true and `010` is eight. DVC reads and writes params.yaml as
+YAML 1.2, so kdqat does too. Duplicate keys are refused, because the second would silently replace the first. Aliases
+that expand to far more values than any real file ("a billion laughs"), or that contain themselves, are refused too.
 """
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import yaml
 
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.files import read_bytes, text_of
+
+Yaml = Any
+"""A value from YAML before its check: a mapping, a list, a string, a number, true, false or null."""
 
 # YAML 1.2.2, section 10.3.2, "Tag Resolution": the whole core schema.
 _CORE_SCHEMA = {
@@ -26,27 +30,27 @@ _CORE_SCHEMA = {
 }
 
 LARGEST = 2**18
-"""Bytes of a YAML file: some ten thousand class names. PyYAML takes seconds for more."""
+"""Largest number of bytes of a YAML file, enough for ten thousand class names. PyYAML takes seconds for more."""
 _DEEPEST = 64
-"""Levels that lists and mappings may nest; PyYAML's time for a token grows with them."""
+"""Largest depth of nested lists and mappings; PyYAML's time per token grows with it."""
 _MOST_NODES = 100_000
-"""Values, keys and lists of a file, with every alias unfolded."""
+"""Largest number of values, keys and lists of a file, with every alias expanded."""
 _LARGEST_INTEGER = 2**63
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - none of YAML 1.1's; filled below
-    depth = 0  # of the node that is being read
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - without those of YAML 1.1; filled below
+    depth = 0  # depth of the current node
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
         if node is not None and _unfolded(node, {}) > _MOST_NODES:
             raise yaml.constructor.ConstructorError(
-                None, None, f"it holds more than {_MOST_NODES} values, its aliases unfolded", node.start_mark
+                None, None, f"it has more than {_MOST_NODES} values, with its aliases expanded", node.start_mark
             )
         return node
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
         if self.depth > _DEEPEST:
             sentence = f"lists and mappings nest more than {_DEEPEST} levels deep"
@@ -56,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Yaml]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -68,7 +72,7 @@ class _Loader(yaml.SafeLoader):
                     None, None, "a key must be a plain value", key_node.start_mark
                 ) from error
             if known:
-                sentence = f"the key {key!r} stands twice"
+                sentence = f"the key {key!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, sentence, key_node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -82,11 +86,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
-    """Nodes at and below one; infinite where it contains itself."""
+    """The number of nodes in a node, itself included; infinite if it contains itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = float("inf")  # until it is counted: whoever asks meanwhile stands inside of it
+        known[id(node)] = float("inf")  # until it is counted; a node that finds this value is inside of it
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
     return known[id(node)]
@@ -102,8 +106,8 @@ def read_text(path: Path) -> str:
     """The text of one small UTF-8 file.
 
     Raises:
-        MissingInputError: no such file, not a regular file, not readable, or too large for a file of settings.
-        ConfigError: not UTF-8.
+        MissingInputError: the file does not exist, is not a regular file, cannot be read, or is too large.
+        ConfigError: the file is not UTF-8.
     """
     data = read_bytes(path, LARGEST)
     try:
@@ -112,39 +116,39 @@ def read_text(path: Path) -> str:
         raise ConfigError(error.sentence, error.fix) from error
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Yaml:
     """The value of one YAML 1.2 file.
 
     Raises:
-        MissingInputError: no such file, not a regular file, not readable, or too large for a file of settings.
-        ConfigError: not YAML, not UTF-8, or a key that stands twice.
+        MissingInputError: the file does not exist, is not a regular file, cannot be read, or is too large.
+        ConfigError: the file is not YAML or not UTF-8, or a key occurs twice.
     """
     return parse_yaml(read_text(path), str(path))
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Yaml:
     """The value of a YAML 1.2 text.
 
     Args:
-        text: the YAML.
-        where: what the errors call it.
+        text: the YAML text.
+        where: its name in errors.
 
     Raises:
-        ConfigError: not YAML, or a key that stands twice.
+        ConfigError: the text is not YAML, or a key occurs twice.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with the YAML 1.2 scalars
     except yaml.MarkedYAMLError as error:
         raise ConfigError(*_fault(error, where)) from error
-    # A tag that its value does not fit (`!!int four`) escapes PyYAML as one of the plain exceptions.
+    # For a tag that does not fit its value (`!!int four`), PyYAML raises one of the plain exceptions.
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _fault(error: yaml.MarkedYAMLError, where: str) -> tuple[str, str | None]:
-    """The sentence about a text that is not YAML, and its fix as far as that can be told."""
+    """The sentence about a text that is not YAML, and its fix if it is known."""
     mark = error.problem_mark or error.context_mark
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     problem = " ".join(str(error.problem or error.context).split())
-    fix = "blanks in place of the tab" if "'\\t'" in problem else None
+    fix = "spaces in place of the tab" if "'\\t'" in problem else None
     return f"{where} is not valid YAML: {problem}{place}.", fix

@@ -80,7 +80,10 @@ def test_later_layers_win(tmp_path: Path) -> None:
     params = Params(
         recipe=recipe, settings={"rte": {"student": {"batch_size": 12, "warmup": 0.4, "weight_decay": 0.5}}}
     )
-    options = {"student": {"warmup": 0.6, "weight_decay": None}, "distillation": {"beta": 0.7}}
+    options: dict[str, dict[str, object]] = {
+        "student": {"warmup": 0.6, "weight_decay": None},
+        "distillation": {"beta": 0.7},
+    }
     plain, full = load_recipe("clean"), resolve("rte", params, options=options)
     expected: dict[str, Any] = plain.model_dump(exclude={"kinds", "tasks"})
     expected["student"] |= {"epochs": 10.0, "batch_size": 12, "warmup": 0.6, "weight_decay": 0.5}
@@ -251,9 +254,9 @@ def test_params_tell_all_errors_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["- a\n- b\n", "clean\n", "3\n"])
 def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "file.yaml", text)
-    with pytest.raises(ConfigError, match="must hold keys and values"):
+    with pytest.raises(ConfigError, match="must have keys and values"):
         load_params(path)
-    with pytest.raises(ConfigError, match="must hold keys and values"):
+    with pytest.raises(ConfigError, match="must have keys and values"):
         load_recipe(str(path))
 
 
@@ -282,7 +285,7 @@ def test_every_field_says_what_it_is(section: type[Section]) -> None:
 
 
 def test_parse_names_where_it_was() -> None:
-    with pytest.raises(ConfigError, match=r"^kdqat\.json: quantization must hold keys and values"):
+    with pytest.raises(ConfigError, match=r"^kdqat\.json: quantization must have keys and values"):
         parse(Quantization, None, "kdqat.json: quantization")
     with pytest.raises(ConfigError, match=r"^here: weights is missing\.\nhere: weight_clip is missing\."):
         parse(Quantization, {}, "here")

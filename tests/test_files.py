@@ -183,7 +183,9 @@ def test_a_compressed_file_is_named(file: str) -> None:
 def test_a_large_yaml_file_is_refused_unread(file: str) -> None:
     with open(file, "wb") as sparse:
         sparse.truncate(2**40)
-    assert refusal(file).sentence == f"{file} is too large: it has {2**40:,} bytes, and {LARGEST:,} is the most."
+    assert (
+        refusal(file).sentence == f"{file} is too large: it has {2**40:,} bytes, but at most {LARGEST:,} are allowed."
+    )
 
 
 def test_a_yaml_file_of_the_largest_size_is_read() -> None:

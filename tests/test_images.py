@@ -202,7 +202,7 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
         ((*STUDENT, "--method", "dq"), "the weights must lie at points. try: --weights points"),
         ((*STUDENT, "--method", "dq", "--weights", "points"), "keeps the weights of its teacher"),
         ((*STUDENT, "--weights", "fp32", "--method", "pm"), "quantises weights after the training"),
-        ((*STUDENT, "--weights", "fp32", "--activations", "int8"), "fp32 weights take fp32 activations"),
+        ((*STUDENT, "--weights", "fp32", "--activations", "int8"), "fp32 weights need fp32 activations"),
         (
             (*STUDENT, "--set", "quantization.rounding=stochastic", "--weights", "int8"),
             "rounding has no meaning for",

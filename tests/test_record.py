@@ -71,10 +71,10 @@ def test_what_makes_no_sense_is_refused_by_name(change: dict[str, Any], told: st
 
 @pytest.mark.parametrize("value", [None, [], "x", 3])
 def test_another_shape_is_refused(value: Any) -> None:
-    with pytest.raises(MissingInputError, match=r"kdqat\.json must hold keys and values"):
+    with pytest.raises(MissingInputError, match=r"kdqat\.json must have keys and values"):
         read_record(value, "kdqat.json")
 
 
 def test_a_later_version_is_told() -> None:
-    with pytest.raises(MissingInputError, match="version 2; this kdqat reads version 1"):
+    with pytest.raises(MissingInputError, match="version 2, but this kdqat reads version 1"):
         read_record(PACKED | {"version": 2, "thing": 1}, "kdqat.json")

@@ -73,7 +73,7 @@ def test_a_file_of_another_kind_is_told_with_its_remedy(
         (b"{", "not a JSON object"),
         (b"{smile} a sunny day", "not a JSON object"),
         (b'{"txt": "a"}', 'the JSON object has no "text"'),
-        (b'{"text": "a", "text": "b"}', 'the key "text" stands twice'),
+        (b'{"text": "a", "text": "b"}', 'the key "text" occurs twice'),
         (b'{"text": ' + b"[" * 100_000, "not a JSON object"),
         (b'{"text": 1}', "must be strings"),
         (b'{"text": "a", "pair": 2}', "must be strings"),
@@ -124,7 +124,7 @@ def test_a_table_is_not_classified(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b'[{"text": "bad"}, {"text": "good"}]', b'[\n  {"text": "bad"}\n]\n', b" [ {"])
 def test_a_json_array_is_no_text(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a JSON array; --file takes one JSON object per line"):
+    with pytest.raises(ConfigError, match="is a JSON array, but --file takes one JSON object per line"):
         texts_of(content, tmp_path, "rows.json")
     assert texts_of(b"[sic] bad\n", tmp_path, "rows.txt") == [Text("[sic] bad")]
 

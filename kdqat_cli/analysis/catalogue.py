@@ -23,5 +23,5 @@ def register(name: str, spec: Spec) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    MEASURE_NAMES.add(name)
+    MEASURE_NAMES.add(name, None)
     MEASURES[name] = spec

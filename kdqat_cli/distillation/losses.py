@@ -291,7 +291,7 @@ def register(name: str, term: Term, about: str, source: str) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    LOSS_NAMES.add(name)
+    LOSS_NAMES.add(name, None)
     TERMS[name] = term
     LOSSES[name] = Loss((name,), about, source)
 

@@ -45,7 +45,7 @@ def register(name: str, spec: Format) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    FORMAT_NAMES.add(name)
+    FORMAT_NAMES.add(name, None)
     FORMATS[name] = spec
 
 

@@ -361,9 +361,16 @@ def _outcome(
         f"{PARAMS_FILE} has settings.{task}.{place}, which overrides that of a recipe: remove it to use {best}."
         for task in winners
         for place in plan.axes
-        if place.partition(".")[2] in plan.params.settings.get(task, {}).get(place.partition(".")[0], {})
+        if _overridden(plan.params, task, place)
     ]
     return Outcome(rows, states, best, remarks)
+
+
+def _overridden(params: Params, task: str, place: str) -> bool:
+    """Whether params.yaml sets a field of a task, which overrides any recipe."""
+    section, _, name = place.partition(".")
+    fields = params.settings.get(task, {}).get(section)
+    return isinstance(fields, dict) and name in fields
 
 
 def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:

@@ -142,7 +142,7 @@ class LabelledTask(Task):
             faults.append("exactly one of labels (classification) and range (regression) must be given.")
         names = [plain(label) for label in self.labels or []]
         if len(set(names)) < len(names):
-            faults.append("labels: a name stands twice.")
+            faults.append("labels: a name occurs twice.")
         if "" in names:
             faults.append("labels: a name is empty.")
         if self.range and not self.range[0] < self.range[1]:

@@ -246,7 +246,7 @@ def test_an_adapter_is_no_model(encoder: Path) -> None:
         ({"id2label": ["no", "yes"]}, r"has the id2label \['no', 'yes'\], which does not name the outputs"),
         ({"id2label": {"no": 0}}, "has the id2label .*, which does not name the outputs"),
         ({"problem_type": "odd"}, "has the problem_type 'odd'"),
-        ({"model_type": None}, "holds no model: it has no config.json that names a model_type"),
+        ({"model_type": None}, "has no model: it has no config.json with a model_type"),
     ],
 )
 def test_a_faulty_configuration_is_told_plainly(classifier: Path, config: dict[str, Any], sentence: str) -> None:
@@ -269,12 +269,12 @@ def test_a_folder_that_holds_no_model_is_told_so(classifier: Path, tmp_path: Pat
     with pytest.raises(MissingInputError, match=r"The folder .*run is empty\."):
         load(folder)
     (folder / "trainer_state.json").write_text("{}")
-    with pytest.raises(MissingInputError, match=r"The folder .*run holds no model: it has no config.json"):
+    with pytest.raises(MissingInputError, match=r"The folder .*run has no model: it has no config.json"):
         load(folder)
     for name in ("checkpoint-9", "checkpoint-10", "1_Pooling"):
         shutil.copytree(classifier, folder / name)
     (folder / "1_Pooling/config.json").write_text('{"pooling_mode": "mean"}')
-    with pytest.raises(MissingInputError, match=r"holds no model: .* Its folder checkpoint-10 has one\.") as caught:
+    with pytest.raises(MissingInputError, match=r"has no model: .* Its folder checkpoint-10 has one\.") as caught:
         load(folder)
     assert caught.value.fix == f"the same command with {folder / 'checkpoint-10'}"
 
@@ -282,7 +282,7 @@ def test_a_folder_that_holds_no_model_is_told_so(classifier: Path, tmp_path: Pat
 def test_the_body_in_a_folder_of_sentence_transformers_is_named(encoder: Path, tmp_path: Path) -> None:
     shutil.copytree(encoder, tmp_path / "st/0_Transformer")
     (tmp_path / "st/config.json").write_text('{"__version__": {"sentence_transformers": "2.2.0"}}')
-    with pytest.raises(MissingInputError, match=r"holds no model: .* Its folder 0_Transformer has one\."):
+    with pytest.raises(MissingInputError, match=r"has no model: .* Its folder 0_Transformer has one\."):
         load_encoder(str(tmp_path / "st"), TASK)
 
 

@@ -40,7 +40,7 @@ def test_files_of_an_earlier_version_are_read(tmp_path: Path) -> None:
 
 
 def test_metrics_stay_flat_and_carry_their_factors(tmp_path: Path) -> None:
-    settings = {"distillation": distillation("map", temperature=5.0).model_dump()}
+    settings: dict[str, object] = {"distillation": distillation("map", temperature=5.0).model_dump()}
     record = Record(kind="student", max_length=32, seed=7, quantization=quantization(), settings=settings)
     factors = factors_of(record, "rte")
     expected = Factors(task="rte", kind="student", seed=7, loss="map", weights="ternary", activations="int8")

@@ -158,7 +158,7 @@ def test_carriage_returns_as_line_ends_are_refused(file: str, tmp_path: Path) ->
 @pytest.mark.parametrize("twice", ["mood", "sentence"])
 def test_a_column_that_stands_twice_is_refused(file: str, twice: str, tmp_path: Path) -> None:
     table = f"sentence\tmood\t{twice}\nA\tsad\tglad\n".replace("\t", "," if file.endswith("csv") else "\t")
-    assert f"line 1: the column '{twice}' stands twice." in refused(tmp_path, file, table).sentence
+    assert f"line 1: the column '{twice}' occurs twice." in refused(tmp_path, file, table).sentence
 
 
 def test_columns_that_nobody_reads_may_share_a_name(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_torchrun_starts_the_same_training(work: Path, whole: Path) -> None:
     run(work, *launcher, "-m", "kdqat_cli", *TEACH, *OPTIONS, "--out", "torchrun")
     assert (work / "torchrun/history.csv").read_bytes() == (whole / "history.csv").read_bytes()
     said = run(work, *launcher, "-m", "kdqat_cli", *TEACH, *OPTIONS, "--devices", "4", "--out", "wrong", code=1).stderr
-    assert said.count("--devices 4 is not the 2 processes that were started") == 1
+    assert said.count("--devices 4 does not match the 2 processes that were started") == 1
     said = run(
         work, *launcher, "-m", "kdqat_cli", *TEACH, *OPTIONS, "--encoder", "nix", "--out", "wrong", code=1
     ).stderr

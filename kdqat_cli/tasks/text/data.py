@@ -122,7 +122,7 @@ def _cell(row: _Row, column: str) -> Any:
     for key in [column] if column in row.values else column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
         if value is _TWICE:
-            raise MissingInputError(f"{row.where}: the key {key!r} stands twice.", "one of them removed")
+            raise MissingInputError(f"{row.where}: the key {key!r} occurs twice.", "one of them removed")
     return value
 
 
@@ -174,7 +174,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
         header = first.cells
         if twice := task.columns.twice(header):
             raise MissingInputError(
-                f"{path}, line {first.line}: the column {twice!r} stands twice.", "another name for one of them"
+                f"{path}, line {first.line}: the column {twice!r} occurs twice.", "another name for one of them"
             )
     missing = [column for column in task.columns.used() if column not in header]
     if missing:
@@ -253,7 +253,7 @@ def _parse_json(text: str, where: str) -> Any:
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a key that stands twice has the value `_TWICE`, which is refused where it is used."""
+    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
     item = dict(pairs)
     if len(item) < len(pairs):
         counts = Counter(key for key, _ in pairs)

@@ -115,7 +115,7 @@ def _says_nothing(labels: list[str]) -> bool:
 
 
 def _rows(given: list[str], wanted: list[str]) -> list[int] | None:
-    """For each wanted label its place among the given ones; None: they are not the same, or one stands twice."""
+    """For each wanted label its place among the given ones; None: they are not the same, or one occurs twice."""
     if sorted(given) != sorted(wanted) or len(set(given)) < len(given):
         return None
     return [given.index(label) for label in wanted]

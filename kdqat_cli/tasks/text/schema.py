@@ -108,7 +108,7 @@ class TextTask(LabelledTask):
         """See `Task.faults`."""
         faults = super().faults()
         if twice := self.columns.twice(self.header or []):
-            faults.append(f"header: the column {twice!r} stands twice.")
+            faults.append(f"header: the column {twice!r} occurs twice.")
         if not self.files and not self.hub:
             faults.append("files or hub must be given.")
         sources = {"files": self.files} if self.files else {}

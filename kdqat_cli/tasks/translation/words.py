@@ -83,7 +83,7 @@ class Vocabulary(Section):
         for side in ("source", "target"):
             words: list[str] = getattr(self, side)
             if len(set(words)) < len(words):
-                raise PydanticCustomError("twice", "{side}: a word stands twice", {"side": side})
+                raise PydanticCustomError("twice", "{side}: a word occurs twice", {"side": side})
         if (self.words == "sentencepiece") != (self.models is not None):
             raise PydanticCustomError(
                 "models", "models must be given for the words of sentencepiece, and no others", {}

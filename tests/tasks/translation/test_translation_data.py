@@ -140,8 +140,8 @@ def test_the_digest_is_that_of_the_rows_and_of_how_they_are_read(files: Path) ->
     [
         (None, r"has no vocabulary.json, the words that the network knows"),
         ("{", "vocabulary.json is not JSON; the vocabulary is damaged"),
-        ("[]", "must hold keys and values"),
-        ({"source": ["a", "a"]}, "source: a word stands twice"),
+        ("[]", "must have keys and values"),
+        ({"source": ["a", "a"]}, "source: a word occurs twice"),
         ({"target": "abc"}, "target: input should be a valid list"),
         ({"target": ["a"]}, "vocabulary.json has 5 target words, special ones included, but the network beside it 13"),
     ],
