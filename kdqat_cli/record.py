@@ -87,8 +87,8 @@ class Record(Section):
     quantization: Quantization | None = None
     """How the model is quantised; null: full precision."""
     encoder: str | None = None
-    """Encoder that a teacher was fine-tuned from; for a student, the encoder of its teacher, or the id of a teacher that
-    kdqat did not make."""
+    """Encoder that a teacher was fine-tuned from; for a student, that of its teacher, or the id of a teacher that kdqat
+    did not make."""
     network: str | None = Field(default=None, max_length=1000)
     """Network that was trained from random weights; null: another model."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)

@@ -69,12 +69,8 @@ def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
         (text.text + (text.pair or "")).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-<<<<<<< HEAD
-            f"{place} is not valid Unicode: it holds half of a surrogate pair, or a stray byte.",
+            f"{place} is not valid Unicode: it has half of a surrogate pair, or an invalid byte.",
             "the text without that character",
-=======
-            f"{place} is not valid Unicode: it has half of a surrogate pair, or an invalid byte."
->>>>>>> 7404f61 (config, output and the other top-level modules: plain language, and types in place of Any)
         ) from error
     return text
 
@@ -193,13 +189,9 @@ def _object(line: str, place: str) -> Text:
         value = json.loads(line, object_pairs_hook=_once)
         row = Text(value["text"], value.get("pair"))
     except _TwiceError as error:
-<<<<<<< HEAD
         raise ConfigError(
-            f"{place}: the key {error} stands twice in the JSON object.", "one of them removed"
+            f"{place}: the key {error} occurs twice in the JSON object.", "one of them removed"
         ) from error
-=======
-        raise ConfigError(f"{place}: the key {error} occurs twice in the JSON object.") from error
->>>>>>> 7404f61 (config, output and the other top-level modules: plain language, and types in place of Any)
     except KeyError as error:
         fix = '{"text": …}, or {"text": …, "pair": …}'
         raise ConfigError(f'{place}: the JSON object has no "text".', fix) from error

@@ -75,7 +75,7 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
     function = _with_groups(function)
 
     @functools.wraps(function)
-    def guarded(**options: Any) -> None:
+    def guarded(**options: object) -> None:
         from kdqat_cli.store.writing import file_errors
 
         try:
@@ -99,7 +99,7 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
 
 def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """The function with an option for each field of a parameter that is a group of options (a dataclass)."""
-    groups: dict[str, Any] = {}
+    groups: dict[str, type] = {}
     options: list[inspect.Parameter] = []
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
@@ -112,7 +112,7 @@ def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
             kind = inspect.Parameter.KEYWORD_ONLY
             options.append(inspect.Parameter(field.name, kind, default=field.default, annotation=own[field.name]))
 
-    def grouped(**given: Any) -> None:
+    def grouped(**given: object) -> None:
         made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
         function(**given, **made)
 

@@ -6,10 +6,11 @@ A class here is a group of options. A command that has a parameter of such a cla
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel
+from typer.models import OptionInfo
 
 from kdqat_cli.config import (
     READ_BY,
@@ -30,9 +31,10 @@ from kdqat_cli.names import FORMATS, LEVELS, LOSSES
 from kdqat_cli.native import MOST_THREADS
 
 
-def _of(section: type[BaseModel], name: str, metavar: str | None = None) -> Any:
+def _of(section: type[BaseModel], name: str, metavar: str | None = None) -> OptionInfo:
     """The option that changes a field of a recipe's section."""
-    return typer.Option(f"--{name.replace('_', '-')}", help=field_help(section, name), metavar=metavar)
+    option: OptionInfo = typer.Option(f"--{name.replace('_', '-')}", help=field_help(section, name), metavar=metavar)
+    return option
 
 
 TaskOption = Annotated[

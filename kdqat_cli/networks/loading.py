@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError, shown
 from kdqat_cli.files import refuse_odd_files, refuse_unreadable
@@ -251,7 +252,7 @@ def _check_architecture(source: Source, config: PreTrainedConfig) -> None:
     config.chunk_size_feed_forward = 0
 
 
-def _check_quantisation(source: Source, quantisation: Any) -> None:
+def _check_quantisation(source: Source, quantisation: dict[str, object] | QuantizationConfigMixin) -> None:
     values = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
     method = values.get("quant_method")
     if method not in _QUANTISED:

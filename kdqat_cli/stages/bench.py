@@ -98,7 +98,7 @@ class _Worker:
     footprint: Footprint = field(default_factory=Footprint)
     logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
-    def ask(self, question: Any) -> Any:
+    def ask(self, question: object) -> Any:
         """What the engine's process answers.
 
         Raises:

@@ -11,7 +11,7 @@ The student is a copy of its teacher, or a smaller network. The method says when
 
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from transformers import PreTrainedModel, set_seed
 
@@ -201,7 +201,7 @@ def _check_method(settings: Settings, network: str | None) -> None:
         raise ConfigError("quantization.allocation shares points that are trained.", "--method dq")
 
 
-def _check_copy(fields: dict[str, Any], teacher: PreTrainedModel) -> None:
+def _check_copy(fields: dict[str, object], teacher: PreTrainedModel) -> None:
     """Checks that a copy of the teacher has the fields that a new network would be given.
 
     Raises:

@@ -8,7 +8,7 @@ a configuration, saves and loads itself) that is called with a batch's inputs by
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +17,9 @@ from kdqat_cli.config import CodecName, Device, PaddingName, Training
 from kdqat_cli.record import Record
 from kdqat_cli.tasks.answers import Answerer
 from kdqat_cli.tasks.details import Answers
+
+if TYPE_CHECKING:
+    from kdqat_cli.engine.engine import Engine
 
 
 class Loaded(Protocol):
@@ -33,6 +36,8 @@ class Loaded(Protocol):
     record: Record
 
 
+Own = Any
+"""A task or a loaded model of the kind itself. The registry pairs them by name, which types cannot express."""
 Example = Any
 """One row of a training; its type depends on the kind of task."""
 
@@ -100,7 +105,7 @@ class Rows(Protocol):
     def sample(self, number: int) -> Sample:
         """A row for people."""
 
-    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+    def score(self, model: PreTrainedModel, engine: "Engine | None" = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline.
 
         Args:
@@ -120,11 +125,11 @@ class Kind(Protocol):
 
     def new(
         self,
-        task: Any,
+        task: Own,
         source: str,
         data_dir: Path | None = None,
-        teacher: Any = None,
-        fields: Mapping[str, Any] | None = None,
+        teacher: Own = None,
+        fields: Mapping[str, object] | None = None,
     ) -> Loaded:
         """A model to be trained on a task; its record holds no more than the digests of what it was made from.
 
@@ -152,7 +157,7 @@ class Kind(Protocol):
             MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
         """
 
-    def align(self, loaded: Any, task: Any, name: str) -> None:
+    def align(self, loaded: Own, task: Own, name: str) -> None:
         """Brings a model's outputs into the order of the task's labels.
 
         Args:
@@ -164,7 +169,7 @@ class Kind(Protocol):
             ConfigError: its outputs are not the task's labels.
         """
 
-    def reading(self, loaded: Any, task: Any, training: Training, section: Literal["teacher", "student"]) -> Record:
+    def reading(self, loaded: Own, task: Own, training: Training, section: Literal["teacher", "student"]) -> Record:
         """How a model that is trained reads the task's rows: what the record of the result says of it.
 
         Args:
@@ -177,7 +182,7 @@ class Kind(Protocol):
             ConfigError: the model cannot read rows so.
         """
 
-    def as_recorded(self, loaded: Any, task: Any, max_length: int | None) -> Record:
+    def as_recorded(self, loaded: Own, task: Own, max_length: int | None) -> Record:
         """How a trained model reads a task's rows: as it was trained, but for what the user asks for.
 
         Args:
@@ -190,7 +195,7 @@ class Kind(Protocol):
         """
 
     def rows(
-        self, task: Any, split: str, data_dir: Path | None, loaded: Any, record: Record, limit: int | None = None
+        self, task: Own, split: str, data_dir: Path | None, loaded: Own, record: Record, limit: int | None = None
     ) -> Rows:
         """One split of a task.
 
@@ -206,7 +211,7 @@ class Kind(Protocol):
             MissingInputError: no source has the split, or a row is wrong.
         """
 
-    def taught(self, rows: Any, loaded: Any, folder: Path) -> Rows:
+    def taught(self, rows: Own, loaded: Own, folder: Path) -> Rows:
         """The training rows with a teacher's answers in the place of theirs.
 
         Args:
@@ -219,7 +224,7 @@ class Kind(Protocol):
             MissingInputError: what is kept is damaged.
         """
 
-    def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
+    def write_reader(self, loaded: Own, folder: Path, name: str) -> dict[str, object]:
         """Writes what reads a packed model's rows, a tokenizer for example.
 
         Args:
@@ -234,7 +239,7 @@ class Kind(Protocol):
             ConfigError: it does not fit the model.
         """
 
-    def pack(self, loaded: Any, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+    def pack(self, loaded: Own, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
         """Writes the packed file of a student into a folder that `write_reader` has filled.
 
         Args:
@@ -248,7 +253,7 @@ class Kind(Protocol):
             ConfigError: the codec cannot hold the student, or a value is not finite.
         """
 
-    def answerer(self, source: str, task: Callable[[], Any], device: Device | None) -> Answerer:
+    def answerer(self, source: str, task: Callable[[], Own], device: Device | None) -> Answerer:
         """A trained model that answers lines: what of a line is an example, and how its answer is shown.
 
         Args:
@@ -261,7 +266,7 @@ class Kind(Protocol):
             MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
         """
 
-    def save(self, loaded: Any, folder: Path, record: Record) -> None:
+    def save(self, loaded: Own, folder: Path, record: Record) -> None:
         """Writes the model, a student's codes, what reads its inputs, and the record.
 
         Args:

@@ -6,7 +6,6 @@ systems and keyboards differ in it: NFC or NFD); case does.
 """
 
 import unicodedata
-from typing import Any
 
 
 def plain(name: str) -> str:
@@ -24,7 +23,7 @@ class Labels:
         self._classes = {name: index for index, name in enumerate(names)}
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
 
-    def value(self, given: Any, named: bool = False) -> int | float | None:
+    def value(self, given: object, named: bool = False) -> int | float | None:
         """A class index or a number; None: no label of the task.
 
         Args:

@@ -7,7 +7,6 @@ determines something of a network; and `reads_lines` where `kdqat predict` takes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -25,6 +24,7 @@ from kdqat_cli.record import Record
 from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.store.writing import write_json
 from kdqat_cli.tasks.answers import Answerer
+from kdqat_cli.tasks.kind import Own
 from kdqat_cli.tasks.records import made_by, model_folder, recorded_in
 from kdqat_cli.tasks.task import label_config
 
@@ -49,7 +49,7 @@ class NetworkKind:
 
     name: str
 
-    def config(self, task: Any) -> dict[str, Any]:
+    def config(self, task: Own) -> dict[str, object]:
         """What a task determines of a network's configuration beside the labels: nothing."""
         return {}
 
@@ -59,12 +59,12 @@ class NetworkKind:
 
     def new(
         self,
-        task: Any,
+        task: Own,
         source: str,
         data_dir: Path | None = None,
-        teacher: Any = None,
-        fields: Mapping[str, Any] | None = None,
-    ) -> Any:
+        teacher: Own = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> LoadedNetwork:
         """A network by name, with random weights."""
         model = new_network(source, self.name, fields, **self.config(task), **label_config(task))
         return LoadedNetwork(placed(model), None, Record(network=source))
@@ -86,7 +86,7 @@ class NetworkKind:
         weights = folder / _WEIGHTS
         return LoadedNetwork(placed(model).eval(), weights if weights.exists() else None, record)
 
-    def align(self, loaded: Any, task: Any, name: str) -> None:
+    def align(self, loaded: Own, task: Own, name: str) -> None:
         """Refuses a network that was made for other labels or inputs than the task's: it cannot be reordered."""
         config, fix = loaded.model.config, f"kdqat finetune-teacher --task {task.name}"
         labels = [config.id2label[index] for index in range(config.num_labels)]
@@ -98,25 +98,25 @@ class NetworkKind:
             if found != value:
                 raise ConfigError(f"{name} was made for {key} {found}, but task {task.name} has {value}.", fix)
 
-    def as_recorded(self, loaded: LoadedNetwork, task: Any, max_length: int | None) -> Record:
+    def as_recorded(self, loaded: LoadedNetwork, task: Own, max_length: int | None) -> Record:
         """What is recorded."""
         if max_length is not None:
             raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are read whole.")
         return loaded.record
 
-    def taught(self, rows: Any, loaded: Any, folder: Path) -> Any:
+    def taught(self, rows: Own, loaded: Own, folder: Path) -> Own:
         """Refuses: the loss of the logits already compares all of an answer."""
         raise no_targets(self.name)
 
-    def write_reader(self, loaded: Any, folder: Path, name: str) -> dict[str, object]:
+    def write_reader(self, loaded: Own, folder: Path, name: str) -> dict[str, object]:
         """Nothing: the task says how its rows are read."""
         return {}
 
-    def pack(self, loaded: Any, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
+    def pack(self, loaded: Own, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
         """As the packed file alone."""
         save_network(loaded.model, folder, record, half, codec)
 
-    def answerer(self, source: str, task: Callable[[], Any], device: Device | None) -> Answerer:
+    def answerer(self, source: str, task: Callable[[], Own], device: Device | None) -> Answerer:
         """The network, on the device; `reads_lines` says the rest."""
         loaded = self.load(source)
         if device == "cpu":
@@ -125,7 +125,7 @@ class NetworkKind:
         self.align(loaded, spec, f"The model {source}")
         return self.reads_lines(loaded, spec)
 
-    def reads_lines(self, loaded: Any, task: Any) -> Answerer:
+    def reads_lines(self, loaded: Own, task: Own) -> Answerer:
         """What answers lines.
 
         Raises:
@@ -136,7 +136,7 @@ class NetworkKind:
             f"kdqat evaluate --task {task.name}",
         )
 
-    def save(self, loaded: Any, folder: Path, record: Record) -> None:
+    def save(self, loaded: Own, folder: Path, record: Record) -> None:
         """Writes config.json, model.safetensors, a student's codes and kdqat.json."""
         loaded.model.save_pretrained(folder, state_dict=plain_state(loaded.model))
         save_codes(loaded.model, folder)

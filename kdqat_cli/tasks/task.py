@@ -6,7 +6,7 @@ kinds whose answer is one class or one number per row.
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -175,7 +175,7 @@ def check_keep_best(task: Task, section: str, training: Training) -> None:
         )
 
 
-def label_config(task: LabelledTask) -> dict[str, Any]:
+def label_config(task: LabelledTask) -> dict[str, object]:
     """The head's part of config.json for a task."""
     if task.regression:
         return {"num_labels": 1, "problem_type": "regression"}

@@ -56,7 +56,7 @@ def test_a_weak_teacher_is_refused_unless_it_is_allowed(project: Any) -> None:
 
 
 def test_every_result_of_a_smoke_run_is_marked(project: Any) -> None:
-    changes = {"student": {"limit": 16, "max_steps": 1}, "distillation": {"loss": "map"}}
+    changes: dict[str, dict[str, object]] = {"student": {"limit": 16, "max_steps": 1}, "distillation": {"loss": "map"}}
     settings = resolve("tiny", Params(), "smoke", changes)
     distill(project, TEACHER, settings, 1, None, Path(STUDENT), lambda *_: None)
     assert json.loads(Path(STUDENT, "run.json").read_text(encoding="utf-8"))["rows"] == 16

@@ -149,7 +149,7 @@ def _parquet(path: Path, task: ImageTask) -> Images:
     if image is None or label is None:
         raise MissingInputError(f"{path} must have the columns img or image, and label; it has {', '.join(columns)}.")
 
-    def rows() -> Iterator[tuple[str, bytes, Any]]:
+    def rows() -> Iterator[tuple[str, bytes, object]]:
         pairs = zip(table[image].to_pylist(), table[label].to_pylist(), strict=True)
         for number, (value, given) in enumerate(pairs, 1):
             where = f"{path}, row {number}"
@@ -164,7 +164,7 @@ def _parquet(path: Path, task: ImageTask) -> Images:
 def _listed(path: Path, task: ImageTask) -> Images:
     """A .csv with the columns path (relative to the file) and label."""
 
-    def rows() -> Iterator[tuple[str, bytes, Any]]:
+    def rows() -> Iterator[tuple[str, bytes, object]]:
         reader = csv.DictReader(lines(path, _LONGEST_LINE))
         if not {"path", "label"} <= set(reader.fieldnames or []):
             given = ", ".join(reader.fieldnames or []) or "nothing"
@@ -180,7 +180,7 @@ def _folder(path: Path, task: ImageTask) -> Images:
     """One folder of pictures per class, in the order of their names."""
     classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
-    def rows() -> Iterator[tuple[str, bytes, Any]]:
+    def rows() -> Iterator[tuple[str, bytes, object]]:
         for folder in classes:
             for file in sorted(folder.iterdir()):
                 if file.suffix.lower() in _PICTURES:
@@ -208,7 +208,7 @@ def _file(path: Path, named_in: Path) -> bytes:
     return read_bytes(path, _LARGEST_IMAGE)
 
 
-def _pictures(task: ImageTask, rows: Iterator[tuple[str, bytes, Any]]) -> Images:
+def _pictures(task: ImageTask, rows: Iterator[tuple[str, bytes, object]]) -> Images:
     """Pictures of any format that Pillow reads; each comes with its place, for errors, and its label."""
     known = Labels(task.labels, None)
     pixels, labels = [], []

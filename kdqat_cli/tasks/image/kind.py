@@ -1,7 +1,7 @@
 """Images as a kind of task: see `Kind` in tasks/kind.py."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdqat_cli.config import Training
 from kdqat_cli.errors import ConfigError
@@ -19,7 +19,7 @@ class Image(NetworkKind):
 
     name = "image"
 
-    def config(self, task: ImageTask) -> dict[str, Any]:
+    def config(self, task: ImageTask) -> dict[str, object]:
         """The size of an image."""
         return {"image": task.image}
 

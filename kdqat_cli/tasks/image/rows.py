@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from kdqat_cli.tasks.image.data import Images, png
 from kdqat_cli.tasks.image.schema import ImageTask
 from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
+
+if TYPE_CHECKING:
+    from kdqat_cli.engine.engine import Engine
 
 Example = tuple[Tensor, int]
 _SCORED = 256  # images per forward pass of an evaluation
@@ -99,11 +102,11 @@ class ImageRows:
         out: NDArray[np.float32] = group.add_up(logits).cpu().numpy()
         return out
 
-    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+    def score(self, model: PreTrainedModel, engine: "Engine | None" = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent, computed by torch."""
         return compute_metrics(self.task, self.logits(model), self.labels)
 
-    def answers(self, model: PreTrainedModel, engine: Any = None) -> Answers:
+    def answers(self, model: PreTrainedModel, engine: "Engine | None" = None) -> Answers:
         """What a model says of each image, which its number alone names."""
         return Answers(self.logits(model), self.labels, {})
 

@@ -32,7 +32,7 @@ class _Row(NamedTuple):
 
     where: str
     """File and place, for messages."""
-    values: dict[str, Any]
+    values: dict[str, object]
     fault: str = ""
     """What is wrong with the row's shape."""
     named: bool = False
@@ -116,9 +116,9 @@ def _incomplete(row: _Row, columns: Columns) -> str:
     return ""
 
 
-def _cell(row: _Row, column: str) -> Any:
+def _cell(row: _Row, column: str) -> object:
     """A row's value, where a dotted name leads into nested dictionaries."""
-    value: Any = row.values
+    value: object = row.values
     for key in [column] if column in row.values else column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
         if value is _TWICE:
@@ -245,14 +245,14 @@ def _read_json(path: Path) -> Iterator[_Row]:
         yield _json_row(f"{path}, item {number}", item)
 
 
-def _parse_json(text: str, where: str) -> Any:
+def _parse_json(text: str, where: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_json_object)
     except (ValueError, RecursionError) as error:
         raise MissingInputError(f"{where} is not valid JSON: {error}.", "one JSON object per row") from error
 
 
-def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
     item = dict(pairs)
     if len(item) < len(pairs):
@@ -261,7 +261,7 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return item
 
 
-def _json_row(where: str, item: Any) -> _Row:
+def _json_row(where: str, item: object) -> _Row:
     if not isinstance(item, dict):
         raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
     return _Row(where, item)
@@ -296,7 +296,7 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]
         label = _cell(row, columns.label)
         if names and label == -1:
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
-        if names and label is not None:
+        if names and isinstance(label, int):
             row.values[columns.label] = names[label]
         yield row
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdqat_cli import group
 from kdqat_cli.config import KeepsMoreName
@@ -38,11 +38,12 @@ def reader_of(tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: K
     return Reader(tokenizer.backend_tokenizer, max_length, inputs_of(tokenizer), keeps_more)
 
 
-def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+def columns(rows: Sequence[Row]) -> dict[str, Sequence[object]]:
     """Rows as columns: input_ids, attention_mask, length, and token_type_ids where the model is given them."""
     ids = [row for row, _ in rows]
-    made: dict[str, list[Any]] = {"input_ids": ids, "length": [len(row) for row in ids]}
-    made["attention_mask"] = [[1] * length for length in made["length"]]
+    lengths = [len(row) for row in ids]
+    masks = [[1] * length for length in lengths]
+    made: dict[str, Sequence[object]] = {"input_ids": ids, "length": lengths, "attention_mask": masks}
     types = [kinds for _, kinds in rows if kinds is not None]
     return made | ({"token_type_ids": types} if types else {})
 
@@ -64,7 +65,7 @@ def tokenize(
     """
     reader = reader_of(tokenizer, max_length, keeps_more)
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+    def encode(batch: dict[str, list[str]]) -> dict[str, Sequence[object]]:
         found = columns(reader.rows(batch["text"], batch.get("pair") or [None] * len(batch["text"])))
         if 0 in found["length"]:
             text = batch["text"][found["length"].index(0)]
@@ -76,7 +77,7 @@ def tokenize(
 
 def padded_batches(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
-) -> Iterator[tuple[list[int], Any]]:
+) -> Iterator[tuple[list[int], BatchEncoding]]:
     """Tokenised rows as the batches of a forward pass.
 
     Yields:

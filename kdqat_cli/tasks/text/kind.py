@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NoReturn
 
 from kdqat_cli.config import CodecName, Device, Training
 from kdqat_cli.errors import ConfigError
@@ -39,8 +39,8 @@ class Text:
         task: TextTask,
         source: str,
         data_dir: Path | None = None,
-        teacher: Any = None,
-        fields: Mapping[str, Any] | None = None,
+        teacher: Classifier | None = None,
+        fields: Mapping[str, object] | None = None,
     ) -> Classifier:
         """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
         if fields:
@@ -100,7 +100,7 @@ class Text:
         """Rows as tokens."""
         return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches, limit)
 
-    def taught(self, rows: Any, loaded: Any, folder: Path) -> Any:
+    def taught(self, rows: TaskRows, loaded: Classifier, folder: Path) -> NoReturn:
         """Refuses: a label is no sentence."""
         raise no_targets("text")
 

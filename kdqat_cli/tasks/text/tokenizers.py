@@ -9,7 +9,6 @@ embedding.
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -162,9 +161,9 @@ def _same(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, part: str) -> 
     return one is other or (None not in (one, other) and one.__getstate__() == other.__getstate__())
 
 
-def _told(source: Source) -> dict[str, Any]:
+def _told(source: Source) -> dict[str, object]:
     """What tokenizer_config.json says; nothing where there is none."""
-    config: dict[str, Any] = get_tokenizer_config(source.location, local_files_only=bool(source.unreachable))
+    config: dict[str, object] = get_tokenizer_config(source.location, local_files_only=bool(source.unreachable))
     return config
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdqat_cli.config import Training
 from kdqat_cli.errors import ConfigError, MissingInputError
@@ -36,8 +36,8 @@ class Translation(NetworkKind):
         task: TranslationTask,
         source: str,
         data_dir: Path | None = None,
-        teacher: Any = None,
-        fields: Mapping[str, Any] | None = None,
+        teacher: Translator | None = None,
+        fields: Mapping[str, object] | None = None,
     ) -> Translator:
         """A network by name, with random weights; it knows its teacher's words, else those of the training rows."""
         if teacher is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from kdqat_cli.tasks.translation.data import Pairs
 from kdqat_cli.tasks.translation.schema import TranslationTask
 from kdqat_cli.tasks.translation.search import search
 from kdqat_cli.tasks.translation.words import BEGIN, END, PADDING, Vocabulary
+
+if TYPE_CHECKING:
+    from kdqat_cli.engine.engine import Engine
 
 Example = tuple[list[int], list[int]]
 _NO_LABEL = -100
@@ -79,7 +82,7 @@ class TranslationRows:
         """The sentence and its reference."""
         return Sample((self.vocabulary.text(self.pairs.source[number]), self.pairs.references[number]))
 
-    def score(self, model: PreTrainedModel, engine: Any = None) -> dict[str, float]:
+    def score(self, model: PreTrainedModel, engine: "Engine | None" = None) -> dict[str, float]:
         """BLEU and chrF in percent of beam search's translations, and the perplexity, a plain number.
 
         The perplexity is exp of the mean negative log likelihood per target word, the end counted as one, over the
@@ -88,7 +91,7 @@ class TranslationRows:
         figures = self._measured(self.translations(model)) | {"perplexity": self._perplexity(model)}
         return {"score": figures[self.task.metric]} | {name: figures[name] for name in self.task.metrics}
 
-    def answers(self, model: PreTrainedModel, engine: Any = None) -> None:
+    def answers(self, model: PreTrainedModel, engine: "Engine | None" = None) -> None:
         """Nothing: a translation is neither a class nor a number."""
 
     def translations(self, model: PreTrainedModel) -> list[str]:

@@ -6,17 +6,16 @@ the best of its beam. With a beam of 1 the likeliest word is taken each time. Th
 length, as in the public code of Polino et al.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
 from kdqat_cli.tasks.translation.words import BEGIN, END, PADDING
 
 
 @torch.no_grad()
-def search(model: Any, source: Tensor, lengths: Tensor, beam: int, most: int) -> list[Tensor]:
+def search(model: PreTrainedModel, source: Tensor, lengths: Tensor, beam: int, most: int) -> list[Tensor]:
     """Translates sentences.
 
     Args:
