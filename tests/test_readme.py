@@ -1,4 +1,4 @@
-"""The README's own commands, word for word, on a tiny stand-in for BERT and RTE."""
+"""The commands of the README and of the pages that go on from it, word for word, on a stand-in for BERT and RTE."""
 
 import re
 import shutil
@@ -8,7 +8,8 @@ import pytest
 
 from tests.commands import REPOSITORY, run
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/training.md", "docs/serving.md", "docs/pipelines.md")
+README = "\n".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
 KNOWN = {"git", "make", "dvc", "kdqat", "export", "pip", "python"}
 
 
@@ -53,12 +54,16 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     # A pipeline and a sweep take their time; tests/parallel/ runs them.
     apart = ("kdqat repro", "kdqat sweep", "kdqat distill --task rte --recipe sweeps/")
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export") and not line.startswith(apart)]
-    assert len(script) == 17
+    assert len(script) == 19
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
     assert "ternary, packed" in done.stdout
 
-    (example,) = blocks("python")
-    assert "tensor([[" in run(tmp_path, "python", "-c", example).stdout
+    *serving, transformers = blocks("python")
+    assert "tensor([[" in run(tmp_path, "python", "-c", transformers).stdout
+    without_torch = 'import sys; sys.modules["torch"] = None\n'
+    assert len(serving) == 2
+    for code in serving:
+        assert "entailment" in run(tmp_path, "python", "-c", without_torch + code).stdout
 
 
 def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
