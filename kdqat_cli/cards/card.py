@@ -27,11 +27,10 @@ _METRICS = {
 }
 """The hub's names of metrics, where they are others than ours."""
 _PACKED = """\
-from kdqat_cli.stages.predict import open_model, predict
-from kdqat_cli.texts import Text
+from kdqat_cli.serving import load
 
-model = open_model(folder)
-print(next(predict(model, [[Text(*texts)]])))
+model = load(folder)
+print(model(text))
 """
 _PACKED_IN_TRANSFORMERS = """\
 import kdqat_cli  # registers the packed format with transformers
@@ -193,11 +192,12 @@ def _use(facts: Facts) -> str:
         evaluate = f"```sh\nkdqat evaluate model --task {record.task}\n```"
         program = _program(_PACKED_NETWORK, 'folder = "model"')
         return f"{evaluate}\n\nIn Python:\n\n{program}"
+    text = f'folder, text = "model", {tuple(texts) if record.pairs else texts[0]!r}'.replace("'", '"')
     quoted = " ".join(f'"{text}"' for text in texts)
     return "\n\n".join(
         [
             f"`model` is the folder with the files of this model.\n\n```sh\nkdqat predict model {quoted}\n```",
-            f"In Python, without torch:\n\n{_program(_PACKED, given)}",
+            f"In Python, without torch:\n\n{_program(_PACKED, text)}",
             f"With transformers, which unpacks the weights to floats:\n\n{_program(_PACKED_IN_TRANSFORMERS, given)}",
         ]
     )
