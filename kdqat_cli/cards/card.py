@@ -26,6 +26,8 @@ _METRICS = {
     "spearman": "spearmanr",
 }
 """The hub's names of metrics, where they are others than ours."""
+_ASKED = {"image-classification": "picture.png", "translation": "A sentence."}
+"""What `kdqat predict` is given, by the hub's name of the task, where that is no text to classify."""
 _PACKED = """\
 from kdqat_cli.serving import load
 
@@ -189,7 +191,9 @@ def _use(facts: Facts) -> str:
         code = _program(facts.usage, given) if facts.usage else f"Load the folder with {facts.engine}."
         return f"{install}`folder` is where the files of this model lie.\n\n{code}"
     if record.rows_kind != "text":
-        evaluate = f"```sh\nkdqat evaluate model --task {record.task}\n```"
+        asked = _ASKED.get(facts.hosted.pipeline or "")
+        predict = f'kdqat predict model "{asked}"\n' if asked else ""
+        evaluate = f"```sh\n{predict}kdqat evaluate model --task {record.task}\n```"
         program = _program(_PACKED_NETWORK, 'folder = "model"')
         return f"{evaluate}\n\nIn Python:\n\n{program}"
     text = f'folder, text = "model", {tuple(texts) if record.pairs else texts[0]!r}'.replace("'", '"')
