@@ -47,7 +47,7 @@ from pathlib import Path
 
 from kdqat_cli.packing.network import load_network
 
-model = load_network(Path(folder, "kdqat.safetensors"))  # a torch module, in eval mode
+model, record = load_network(Path(folder, "kdqat.safetensors"))  # a torch module in eval mode
 """
 
 
