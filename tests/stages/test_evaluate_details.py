@@ -101,7 +101,7 @@ def test_only_files_of_an_earlier_evaluation_are_replaced(project: Path) -> None
     assert "holds files that kdqat evaluate did not write" in " ".join(said.split())
     assert (project / "mine/wrong.csv").read_text(encoding="utf-8") == "years of work"
     said = run(project, "kdqat", "evaluate", "runs/tiny/teacher", "--details", "runs/tiny/teacher/d", code=2).stderr
-    assert "lies inside it" in " ".join(said.split())
+    assert "is inside it" in " ".join(said.split())
 
 
 def test_images_have_them_too(tmp_path: Path) -> None:

@@ -336,5 +336,5 @@ def test_an_output_over_data_is_refused_but_not_one_beside(models: Path) -> None
         refuse_inputs(Path(out), {"teacher": "teacher", "encoder": "owner/name"}, (Path("data"), None))
     refuse_inputs(Path("runs/new"), {"teacher": "teacher"}, (Path(),))
     refuse_inside(Path("teacher.json"), {"model": "teacher"})
-    with pytest.raises(ConfigError, match="lies inside it"):
+    with pytest.raises(ConfigError, match="is inside it"):
         refuse_inside(Path("link/model/config.json"), {"model": "teacher"})
