@@ -3,13 +3,14 @@
 # make test-slow  the tests on real models; KDQAT_DATA_DIR names a folder of task data
 # make test-sanitize  the engine's tests under the address and undefined-behaviour sanitizers
 # make test-arm   the engine's ARM kernels under qemu; it takes g++-aarch64-linux-gnu and qemu-user
+# make wheels     dist/: kdqat, and kdqat-runtime, which serves packed models without torch
 # make lint       formatting, lint and types, as CI runs them
 PYTHON ?= python3
 BIN := .venv/bin
 # Stages call `kdqat`; so does a user's shell, once .venv is activated.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test test-slow test-sanitize test-arm lint
+.PHONY: repro test test-slow test-sanitize test-arm wheels lint
 
 repro: .venv/ready
 	dvc repro
@@ -26,6 +27,9 @@ test-sanitize: .venv/ready
 
 test-arm:
 	tests/native/cross.sh
+
+wheels: .venv/ready
+	python -m pip wheel --no-deps --wheel-dir dist . packaging/runtime
 
 lint: .venv/ready
 	pre-commit run --all-files

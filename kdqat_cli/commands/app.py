@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 from kdqat_cli import group
 from kdqat_cli.config import Params
-from kdqat_cli.errors import KdqatError
+from kdqat_cli.errors import KdqatError, MissingInputError
 from kdqat_cli.output import Advance, Output
 from kdqat_cli.params import load_params
 from kdqat_cli.processors import allowed_processors, processors
@@ -79,7 +79,7 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
         from kdqat_cli.store.writing import file_errors
 
         try:
-            with file_errors():
+            with file_errors(), _installed(function.__name__):
                 function(**options)
         except KdqatError as error:
             speaks, code = group.fail(error.exit_code)
@@ -95,6 +95,25 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
             raise typer.Exit(group.STOPPED if terminated else _INTERRUPTED) from interrupt
 
     return app.command(name=function.__name__.replace("_", "-"), cls=_Command)(guarded)
+
+
+@contextmanager
+def _installed(name: str) -> Iterator[None]:
+    """Says which package a command lacks: kdqat-runtime comes without those that only training needs.
+
+    Raises:
+        MissingInputError: with the package.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "kdqat_cli"):
+            raise
+        command = name.replace("_", "-")
+        raise MissingInputError(
+            f"kdqat {command} needs {package}, which is not installed here.", "pip install kdqat"
+        ) from error
 
 
 def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
