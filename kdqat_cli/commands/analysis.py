@@ -20,27 +20,29 @@ from kdqat_cli.params import use_plugins
 from kdqat_cli.store.places import ANALYSIS, RUNS, teacher_folder
 
 _ALL = "all"
+_ModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Models that are compared with the teacher: folders or hub ids, or NAME=FOLDER. "
+        "[default: every ternary model and student under runs/TASK]"
+    ),
+]
+_MeasureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measure",
+        metavar="NAME",
+        help="Measure that `kdqat ls measures` lists, or all; repeat for more. [default: all that take one pass]",
+    ),
+]
 
 
 @command
 def analyze(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Models that are compared with the teacher: folders or hub ids, or NAME=FOLDER. "
-            "[default: every ternary model and student under runs/TASK]",
-        ),
-    ] = None,
+    models: _ModelsArgument = None,
     task: TaskOption = "",
     teacher: TeacherOption = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--measure",
-            metavar="NAME",
-            help="Measure that `kdqat ls measures` lists, or all; repeat for more. [default: all that take one pass]",
-        ),
-    ] = None,
+    measure: _MeasureOption = None,
     rows: Annotated[
         int | None, typer.Option("--rows", min=2, help="Dev rows, evenly spread over the split. [default: all]")
     ] = None,

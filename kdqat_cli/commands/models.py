@@ -58,6 +58,21 @@ _FileOption = Annotated[
     Path | None,
     typer.Option("--file", help="File of lines, without a header: a text, two with a tab between, or JSON."),
 ]
+_ScoringDevice = Annotated[
+    Device | None,
+    typer.Option("--device", help="Where the model is computed. [default: cuda where there is one, else cpu]"),
+]
+_DetailsOption = Annotated[
+    Path | None,
+    typer.Option("--details", help="Folder for tables: precision, recall and F1 per class, confusion, wrong rows."),
+]
+_BesideOption = Annotated[
+    str | None, typer.Option("--teacher", help="Model whose answers are compared with this one's: folder or hub id.")
+]
+_RowsOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Score the first rows alone; the result is marked as not to be quoted."),
+]
 
 
 @command
@@ -72,22 +87,10 @@ def evaluate(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Fail with exit code 4 below this score, in percent.")
     ] = None,
-    device: Annotated[
-        Device | None,
-        typer.Option("--device", help="Where the model is computed. [default: cuda where there is one, else cpu]"),
-    ] = None,
-    details: Annotated[
-        Path | None,
-        typer.Option("--details", help="Folder for tables: precision, recall and F1 per class, confusion, wrong rows."),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", help="Model whose answers are compared with this one's: folder or hub id."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, help="Score the first rows alone; the result is marked as not to be quoted."),
-    ] = None,
+    device: _ScoringDevice = None,
+    details: _DetailsOption = None,
+    teacher: _BesideOption = None,
+    limit: _RowsOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -191,10 +194,10 @@ def card(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write the model card of an export, with scores and times.
+    """Write the model card of an export.
 
     The card in the export's model folder has no more than what follows from the student. This one, beside that
-    folder, has the scores of all seeds.
+    folder, has the scores of all seeds, and the times that were measured.
     """
     use_plugins()
     output = start(json, quiet)
@@ -214,9 +217,9 @@ def predict(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Classify texts or pictures, or translate sentences, with one JSON line per line of input.
+    """Classify texts or pictures, or translate sentences.
 
-    A line of input is a text, the path of a picture or a sentence, as the model's task has it. The line of output comes
+    There is one JSON line per line of input. A line of input is a text, the path of a picture or a sentence, as the model's task has it. The line of output comes
     as soon as its input has been read.
     """
     use_plugins()

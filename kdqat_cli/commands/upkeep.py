@@ -53,9 +53,9 @@ def clean(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List what interrupted commands left behind, and remove it with --yes.
+    """List what interrupted commands left, or remove it.
 
-    Finished results are never touched, nor what a command works on. Removed checkpoints are those that an interrupted
+    It is removed with --yes. Finished results are never touched, nor what a command works on. Removed checkpoints are those that an interrupted
     training would continue from.
     """
     output = Output(json, quiet)

@@ -84,12 +84,7 @@ def analyze(
     chosen = spread(rows or of, of)
     part = split.part(chosen)
     pairs = _pairs(task, loaded, part, chosen, seed)
-    made = {name: _made(pair, measures) for name, pair in pairs.items()}
-    run_measures(pairs, made, advance, seed)
-    tables: dict[str, list[Row]] = {name: [] for name in measures}
-    for name, own in made.items():
-        for measure_name, measure in own.items():
-            tables[measure_name] += [{"model": name, **row} for row in measure.table()]
+    tables = _tables(pairs, measures, advance, seed)
     sources = {TEACHER: teacher, **models}
     found = Analysis(
         task=task.name,
@@ -104,6 +99,17 @@ def analyze(
     )
     write_analysis(found, out)
     return {"folder": str(out), "rows": len(chosen), "tables": ", ".join(found.tables), "seconds": watch.seconds}
+
+
+def _tables(pairs: dict[str, Pair], measures: list[str], advance: Advance, seed: int) -> dict[str, list[Row]]:
+    """The table of each measure, over all models."""
+    made = {name: _made(pair, measures) for name, pair in pairs.items()}
+    run_measures(pairs, made, advance, seed)
+    tables: dict[str, list[Row]] = {name: [] for name in measures}
+    for name, own in made.items():
+        for measure_name, measure in own.items():
+            tables[measure_name] += [{"model": name, **row} for row in measure.table()]
+    return tables
 
 
 def _pairs(task: Task, loaded: dict[str, Loaded], rows: Rows, chosen: list[int], seed: int) -> dict[str, Pair]:

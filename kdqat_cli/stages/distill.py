@@ -98,15 +98,12 @@ def distill(
     with shared_folder(out, force) as work:
         _check_method(settings, network)
         source = load_teacher(teacher, task)
-        if network is None:
-            _check_copy(settings.network, source.model)
-        _check_layers(settings.distillation, source.model, network)
+        _check_networks(settings, source.model, network)
         plain = student_record("student", task, source, settings)
         kind = kind_of(task)
         dev = kind.rows(task, "dev", data_dir, source, plain)
         rows = kind.rows(task, "train", data_dir, source, plain, settings.student.limit)
-        weak = settings.distillation.weak_teacher == "allowed"
-        taught = teacher_score(source.model, task, dev, teacher, weak)
+        taught = teacher_score(source.model, task, dev, teacher, settings.distillation.weak_teacher == "allowed")
         faults = [teacher_fault(source.record, taught, dev), cut_short(rows, settings.student.limit)]
         record = marked(_trained_record(plain, settings, seed, rows, dev, network), faults)
         work.refuse_other(record)
@@ -115,9 +112,8 @@ def distill(
 
         resume = work.resume_folder(record)
         set_seed(seed)
-        kept = settings.distillation.layers
         if network is None:
-            student = _copy(source, kept)
+            student = _copy(source, settings.distillation.layers)
         else:
             student = kind.new(task, network, data_dir, source, settings.network)
         steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
@@ -125,8 +121,8 @@ def distill(
         if group.leads():
             kind.save(student, work.scratch / MODEL, record)
             write_history(work.scratch / HISTORY, history)
-            bits = level_bits(student.model)
-            write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score, level_bits=bits)
+            figures = {"rows": len(rows.examples), "steps": steps, "score": score}
+            write_run(work.scratch, watch, **figures, level_bits=level_bits(student.model))
     return {"folder": str(out), "score": score, "teacher_score": taught, "seconds": watch.seconds}
 
 
@@ -214,6 +210,17 @@ def _check_copy(fields: dict[str, object], teacher: PreTrainedModel) -> None:
                 f"network.{name} is {shown(value)}, but {shown(found)} in the teacher, of which the student is a copy.",
                 f"--network NAME, or --set network.{name}=null",
             )
+
+
+def _check_networks(settings: Settings, teacher: PreTrainedModel, network: str | None) -> None:
+    """Checks that the student can be made, and that both networks have what the loss compares.
+
+    Raises:
+        ConfigError: it cannot, or they have not.
+    """
+    if network is None:
+        _check_copy(settings.network, teacher)
+    _check_layers(settings.distillation, teacher, network)
 
 
 def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str | None) -> None:

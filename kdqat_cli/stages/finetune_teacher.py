@@ -69,10 +69,8 @@ def finetune_teacher(
         dev = kind.rows(task, "dev", data_dir, loaded, reading)
         begun = loaded.record
         made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
-        made |= {
-            "seed": seed,
-            "settings": settings.teacher.model_dump() | {"network": sorted(settings.network.items())},
-        }
+        fields = {"network": sorted(settings.network.items())}
+        made |= {"seed": seed, "settings": settings.teacher.model_dump() | fields}
         sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
         record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
         record = marked(record, [cut_short(rows, settings.teacher.limit)])
