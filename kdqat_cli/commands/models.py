@@ -219,8 +219,8 @@ def predict(
 ) -> None:
     """Classify texts or pictures, or translate sentences.
 
-    There is one JSON line per line of input. A line of input is a text, the path of a picture or a sentence, as the model's task has it. The line of output comes
-    as soon as its input has been read.
+    There is one JSON line per line of input. A line of input is a text, the path of a picture or a sentence, as the
+    model's task has it. The line of output comes as soon as its input has been read.
     """
     use_plugins()
     if text is not None and file is not None:

@@ -55,8 +55,8 @@ def clean(
 ) -> None:
     """List what interrupted commands left, or remove it.
 
-    It is removed with --yes. Finished results are never touched, nor what a command works on. Removed checkpoints are those that an interrupted
-    training would continue from.
+    It is removed with --yes. Finished results are never touched, nor what a command works on. Removed checkpoints
+    are those that an interrupted training would continue from.
     """
     output = Output(json, quiet)
     from kdqat_cli.stages.clean import KINDS, leftovers
