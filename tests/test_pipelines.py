@@ -48,7 +48,15 @@ def test_what_the_pipelines_share_stands_once() -> None:
     assert figures.items() >= shared.items()
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+# One folder for each set of stages; the others differ in their params.yaml alone, and take as long.
+_FIRST = ("table-2-glue", "polino-digits", "polino-tables-21-23", "figures")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [folder if folder.name in _FIRST else pytest.param(folder, marks=pytest.mark.slow) for folder in FOLDERS],
+    ids=lambda folder: folder.name,
+)
 def test_a_pipeline_resolves(folder: Path, tmp_path: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(folder / name, tmp_path)
