@@ -13,6 +13,7 @@ from sklearn import metrics
 from kdqat_cli.tasks.task import LabelledTask
 
 Array = npt.NDArray[np.generic]
+_DECIMALS = 10
 
 
 def compute_metrics(task: LabelledTask, logits: Array, labels: Array) -> dict[str, float]:
@@ -36,7 +37,9 @@ def chance_score(task: LabelledTask, labels: Array) -> float:
 def _scores(task: LabelledTask, predictions: Array, labels: Array) -> dict[str, float]:
     parts = {name: 100 * _METRICS[name](labels, predictions) for name in task.metrics}
     headline = task.metric.split("+")
-    return {"score": sum(parts[name] for name in headline) / len(headline), **parts}
+    scores = {"score": sum(parts[name] for name in headline) / len(headline), **parts}
+    # In floating point, 100 × 0.57 is less than 57, so a model that reaches a bar of 57 would fail it.
+    return {name: round(score, _DECIMALS) for name, score in scores.items()}
 
 
 def _accuracy(labels: Array, predictions: Array) -> float:

@@ -30,6 +30,15 @@ def test_worked_example() -> None:
     )
 
 
+def test_a_whole_percentage_is_exact() -> None:
+    """So that 57 right answers of 100 pass a bar of 57."""
+    labels = np.zeros(100, dtype=np.int64)
+    for right in range(101):
+        predictions = (np.arange(100) >= right).astype(np.int64)
+        expected = {"score": right, "accuracy": right}
+        assert compute_metrics(load_text_task("rte"), one_hot(predictions), labels) == expected
+
+
 def pearson(x: Any, y: Any) -> float:
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
