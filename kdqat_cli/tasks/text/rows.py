@@ -129,7 +129,9 @@ def row_length(
     least = special + (2 if task.pairs else 1)
     if wanted < least:
         raise ConfigError(
-            f"Rows of {wanted} tokens have no room for text beside the {special} special tokens.", f"{option}{least}"
+            f"Rows of {wanted} tokens have no room for {'two texts' if task.pairs else 'text'} beside the {special} "
+            "special tokens.",
+            f"{option}{least}",
         )
     if wanted > limit:
         raise ConfigError(f"The encoder reads at most {limit} tokens, not {wanted}.", f"{option}{limit}")

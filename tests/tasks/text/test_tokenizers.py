@@ -314,7 +314,7 @@ class TestPositions:
         tokenizer = fitted(roberta)
         assert TASK.pairs
         assert row_length(TASK, tokenizer, 5) == 5
-        with pytest.raises(ConfigError, match="no room for text beside the 3 special tokens") as caught:
+        with pytest.raises(ConfigError, match="no room for two texts beside the 3 special tokens") as caught:
             row_length(TASK, tokenizer, 4)
         assert caught.value.fix == "--max-length 5"
 
