@@ -116,8 +116,17 @@ def test_a_full_disk_under_standard_output_is_told(tmp_path: Path, command: str)
     assert "Traceback" not in done.stderr
 
 
-def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path) -> None:
-    assert "{-\\u03b1, 0, +\\u03b1}" in run(tmp_path, "kdqat", "--help", PYTHONIOENCODING="cp1252").stdout
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path, encoding: str) -> None:
+    assert "{-\\u03b1, 0, +\\u03b1}" in run(tmp_path, "kdqat", "--help", PYTHONIOENCODING=encoding).stdout
+    for command in ("α\x1b[31m", "ls α\x1b[31m", "ls tasks --α\x1b[31m"):
+        told = run(tmp_path, "kdqat", *command.split(), code=2, PYTHONIOENCODING=encoding).stderr
+        assert "\\u03b1\\x1b[31m" in told
+        assert told.isascii()
+    if encoding == "ascii":
+        page = run(tmp_path, "kdqat", "distill", "--help", PYTHONIOENCODING=encoding).stdout
+        assert "\\xb7" in page
+        assert page.isascii()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

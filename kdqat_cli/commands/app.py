@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields, is_dataclass
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from kdqat_cli import group
 from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError, MissingInputError
-from kdqat_cli.output import Advance, Output
+from kdqat_cli.output import Advance, Output, printable
 from kdqat_cli.params import load_params
 from kdqat_cli.processors import allowed_processors, processors
 
@@ -35,8 +36,37 @@ _QUIET_LIBRARIES = {
 }
 _INTERRUPTED = 130
 
+
+class _Group(TyperGroup):
+    """The commands. Help and usage errors are printable: typer writes UTF-8 where the stream is ASCII."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The list of commands."""
+        return printable(super().get_help(ctx), sys.stdout)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Reads the options that stand before the command."""
+        with _printable_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Reads the command and its options, and runs it."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except typer.TyperException as error:
+        error.message = printable(error.message, sys.stderr)
+        raise
+
+
 app = typer.Typer(
     name="kdqat",
+    cls=_Group,
     help="Transformer encoders with ternary weights: distil a fine-tuned classifier into {-α, 0, +α}, and pack it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -46,6 +76,10 @@ app = typer.Typer(
 
 class _Command(TyperCommand):
     """A command whose usage errors are kdqat's sentences alone."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The command's help."""
+        return printable(super().get_help(ctx), sys.stdout)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the options."""
