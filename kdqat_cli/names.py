@@ -1,7 +1,7 @@
 """Names that options and settings take: kdqat's names and those of plugins. Imports nothing heavy."""
 
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic_core import PydanticCustomError
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 class Names(dict[str, T]):
     """The names of one kind of thing in the order of their listing, each with a value (perhaps None)."""
 
-    def add(self, name: str, value: T) -> None:
-        """Adds a name.
+    def add(self, name: str, value: T | None = None) -> None:
+        """Adds a name; the value is None where a name needs none.
 
         Raises:
             ValueError: the name is taken.
         """
         if name in self:
             raise ValueError(f"the name {name!r} is taken")
-        self[name] = value
+        self[name] = cast(T, value)
 
     def checked(self, value: object) -> str:
         """The value if it is one of the names, for pydantic."""

@@ -168,7 +168,7 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
     settings = json.loads((folder / "kdqat.json").read_text(encoding="utf-8"))["settings"]
     assert settings["network"] == [["relu_logits", True]]
     said = run(digits, "kdqat", *STUDENT, *SHORT, "--out", made["folder"], code=2).stderr
-    assert "holds a result of other settings: settings.network is" in " ".join(said.split())
+    assert "has a result of other settings: settings.network is" in " ".join(said.split())
     copied = ("distill", "--task", "digits", "--recipe", "polino", *relu)
     said = run(digits, "kdqat", *copied, code=2).stderr
     assert "network.relu_logits is True, but False in the teacher" in " ".join(said.split())

@@ -22,6 +22,7 @@ GLUE = {
 TEACHER: dict[str, Any] = {
     "epochs": 3,
     "max_steps": None,
+    "limit": None,
     "learning_rate": 5e-5,
     "schedule": "linear",
     "warmup": 0.1,
@@ -43,6 +44,7 @@ OTHER = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain", "
 OTHER |= {"allocation": "equal", "vectors": False, "exempt": []}
 LOGITS = {
     "targets": "references",
+    "weak_teacher": "refused",
     "method": "qat",
     "layers": None,
     "logits": 1.0,
@@ -77,6 +79,7 @@ CLEAN = {
 PAPER_STUDENT = {
     "epochs": 3,
     "max_steps": None,
+    "limit": None,
     "learning_rate": 2e-5,
     "schedule": "linear",
     "warmup": 0.1,
@@ -93,7 +96,7 @@ ACCURACY = ("mrpc", "qqp")  # what the public code keeps the best of, beside a t
 
 
 def test_what_is_packaged() -> None:
-    assert recipe_names() == ["clean", "paper", "polino", "polino-paper"]
+    assert recipe_names() == ["clean", "paper", "polino", "polino-paper", "smoke"]
 
 
 @pytest.mark.parametrize("task", GLUE)

@@ -212,7 +212,10 @@ class _Remarks(logging.Handler):
         self.output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.output.remark(record.getMessage())
+        try:
+            self.output.remark(record.getMessage())
+        except ValueError:  # the stream was closed: a remark is no reason to end
+            self.handleError(record)
 
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None]:

@@ -158,9 +158,9 @@ REFUSED: dict[str, tuple[list[Row], str]] = {
     "no rows": ([], "no rows"),
     "an empty row": ([([5], None), ([], None)], "empty"),
     "an id above": ([([5, WORDS], None)], "out of range"),
-    "an id far above": ([([2**40], None)], "whole numbers"),
-    "an id below": ([([5, -1], None)], "whole numbers"),
-    "no integer": ([([5.5], None)], "whole numbers"),  # type: ignore[list-item]
+    "an id far above": ([([2**40], None)], "integers of at least 0"),
+    "an id below": ([([5, -1], None)], "integers of at least 0"),
+    "no integer": ([([5.5], None)], "integers of at least 0"),  # type: ignore[list-item]
     "a row too long": ([([5] * 41, None)], "too long"),
     "a type above": ([([5], [2])], "type is out of range"),
     "too few types": ([([5, 6], [0])], "as many token types as tokens"),

@@ -242,7 +242,10 @@ def test_an_adapter_is_no_model(encoder: Path) -> None:
     ("config", "sentence"),
     [
         ({"layer_norm_eps": "1e-5"}, "The config.json of .*: .*'layer_norm_eps' expected float, got str"),
-        ({"id2label": {"0": "yes"}, "label2id": {"yes": 0}}, "is a classifier .*, but its id2label names one output"),
+        (
+            {"id2label": {"0": "yes"}, "label2id": {"yes": 0}},
+            "is a classifier .*, but its id2label has only one output",
+        ),
         ({"id2label": ["no", "yes"]}, r"has the id2label \['no', 'yes'\], which does not name the outputs"),
         ({"id2label": {"no": 0}}, "has the id2label .*, which does not name the outputs"),
         ({"problem_type": "odd"}, "has the problem_type 'odd'"),
@@ -321,7 +324,7 @@ def test_weights_without_a_meaning_are_refused(classifier: Path, load: Callable[
     good = load_file(classifier / "model.safetensors")[name]
     for bad, told in (
         (good.index_fill(0, torch.tensor([3]), math.nan), f"{name} is NaN or infinite"),
-        (good.to(torch.int8), rf"model.safetensors has {name} as I8, not as floating-point numbers"),
+        (good.to(torch.int8), rf"model.safetensors holds {name} as I8, not as floating-point"),
         (good.to(torch.complex64), f"{name} as C64"),
     ):
         change_weights(classifier, lambda state, bad=bad: state | {name: bad})  # type: ignore[misc]

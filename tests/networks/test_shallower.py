@@ -57,7 +57,7 @@ def test_it_computes_what_its_teacher_does_without_the_other_layers(architecture
 
 @pytest.mark.parametrize("kept", [[], [1, 0], [0, 0], [0, 4], [-1, 2]])
 def test_numbers_that_are_no_layers_are_refused(kept: list[int]) -> None:
-    with pytest.raises(ConfigError, match="not rising numbers from 0 to 3, which the teacher has") as caught:
+    with pytest.raises(ConfigError, match="must be rising numbers from 0 to 3, the layers of the teacher") as caught:
         with_layers(deep("bert"), kept)
     assert caught.value.fix == "--layers 0,2"
 

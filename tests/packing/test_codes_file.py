@@ -103,12 +103,12 @@ def test_offsets_and_points_come_back(model: PreTrainedModel, tmp_path: Path) ->
     [
         ("offsets", lambda values: values[:1], "1,. offsets do not fit"),
         ("offsets", lambda values: values.double(), "the offsets are torch.float64"),
-        ("offsets", lambda _: None, "another weight than"),
+        ("offsets", lambda _: None, "do not give the weight in"),
         ("points", lambda values: values.half(), "the points are torch.float16"),
         ("points", lambda values: values[:1], "a level is not in 0 to 0"),
         ("points", lambda values: values[:0], "a level is not in 0 to -1"),
         ("points", lambda values: values[None], "a level is not in 0 to 0"),
-        ("points", lambda values: values + 1, "another weight than"),
+        ("points", lambda values: values + 1, "do not give the weight in"),
     ],
 )
 def test_offsets_and_points_that_do_not_fit_are_refused(

@@ -235,7 +235,7 @@ DAMAGES = {
     "no stream": (without_stream, "word_embeddings.weight has no levels"),
     "fewer scales": (fewer_scales, "scales has the shape"),
     "points of none": (points_of_none, r"points has the shape \(3,\), not \(0,\)"),
-    "bytes": (bytes_of_none, "classifier.weight holds uint8"),
+    "bytes": (bytes_of_none, "classifier.weight has the type uint8"),
     "a weight that is not there": (not_there, "more has no levels"),
     "other bits": (other_bits, "the record has uniform weights, but .* has levels from 0 to 15"),
     "a record of ternary weights": (of_ternary, "the record has ternary weights, but"),

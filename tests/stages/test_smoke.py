@@ -74,7 +74,7 @@ def test_every_result_of_a_smoke_run_is_marked(project: Any) -> None:
         assert f"**A smoke run, not to be quoted: {WEAK}; {FEW}.**" in text
         assert "model-index" not in text
     whole = settings.model_copy(update={"student": settings.student.model_copy(update={"limit": None})})
-    with pytest.raises(ConfigError, match="holds a result of other settings"):
+    with pytest.raises(ConfigError, match="has a result of other settings"):
         distill(project, TEACHER, whole, 1, None, Path(STUDENT), lambda *_: None)
 
 

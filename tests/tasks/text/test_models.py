@@ -243,12 +243,14 @@ class TestLoadClassifier:
 
     def test_a_damaged_packed_file_is_refused(self, packed: Path) -> None:
         content = (packed / FILE_NAME).read_bytes()
-        for damaged in (content[:-1], content[:100], b"", content[:-5] + b"\0" + content[-4:]):
+        cut = (content[:-1], content[:100], b"")
+        for damaged in (*cut, content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]):
             (packed / FILE_NAME).write_bytes(damaged)
             with pytest.raises(MissingInputError):
                 load_classifier(packed)
-            with pytest.raises(MissingInputError):
-                recorded_task(str(packed))
+            if damaged in cut:  # the record alone is read without the weights
+                with pytest.raises(MissingInputError):
+                    recorded_task(str(packed))
 
     @pytest.mark.parametrize("content", [None, b"{", b"{}", b'{"model_type": "bert"}'])
     def test_a_packed_folder_with_a_damaged_outline_is_refused(self, packed: Path, content: bytes | None) -> None:
