@@ -112,10 +112,7 @@ def distill(
 
         resume = work.resume_folder(record)
         set_seed(seed)
-        if network is None:
-            student = _copy(source, settings.distillation.layers)
-        else:
-            student = kind.new(task, network, data_dir, source, settings.network)
+        student = _begun(task, source, settings, data_dir, network)
         steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
         score = dev.score(student.model)["score"]
         if group.leads():
@@ -124,6 +121,13 @@ def distill(
             figures = {"rows": len(rows.examples), "steps": steps, "score": score}
             write_run(work.scratch, watch, **figures, level_bits=level_bits(student.model))
     return {"folder": str(out), "score": score, "teacher_score": taught, "seconds": watch.seconds}
+
+
+def _begun(task: Task, teacher: Loaded, settings: Settings, data_dir: Path | None, network: str | None) -> Loaded:
+    """The student before its training: a copy of its teacher, or a new network."""
+    if network is None:
+        return _copy(teacher, settings.distillation.layers)
+    return kind_of(task).new(task, network, data_dir, teacher, settings.network)
 
 
 def _copy(teacher: Loaded, layers: list[int] | None) -> Loaded:
