@@ -15,16 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from quantized_steps import METHODS, in_training
 from rich.console import Console
 from rich.table import Table
 
-from kdqat_cli.config import Params, Quantization
-from kdqat_cli.networks.nets import new_network
-from kdqat_cli.networks.quantized import quantize_model
-from kdqat_cli.params import resolve
-from kdqat_cli.quantizers.learned import learn_points
-
-METHODS = ("plain", "qd", "dq")
 WORDS = 20_000
 
 
@@ -52,16 +46,7 @@ def measured(name: str, method: str) -> tuple[float, float]:
     torch.set_num_threads(1)
     reads, config, inputs_of = NETWORKS[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model: Any = new_network(name, reads, **config).train()
-    settings: Quantization = resolve(name, Params(recipe="polino"), kind=reads).quantization
-    if method == "dq":
-        settings = settings.model_copy(update={"weights": "points"})
-    if method != "plain":
-        quantize_model(model, settings)
-    if method == "dq":
-        learn_points(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, 1e-4, momentum=0.9, nesterov=True)
+    model, optimizer = in_training(name, reads, method, **config)
     logits = inputs_of(model)
     for _ in range(3):
         optimizer.zero_grad()

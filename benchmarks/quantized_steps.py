@@ -27,11 +27,10 @@ NETWORKS = {"conv-student-2": 25, "conv-student-1": 25, "wide-16-4": 16}
 METHODS = ("plain", "qd", "dq")
 
 
-def step_of(name: str, rows: int, method: str) -> Callable[[], None]:
-    """One training step of a network of its own."""
-    torch.manual_seed(0)
-    model: Any = new_network(name, "image", image=(3, 32, 32), num_labels=10).train()
-    settings: Quantization = resolve("cifar10", Params(recipe="polino"), kind="image").quantization
+def in_training(name: str, reads: str, method: str, **config: Any) -> tuple[Any, torch.optim.Optimizer]:
+    """A network that a method trains, and its optimiser."""
+    model: Any = new_network(name, reads, **config).train()
+    settings: Quantization = resolve(name, Params(recipe="polino"), kind=reads).quantization
     if method == "dq":
         settings = settings.model_copy(update={"weights": "points"})
     if method != "plain":
@@ -39,7 +38,13 @@ def step_of(name: str, rows: int, method: str) -> Callable[[], None]:
     if method == "dq":
         learn_points(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, 1e-4, momentum=0.9, nesterov=True)
+    return model, torch.optim.SGD(trained, 1e-4, momentum=0.9, nesterov=True)
+
+
+def step_of(name: str, rows: int, method: str) -> Callable[[], None]:
+    """One training step of a network of its own."""
+    torch.manual_seed(0)
+    model, optimizer = in_training(name, "image", method, image=(3, 32, 32), num_labels=10)
     images, labels = torch.randn(rows, 3, 32, 32), torch.randint(10, (rows,))
 
     def step() -> None:

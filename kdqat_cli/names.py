@@ -43,7 +43,7 @@ FORMATS: Names[None] = Names(
     dict.fromkeys(["packed", "dense", "hf", "hf-compressed", "onnx", "onnx-plain", "gguf", "gguf-tq1"])
 )
 """Values of `--format`; `packed` is kdqat's own format, exporters/catalogue.py explains the others."""
-_LAYERS = [
+_OF_LAYERS = [
     "cover-length",
     "ranking-loss",
     "ranking-ratio",
@@ -52,8 +52,8 @@ _LAYERS = [
     "attention-distance",
     "hidden-error",
 ]
-_ELSE = ["hidden-error", "weights", "agreement", "disagreement", "calibration", "hessian", "diagnosis"]
-MEASURES: Names[None] = Names(dict.fromkeys([*_LAYERS, *_ELSE]))
+_OF_MODELS = ["hidden-error", "weights", "agreement", "disagreement", "calibration", "hessian", "diagnosis"]
+MEASURES: Names[None] = Names(dict.fromkeys([*_OF_LAYERS, *_OF_MODELS]))
 """Values of `--measure`; analysis/catalogue.py explains them."""
 LEVELS: Names[Callable[[int], Collection[int]]] = Names(
     {

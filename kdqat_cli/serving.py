@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from kdqat_cli.config import Device
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.stages.predict import open_model, predict
+from kdqat_cli.stages.predict import open_model
 from kdqat_cli.tasks.answers import Answer, Answerer
 from kdqat_cli.tasks.text.answers import TextAnswerer
 from kdqat_cli.texts import Text, require_fit
@@ -104,13 +104,10 @@ class Model:
     def _answers(self, given: Sequence[Given], batch_size: int) -> list[Answer]:
         opened = self._ready()
         texts = [_text(one, opened.runner.pairs) for one in given]
-        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        answers = []
+        answers: list[Answer] = []
         with opened.lock:
-            for answer in predict(opened.runner, batches):
-                answer.pop("text", None)
-                answer.pop("pair", None)
-                answers.append(answer)
+            for start in range(0, len(texts), batch_size):
+                answers += opened.runner.answers(texts[start : start + batch_size])
         return answers
 
     def _open(self) -> _Opened:

@@ -23,7 +23,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _MARKERS = "os^Dvp*X"
 _WIDTH = 6.9  # inches: the text width of a paper in two columns
-_STYLE: Any = {  # its type would be a literal of all of matplotlib's keys
+STYLE: Any = {  # its type would be a literal of all of matplotlib's keys
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,7 +35,7 @@ _STYLE: Any = {  # its type would be a literal of all of matplotlib's keys
     "figure.dpi": 100,
     "savefig.dpi": 200,
 }
-_FULL_CIRCLE = 4.5  # inches: height of a figure of maps or bars that stand in one column
+_LEAST = 2.25  # inches: height of a figure of few bars
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,15 @@ def draw(name: str, found: Analysis, choice: Choice) -> Figure:
         raise MissingInputError(
             f"The analysis of {found.task} has nothing for the figure {name}.", f"kdqat analyze with {needed}"
         )
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return _by_layer(found, name) if drawing is None else drawing.draw(found, choice)
-
-
-def style() -> Any:
-    """The settings of matplotlib that all figures share."""
-    return _STYLE
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes a figure as PNG and SVG; equal figures have equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(paths[0], metadata={"Software": None}, bbox_inches="tight")
         figure.savefig(paths[1], metadata={"Date": None}, bbox_inches="tight")
     return paths
@@ -288,7 +283,7 @@ def _diagnosis(found: Analysis, _: Choice) -> Figure:
     table = [row for row in found.tables["diagnosis"] if row["part"] != "nothing"]
     parts = _cells(found, "diagnosis", "part")[1:]
     runs = {run: models for run, models in runs_of(found).items() if any(r["model"] == models[0].name for r in table)}
-    figure, [[axes]] = _new(1, 1, max(_FULL_CIRCLE / 2, 0.16 * len(parts) * (len(runs) + 0.6)))
+    figure, [[axes]] = _new(1, 1, max(_LEAST, 0.16 * len(parts) * (len(runs) + 0.6)))
     height = 0.8 / len(runs)
     for number, (run, models) in enumerate(runs.items()):
         names = {model.name for model in models}

@@ -9,7 +9,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from kdqat_cli.analysis import html
-from kdqat_cli.analysis.figures import COLOURS, FIGURES, Choice, draw, style
+from kdqat_cli.analysis.figures import COLOURS, FIGURES, STYLE, Choice, draw
 from kdqat_cli.analysis.page_data import RunFolder
 from kdqat_cli.analysis.result import Analysis
 
@@ -28,7 +28,7 @@ def sizes(rows: Sequence[Mapping[str, object]]) -> str:
     if not points:
         return ""
     tasks = list(dict.fromkeys(task for task, *_ in points))
-    with mpl.rc_context(style()):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.8 * len(tasks)), layout="constrained")
         for axes, task in zip(figure.subplots(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
             for number, (_, label, size, mean, latency) in enumerate(one for one in points if one[0] == task):
@@ -47,7 +47,7 @@ def curves(folder: RunFolder) -> str:
     """Every loss term and the dev score of a training."""
     columns = list(dict.fromkeys(name for row in folder.history for name in row))
     losses = [name for name in columns if name.startswith("loss")]
-    with mpl.rc_context(style()):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for number, name in enumerate(losses):

@@ -65,7 +65,8 @@ def spread(count: int, of: int) -> list[int]:
 
 def _batches(rows: Rows, seed: int) -> Iterator[list[int]]:
     """Rows of similar length together; the batches in a random order, so that the first ones are of every length."""
-    order = sorted(range(len(rows.examples)), key=lambda row: rows.lengths[row])
+    lengths = rows.lengths
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     for place in np.random.default_rng(seed).permutation(len(batches)):
         yield batches[place]
@@ -73,7 +74,8 @@ def _batches(rows: Rows, seed: int) -> Iterator[list[int]]:
 
 def _collated(rows: Rows, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
     put_together: Callable[..., dict[str, Tensor]] = rows.collate("longest")
-    batch = put_together([rows.examples[number] for number in numbers])
+    examples = rows.examples  # a text's rows make it anew at each call
+    batch = put_together([examples[number] for number in numbers])
     return {name: values.to(device) for name, values in batch.items()}
 
 

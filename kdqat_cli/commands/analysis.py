@@ -39,8 +39,8 @@ _MeasureOption = Annotated[
 
 @command
 def analyze(
+    task: TaskOption,
     models: _ModelsArgument = None,
-    task: TaskOption = "",
     teacher: TeacherOption = None,
     measure: _MeasureOption = None,
     rows: Annotated[
@@ -62,8 +62,6 @@ def analyze(
     sharpness of the loss, and the score with one part at a time put back to full precision.
     """
     use_plugins()
-    if not task:
-        raise ConfigError("--task is missing.", "kdqat analyze --task TASK")
     _check_measures(measure or [])
     output = start(json, quiet)
     from kdqat_cli.stages.analyze import analyze as stage

@@ -53,26 +53,6 @@ class OwnClassifier:
     needs: tuple[str, ...]
 
 
-class FamilyParts(TypedDict, total=False):
-    """Fields of `Family` by name, for families that derive theirs from another's."""
-
-    layers: str
-    words: str
-    attention: str
-    layer_matrices: dict[str, str]
-    layer_vectors: dict[str, str]
-    vectors: dict[str, str]
-    sizes: dict[str, str]
-    head: Literal["pooled", "dense", "mean"]
-    head_activation: Literal["tanh", "gelu", "relu", "none"]
-    matrices: dict[str, str]
-    relative: str | None
-    padding_position: Callable[[Config], int] | None
-    other_heads: tuple[str, ...]
-    llama_cpp: str | None
-    adapt_attention: "Callable[[PreTrainedModel], None] | None"
-
-
 @dataclass(frozen=True)
 class Family:
     """One family of encoders with a classifier.

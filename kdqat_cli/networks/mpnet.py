@@ -6,6 +6,7 @@ so no registered function is called. The adapter is a subclass that only changes
 names and its hooks do not change.
 """
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,8 @@ def adapt_attention(model: "PreTrainedModel") -> None:
             module.__class__ = adapted
 
 
-MPNET = bert_like(
-    "mpnet",
-    "mpnet",
+MPNET = replace(
+    bert_like("mpnet", "mpnet"),
     attention="attention.attn",
     layer_matrices={
         "query": "attention.attn.q",

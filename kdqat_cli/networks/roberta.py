@@ -1,10 +1,10 @@
 """RoBERTa (Liu et al., 2019) and XLM-R: BERT's modules, with positions counted from the id of the padding token."""
 
-from typing import Unpack
+from dataclasses import replace
 
 from kdqat_cli.errors import ConfigError, shown
 from kdqat_cli.networks.bert import bert_like
-from kdqat_cli.networks.family import Config, Family, FamilyParts
+from kdqat_cli.networks.family import Config, Family
 
 
 def padding_position(config: Config) -> int:
@@ -23,10 +23,9 @@ def padding_position(config: Config) -> int:
     return padding
 
 
-def roberta_like(model_type: str, base: str = "roberta", **parts: Unpack[FamilyParts]) -> Family:
+def roberta_like(model_type: str, base: str = "roberta") -> Family:
     """A family with RoBERTa's modules and positions; `bert_like` explains the arguments."""
-    common: FamilyParts = {"padding_position": padding_position, "llama_cpp": "bert"}
-    return bert_like(model_type, base, **(common | parts))
+    return replace(bert_like(model_type, base), padding_position=padding_position, llama_cpp="bert")
 
 
 ROBERTA = roberta_like("roberta")

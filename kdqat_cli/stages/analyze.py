@@ -75,8 +75,23 @@ def analyze(
     """
     watch = Stopwatch()
     refuse_inside(out, {"teacher": teacher, **models})
-    loaded = {TEACHER: load_model(teacher, task, f"The teacher {teacher}")}
-    loaded |= {name: load_model(source, task, f"The model {source}") for name, source in models.items()}
+    found = _compared(task, {TEACHER: teacher, **models}, measures, data_dir, advance, rows, sentences, seed)
+    write_analysis(found, out)
+    return {"folder": str(out), "rows": found.rows, "tables": ", ".join(found.tables), "seconds": watch.seconds}
+
+
+def _compared(
+    task: Task,
+    sources: Mapping[str, str],
+    measures: list[str],
+    data_dir: Path | None,
+    advance: Advance,
+    rows: int | None,
+    sentences: list[int] | None,
+    seed: int,
+) -> Analysis:
+    """The analysis of a teacher, which is the first of the sources, and other models."""
+    loaded = {name: load_model(source, task, f"The model {source}") for name, source in sources.items()}
     kind = kind_of(task)
     first = loaded[TEACHER]
     split = kind.rows(task, "dev", data_dir, first, kind.as_recorded(first, task, None))
@@ -85,8 +100,7 @@ def analyze(
     part = split.part(chosen)
     pairs = _pairs(task, loaded, part, chosen, seed)
     tables = _tables(pairs, measures, advance, seed)
-    sources = {TEACHER: teacher, **models}
-    found = Analysis(
+    return Analysis(
         task=task.name,
         labels=task.labels if isinstance(task, LabelledTask) else None,
         rows=len(chosen),
@@ -97,8 +111,6 @@ def analyze(
         shown=_shown(tables.get("disagreement", []), split),
         versions=versions(),
     )
-    write_analysis(found, out)
-    return {"folder": str(out), "rows": len(chosen), "tables": ", ".join(found.tables), "seconds": watch.seconds}
 
 
 def _tables(pairs: dict[str, Pair], measures: list[str], advance: Advance, seed: int) -> dict[str, list[Row]]:

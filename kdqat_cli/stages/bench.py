@@ -146,13 +146,7 @@ def bench(
             or a peer fails at one of the shapes.
         MissingInputError: no packed model there, or no GPU.
     """
-    packed = packed_file(model)
-    if packed is None:
-        refuse_absent(model, writer_of(model))
-        raise MissingInputError(
-            f"{model} is not a packed model.",
-            f"kdqat export --student {model}, if it is a student, and kdqat bench with its result",
-        )
+    packed = _packed(model)
     machine = _machine(engines[OWN])
     file = PackedFile(packed)
     longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
@@ -174,6 +168,17 @@ def bench(
         "latency": latency,
         "footprint": [worker.footprint for worker in workers],
     }
+
+
+def _packed(model: str) -> Path:
+    packed = packed_file(model)
+    if packed is None:
+        refuse_absent(model, writer_of(model))
+        raise MissingInputError(
+            f"{model} is not a packed model.",
+            f"kdqat export --student {model}, if it is a student, and kdqat bench with its result",
+        )
+    return packed
 
 
 def _machine(engine: EngineSpec) -> str:

@@ -15,7 +15,6 @@ from typing import TypedDict
 
 from transformers import PreTrainedModel, set_seed
 
-from kdqat_cli import group
 from kdqat_cli.config import Distillation, Quantization, Settings
 from kdqat_cli.distillation.losses import DistillationLoss
 from kdqat_cli.distillation.objective import OnTeacher
@@ -26,11 +25,10 @@ from kdqat_cli.networks.modules import layers_of
 from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.networks.shallower import with_layers
 from kdqat_cli.quantizers.learned import learn_points, settle_points
-from kdqat_cli.quantizers.parameters import level_bits
 from kdqat_cli.record import Record
-from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
+from kdqat_cli.store.folder import Work, refuse_inputs, shared_folder
 from kdqat_cli.store.places import taught_folder
-from kdqat_cli.store.run import Stopwatch, write_run
+from kdqat_cli.store.run import Stopwatch
 from kdqat_cli.tasks.kind import Loaded, Rows
 from kdqat_cli.tasks.models import (
     cut_short,
@@ -43,8 +41,8 @@ from kdqat_cli.tasks.models import (
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Loop, Progress, Trained
+from kdqat_cli.training.result import write_result
 from kdqat_cli.training.sensitivity import mean_gradients, shared_points
 
 
@@ -97,30 +95,39 @@ def distill(
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))
     with shared_folder(out, force) as work:
         _check_method(settings, network)
-        source = load_teacher(teacher, task)
-        _check_networks(settings, source.model, network)
-        plain = student_record("student", task, source, settings)
-        kind = kind_of(task)
-        dev = kind.rows(task, "dev", data_dir, source, plain)
-        rows = kind.rows(task, "train", data_dir, source, plain, settings.student.limit)
-        taught = teacher_score(source.model, task, dev, teacher, settings.distillation.weak_teacher == "allowed")
-        faults = [teacher_fault(source.record, taught, dev), cut_short(rows, settings.student.limit)]
-        record = marked(_trained_record(plain, settings, seed, rows, dev, network), faults)
-        work.refuse_other(record)
-        if settings.distillation.targets == "teacher":
-            rows = kind.taught(rows, source, taught_folder(task.name))
-
-        resume = work.resume_folder(record)
-        set_seed(seed)
-        student = _begun(task, source, settings, data_dir, network)
-        steps, history = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
-        score = dev.score(student.model)["score"]
-        if group.leads():
-            kind.save(student, work.scratch / MODEL, record)
-            write_history(work.scratch / HISTORY, history)
-            figures = {"rows": len(rows.examples), "steps": steps, "score": score}
-            write_run(work.scratch, watch, **figures, level_bits=level_bits(student.model))
+        taught, score = _distil(work, watch, task, teacher, settings, seed, data_dir, progress, network)
     return {"folder": str(out), "score": score, "teacher_score": taught, "seconds": watch.seconds}
+
+
+def _distil(
+    work: Work,
+    watch: Stopwatch,
+    task: Task,
+    teacher: str,
+    settings: Settings,
+    seed: int,
+    data_dir: Path | None,
+    progress: Progress,
+    network: str | None,
+) -> tuple[float, float]:
+    """Distils into a folder; the scores of teacher and student."""
+    source = load_teacher(teacher, task)
+    _check_networks(settings, source.model, network)
+    plain = student_record("student", task, source, settings)
+    kind = kind_of(task)
+    dev = kind.rows(task, "dev", data_dir, source, plain)
+    rows = kind.rows(task, "train", data_dir, source, plain, settings.student.limit)
+    taught = teacher_score(source.model, task, dev, teacher, settings.distillation.weak_teacher == "allowed")
+    faults = [teacher_fault(source.record, taught, dev), cut_short(rows, settings.student.limit)]
+    record = marked(_trained_record(plain, settings, seed, rows, dev, network), faults)
+    work.refuse_other(record)
+    if settings.distillation.targets == "teacher":
+        rows = kind.taught(rows, source, taught_folder(task.name))
+    resume = work.resume_folder(record)
+    set_seed(seed)
+    student = _begun(task, source, settings, data_dir, network)
+    trained = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
+    return taught, write_result(work, kind, student, record, trained, rows, dev, watch)
 
 
 def _begun(task: Task, teacher: Loaded, settings: Settings, data_dir: Path | None, network: str | None) -> Loaded:

@@ -63,20 +63,15 @@ def evaluate(
         out: the JSON file to write (`store/figures.py`), or None. A link there is replaced, not followed.
         max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
         min_score: the headline score, in percent, below which the command fails.
-        device: that computes; None: the GPU where there is one, else the processor. A ternary student, packed or not,
-            is computed by the engine on a processor. On a GPU torch computes; a packed model, where `cuda` is asked
-            for, is computed there from its packed weights.
+        device: that computes, see `_on`; None: the GPU where there is one, else the processor.
         more: what else to do.
 
     Returns:
-        `score` and the task's metrics in percent (those of further splits under the split's name), `rows`, of a model
-        with a teacher their agreement, and for local files `parameters`, `bytes`, `bits_per_weight` and
-        `ratio_to_fp32`; and `not_to_be_quoted`, why the score says nothing, where that is so.
+        The figures of `Metrics` (`store/figures.py`); and `not_to_be_quoted`, where the score says nothing: why.
 
     Raises:
-        ConfigError: the model's labels are not the task's, a packed model is not served on the GPU, or `out` lies
-            inside the model or is a file that kdqat did not write, or the details' folder is; or details or a teacher
-            are asked for, and the task's answers are neither classes nor numbers.
+        ConfigError: the model's labels are not the task's, a packed model is not served on the GPU, a target is inside
+            the model or not kdqat's, or the task's answers have no details.
         GateError: the score is below `min_score`; the file is written all the same.
         MissingInputError: no model or data there, no GPU, or `out` cannot be written.
     """
@@ -87,19 +82,24 @@ def evaluate(
     if device == "cpu" and teacher is not None:
         teacher.model.cpu()
     measured = _measure(loaded, teacher, task, data_dir, max_length, engine, more)
-    size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
-    cut = [f"it was scored on the first {more.limit} rows of a split"] if measured.cut else []
-    mark = "; ".join([*filter(None, [loaded.record.not_to_be_quoted]), *cut]) or None
-    factors = factors_of(loaded.record, task.name)
-    figures = {**measured.figures, **size, "model": factors, "not_to_be_quoted": mark}
-    metrics = Metrics.model_validate(figures)
+    metrics = _metrics(loaded, task, measured, more.limit)
     if out is not None:
         write_json(out, metrics.to_json(), holds_metrics)
     if more.details is not None:
         write_details(more.details, measured.tables, {"source": model, "teacher": more.teacher} | metrics.to_json())
     if min_score is not None and metrics.score < min_score:
         raise GateError(f"{model} scores {metrics.score:.2f} on {task.name}, below the bar of {min_score:.2f}.")
+    mark = metrics.not_to_be_quoted
     return metrics.figures | ({} if mark is None else {"not_to_be_quoted": mark})
+
+
+def _metrics(loaded: Loaded, task: Task, measured: _Measured, limit: int | None) -> Metrics:
+    """What was measured, the model's size and factors, and why its score is not to be quoted, where that is so."""
+    size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
+    cut = [f"it was scored on the first {limit} rows of a split"] if measured.cut else []
+    mark = "; ".join([*filter(None, [loaded.record.not_to_be_quoted]), *cut]) or None
+    factors = factors_of(loaded.record, task.name)
+    return Metrics.model_validate({**measured.figures, **size, "model": factors, "not_to_be_quoted": mark})
 
 
 def _check_outputs(model: str, out: Path | None, details: Path | None) -> None:
@@ -156,7 +156,11 @@ def _detailed(
 
 
 def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
-    """Brings the model to a device; a packed one, on a GPU, into an engine."""
+    """Brings the model to a device; a packed one, on a GPU, into an engine.
+
+    A ternary student, packed or not, is computed by the engine on a processor. On a GPU torch computes; a packed model,
+    where `cuda` is asked for, is computed there from its packed weights.
+    """
     if device == "cpu":
         loaded.model.cpu()
         return None

@@ -88,6 +88,16 @@ def export(
     refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
     if format_name == "packed":
         return _pack(student, out, half, force, codec)
+    rows_of = _text_task(student, format_name, codec, task)
+    return _export_foreign(student, out, half, format_name, rows_of, data_dir, force)
+
+
+def _text_task(student: str, format_name: str, codec: CodecName | None, task: Task | None) -> TextTask:
+    """The task on whose rows a foreign format is checked.
+
+    Raises:
+        ConfigError: there is none of texts, or an option does not fit the format.
+    """
     if codec is not None:
         raise ConfigError(f"--codec has no meaning for --format {format_name}.", "--format packed")
     if task is None:
@@ -100,7 +110,7 @@ def export(
             f"The format {format_name} takes text models; the rows of task {task.name} are of the kind {task.kind}.",
             "kdqat export --format packed",
         )
-    return _export_foreign(student, out, half, format_name, task, data_dir, force)
+    return task
 
 
 def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | None) -> Exported:

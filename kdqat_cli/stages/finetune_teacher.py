@@ -5,17 +5,16 @@ from typing import TypedDict
 
 from transformers import set_seed
 
-from kdqat_cli import group
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.objective import OnLabels
-from kdqat_cli.store.folder import HISTORY, MODEL, refuse_inputs, shared_folder
-from kdqat_cli.store.run import Stopwatch, versions, write_run
+from kdqat_cli.store.folder import Work, refuse_inputs, shared_folder
+from kdqat_cli.store.run import Stopwatch, versions
 from kdqat_cli.tasks.models import cut_short, marked
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
-from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Loop, Progress
+from kdqat_cli.training.result import write_result
 
 
 class FineTuned(TypedDict):
@@ -59,30 +58,39 @@ def finetune_teacher(
     """
     watch = Stopwatch()
     check_keep_best(task, "teacher", settings.teacher)
-    kind = kind_of(task)
-    refuse_inputs(out, kind.inputs(source), (data_dir, task.folder))
+    refuse_inputs(out, kind_of(task).inputs(source), (data_dir, task.folder))
     with shared_folder(out, force) as work:
-        set_seed(seed)
-        loaded = kind.new(task, source, data_dir, fields=settings.network)
-        reading = kind.reading(loaded, task, settings.teacher, "teacher")
-        rows = kind.rows(task, "train", data_dir, loaded, reading, settings.teacher.limit)
-        dev = kind.rows(task, "dev", data_dir, loaded, reading)
-        begun = loaded.record
-        made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
-        fields = {"network": sorted(settings.network.items())}
-        made |= {"seed": seed, "settings": settings.teacher.model_dump() | fields}
-        sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
-        record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
-        record = marked(record, [cut_short(rows, settings.teacher.limit)])
-        work.refuse_other(record)
-        resume = work.resume_folder(record)
-        batches = SharedBatches.of(rows, settings.teacher, seed)
-        objective = OnLabels(settings.teacher.precision, settings.teacher.loss_per)
-        training = Loop(loaded.model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
-        steps, history = training.run()
-        score = dev.score(loaded.model)["score"]
-        if group.leads():
-            kind.save(loaded, work.scratch / MODEL, record)
-            write_history(work.scratch / HISTORY, history)
-            write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score)
+        score = _train(work, watch, task, source, settings, seed, data_dir, progress)
     return {"folder": str(out), "score": score, "seconds": watch.seconds}
+
+
+def _train(
+    work: Work,
+    watch: Stopwatch,
+    task: Task,
+    source: str,
+    settings: Settings,
+    seed: int,
+    data_dir: Path | None,
+    progress: Progress,
+) -> float:
+    """Trains into a folder; the dev score."""
+    kind = kind_of(task)
+    set_seed(seed)
+    loaded = kind.new(task, source, data_dir, fields=settings.network)
+    reading = kind.reading(loaded, task, settings.teacher, "teacher")
+    rows = kind.rows(task, "train", data_dir, loaded, reading, settings.teacher.limit)
+    dev = kind.rows(task, "dev", data_dir, loaded, reading)
+    begun = loaded.record
+    made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
+    fields = {"network": sorted(settings.network.items())}
+    made |= {"seed": seed, "settings": settings.teacher.model_dump() | fields}
+    sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
+    record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
+    record = marked(record, [cut_short(rows, settings.teacher.limit)])
+    work.refuse_other(record)
+    resume = work.resume_folder(record)
+    batches = SharedBatches.of(rows, settings.teacher, seed)
+    objective = OnLabels(settings.teacher.precision, settings.teacher.loss_per)
+    training = Loop(loaded.model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
+    return write_result(work, kind, loaded, record, training.run(), rows, dev, watch)

@@ -55,14 +55,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
     return folder
 
 
-@pytest.fixture
-def inside(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, in which the test works."""
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def header(path: Path) -> Any:
     """The header as the hub's own library reads it; a damaged model-index is an error."""
     return ModelCard.load(path, ignore_metadata_errors=False).data

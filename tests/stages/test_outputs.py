@@ -40,14 +40,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
     return folder
 
 
-@pytest.fixture
-def inside(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, in which the test works."""
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -1,0 +1,38 @@
+"""What a finished training leaves in its folder."""
+
+from kdqat_cli import group
+from kdqat_cli.quantizers.parameters import level_bits
+from kdqat_cli.record import Record
+from kdqat_cli.store.folder import HISTORY, MODEL, Work
+from kdqat_cli.store.run import Stopwatch, write_run
+from kdqat_cli.tasks.kind import Kind, Loaded, Rows
+from kdqat_cli.training.history import write_history
+from kdqat_cli.training.loop import Trained
+
+
+def write_result(
+    work: Work, kind: Kind, loaded: Loaded, record: Record, trained: Trained, rows: Rows, dev: Rows, watch: Stopwatch
+) -> float:
+    """Scores a trained model, and writes model/, history.csv and run.json; of several processes the leader writes.
+
+    Args:
+        work: the folder.
+        kind: of the task.
+        loaded: the model.
+        record: what is recorded beside it.
+        trained: the steps and the history.
+        rows: that it was trained on.
+        dev: that it is scored on.
+        watch: of the stage.
+
+    Returns:
+        The dev score in percent.
+    """
+    steps, history = trained
+    score = dev.score(loaded.model)["score"]
+    if group.leads():
+        kind.save(loaded, work.scratch / MODEL, record)
+        write_history(work.scratch / HISTORY, history)
+        bits = level_bits(loaded.model)
+        write_run(work.scratch, watch, rows=len(rows.examples), steps=steps, score=score, level_bits=bits)
+    return score
