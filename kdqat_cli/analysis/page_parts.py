@@ -47,6 +47,7 @@ def curves(folder: RunFolder) -> str:
     """Every loss term and the dev score of a training."""
     columns = list(dict.fromkeys(name for row in folder.history for name in row))
     losses = [name for name in columns if name.startswith("loss")]
+    losses = losses[1:] if len(losses) == 2 else losses  # the sum of one term is that term
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
         left, right = figure.subplots(1, 2)

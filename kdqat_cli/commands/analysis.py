@@ -112,8 +112,11 @@ def _named(models: list[str]) -> dict[str, str]:
 
 
 def _under_runs(task: str) -> dict[str, str]:
-    """The models of a task in the working folder."""
-    folders = [*RUNS.glob(f"{task}/ternary*/model"), *RUNS.glob(f"{task}/student/*/model")]
+    """The ternary models and students of a task in the working folder; exports beside them are the same models."""
+    from kdqat_cli.store.folder import ABOUT, MODEL, model_record
+
+    records = [*RUNS.glob(f"{task}/ternary*/{MODEL}/{ABOUT}"), *RUNS.glob(f"{task}/student/*/{MODEL}/{ABOUT}")]
+    folders = [path.parent for path in records if model_record(path.parent).kind in ("ternary", "student")]
     if not folders:
         raise MissingInputError(
             f"There is no model of {task} to compare with the teacher.", f"kdqat quantize --task {task}"

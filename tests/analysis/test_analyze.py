@@ -66,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
             "--out",
             f"runs/tiny/student/s-{seed}",
         )
+    commands.run(folder, "kdqat", "export", "--student", "runs/tiny/student/s-1", "-q")  # an export is no other model
     commands.run(folder, "kdqat", "analyze", *task, "--measure", "all", "--rows", "50", "--sentence", "3")
     return folder
 
