@@ -8,6 +8,8 @@ included; on a GPU what torch allocates there. TF32 is FP32 whose matrix product
 
 `straightforward` is the step as one writes it first (straightforward.py), in FP32.
 
+`--as-avx2` hides AVX-512, VNNI and AMX.
+
 With --data-dir a second table: examples a second on the real lengths of a task's rows, in batches of like length
 beside batches padded to the task's full length; ratios are to the straightforward step on padded batches.
 """
@@ -16,7 +18,6 @@ import argparse
 import gc
 import itertools
 import json
-import platform
 import random
 import resource
 import statistics
@@ -28,6 +29,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import avx2_machine
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -288,7 +290,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--peaks", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory")
     parser.add_argument("--json", type=Path, help="file for the first table's numbers")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return avx2_machine.parse(parser)
 
 
 def main() -> None:
@@ -302,7 +304,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
     console = Console(width=120)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else avx2_machine.machine()
     console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds")
     options.labels = list(map(" ".join, itertools.product(options.recipes, options.losses, options.precisions)))
     labels = [STRAIGHT, *options.labels]
@@ -316,16 +318,6 @@ def main() -> None:
     if options.data_dir:
         for task in options.tasks:
             console.print(lengths_table(task, options))
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {torch.backends.cpu.get_cpu_capability()}" if names else platform.machine()
 
 
 if __name__ == "__main__":

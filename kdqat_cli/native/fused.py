@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.native import MOST_THREADS
-from kdqat_cli.native.library import TORCH, call, kernel_here, library
+from kdqat_cli.native.library import PORTABLE, TORCH, call, kernel_here, library
 
 
 def fuses(*tensors: Tensor) -> bool:
     """Whether the library can compute with these tensors."""
     plain = all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors)
     return plain and _kernel() != TORCH and library() is not None
+
+
+def multiplies(*tensors: Tensor) -> bool:
+    """Whether the library multiplies ternary weights faster than torch multiplies FP32: not with portable code."""
+    return fuses(*tensors) and _kernel() != PORTABLE
 
 
 def rounded(
@@ -50,6 +55,25 @@ def rounded(
     limit = float("inf") if clip is None else clip
     _call("kdqat_round", _at(lying), sizes, strides, width, limit, shared, *results, ctypes.byref(reached))
     return codes, scales, inside if reached.value else None
+
+
+def product(codes: Tensor, scales: Tensor, signs: Tensor, alpha: float) -> Tensor:
+    """A linear layer without its bias: (c·qᵀ)·(s·α); the sums of c·qᵀ are exact.
+
+    Args:
+        codes: c, (N, I), int8.
+        scales: s, (N, 1), or (1, 1) for all rows.
+        signs: q, (O, I), int8, of -1, 0 and 1.
+        alpha: α.
+
+    Returns:
+        (N, O).
+    """
+    (rows, inputs), outputs = codes.shape, signs.size(0)
+    codes, signs, scales = codes.contiguous(), signs.contiguous(), scales.expand(rows, 1).contiguous()
+    out = torch.empty(rows, outputs)
+    _call("kdqat_product", _at(codes), _at(scales), rows, inputs, _at(signs), outputs, alpha, _at(out))
+    return out
 
 
 def divergence(

@@ -15,6 +15,8 @@ from kdqat_cli.errors import ConfigError
 KERNEL_VARIABLE = "KDQAT_KERNEL"
 TORCH = "torch"
 """The value of KDQAT_KERNEL that chooses torch instead of the library."""
+PORTABLE = "portable"
+"""The kernel without instructions of a certain processor."""
 LIBRARY_VARIABLE = "KDQAT_LIBRARY"
 
 _U8, _I8, _U16 = POINTER(c_uint8), POINTER(c_int8), POINTER(c_uint16)
@@ -37,6 +39,7 @@ _PROTOTYPES: dict[str, tuple[type | None, list[type]]] = {
     "kdqat_chain_run": (c_int, [c_void_p, _F32, c_int, c_float, _F32]),
     "kdqat_chain_free": (None, [c_void_p]),
     "kdqat_round": (c_int, [c_char_p, c_int, *[c_void_p] * 3, c_int, c_float, c_int, *[c_void_p] * 5]),
+    "kdqat_product": (c_int, [c_char_p, c_int, *[c_void_p] * 2, c_int, c_int, c_void_p, c_int, c_float, c_void_p]),
     "kdqat_divergence": (c_int, [c_char_p, c_int, *[c_void_p] * 4, *[c_int] * 3, c_float, c_float, c_void_p, c_void_p]),
     "kdqat_levels": (c_int, [c_char_p, c_int, c_void_p, c_int64, c_int64, c_int, c_float, *[c_void_p] * 3]),
     "kdqat_values": (c_int, [c_char_p, c_int, c_void_p, c_int, c_int64, c_int64, *[c_void_p] * 3]),

@@ -7,9 +7,9 @@ Guarantees
 - The gradient is straight-through: products with x̂ and Ŵ, and zero where a value reached its clamp. The products are
   in FP32, or in the type of torch's autocast.
 
-On a CPU with AVX-512 the integer product takes a fifth of the time of the FP32 product, and the c that is kept for the
-gradient takes a quarter of the memory of x̂. Weights must be ternary: a processor without VNNI adds pairs of products
-in 16 bits, which hold 2·255·1.
+The engine's kernels multiply the integers; without the native library torch does it, on a CPU with AVX-512. The c that
+is kept for the gradient takes a quarter of the memory of x̂. Weights must be ternary: the kernels hold them in two bits,
+and torch adds pairs of products in 16 bits on a processor without VNNI, which hold 2·255·1.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from kdqat_cli.autograd import Context
+from kdqat_cli.native import fused
 from kdqat_cli.quantizers.activations import Rounded, masked
 from kdqat_cli.quantizers.codes import Codes
 from kdqat_cli.quantizers.product import product_type
 
 
 def multiplies_integers(inputs: Tensor) -> bool:
-    """Whether an integer product is faster: for FP32 on a CPU with AVX-512. GPUs have a fast FP32 product."""
+    """Whether an integer product is faster: for FP32 on a CPU with a fast kernel. GPUs have a fast FP32 product."""
     here = inputs.device.type == "cpu" and inputs.dtype == torch.float32
-    return here and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return here and (fused.multiplies(inputs) or torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def integer_linear(
@@ -76,8 +77,12 @@ class _IntegerLinear(torch.autograd.Function):
             reaches = bool((weight.amax() >= clip) | (weight.amin() <= -clip))
         ctx.save_for_backward(values, scale, rounded.inside, signs, alpha, weight if reaches else None)
         ctx.clip, ctx.shape, ctx.kind = clip, inputs.shape, product_type(inputs)
-        out = torch._int_mm(values, signs.t()).to(inputs.dtype)
-        out = out.mul_(scale * alpha) if bias is None else torch.addcmul(bias, out, scale * alpha, out=out)
+        if fused.multiplies(inputs):
+            out = fused.product(values, scale, signs, float(alpha))
+        else:
+            out = torch._int_mm(values, signs.t()).to(inputs.dtype).mul_(scale * alpha)
+        if bias is not None:
+            out.add_(bias)
         return out.view(*inputs.shape[:-1], -1)
 
     @staticmethod

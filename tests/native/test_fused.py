@@ -5,15 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdqat_cli.distillation.losses import map_loss
 from kdqat_cli.native import fused
-from kdqat_cli.native.library import KERNEL_VARIABLE, kernels
+from kdqat_cli.native.library import KERNEL_VARIABLE, PORTABLE, kernels
 from kdqat_cli.networks.dropout import dropout
 from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.codes import MATRIX, ROW, Codes, Grouping
+from kdqat_cli.quantizers.integer import multiplies_integers
+from kdqat_cli.quantizers.layers import QuantizedLinear
+from kdqat_cli.quantizers.ternary import Ternary
 from kdqat_cli.quantizers.uniform import Uniform
+from kdqat_cli.quantizers.weights import StraightThrough
 
 pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
 
@@ -69,6 +73,35 @@ def test_rounds_as_torch_does(kernel: str, threads: int, clip: float | None, sca
         assert torch.equal(value, rounded * scales)
         assert (codes.inside is None) == (inside is None)
         assert inside is None or (codes.inside is not None and torch.equal(codes.inside, inside))
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(1, 1, 1), (5, 33, 17), (40, 768, 64), (200, 300, 100), (130, 4100, 80)]
+)
+def test_a_product_has_exact_sums(kernel: str, threads: int, rows: int, inputs: int, outputs: int) -> None:
+    """4,100 inputs of ±127 would overflow sums of 16 bits."""
+    torch.manual_seed(0)
+    codes = torch.randint(-127, 128, (rows, inputs), dtype=torch.int8)
+    signs = torch.randint(-1, 2, (outputs, inputs), dtype=torch.int8)
+    codes[0], signs[0] = 127, 1
+    alpha = torch.tensor(0.37)
+    for scales in (torch.rand(rows, 1), torch.rand(1, 1)):
+        expected = (codes.long() @ signs.long().t()).float() * (scales * alpha)
+        assert torch.equal(fused.product(codes, scales, signs, float(alpha)), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_student_s_linear_layer_is_the_formula_bit_for_bit(kernel: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    quantizer = ActivationQuantizer(8, None)
+    layer = QuantizedLinear(nn.Linear(96, 48, bias=bias), StraightThrough(Ternary(), None), quantizer)
+    inputs, codes = torch.randn(70, 96), layer.codes()
+    rounded = quantizer.rounded(inputs)
+    expected = (rounded.values.long() @ codes.levels.long().t()).float() * (rounded.scale * codes.scales)
+    out = layer(inputs)
+    if multiplies_integers(inputs):
+        assert torch.equal(out, expected + layer.bias if bias else expected)
+    assert multiplies_integers(inputs) or kernel == PORTABLE
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 
 #include "api.h"
 #include "guard.h"
+#include "matrix.h"
 #include "plan.h"
 
 using namespace kdqat;
@@ -56,6 +58,28 @@ void share_values(int threads, int64_t count, Work&& work) {
         });
     });
 }
+
+// What a member needs for a block of rows: the rows padded with zeros to whole lines, and room for their results where
+// the number of outputs is not one of whole panels.
+struct Block {
+    Block(size_t stride, size_t out_stride, size_t scratch_bytes)
+        : bytes(kBlockRows * stride), whole(kBlockRows * out_stride), scratch(aligned_bytes(scratch_bytes)) {}
+
+    void take(const int8_t* codes, const float* of_rows, int count, size_t width, size_t stride) {
+        for (int r = 0; r < count; ++r, codes += width) {
+            std::memcpy(bytes.data() + static_cast<size_t>(r) * stride, codes, width);
+            sums[r] = 0;
+            for (size_t i = 0; i < width; ++i) sums[r] += codes[i];
+            scales[r] = of_rows[r];
+        }
+    }
+
+    std::vector<int8_t> bytes;
+    std::vector<float> whole;
+    Bytes scratch;
+    float scales[kBlockRows];
+    int32_t sums[kBlockRows];
+};
 
 }  // namespace
 
@@ -111,6 +135,40 @@ int kdqat_round(
         });
         *reached = 0;
         for (const int32_t touched : beyond) *reached |= touched;
+    });
+}
+
+int kdqat_product(
+    const char* kernel, int threads, const int8_t* codes, const float* scales, int rows, int inputs,
+    const int8_t* signs, int outputs, float alpha, float* out) {
+    return guarded([&] {
+        const Kernels& kernels = kernels_named(kernel);
+        const TernaryMatrix weight(signs, outputs, inputs, alpha);
+        const Matrix& matrix = weight.view();
+        const size_t width = static_cast<size_t>(inputs), results = static_cast<size_t>(outputs);
+        const size_t stride = static_cast<size_t>(up_to(inputs, kLine)) + kLine;  // no power of two: rows share sets
+        const size_t out_stride = static_cast<size_t>(matrix.panels) * kPanel;
+        const int blocks = (rows + kBlockRows - 1) / kBlockRows;
+        std::vector<Block> memory;
+        for (int i = 0; i < threads; ++i) {
+            const size_t scratch = kernels.scratch_bytes(std::max(inputs, outputs));
+            memory.emplace_back(stride, out_stride == results ? 0 : out_stride, scratch);
+        }
+        Training::share_out(threads, 1, [&](Member& member) {
+            Block& mine = memory[static_cast<size_t>(member.rank)];
+            member.share_out(blocks, [&](int block) {
+                const size_t first = static_cast<size_t>(block) * kBlockRows;
+                const int count = std::min(kBlockRows, rows - block * kBlockRows);
+                mine.take(codes + first * width, scales + first, count, width, stride);
+                float* to = mine.whole.empty() ? out + first * results : mine.whole.data();
+                const Quantized all = {mine.bytes.data(), stride, mine.scales, mine.sums};
+                kernels.linear(
+                    all, count, matrix, 0, matrix.panels, Activation::none, to, out_stride, mine.scratch.get());
+                for (size_t r = 0; !mine.whole.empty() && r < static_cast<size_t>(count); ++r) {
+                    std::memcpy(out + (first + r) * results, to + r * out_stride, results * sizeof(float));
+                }
+            });
+        });
     });
 }
 

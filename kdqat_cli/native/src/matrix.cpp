@@ -52,9 +52,8 @@ Bytes aligned_bytes(size_t count) {
     return Bytes(static_cast<uint8_t*>(memory));
 }
 
-TernaryMatrix::TernaryMatrix(
-    const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias) {
-    check(trits, bytes, outputs, inputs);
+template <class DigitsOf>
+void TernaryMatrix::fill(int outputs, int inputs, float scale, const float* bias, DigitsOf&& digits_of) {
     view_.outputs = outputs;
     view_.inputs = inputs;
     view_.panels = up_to(outputs, kPanel) / kPanel;
@@ -75,7 +74,7 @@ TernaryMatrix::TernaryMatrix(
         uint8_t* to =
             codes_.get() + static_cast<size_t>(o / kPanel) * panel_bytes + static_cast<size_t>(o % kPanel) * 4;
         if (o < outputs) {
-            unpack(trits, static_cast<int64_t>(o) * inputs, inputs, digits);
+            digits_of(o, digits);
             std::memset(digits + inputs, 1, width - static_cast<size_t>(inputs));
         } else {
             std::memset(digits, 1, width);
@@ -87,6 +86,21 @@ TernaryMatrix::TernaryMatrix(
             std::memcpy(to, &line, 4);
         }
     }
+}
+
+TernaryMatrix::TernaryMatrix(
+    const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias) {
+    check(trits, bytes, outputs, inputs);
+    fill(outputs, inputs, scale, bias, [&](int row, uint8_t* to) {
+        unpack(trits, static_cast<int64_t>(row) * inputs, inputs, to);
+    });
+}
+
+TernaryMatrix::TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale) {
+    fill(outputs, inputs, scale, nullptr, [&](int row, uint8_t* to) {
+        const int8_t* from = codes + static_cast<size_t>(row) * static_cast<size_t>(inputs);
+        for (int i = 0; i < inputs; ++i) to[i] = static_cast<uint8_t>(from[i] + 1);
+    });
 }
 
 TernaryTable::TernaryTable(const uint8_t* trits, int64_t bytes, int rows, int columns, const float* scales)

@@ -23,11 +23,17 @@ public:
     // From five codes per byte (codecs/trits.py), row by row; `bias` may be null. Throws std::invalid_argument if a
     // byte is invalid or the number of codes is not outputs·inputs.
     TernaryMatrix(const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias);
+    // From codes -1, 0 and 1, row by row, without a bias. Other codes give wrong products.
+    TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale);
 
     bool empty() const { return !codes_; }
     const Matrix& view() const { return view_; }
 
 private:
+    // `digits_of(row, to)` writes the codes + 1 of a row; it may write 8 bytes more on either side of `to`.
+    template <class DigitsOf>
+    void fill(int outputs, int inputs, float scale, const float* bias, DigitsOf&& digits_of);
+
     Bytes codes_;
     std::vector<float> bias_;
     Matrix view_ = {};
