@@ -66,6 +66,16 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
         assert "entailment" in run(tmp_path, "python", "-c", without_torch + code).stdout
 
 
+@pytest.mark.pipeline
+def test_the_example_of_a_training_from_python_ends_with_a_score(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = run(tmp_path, "python", "-c", code)
+    assert float(done.stdout.split()[-1]) > 30  # ten classes
+    assert "dev score" in done.stdout
+    assert (tmp_path / "runs/digits/packed/run.json").is_file()
+
+
 def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
     (example,) = blocks("yaml")
     (tmp_path / "tasks").mkdir()

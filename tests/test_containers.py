@@ -1,0 +1,52 @@
+"""What the Containerfiles copy and install is there, and the build context has all that the wheels are built from."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import REPOSITORY
+
+CONTAINERS = sorted((REPOSITORY / "packaging/containers").glob("*.Containerfile"))
+
+
+def context(folder: Path) -> Path:
+    """The files that .dockerignore lets into a build: here it leaves out everything but what it names with `!`."""
+    lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in lines
+    for name in (line[1:] for line in lines if line.startswith("!")):
+        source, target = REPOSITORY / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.so", "build", "*.egg-info")
+            shutil.copytree(source, target, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda path: path.stem)
+def test_a_wheel_can_be_built_from_the_context(container: Path, tmp_path: Path) -> None:
+    (project,) = re.findall(r"pip wheel .* /source(\S*)", container.read_text(encoding="utf-8"))
+    source = context(tmp_path / "source")
+    # No library is compiled: tests/test_runtime_wheel.py does that, and it takes minutes.
+    command = [sys.executable, "-c", "from setuptools.build_meta import *; import sys; build_sdist(sys.argv[1])"]
+    subprocess.run([*command, str(tmp_path)], cwd=source / project.lstrip("/"), check=True, capture_output=True)
+    (made,) = tmp_path.glob("kdqat*.tar.gz")
+    names = subprocess.run(["tar", "tzf", str(made)], check=True, capture_output=True, text=True).stdout
+    for needed in (
+        "kdqat_cli/engine/engine.py",
+        "kdqat_cli/native/src/avx2.cpp",
+        "kdqat_cli/tasks/rte.yaml",
+        "LICENSE",
+    ):
+        assert f"/{needed}\n" in names, needed
+
+
+def test_each_container_begins_with_the_command() -> None:
+    assert len(CONTAINERS) == 2
+    for container in CONTAINERS:
+        assert container.read_text(encoding="utf-8").rstrip().endswith('ENTRYPOINT ["kdqat"]')
