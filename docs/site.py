@@ -7,6 +7,8 @@ folder.
 import re
 from pathlib import Path
 
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -14,6 +16,29 @@ from mkdocs.structure.pages import Page
 _ROOT = Path(__file__).parents[1]
 _PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 _LINK = re.compile(r"(!?\[[^\]]*\]\()(?:\.\./|docs/)([^)\s]+)")
+
+
+class _ListsAfterText(Preprocessor):
+    """Puts an empty line between text and the list below it; docstrings have none, and Markdown asks for one."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        out: list[str] = []
+        for line in lines:
+            if line.startswith("- ") and out and re.match(r"[^\s\-]", out[-1]):
+                out.append("")
+            out.append(line)
+        return out
+
+
+class _Lists(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
+        md.preprocessors.register(_ListsAfterText(md), "lists_after_text", 20)  # after code blocks were taken out
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds the extension to what reads pages and docstrings."""
+    config.markdown_extensions.append(_Lists())
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
