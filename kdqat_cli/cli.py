@@ -13,6 +13,7 @@ from kdqat_cli.output import Output
 
 # isort: off
 # Importing a module registers its commands; `kdqat --help` lists them in this order.
+from kdqat_cli.commands import projects  # noqa: F401
 from kdqat_cli.commands import training  # noqa: F401
 from kdqat_cli.commands import models  # noqa: F401
 from kdqat_cli.commands import analysis  # noqa: F401

@@ -271,6 +271,8 @@ class Recipe(Settings):
 class Params(Section):
     """The content of params.yaml: what the pipeline runs."""
 
+    kdqat_version: str | None = None
+    """Version of kdqat that makes the results, as `kdqat init` writes it; another version is refused. null: any."""
     recipe: str = "clean"
     """Name of a packaged recipe, or path of a recipe file."""
     encoder: str = "embedded"

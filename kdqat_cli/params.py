@@ -7,6 +7,7 @@ user), the section of the task under `settings` in params.yaml, and the options 
 from collections.abc import Mapping
 from pathlib import Path
 
+from kdqat_cli import __version__
 from kdqat_cli.config import OPTIONS, Params, Recipe, Settings, parse
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.files import is_there
@@ -79,6 +80,20 @@ def use_plugins(path: Path = PARAMS_FILE) -> None:
     plugins = value.get("plugins") if isinstance(value, dict) else None
     if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
         load_plugins(plugins, path.parent, str(path))
+
+
+def refuse_other_version(params: Params) -> None:
+    """Refuses a project of another kdqat: its results would stand beside those of this one in one table.
+
+    Raises:
+        ConfigError: params.yaml names another version.
+    """
+    if params.kdqat_version not in (None, __version__):
+        raise ConfigError(
+            f"{PARAMS_FILE}: kdqat_version is {params.kdqat_version}, but this is kdqat {__version__}.",
+            f'pip install kdqat=={params.kdqat_version}; or kdqat_version: "{__version__}" in {PARAMS_FILE}, '
+            "and then kdqat repro, which makes the results anew",
+        )
 
 
 def resolve(

@@ -21,7 +21,7 @@ from kdqat_cli import group
 from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError, MissingInputError
 from kdqat_cli.output import Advance, Output, printable
-from kdqat_cli.params import load_params
+from kdqat_cli.params import load_params, refuse_other_version
 from kdqat_cli.processors import allowed_processors, processors
 
 if TYPE_CHECKING:
@@ -224,4 +224,5 @@ def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None
     from kdqat_cli.tasks.sources import resolve_data_dir
 
     params = load_params()
+    refuse_other_version(params)
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)

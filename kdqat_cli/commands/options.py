@@ -190,6 +190,30 @@ class QuantizationOptions(_Changes):
 
 
 @dataclass(frozen=True)
+class ColumnOptions:
+    """What a file of rows holds."""
+
+    text_column: Annotated[
+        str | None, typer.Option("--text-column", help="Column of the text. [default: found by name and content]")
+    ] = None
+    pair_column: Annotated[
+        str | None, typer.Option("--pair-column", help="Column of a pair's second text; needs --text-column.")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Column of the label. [default: found by name and content]")
+    ] = None
+    quoting: Annotated[
+        bool | None,
+        typer.Option(
+            "--quoting/--no-quoting", help="Whether double quotes enclose a cell. [default: in a .csv they do]"
+        ),
+    ] = None
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows without a text or a label; else they are refused.")
+    ] = False
+
+
+@dataclass(frozen=True)
 class BeginOptions:
     """What a teacher begins with."""
 

@@ -9,7 +9,7 @@ from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption
 from kdqat_cli.config import Params, field_help
 from kdqat_cli.output import Output
-from kdqat_cli.params import load_params
+from kdqat_cli.params import load_params, refuse_other_version
 
 
 @command
@@ -55,6 +55,7 @@ def repro(
 
     Many stages run at once, and each is committed as `dvc repro` does.
     """
+    refuse_other_version(load_params())
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import preview, refuse_failures
     from kdqat_cli.stages.repro import repro as stage

@@ -41,6 +41,12 @@ def _recipes() -> Sequence[Row]:
     return rows
 
 
+def _pipelines() -> Sequence[Row]:
+    from kdqat_cli.projects.project import pipeline_names, pipeline_title
+
+    return [{"pipeline": name, "runs": pipeline_title(name)} for name in pipeline_names()]
+
+
 def _encoders() -> Sequence[Row]:
     from kdqat_cli.networks.families import FAMILIES
 
@@ -89,6 +95,7 @@ _CATALOGUES: dict[Listed, Callable[[], Sequence[Row]]] = {
     "tasks": _tasks,
     "losses": _losses,
     "recipes": _recipes,
+    "pipelines": _pipelines,
     "encoders": _encoders,
     "networks": _networks,
     "formats": _formats,

@@ -8,7 +8,7 @@ from typing import TypeVar
 from kdqat_cli.config import Params, Recipe, Settings
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.parallel.dependencies import mend, stale_stages
-from kdqat_cli.params import PARAMS_FILE, load_params, load_recipe, resolve
+from kdqat_cli.params import PARAMS_FILE, load_params, load_recipe, refuse_other_version, resolve
 from kdqat_cli.store.places import PIPELINE
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 from kdqat_cli.tasks.task import check_keep_best
@@ -46,6 +46,8 @@ def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
     loaded = [_checked(partial(load_task, task), faults) for task in tasks]
     known = {*tasks, *(task.name for task in loaded if task is not None)}
     faults += _unknown_tasks(params, read, known)
+    if params:
+        _checked(partial(refuse_other_version, params), faults)
     if params and not faults:
         faults += _unsound_settings(params)
     stale = _check_pipeline(faults, fix)

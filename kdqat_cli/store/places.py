@@ -11,7 +11,9 @@ from kdqat_cli.config import Params, Settings
 from kdqat_cli.names import FORMATS
 from kdqat_cli.params import resolve
 
-Listed = Literal["tasks", "losses", "recipes", "encoders", "networks", "formats", "measures", "figures", "published"]
+Listed = Literal[
+    "tasks", "losses", "recipes", "pipelines", "encoders", "networks", "formats", "measures", "figures", "published"
+]
 """The things that `kdqat ls` lists."""
 
 EMBEDDED = "embedded"

@@ -17,6 +17,7 @@ from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
+from kdqat_cli.tasks.text.split import split_of
 from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, Record, records
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LARGEST_JSON = 2**28
 _TWICE = object()  # stands for the value of a JSON key that an object has twice
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One row as its source holds it."""
 
     where: str
@@ -57,7 +58,9 @@ def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dat
     file = task.files.get(split)
     for folder in folders:
         if file and is_there(folder / file):  # of whatever kind: what cannot be read is told, not passed over
-            return _checked(task, task.columns, _read_file(folder / file, task), str(folder / file))
+            rows = _read_file(folder / file, task)
+            part = split if split in (task.shares or {}) else None
+            return _checked(task, task.columns, rows, str(folder / file), part)
     missing = f"Task {task.name}: there is no {file or f'file of the split {split}'} in "
     missing += ", ".join(str(folder) for folder in folders)
     fix = f"--data-dir FOLDER, where FOLDER holds {file or 'the files'}"
@@ -82,7 +85,8 @@ def data_digest(dataset: "Dataset") -> str:
     return digest.hexdigest()
 
 
-def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
+def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str, part: str | None = None) -> "Dataset":
+    """The rows as a data set; with `part`, only those of one of the splits that share the file."""
     from datasets import Dataset, DatasetInfo
 
     known = Labels(task.labels, task.range)
@@ -97,27 +101,38 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str
                 f"{row.where}: {fault}.",
                 "that row mended, or skip_bad_rows: true in the task file, which leaves such rows out",
             )
-        texts.append(_text(row, columns.text))
-        if columns.pair:
-            pairs.append(_text(row, columns.pair))
-        labels.append(_label(row, columns.label, known))
+        read = [_text(row, column) for column in (columns.text, columns.pair) if column is not None]
+        label = _label(row, columns.label, known)
+        if part is not None and split_of(read, task.shares or {}) != part:
+            continue
+        texts.append(read[0])
+        pairs += read[1:]
+        labels.append(label)
     if not texts:
-        raise MissingInputError(f"{source} holds no rows.", "--data-dir FOLDER, where FOLDER holds a file with rows")
+        of = f" of the split {part}" if part else ""
+        raise MissingInputError(
+            f"{source} holds no rows{of}.", "--data-dir FOLDER, where FOLDER holds a file with rows"
+        )
     table = {"text": texts, **({"pair": pairs} if columns.pair else {}), "label": labels}
+    source += f", its split {part}" if part else ""
     description = source + (f"; {left_out} incomplete rows left out" if left_out else "")
     return Dataset.from_dict(table, info=DatasetInfo(description=description))
 
 
-def _incomplete(row: _Row, columns: Columns) -> str:
+def _incomplete(row: Row, columns: Columns) -> str:
     for column in columns.used():
-        value = _cell(row, column)
+        value = cell(row, column)
         if value is None or (isinstance(value, str) and not value.strip()):
             return f"the column {column!r} is empty or missing"
     return ""
 
 
-def _cell(row: _Row, column: str) -> object:
-    """A row's value, where a dotted name leads into nested dictionaries."""
+def cell(row: Row, column: str) -> object:
+    """A row's value, where a dotted name leads into nested dictionaries; None: it has none.
+
+    Raises:
+        MissingInputError: a JSON object has the key twice.
+    """
     value: object = row.values
     for key in [column] if column in row.values else column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -126,8 +141,8 @@ def _cell(row: _Row, column: str) -> object:
     return value
 
 
-def _text(row: _Row, column: str) -> str:
-    value = _cell(row, column)
+def _text(row: Row, column: str) -> str:
+    value = cell(row, column)
     if not isinstance(value, str):
         raise MissingInputError(
             f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.",
@@ -147,8 +162,8 @@ def _text(row: _Row, column: str) -> str:
     return value
 
 
-def _label(row: _Row, column: str, known: Labels) -> int | float:
-    given = _cell(row, column)
+def _label(row: Row, column: str, known: Labels) -> int | float:
+    given = cell(row, column)
     label = known.value(given, row.named)
     if label is None:
         place = f"{row.where}: the label {shown(given)} in the column {column!r}"
@@ -156,15 +171,31 @@ def _label(row: _Row, column: str, known: Labels) -> int | float:
     return label
 
 
-def _read_file(path: Path, task: TextTask) -> Iterator[_Row]:
-    if path.suffix == ".json":
-        return _read_json(path)
-    if path.suffix == ".jsonl":
-        return _read_json_lines(path)
-    return _read_table(path, task)
+def raw_rows(path: Path, quoting: bool | None) -> Iterator[Row]:
+    """The rows of a file that no task file describes yet; those of a table that are too long or short are left out.
+
+    Args:
+        path: a file of one of the formats that a task may name.
+        quoting: as in a task file.
+
+    Raises:
+        MissingInputError: the file cannot be read.
+    """
+    if path.suffix in _JSON:
+        yield from _JSON[path.suffix](path)
+        return
+    table = records(path, quoting)
+    header = next(table, Record(0, [], [])).cells
+    for line, cells, _ in table:
+        if len(cells) == len(header):
+            yield Row(f"{path}, line {line}", dict(zip(header, cells, strict=True)))
 
 
-def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
+def _read_file(path: Path, task: TextTask) -> Iterator[Row]:
+    return _JSON[path.suffix](path) if path.suffix in _JSON else _read_table(path, task)
+
+
+def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
     table = records(path, task.quoting)
     header = task.header
     if header is None:
@@ -191,7 +222,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
                 "right",
             )
         fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
-        yield _Row(where, dict(zip(header, cells, strict=False)), fault)
+        yield Row(where, dict(zip(header, cells, strict=False)), fault)
 
 
 def _column_fix(missing: str, header: list[str]) -> str:
@@ -228,14 +259,14 @@ def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> boo
     return False
 
 
-def _read_json_lines(path: Path) -> Iterator[_Row]:
+def _read_json_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines(path, LONGEST_LINE), 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield _json_row(where, _parse_json(line, where))
 
 
-def _read_json(path: Path) -> Iterator[_Row]:
+def _read_json(path: Path) -> Iterator[Row]:
     items = _parse_json(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
     if not isinstance(items, list):
         raise MissingInputError(
@@ -243,6 +274,9 @@ def _read_json(path: Path) -> Iterator[_Row]:
         )
     for number, item in enumerate(items, 1):
         yield _json_row(f"{path}, item {number}", item)
+
+
+_JSON = {".json": _read_json, ".jsonl": _read_json_lines}
 
 
 def _parse_json(text: str, where: str) -> object:
@@ -261,10 +295,10 @@ def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return item
 
 
-def _json_row(where: str, item: object) -> _Row:
+def _json_row(where: str, item: object) -> Row:
     if not isinstance(item, dict):
         raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
-    return _Row(where, item)
+    return Row(where, item)
 
 
 class _HubError(Exception):
@@ -283,7 +317,7 @@ def _load_from_hub(hub: Hub, split: str) -> "Dataset":
         raise _HubError(unreachable or first_line(error)) from error
 
 
-def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]:
+def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[Row]:
     """Rows of a hub data set; class indices become the hub's class names, whose order may differ from ours."""
     fields = [column.split(".")[0] for column in columns.used()]
     for field in fields:
@@ -292,8 +326,8 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]
     names = _class_names(table, columns.label)
     telling = names is not None and names != [str(index) for index in range(len(names))]
     for number, values in enumerate(zip(*(table[field][:] for field in fields), strict=True), 1):
-        row = _Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)), named=telling)
-        label = _cell(row, columns.label)
+        row = Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)), named=telling)
+        label = cell(row, columns.label)
         if names and label == -1:
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
         if names and isinstance(label, int):

@@ -1,6 +1,8 @@
 """The YAML file of a text task: which columns of which files hold texts and labels."""
 
+from math import isclose
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -54,6 +56,9 @@ class TextTask(LabelledTask):
     """The task on the model hub; absent: local files only."""
     files: dict[str, str] = Field(default_factory=dict)
     """Per split, a file relative to the data folder or, for a user's task, to the task file's own folder."""
+    shares: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
+    """Of splits that have one file in common: the share of its rows that each gets. A row's split follows from its
+    texts (split.py). Absent: every split has a file of its own."""
     quoting: bool | None = None
     """Whether double quotes enclose a cell in the tab or comma separated files, which may then hold separators and line
     ends. Absent: they do in a .csv file; a cell of a .tsv or .txt file that begins with one is refused."""
@@ -121,6 +126,17 @@ class TextTask(LabelledTask):
         for split, file in self.files.items():
             if Path(file).suffix not in FILE_FORMATS:
                 faults.append(f"files.{split}: {file} must end in one of {', '.join(FILE_FORMATS)}.")
+        faults += self._share_faults()
         if self.hub and self.hub.columns and (self.hub.columns.pair is None) != (self.columns.pair is None):
             faults.append("hub.columns: pair must be given here and in columns, or in neither.")
         return faults
+
+    def _share_faults(self) -> list[str]:
+        if self.shares is None:
+            return []
+        if absent := [split for split in self.shares if split not in self.files]:
+            return [f"shares: files has no {absent[0]}."]
+        if len({self.files[split] for split in self.shares}) > 1:
+            return ["shares: files must name one file for all of these splits."]
+        total = sum(self.shares.values())
+        return [] if isclose(total, 1, abs_tol=1e-6) else [f"shares: the sum must be 1, but it is {total:g}."]

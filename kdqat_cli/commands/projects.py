@@ -1,0 +1,62 @@
+"""The command that begins a project: init."""
+
+from typing import Annotated
+
+import typer
+
+from kdqat_cli.commands.app import command, start
+from kdqat_cli.commands.options import (
+    ColumnOptions,
+    EncoderOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    numbers_option,
+)
+
+
+@command
+def init(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="File of rows (.csv, .tsv, .jsonl), which becomes a task; or the folder of a teacher."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="A task that is there already; `kdqat ls tasks` lists them.")
+    ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", help="A paper's pipeline; `kdqat ls pipelines` lists them.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new task. [default: that of the file]")
+    ] = None,
+    *,
+    columns: ColumnOptions,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="A model that is fine-tuned already: folder or hub id.")
+    ] = None,
+    encoder: EncoderOption = None,
+    recipe: RecipeOption = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds of the students. [default: 42]")] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Only show what was found; write nothing.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Begin a project: write a task, params.yaml and dvc.yaml.
+
+    For example: `kdqat init tickets.csv`, then `kdqat repro`. Columns and labels are found and shown. No file is
+    ever replaced.
+    """
+    output = start(json, quiet)
+    from kdqat_cli.projects.guess import Given
+    from kdqat_cli.projects.project import Choice
+    from kdqat_cli.stages.init import Wanted, check_wanted
+    from kdqat_cli.stages.init import init as stage
+
+    wanted = Wanted(source, task, pipeline, name, columns.skip_bad_rows)
+    given = Given(columns.text_column, columns.pair_column, columns.label_column, columns.quoting)
+    numbers = None if seeds is None else numbers_option("--seeds", seeds, "1,2,3")
+    choice = check_wanted(wanted, given, Choice(encoder, teacher, recipe, numbers))
+    output.result(stage(wanted, given, choice, dry))
+    if not dry:
+        output.remark("`kdqat repro --dry` lists what would run, and `kdqat repro` runs it.")

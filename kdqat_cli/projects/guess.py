@@ -1,0 +1,226 @@
+"""Finds out which columns of a user's file hold the texts and the label, and what the labels are.
+
+Names decide where they are common ones (`label`, `premise` and `hypothesis`); else what the columns hold. Where two
+answers are possible nothing is guessed: the error names the option that decides.
+
+- A label column repeats few short values. Numbers that are no integers, or more than 20 of them, are a regression.
+- A text column holds values of several words, or of several letters in a script without blanks, and few repetitions.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import ceil, floor
+from pathlib import Path
+from typing import NamedTuple
+
+from kdqat_cli.errors import ConfigError, MissingInputError, shown
+from kdqat_cli.tasks.text.data import Row, cell, raw_rows
+from kdqat_cli.tasks.text.schema import Columns
+
+_LABELS = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "stars", "score")
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("text", "pair"),
+    ("question", "answer"),
+    ("question", "sentence"),
+    ("question", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+_MOST_CLASSES = 50  # of a column whose name does not say that it is the label
+_PER_CLASS = 5  # rows that a label has on average
+_MOST_NUMBERS = 20  # different integers that are still classes
+_LENGTHS = (64, 128, 256, 512)  # tokens
+_COVERED = 0.95  # of the rows are not cut
+
+
+class Given(NamedTuple):
+    """What the user says about a file; None: it is guessed."""
+
+    text: str | None = None
+    """Column of the text, or of a pair's first text."""
+    pair: str | None = None
+    """Column of a pair's second text."""
+    label: str | None = None
+    """Column of the label."""
+    quoting: bool | None = None
+    """Whether double quotes enclose a cell."""
+
+
+class Found(NamedTuple):
+    """What a file holds."""
+
+    columns: Columns
+    """Of texts and label."""
+    labels: list[str] | None
+    """The classes, sorted; None: the label is a number."""
+    range: list[float] | None
+    """Smallest and largest label, if it is a number."""
+    max_length: int
+    """Tokens that most rows are not longer than, estimated from their characters."""
+
+
+def guess(path: Path, given: Given) -> Found:
+    """What a file of rows holds.
+
+    Args:
+        path: a .csv, .tsv, .txt, .jsonl or .json file.
+        given: what need not be guessed.
+
+    Raises:
+        ConfigError: it is not clear which columns are meant, or the labels are none that a model can learn.
+        MissingInputError: the file cannot be read, or holds no rows.
+    """
+    rows = list(raw_rows(path, given.quoting))
+    if not rows:
+        raise MissingInputError(f"{path} holds no rows.", "a file with a header and one row per line")
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    _refuse_header(path, rows[0], rows, names)
+    for name in (given.text, given.pair, given.label):
+        if name is not None and all(cell(row, name) is None for row in rows):
+            raise ConfigError(f"{path} has no column {name!r}; it has {_listed(names)}.", "the name of a column")
+    label = given.label or _label_column(path, rows, [name for name in names if name not in given])
+    text, pair = _text_columns(path, rows, [name for name in names if name != label], given)
+    columns = Columns(text=text, pair=pair, label=label)
+    labels, limits = _labels(path, [value for row in rows if not _empty(value := cell(row, label))], label)
+    return Found(columns, labels, limits, _max_length(rows, columns))
+
+
+def _refuse_header(path: Path, first: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Refuses a file whose first line is a row like the others."""
+    if path.suffix in (".json", ".jsonl"):
+        return
+    for name in names:
+        if name.strip() and any(row.values.get(name) == name for row in rows):
+            raise ConfigError(
+                f"{path}: {shown(name)} is the name of a column, and a value in it too.",
+                "a first line with the names of the columns, as text,label; and no such line further down",
+            )
+
+
+def _label_column(path: Path, rows: Sequence[Row], names: Sequence[str]) -> str:
+    named = [name for name in names if name.strip().casefold() in _LABELS]
+    found = named or [name for name in names if _repeats(_values(rows, name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"{path}: several columns could be the label: {_listed(found)}.", _options("label", found))
+    raise ConfigError(
+        f"{path}: no column looks like a label, which would repeat a few short values; it has {_listed(names)}.",
+        "--label-column NAME",
+    )
+
+
+def _text_columns(path: Path, rows: Sequence[Row], names: Sequence[str], given: Given) -> tuple[str, str | None]:
+    if given.text is not None:
+        return given.text, given.pair
+    others = [name for name in names if name != given.pair]
+    found = [name for name in others if _is_text(_values(rows, name))]
+    if not found and len(others) == 1:
+        found = others
+    if len(found) == 1:
+        return found[0], given.pair
+    if given.pair is None and len(found) == 2 and (known := _known_pair(found)):
+        return known
+    if found:
+        fix = " or ".join(f"--text-column {name}" for name in found)
+        fix += f"; for pairs of texts --text-column {found[0]} --pair-column {found[1]}"
+        raise ConfigError(f"{path}: several columns could be the text: {_listed(found)}.", fix)
+    raise ConfigError(f"{path}: no column looks like a text; it has {_listed(others)}.", "--text-column NAME")
+
+
+def _known_pair(names: Sequence[str]) -> tuple[str, str] | None:
+    plain = {name.strip().casefold(): name for name in names}
+    return next(((plain[one], plain[two]) for one, two in _PAIRS if plain.keys() == {one, two}), None)
+
+
+def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] | None, list[float] | None]:
+    """The classes, or the range of numbers."""
+    where = f"{path}: the column {name!r}"
+    if odd := next((value for value in values if isinstance(value, list | dict)), None):
+        raise ConfigError(f"{where} holds {shown(odd)}; a row must have one label.", "--label-column NAME")
+    classes = Counter(_class(value) for value in values)
+    if len(classes) < 2:
+        what = f"has the value {shown(next(iter(classes)))} in every row" if classes else "is empty"
+        raise ConfigError(f"{where} {what}; there is nothing to tell apart.", "--label-column NAME")
+    numbers = _numbers(classes)
+    if numbers and (len(numbers) > _MOST_NUMBERS or not all(number.is_integer() for number in numbers)):
+        return None, [float(floor(min(numbers))), float(ceil(max(numbers)))]
+    if len(values) < _PER_CLASS * len(classes):
+        raise ConfigError(
+            f"{where} has {len(classes)} values in {len(values)} rows, too many to learn them as labels.",
+            "--label-column NAME, or more rows",
+        )
+    folded = Counter(name.casefold() for name in classes)
+    if twice := [name for name in classes if folded[name.casefold()] > 1]:
+        raise ConfigError(f"{where}: the labels {_listed(sorted(twice))} differ by case alone.", "one spelling of each")
+    return sorted(classes, key=(lambda name: (float(name), name)) if numbers else None), None
+
+
+def _class(value: object) -> str:
+    """The class name of a value, as `Labels` reads it; JSON says true where Python says True."""
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def _numbers(names: Iterable[str]) -> list[float]:
+    """The names as numbers; empty if one is none."""
+    try:
+        return [float(name) for name in names]
+    except ValueError:
+        return []
+
+
+def _values(rows: Sequence[Row], name: str) -> list[object]:
+    return [value for row in rows if not _empty(value := row.values.get(name))]
+
+
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _repeats(values: Sequence[object]) -> bool:
+    """Whether values look like labels."""
+    if any(isinstance(value, list | dict) or len(str(value)) > _MOST_CLASSES for value in values):
+        return False
+    count = len({str(value) for value in values})
+    return 2 <= count <= _MOST_CLASSES and len(values) >= _PER_CLASS * count
+
+
+def _is_text(values: Sequence[object]) -> bool:
+    """Whether values look like texts that a model can read."""
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts or len(texts) < len(values) or _repeats(values):
+        return False
+    return sum(map(_looks_written, texts)) > len(texts) / 2
+
+
+def _looks_written(text: str) -> bool:
+    letters = sum(character.isalpha() for character in text)
+    several = " " in text.strip() or sum(character.isalpha() and not character.isascii() for character in text) > 1
+    return several and letters > len(text) / 2
+
+
+def _max_length(rows: Sequence[Row], columns: Columns) -> int:
+    """Tokens: of English about one per four characters, of Chinese one per character; and three that are added."""
+    names = [name for name in (columns.text, columns.pair) if name is not None]
+    sizes = sorted(sum(_tokens(cell(row, name)) for name in names) + 3 for row in rows)
+    enough = sizes[min(len(sizes) - 1, int(_COVERED * len(sizes)))]
+    return next((length for length in _LENGTHS if length >= enough), _LENGTHS[-1])
+
+
+def _tokens(value: object) -> float:
+    text = value if isinstance(value, str) else ""
+    plain = sum(character.isascii() for character in text)
+    return plain / 4 + (len(text) - plain)
+
+
+def _options(what: str, names: Sequence[str]) -> str:
+    return " or ".join(f"--{what}-column {name}" for name in names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))[:200]

@@ -1,0 +1,208 @@
+"""init: a project from a file of rows, a teacher's folder, a known task, or a packaged pipeline."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from kdqat_cli.config import parse
+from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.hub import refuse_absent
+from kdqat_cli.projects.guess import Given, guess
+from kdqat_cli.projects.project import (
+    Choice,
+    brought_project,
+    pipeline_names,
+    refuse_existing,
+    task_project,
+    task_text,
+    write_project,
+)
+from kdqat_cli.tasks.records import recorded_task, refuse_quantized
+from kdqat_cli.tasks.registry import USER_TASKS, load_task, task_names
+from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.text.data import load_split
+from kdqat_cli.tasks.text.schema import FILE_FORMATS, TextTask
+from kdqat_cli.tasks.text.split import plain_text, split_of
+from kdqat_cli.yaml12 import parse_yaml
+
+_FEWEST = 10
+"""Dev rows, below which a score says nothing."""
+_SUFFIXES = ", ".join(FILE_FORMATS)
+
+
+class Wanted(NamedTuple):
+    """What a project is made from."""
+
+    source: str | None = None
+    """File of rows, or folder of a teacher."""
+    task: str | None = None
+    """A task that is there already."""
+    pipeline: str | None = None
+    """A packaged pipeline."""
+    name: str | None = None
+    """Name of the new task; None: that of the file."""
+    skip_bad_rows: bool = False
+    """Whether incomplete rows of the file are left out."""
+
+
+def init(wanted: Wanted, given: Given, choice: Choice, dry: bool = False) -> dict[str, object]:
+    """Writes the files of a project into the working folder.
+
+    Args:
+        wanted: what it is made from.
+        given: what the user says about the file of rows.
+        choice: what the project begins with.
+        dry: write nothing.
+
+    Returns:
+        What was found, and the files.
+
+    Raises:
+        ConfigError: it is not clear what the file holds, or a file would be replaced.
+        MissingInputError: the source cannot be read, or has too few rows.
+    """
+    for source in (choice.teacher, choice.encoder):
+        if source is not None and source != "embedded":
+            refuse_absent(source, None)
+    if choice.teacher is not None:
+        refuse_quantized(choice.teacher, choice.teacher, "a teacher", "--teacher with the model that it was made from")
+    if wanted.pipeline is not None:
+        found: dict[str, object] = {"pipeline": wanted.pipeline}
+        files = brought_project(wanted.pipeline, choice)
+    elif wanted.source is None or Path(wanted.source).is_dir():
+        task = _known_task(wanted, choice)
+        found = {"task": task.name, "title": task.title}
+        files = task_project(task, choice)
+    else:
+        found, files = _from_rows(Path(wanted.source), wanted, given, choice)
+    refuse_existing(files)
+    written = sorted(files) if dry else write_project(files)
+    return {**found, "would write" if dry else "written": ", ".join(map(str, written))}
+
+
+def check_wanted(wanted: Wanted, given: Given, choice: Choice) -> Choice:
+    """Checks that options fit each other; the choice, with the teacher that is the source.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    folder = wanted.source is not None and Path(wanted.source).is_dir()
+    beginnings = [wanted.source if not folder else None, wanted.task, wanted.pipeline]
+    if sum(beginning is not None for beginning in beginnings) > 1:
+        raise ConfigError("A file of rows, --task and --pipeline are three ways to begin; one is enough.")
+    if not any((wanted.source, wanted.task, wanted.pipeline)):
+        raise ConfigError(
+            "Nothing to begin with: give a file of rows, the folder of a teacher, --task or --pipeline.",
+            "kdqat init tickets.csv, or kdqat init --pipeline " + pipeline_names()[-1],
+        )
+    rows = wanted.source is not None and not folder
+    if not rows and (any(value is not None for value in given) or wanted.name or wanted.skip_bad_rows):
+        raise ConfigError("Options about columns, rows and the name have a meaning for a file of rows only.")
+    if given.pair is not None and given.text is None:
+        raise ConfigError("--pair-column needs --text-column.", "--text-column NAME")
+    if folder and choice.teacher is not None:
+        raise ConfigError(f"Two teachers are given: {wanted.source} and {choice.teacher}.", "one of them")
+    choice = choice._replace(teacher=wanted.source) if folder else choice
+    if choice.teacher is not None and (choice.encoder or wanted.pipeline):
+        fix = "teacher: {model: …} under settings in params.yaml" if wanted.pipeline else "one of them"
+        raise ConfigError("--teacher replaces the encoder, and is of one task.", fix)
+    return choice
+
+
+def _known_task(wanted: Wanted, choice: Choice) -> Task:
+    """The task that --task names, or that the teacher's record names."""
+    name = wanted.task
+    if name is None:
+        folder = str(choice.teacher)
+        name = recorded_task(folder, "kdqat init with the folder of a model")
+        if name is None:
+            raise ConfigError(
+                f"{folder} does not say what it was trained on.",
+                f"kdqat init DATA.csv --teacher {folder}, or kdqat init --task TASK --teacher {folder}",
+            )
+    task = load_task(name)
+    if task.file is not None and task.file.resolve().parent != USER_TASKS.resolve():
+        raise ConfigError(f"A pipeline takes tasks by name, not {name}.", f"{task.file} and its data in {USER_TASKS}/")
+    return task
+
+
+def _from_rows(path: Path, wanted: Wanted, given: Given, choice: Choice) -> tuple[dict[str, object], dict[Path, str]]:
+    """What a file holds, and the files of its project."""
+    if path.suffix not in FILE_FORMATS:
+        raise ConfigError(f"{path} must end in one of {_SUFFIXES}.", f"a file of rows that ends in {FILE_FORMATS[0]}")
+    path = _plain_path(path)
+    name = wanted.name or re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_") or "mine"
+    if name in task_names():
+        raise ConfigError(f"{name} is the name of a packaged task.", "--name with another name")
+    with _with_options():
+        found = guess(path, given)
+    text = task_text(name, path, found, given.quoting, wanted.skip_bad_rows)
+    place = USER_TASKS / f"{name}.yaml"
+    task = parse(TextTask, parse_yaml(text, str(place)), "--name" if wanted.name else str(place))
+    # Its file lies beside tasks/, which may not be there yet.
+    here = task.model_copy(update={"files": dict.fromkeys(task.files, str(path.absolute()))})
+    with _with_options():
+        counts = _counted(path, here)
+    told: dict[str, object] = {"task": name, "text": found.columns.text, "pair": found.columns.pair}
+    told |= {"label": found.columns.label, "range": found.range} | counts | {"max_length": found.max_length}
+    files = {place: text, **task_project(task.model_copy(update={"folder": USER_TASKS}), choice)}
+    return {key: value for key, value in told.items() if value is not None}, files
+
+
+@contextmanager
+def _with_options() -> Iterator[None]:
+    """Names this command's options in errors whose remedy is a key of a task file, which is not there yet."""
+    try:
+        yield
+    except MissingInputError as error:
+        if not (error.fix and "in the task file" in error.fix):
+            raise
+        options = "--quoting, --no-quoting and --skip-bad-rows write these keys"
+        raise MissingInputError(error.sentence, f"{error.fix}; {options}") from error
+
+
+def _plain_path(path: Path) -> Path:
+    """Relative to the working folder if it is in it, else absolute."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
+
+
+def _counted(path: Path, task: TextTask) -> dict[str, object]:
+    """Rows of each split and label.
+
+    Raises:
+        MissingInputError: too few to learn from, or to score on.
+    """
+    shares = task.shares or {}
+    whole = load_split(task.model_copy(update={"shares": None}), "train")
+    texts = list(zip(*(whole[name][:] for name in ("text", "pair") if name in whole.column_names), strict=True))
+    splits = [split_of(row, shares) for row in texts]
+    rows = Counter(splits)
+    if rows["dev"] < _FEWEST:
+        raise MissingInputError(
+            f"{path} has {len(texts)} rows, of which {rows['dev']} would be for dev; {_FEWEST} are needed.",
+            "more rows, or a task file with a file per split (docs/training.md, Tasks)",
+        )
+    told: dict[str, object] = {"rows": ", ".join(f"{split} {rows[split]}" for split in shares)}
+    if task.labels:
+        labels = whole["label"][:]
+        _refuse_rare(
+            path, task.labels, {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+        )
+        counts = Counter(labels)
+        told["labels"] = ", ".join(f"{name} ({counts[index]})" for index, name in enumerate(task.labels))
+    repeated = len(texts) - len({tuple(sorted(map(plain_text, row))) for row in texts})
+    return told | ({"repeated texts": repeated} if repeated else {})
+
+
+def _refuse_rare(path: Path, names: list[str], trained: set[int]) -> None:
+    absent = [name for index, name in enumerate(names) if index not in trained]
+    if absent:
+        raise MissingInputError(
+            f"{path}: the label {absent[0]!r} is so rare that train has no row with it.",
+            "more rows with it, or the file without it",
+        )

@@ -1,0 +1,31 @@
+"""Splits the rows of one file: the hash of a row's texts decides, so that equal texts are never in two splits.
+
+Texts that differ only in case, blanks or Unicode form count as equal, and so does a pair with its texts exchanged. A
+row keeps its split when others are added to the file or removed from it.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+
+def split_of(texts: Sequence[str], shares: Mapping[str, float]) -> str:
+    """The split of a row.
+
+    Args:
+        texts: its text, or its pair of texts.
+        shares: the share of the rows that each split gets; their sum is 1.
+    """
+    key = json.dumps(sorted(plain_text(text) for text in texts), ensure_ascii=True)
+    position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    for name, share in shares.items():
+        position -= share
+        if position < 0:
+            return name
+    return next(reversed(shares))  # the sum of the shares was rounded
+
+
+def plain_text(text: str) -> str:
+    """A text as it is compared with others."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
