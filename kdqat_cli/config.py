@@ -146,6 +146,14 @@ class Training(Section):
     """Dev metric whose best evaluation is kept: the score of the task, or one of its metrics."""
 
 
+class TeacherTraining(Training):
+    """How to train the teacher, or which model it is without a training."""
+
+    model: str | None = None
+    """A model that is fine-tuned for the task already, a folder or a hub id: it becomes the teacher as it is; null:
+    the teacher is trained."""
+
+
 class Quantization(Section):
     """How the student is quantised."""
 
@@ -246,7 +254,7 @@ class Distillation(Section):
 class Settings(Section):
     """The resolved settings of a run."""
 
-    teacher: Training
+    teacher: TeacherTraining
     student: Training
     quantization: Quantization
     distillation: Distillation

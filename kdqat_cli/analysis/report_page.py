@@ -24,7 +24,7 @@ def report_page(scores: Sequence[Mapping[str, object]], chart: Sequence[Mapping[
     """
     folders, found = run_folders(), analyses()
     controls, maps = parts.attention(found)
-    trained = [folder for folder in folders if folder.history]
+    trained = [folder for folder in folders if any("loss" in row for row in folder.history)]
     sections = {
         "scores": ("Scores", [html.table(scores, "scores", missing), parts.sizes(chart)]),
         "training": ("Training", [html.folded(folder.name, parts.curves(folder)) for folder in trained]),

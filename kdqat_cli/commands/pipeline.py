@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from kdqat_cli.commands.app import command
-from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption
+from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption, TeacherOption
 from kdqat_cli.config import Params, field_help
+from kdqat_cli.errors import ConfigError
+from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, refuse_other_version
 
@@ -80,6 +82,7 @@ def sweep(
     ],
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, each combination being trained with each.")] = "42",
     task: Annotated[list[str] | None, typer.Option("--task", help="Task. [default: params.yaml's]")] = None,
+    teacher: TeacherOption = None,
     recipe: RecipeOption = None,
     stop: Annotated[
         bool, typer.Option("--stop/--no-stop", help="Stop trainings that stay below the median of the others.")
@@ -98,7 +101,13 @@ def sweep(
     from kdqat_cli.stages.sweep import plan_sweep
     from kdqat_cli.stages.sweep import sweep as stage
 
-    plan = plan_sweep(name, over, seeds, task or [], recipe, load_params())
+    params = load_params()
+    refuse_other_version(params)
+    if teacher is not None:
+        refuse_absent(teacher, None)
+        if len(task or params.tasks) > 1:
+            raise ConfigError("--teacher is the teacher of one task, but the sweep has several.", "--task TASK")
+    plan = plan_sweep(name, over, seeds, task or [], recipe, params, teacher)
     with output.board() as board:
         outcome = stage(plan, jobs, ray, stop, board)
     output.rows(outcome.rows)

@@ -24,6 +24,7 @@ from kdqat_cli.commands.options import (
     WeakOption,
     weak,
 )
+from kdqat_cli.errors import ConfigError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, resolve
@@ -64,21 +65,45 @@ def finetune_teacher(
 ) -> None:
     """Train the FP32 teacher of a task.
 
-    It begins with an encoder, which is fine-tuned, or with a new network.
+    It begins with an encoder, which is fine-tuned, or with a new network. With `teacher.model` in the settings
+    (`--set teacher.model=FOLDER`) nothing is trained: that model becomes the teacher as it is.
     """
     processes = group.join(repeat.devices)
     params, spec, data = inputs(task, run.data_dir)
     settings = resolve(spec.name, params, run.recipe, {"teacher": training.changes()}, run.set_, spec.kind)
+    target = run.out or teacher_folder(spec.name)
+    if (model := settings.teacher.model) is not None:
+        _refuse_beginning(begin, model, processes)
+        output = start(show.json, show.quiet)
+        from kdqat_cli.stages.finetune_teacher import take_teacher
+
+        output.result(take_teacher(spec, model, settings, data, target, run.force))
+        return
     source = spec.source(begin.encoder, begin.network, params.encoder)
     share_out(settings.teacher, processes)
     output = start(show.json, show.quiet)
     from kdqat_cli.stages.finetune_teacher import finetune_teacher as stage
 
     with progress(output, f"teacher {spec.name}") as advance:
-        target = run.out or teacher_folder(spec.name)
         result = stage(spec, source, settings, repeat.seed, data, target, advance, run.force)
     if group.leads():
         output.result(result)
+
+
+def _refuse_beginning(begin: BeginOptions, model: str, processes: int) -> None:
+    """Refuses options that only a training reads, where the teacher is a model that is trained already.
+
+    Raises:
+        ConfigError: there is one.
+        MissingInputError: there is no such model.
+    """
+    given = {"--encoder": begin.encoder, "--network": begin.network, "--devices": processes > 1 or None}
+    for option, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"{option} has no meaning: teacher.model is {model}, so nothing is trained.", "--set teacher.model=null"
+            )
+    refuse_absent(model, None)
 
 
 @command

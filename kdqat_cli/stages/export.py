@@ -70,7 +70,7 @@ def export(
     (exporters/parity.py says how nearly).
 
     Args:
-        student: a folder that `distill` or `quantize` wrote.
+        student: a folder that `distill` or `quantize` wrote; of another format than `packed` also a packed one.
         out: receives model/ and run.json; nothing, where the comparison fails.
         half: store scales and what is not quantised as FP16; logits then differ slightly. Not of onnx and gguf.
         format_name: what to write.
@@ -220,20 +220,20 @@ def _compare(
     return compared
 
 
-def _student_record(student: str) -> Record:
-    """The record of a student that can be exported.
+def _student_record(student: str, packed: bool = False) -> Record:
+    """The record of a student that can be exported; with `packed`, of a packed one too.
 
     Raises:
         ConfigError: it is none.
     """
     record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
-    if kind == "packed":
+    if kind == "packed" and not packed:
         raise ConfigError(
-            f"{student} is already packed; every format is exported from the student itself.",
-            "kdqat export --student with the folder that `kdqat distill` or `kdqat quantize` wrote",
+            f"{student} is already packed; other engines' formats can be written from it.",
+            f"kdqat export --student {student} --format with a format that `kdqat ls formats` lists",
         )
-    if Path(student).exists() and (kind not in ("student", "ternary") or made is None):
+    if Path(student).exists() and (kind not in ("student", "ternary", "packed") or made is None):
         what = {"teacher": "a teacher", "export": "an export for another engine"}.get(kind, "a plain model")
         raise ConfigError(
             f"{student} holds {what}; only a student can be exported.",
@@ -247,8 +247,8 @@ def _student_record(student: str) -> Record:
 
 
 def _load_ternary(student: str) -> tuple[Classifier, dict[str, str | None]]:
-    """A student of text with ternary weights; and the hashes of what it was made from and of itself."""
-    made = _student_record(student).quantization
+    """A student of text with ternary weights, or a packed one; and the hashes of its sources and of itself."""
+    made = _student_record(student, packed=True).quantization
     if made is not None and not are_trits(made.levels):
         raise ConfigError(
             f"{student} holds {made.weights} weights; another engine's format takes ternary weights only.",
@@ -263,7 +263,8 @@ def _load(kind: Any, student: str) -> tuple[Any, dict[str, str | None]]:
     source = kind.load(student, "kdqat distill")
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
-    return source, source.record.sources | {"student": file_digest(source.weights)}
+    name = "packed" if source.record.kind == "packed" else "student"
+    return source, source.record.sources | {name: file_digest(source.weights)}
 
 
 def _measured(student: str, source: Any, half: bool) -> Measured | None:

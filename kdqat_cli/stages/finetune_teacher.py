@@ -1,4 +1,4 @@
-"""finetune-teacher: encoder, or a new network → FP32 teacher of a task."""
+"""finetune-teacher: encoder, or a new network → FP32 teacher of a task; or a model that is one already."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -7,12 +7,14 @@ from transformers import set_seed
 
 from kdqat_cli.config import Settings
 from kdqat_cli.distillation.objective import OnLabels
-from kdqat_cli.store.folder import Work, refuse_inputs, shared_folder
-from kdqat_cli.store.run import Stopwatch, versions
-from kdqat_cli.tasks.models import cut_short, marked
+from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.folder import HISTORY, MODEL, Work, output_folder, refuse_inputs, shared_folder
+from kdqat_cli.store.run import Stopwatch, versions, write_run
+from kdqat_cli.tasks.models import cut_short, load_teacher, marked
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
+from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Loop, Progress
 from kdqat_cli.training.result import write_result
 
@@ -64,6 +66,43 @@ def finetune_teacher(
     return {"folder": str(out), "score": score, "seconds": watch.seconds}
 
 
+def take_teacher(
+    task: Task, model: str, settings: Settings, data_dir: Path | None, out: Path, force: bool = False
+) -> FineTuned:
+    """Takes a model that is trained already as the teacher: scores it, and writes it in FP32, as a training would.
+
+    Args:
+        task: the task.
+        model: its folder or hub id.
+        settings: of which `teacher` says how rows are read.
+        data_dir: folder of local task data, or None.
+        out: receives model/, history.csv (of the one evaluation) and run.json.
+        force: replace a result of other settings.
+
+    Raises:
+        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
+            what kdqat did not write, or a result of other settings.
+        MissingInputError: no model or data there, or the folder is in use.
+    """
+    watch = Stopwatch()
+    refuse_inputs(out, {"teacher": model}, (data_dir, task.folder))
+    with output_folder(out, force) as work:
+        kind, loaded = kind_of(task), load_teacher(model, task)
+        reading = kind.reading(loaded, task, settings.teacher, "teacher")
+        dev = kind.rows(task, "dev", data_dir, loaded, reading)
+        weights = loaded.weights and file_digest(loaded.weights)
+        sources = loaded.record.sources | reading.sources | {"teacher": weights, "dev": dev.digest}
+        kept = ("encoder", "network", "seed", "settings", "not_to_be_quoted")
+        made = {name: getattr(loaded.record, name) for name in kept}
+        record = reading.model_copy(update=made | {"kind": "teacher", "sources": sources, "versions": versions()})
+        work.refuse_other(record)
+        metrics = dev.score(loaded.model)
+        kind.save(loaded, work.scratch / MODEL, record)
+        write_history(work.scratch / HISTORY, [{"step": 0, "epoch": 0.0} | metrics])
+        run = write_run(work.scratch, watch, steps=0, score=metrics["score"])
+    return {"folder": str(out), "score": metrics["score"], "seconds": run.seconds}
+
+
 def _train(
     work: Work,
     watch: Stopwatch,
@@ -84,7 +123,7 @@ def _train(
     begun = loaded.record
     made: dict[str, object] = {"kind": "teacher", "encoder": begun.encoder, "network": begun.network}
     fields = {"network": sorted(settings.network.items())}
-    made |= {"seed": seed, "settings": settings.teacher.model_dump() | fields}
+    made |= {"seed": seed, "settings": settings.teacher.model_dump(exclude={"model"}) | fields}
     sources = begun.sources | reading.sources | {"train": rows.digest, "dev": dev.digest}
     record = reading.model_copy(update=made | {"sources": sources, "versions": versions()})
     record = marked(record, [cut_short(rows, settings.teacher.limit)])

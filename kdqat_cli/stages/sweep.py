@@ -16,23 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from shlex import quote
 from statistics import fmean, stdev
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from kdqat_cli.config import Params, Section, Settings
+from kdqat_cli.config import Params, Settings
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.output import Board
-from kdqat_cli.parallel.median import Curve, hopeless
+from kdqat_cli.parallel.judge import Run, SweepJudge, is_stopped
 from kdqat_cli.parallel.scheduler import StageState
 from kdqat_cli.params import PARAMS_FILE, load_recipe, resolve
 from kdqat_cli.stages.repro import repro
 from kdqat_cli.store.digest import digest_of
-from kdqat_cli.store.figures import read_evaluations, read_run
+from kdqat_cli.store.figures import read_run
 from kdqat_cli.store.folder import HISTORY, MODEL, RUN, refuse_inside
 from kdqat_cli.store.places import PIPELINE, teacher_folder
-from kdqat_cli.store.writing import refuse_target, write_json, write_text
+from kdqat_cli.store.writing import refuse_target, write_text
 from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.yaml12 import parse_yaml, read_yaml
 
@@ -42,40 +42,6 @@ _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
 _PLAIN = re.compile(r"[\w.+-]+")
-
-
-class Stopped(Section):
-    """A training that was stopped early."""
-
-    digest: str
-    """Of its settings."""
-    why: str
-    """The reason, for people."""
-
-
-_STOPPED_FILE = TypeAdapter(dict[str, Stopped])
-"""What stopped.json holds: stage → what became of it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of a sweep.
-
-    Attributes:
-        task: the task.
-        values: of each field that is varied, as text.
-        seed: the seed.
-        stage: as DVC addresses it.
-        folder: of its results.
-        digest: of its settings.
-    """
-
-    task: str
-    values: tuple[str, ...]
-    seed: int
-    stage: str
-    folder: Path
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +55,7 @@ class Sweep:
         tasks: whose teachers are there.
         recipe: what the rest is taken from.
         params: params.yaml.
+        teacher: folder or hub id; None: those under runs/.
     """
 
     name: str
@@ -97,6 +64,7 @@ class Sweep:
     tasks: list[str]
     recipe: str
     params: Params
+    teacher: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -150,7 +118,15 @@ class Outcome:
     remarks: list[str] = field(default_factory=list)
 
 
-def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe: str | None, params: Params) -> Sweep:
+def plan_sweep(
+    name: str,
+    over: list[str],
+    seeds: str,
+    tasks: list[str],
+    recipe: str | None,
+    params: Params,
+    teacher: str | None = None,
+) -> Sweep:
     """Reads the options of a sweep.
 
     Args:
@@ -160,6 +136,7 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
         tasks: none: those of params.yaml.
         recipe: None: that of params.yaml.
         params: params.yaml.
+        teacher: of the only task; None: those under runs/.
 
     Raises:
         ConfigError: an option that is not of its form, or values that the recipe does not take.
@@ -186,10 +163,12 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
     for task in chosen:
         if load_task(task).name != task:
             raise ConfigError(f"A sweep takes tasks by name, not {task}: put its file into tasks/.")
-        if not (teacher_folder(task) / MODEL).is_dir():
-            fix = f"kdqat finetune-teacher --task {task}"
+        if teacher is None and not (teacher_folder(task) / MODEL).is_dir():
+            fix = f"kdqat finetune-teacher --task {task}, or --teacher"
             raise MissingInputError(f"There is no teacher of {task} in {teacher_folder(task)}.", fix)
-    sweep = Sweep(name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params)
+    sweep = Sweep(
+        name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params, teacher
+    )
     sweep.runs()  # tells wrong values before anything is written
     _refuse_folder(sweep)
     return sweep
@@ -207,7 +186,7 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
     """
     runs = plan.runs()
     _write_pipeline(plan)
-    judge = _Judge(plan.folder / _STOPPED, runs, stop)
+    judge = SweepJudge(plan.folder / _STOPPED, runs, stop)
     left = [run for run in runs if run.stage not in judge.stopped]
     states = repro([run.stage for run in left], jobs, ray, board, judge) if left else []
     finished = {state.name for state in states if state.state in ("done", "restored", "unchanged")}
@@ -215,65 +194,12 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
     return _outcome(plan, runs, states, scores, set(judge.stopped) - finished)
 
 
-class _Judge:
-    """Stops the hopeless among the running trainings, each at its evaluations, and keeps a record of it.
-
-    Attributes:
-        stopped: why, for each training that was stopped, now or earlier.
-    """
-
-    def __init__(self, record: Path, runs: list[Run], active: bool) -> None:
-        self.record = record
-        self.runs = {run.stage: run for run in runs}
-        self.active = active
-        self.seen: dict[str, int] = {}
-        known = _STOPPED_FILE.validate_json(record.read_bytes()) if active and record.is_file() else {}
-        # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
-        self.stopped = {
-            stage: entry
-            for stage, entry in known.items()
-            if (run := self.runs.get(stage)) and entry.digest == run.digest and not (run.folder / RUN).exists()
-        }
-
-    def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
-        trainings = [state for state in states if state.name in self.runs]
-        new = [state for state in trainings if state.state == "running" and self._has_news(state)]
-        if not new or not self.active:
-            return {}
-        curves = {state.name: self._curve(state) for state in trainings}
-        reasons = {}
-        for state in new:
-            task = self.runs[state.name].task
-            others = [curve for name, curve in curves.items() if name != state.name and self.runs[name].task == task]
-            reason = hopeless(curves[state.name], others)
-            if reason is not None:
-                reasons[state.name] = reason
-                self.stopped[state.name] = Stopped(digest=self.runs[state.name].digest, why=reason)
-        if reasons:  # at once: an interruption must not forget it
-            write_json(self.record, {stage: entry.model_dump() for stage, entry in self.stopped.items()})
-        return reasons
-
-    def _has_news(self, state: StageState) -> bool:
-        known = self.seen.get(state.name)
-        self.seen[state.name] = len(state.curve)
-        return len(state.curve) != known
-
-    def _curve(self, state: StageState) -> Curve:
-        if state.curve:
-            return state.curve
-        history = self.runs[state.name].folder / HISTORY
-        if state.state not in ("restored", "unchanged") or not history.is_file():
-            return []
-        evaluations, steps = read_evaluations(history)
-        return [(evaluation.step / steps, evaluation.score) for evaluation in evaluations]
-
-
 def _refuse_folder(plan: Sweep) -> None:
     """Refuses a folder whose files the sweep would replace without having written them, or that it reads."""
     for name in (PIPELINE, PARAMS_FILE, _BEST):
         refuse_target(plan.folder / name, _is_ours)
-    refuse_target(plan.folder / _STOPPED, _is_stopped)
-    refuse_inside(plan.folder, {f"teacher of {task}": str(teacher_folder(task)) for task in plan.tasks})
+    refuse_target(plan.folder / _STOPPED, is_stopped)
+    refuse_inside(plan.folder, {f"teacher of {task}": plan.teacher or str(teacher_folder(task)) for task in plan.tasks})
     best = plan.folder / _BEST
     if best.exists() and Path(plan.recipe).exists() and best.samefile(plan.recipe):
         raise ConfigError(
@@ -285,20 +211,16 @@ def _is_ours(text: str) -> bool:
     return text.startswith(_ABOUT)
 
 
-def _is_stopped(text: str) -> bool:
-    try:
-        _STOPPED_FILE.validate_json(text)
-    except ValidationError:
-        return False
-    return True
-
-
 def _write_pipeline(plan: Sweep) -> None:
     short = plan.short
     point = "-".join(f"{name}${{item.{name}}}" for name in short.values())
     out = f"{plan.folder}/runs/${{item.task}}/student/{point}-${{item.seed}}"
     varied = " ".join(f"--set {place}=${{item.{name}}}" for place, name in short.items())
     recipe = [plan.recipe] if plan.recipe.endswith((".yaml", ".yml")) else []
+    teacher = plan.teacher or "runs/${item.task}/teacher"
+    inner = f"{teacher}/{MODEL}"
+    known = [inner] if plan.teacher is None or Path(inner).is_dir() else [teacher] * Path(teacher).is_dir()
+    varied += f" --teacher {quote(teacher)}" if plan.teacher else ""
     given = (read_yaml(PARAMS_FILE) or {}) if PARAMS_FILE.exists() else {}
     # DVC stops at a parameter that is not there.
     sections = [
@@ -310,7 +232,7 @@ def _write_pipeline(plan: Sweep) -> None:
         "matrix": {"task": "${tasks}"} | {name: f"${{axes.{name}}}" for name in short.values()} | {"seed": "${seeds}"},
         "wdir": "../..",
         "cmd": f"kdqat distill --task ${{item.task}} --recipe {plan.recipe} {varied} --seed ${{item.seed}} --out {out}",
-        "deps": ["runs/${item.task}/teacher/model", *recipe],
+        "deps": [*known, *recipe],
         "params": [name for name in ("data_dir",) if name in given] + sections,
         "outs": [f"{out}/{MODEL}", f"{out}/{RUN}"],
         "plots": [{f"{out}/{HISTORY}": {"x": "step", "y": "loss"}}],

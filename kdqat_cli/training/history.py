@@ -67,10 +67,10 @@ def growth(history: list[Row]) -> str | None:
 
 
 def write_history(path: Path, history: Iterable[Row]) -> None:
-    """Writes a history as a CSV file, for `dvc plots`."""
+    """Writes a history as a CSV file, for `dvc plots`; a column that a row lacks is empty in it."""
     rows = list(history)
     known = {key for row in rows for key in row}
-    columns = [key for key in _FIRST if key in known] + sorted(known - set(_FIRST))
+    columns = [*_FIRST, *sorted(known - set(_FIRST))]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

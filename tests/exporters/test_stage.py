@@ -9,10 +9,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters import catalogue, dense
+from kdqat_cli.packing.checkpoint import FILE_NAME
 from kdqat_cli.params import load_recipe
 from kdqat_cli.record import Record
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
+from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.folder import ABOUT
 from kdqat_cli.tasks.models import student_record
 from kdqat_cli.tasks.registry import load_text_task
@@ -126,6 +128,21 @@ def test_rows_are_padded_to_one_length(
     lengths = [length for batch in seen for length in batch["attention_mask"].sum(1)]
     assert max(lengths) == width
     assert sum(length < width for length in lengths) > 0.8 * len(lengths)
+
+
+@pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
+def test_a_packed_folder_gives_the_bytes_that_its_student_gives(
+    format_name: str, package: str, student: str, task: TextTask, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    export(student, tmp_path / "packed")
+    of_student = export(student, tmp_path / "one", format_name=format_name, task=task)
+    of_packed = export(str(tmp_path / "packed"), tmp_path / "two", format_name=format_name, task=task)
+    file = catalogue.FORMATS[format_name].file
+    assert (tmp_path / "two/model" / file).read_bytes() == (tmp_path / "one/model" / file).read_bytes()
+    assert of_packed["score"] == of_student["score"]
+    about = json.loads((tmp_path / "two/model" / ABOUT).read_text(encoding="utf-8"))
+    assert about["sources"]["packed"] == file_digest(tmp_path / "packed/model" / FILE_NAME)
 
 
 def test_packed_needs_no_task(student: str, tmp_path: Path) -> None:
