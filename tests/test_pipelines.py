@@ -1,6 +1,7 @@
 """The folders under pipelines/: each resolves, each is valid, and one runs whole on a tiny encoder and task."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 import yaml
 
 from kdqat_cli.analysis.published import load_published
+from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.text.schema import TextTask
 from tests.commands import REPOSITORY, run
+from tests.conftest import NEUTRAL
 
 FOLDERS = sorted(path.parent for path in (REPOSITORY / "pipelines").glob("*/dvc.yaml"))
 FIGURES = REPOSITORY / "pipelines/figures"
@@ -147,6 +151,40 @@ def test_a_smoke_run_says_that_it_is_one(tmp_path: Path, tiny_encoder: Path, tin
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()[2:]
     assert len(lines) == 1 + len(params["axes"]["runs"])
     assert all("smoke run, not to be quoted" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_table_2_passes_in_minutes_on_a_tiny_encoder(tmp_path: Path, tiny_encoder: Path) -> None:
+    """As docs/pipelines.md has it: every task of GLUE, every loss, one seed; and nothing of it may be quoted."""
+    for name in yaml.safe_load((REPOSITORY / "pipelines/table-2-glue/params.yaml").read_text(encoding="utf-8"))[
+        "tasks"
+    ]:
+        write_glue(tmp_path / "data", load_text_task(name))
+    project = tmp_path / "project"
+    project.mkdir()
+    options = ("--recipe", "smoke", "--encoder", str(tiny_encoder), "--seeds", "1")
+    run(project, "kdqat", "init", "--pipeline", "table-2-glue", *options)
+    run(project, "kdqat", "repro", "--jobs", "2", KDQAT_DATA_DIR=str(tmp_path / "data"))
+    groups = json.loads(run(project, "kdqat", "report", "--json").stdout)
+    assert len(groups) == 8 * (1 + 4)
+    assert all(group["not_to_be_quoted"] and not group["missing"] for group in groups)
+    lines = (project / "report.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert len(lines) == len(groups)
+    assert all("smoke run, not to be quoted" in line for line in lines)
+
+
+def write_glue(folder: Path, task: TextTask) -> None:
+    """Files of a task in the published layout, with 80 rows for each split."""
+    names = task.header or task.columns.used()
+    draw = random.Random(0)
+    for file in set(task.files.values()):
+        lines = [] if task.header else ["\t".join(names)]
+        for number in range(80):
+            label = task.labels[number % len(task.labels)] if task.labels else str(number % 6)
+            cells = {name: " ".join(draw.choices(NEUTRAL, k=6)) for name in names} | {task.columns.label: label}
+            lines.append("\t".join(cells[name] for name in names))
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def test_a_pipeline_runs(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:

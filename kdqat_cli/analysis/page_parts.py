@@ -78,9 +78,10 @@ def figures(found: Analysis) -> str:
 
 def summary(found: Analysis) -> str:
     """Agreement of every model with the teacher."""
-    rows: dict[str, dict[str, object]] = {
-        model.name: {"model": model.name, f"score on {found.rows} rows": model.score} for model in found.models
-    }
+    rows: dict[str, dict[str, object]] = {}
+    for model in found.models:
+        mark = ", smoke run, not to be quoted" if model.not_to_be_quoted else ""
+        rows[model.name] = {"model": model.name + mark, f"score on {found.rows} rows": model.score}
     for row in found.tables.get("agreement", []):
         rows[str(row["model"])][str(row["statistic"])] = row["value"]
     return html.table(list(rows.values()), f"agreement with the teacher on {found.task}")

@@ -40,6 +40,8 @@ class Model(Section):
     """Score in percent on the measured rows."""
     weights: str | None = None
     """sha256 of its weights."""
+    not_to_be_quoted: str | None = None
+    """Why its numbers say nothing about the method, as of a smoke run; null: they may be quoted."""
 
     @property
     def run(self) -> str:

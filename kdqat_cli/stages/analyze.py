@@ -158,6 +158,7 @@ def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> Mo
         factors=factors_of(loaded.record, task.name),
         score=rows.score(loaded.model)["score"],
         weights=None if loaded.weights is None else file_digest(loaded.weights),
+        not_to_be_quoted=loaded.record.not_to_be_quoted,
     )
 
 

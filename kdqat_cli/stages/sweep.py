@@ -30,7 +30,7 @@ from kdqat_cli.params import PARAMS_FILE, load_recipe, resolve
 from kdqat_cli.stages.repro import repro
 from kdqat_cli.store.digest import digest_of
 from kdqat_cli.store.figures import read_run
-from kdqat_cli.store.folder import HISTORY, MODEL, RUN, refuse_inside
+from kdqat_cli.store.folder import HISTORY, MODEL, RUN, model_record, refuse_inside
 from kdqat_cli.store.places import PIPELINE, teacher_folder
 from kdqat_cli.store.writing import refuse_target, write_text
 from kdqat_cli.tasks.registry import load_task
@@ -285,6 +285,8 @@ def _outcome(
         for place in plan.axes
         if _overridden(plan.params, task, place)
     ]
+    marks = {model_record(run.folder / MODEL).not_to_be_quoted for run in runs if run.stage in scores}
+    remarks += [f"Scores are not to be quoted: {mark}." for mark in sorted(filter(None, marks))]
     return Outcome(rows, states, best, remarks)
 
 

@@ -1,5 +1,6 @@
 """Models for a task of any kind, loaded and checked."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from kdqat_cli.tasks.kind import Loaded, Rows
 from kdqat_cli.tasks.records import recorded, refuse_quantized
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def load_model(source: str, task: Task, name: str, fix: str | None = None) -> Loaded:
@@ -94,6 +97,8 @@ def marked(record: Record, reasons: Iterable[str | None]) -> Record:
         reasons: half sentences; None: no reason.
     """
     given = list(dict.fromkeys(filter(None, reasons)))
+    if given:
+        _LOGGER.warning("The result is marked as not to be quoted: %s.", "; ".join(given))
     return record.model_copy(update={"not_to_be_quoted": "; ".join(given)}) if given else record
 
 

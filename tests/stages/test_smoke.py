@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from kdqat_cli.analysis.result import read_analysis
 from kdqat_cli.config import Params
 from kdqat_cli.errors import ConfigError, GateError
 from kdqat_cli.params import resolve
+from kdqat_cli.stages.analyze import analyze
 from kdqat_cli.stages.card import card
 from kdqat_cli.stages.distill import distill
 from kdqat_cli.stages.evaluate import evaluate
 from kdqat_cli.stages.export import export
 from kdqat_cli.stages.finetune_teacher import finetune_teacher
 from kdqat_cli.stages.quantize import quantize
-from kdqat_cli.stages.report import report
+from kdqat_cli.stages.report import report, write_page
 from kdqat_cli.tasks.records import recorded
 from kdqat_cli.tasks.registry import load_task
 
@@ -69,6 +71,12 @@ def test_every_result_of_a_smoke_run_is_marked(project: Any) -> None:
     groups = report()
     assert [group.not_to_be_quoted for group in groups] == [[f"{WEAK}; {FEW}"]] * 2
     assert all("smoke run, not to be quoted" in str(group.row()["model"]) for group in groups)
+    analyze(project, TEACHER, {"map-1": STUDENT}, ["agreement"], None, Path("analysis/tiny"), lambda *_: None, rows=8)
+    marks = [model.not_to_be_quoted for model in read_analysis(Path("analysis/tiny")).models]
+    assert marks == [FEW, f"{WEAK}; {FEW}"]
+    write_page(groups, Path("report.html"))
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert page.count(", smoke run, not to be quoted") >= len(groups) + len(marks)
     for path in (Path(PACKED, "model/README.md"), Path(card(PACKED)["file"])):
         text = path.read_text(encoding="utf-8")
         assert f"**A smoke run, not to be quoted: {WEAK}; {FEW}.**" in text
