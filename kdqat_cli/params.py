@@ -7,7 +7,6 @@ user), the section of the task under `settings` in params.yaml, and the options 
 from collections.abc import Mapping
 from pathlib import Path
 
-from kdqat_cli import __version__
 from kdqat_cli.config import OPTIONS, Params, Recipe, Settings, parse
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.files import is_there
@@ -82,17 +81,21 @@ def use_plugins(path: Path = PARAMS_FILE) -> None:
         load_plugins(plugins, path.parent, str(path))
 
 
-def refuse_other_version(params: Params) -> None:
+def refuse_other_version(params: Params, version: str) -> None:
     """Refuses a project of another kdqat: its results would stand beside those of this one in one table.
+
+    Args:
+        params: params.yaml.
+        version: of this kdqat.
 
     Raises:
         ConfigError: params.yaml names another version.
     """
-    if params.kdqat_version not in (None, __version__):
+    if params.kdqat_version not in (None, version):
         raise ConfigError(
-            f"{PARAMS_FILE}: kdqat_version is {params.kdqat_version}, but this is kdqat {__version__}.",
-            f'pip install kdqat=={params.kdqat_version}; or kdqat_version: "{__version__}" in {PARAMS_FILE}, '
-            "and then kdqat repro, which makes the results anew",
+            f"{PARAMS_FILE}: kdqat_version is {params.kdqat_version}, but this is kdqat {version}.",
+            f'pip install kdqat=={params.kdqat_version}; or kdqat_version: "{version}" in {PARAMS_FILE}, '
+            "and then dvc repro --force, which makes all results anew",
         )
 
 

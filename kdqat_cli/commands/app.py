@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from kdqat_cli import group
+from kdqat_cli import __version__, group
 from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError, MissingInputError
 from kdqat_cli.output import Advance, Output, printable
@@ -224,5 +224,5 @@ def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None
     from kdqat_cli.tasks.sources import resolve_data_dir
 
     params = load_params()
-    refuse_other_version(params)
+    refuse_other_version(params, __version__)
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)

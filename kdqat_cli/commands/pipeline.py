@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from kdqat_cli import __version__
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption, TeacherOption
 from kdqat_cli.config import Params, field_help
@@ -57,7 +58,7 @@ def repro(
 
     Many stages run at once, and each is committed as `dvc repro` does.
     """
-    refuse_other_version(load_params())
+    refuse_other_version(load_params(), __version__)
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import preview, refuse_failures
     from kdqat_cli.stages.repro import repro as stage
@@ -102,7 +103,7 @@ def sweep(
     from kdqat_cli.stages.sweep import sweep as stage
 
     params = load_params()
-    refuse_other_version(params)
+    refuse_other_version(params, __version__)
     if teacher is not None:
         refuse_absent(teacher, None)
         if len(task or params.tasks) > 1:

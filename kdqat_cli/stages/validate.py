@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from kdqat_cli import __version__
 from kdqat_cli.config import Params, Recipe, Settings
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.parallel.dependencies import mend, stale_stages
@@ -47,7 +48,7 @@ def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
     known = {*tasks, *(task.name for task in loaded if task is not None)}
     faults += _unknown_tasks(params, read, known)
     if params:
-        _checked(partial(refuse_other_version, params), faults)
+        _checked(partial(refuse_other_version, params, __version__), faults)
     if params and not faults:
         faults += _unsound_settings(params)
     stale = _check_pipeline(faults, fix)

@@ -16,6 +16,7 @@ from kdqat_cli.distillation.losses import LOSSES
 from kdqat_cli.networks.families import FAMILIES
 from kdqat_cli.networks.nets import networks
 from kdqat_cli.params import recipe_names
+from kdqat_cli.projects.project import pipeline_names
 from kdqat_cli.stages.ls import ls
 from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import task_names
@@ -26,6 +27,7 @@ KEYS: dict[Listed, tuple[str, set[str]]] = {
     "tasks": ("task", set(task_names())),
     "losses": ("loss", set(names.LOSSES)),
     "recipes": ("recipe", set(recipe_names())),
+    "pipelines": ("pipeline", set(pipeline_names())),
     "encoders": ("model type", set(FAMILIES)),
     "networks": ("network", set(networks())),
     "formats": ("format", set(names.FORMATS)),

@@ -23,7 +23,7 @@ def split_of(texts: Sequence[str], shares: Mapping[str, float]) -> str:
         position -= share
         if position < 0:
             return name
-    return next(reversed(shares))  # the sum of the shares was rounded
+    return list(shares)[-1]  # the sum of the shares was rounded
 
 
 def plain_text(text: str) -> str:
