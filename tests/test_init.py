@@ -61,10 +61,10 @@ def test_text_and_label_are_found_by_name_and_by_content(tmp_path: Path) -> None
     ]
     told = found(tmp_path, "tickets.csv", rows)
     assert (told["task"], told["text"], told["label"]) == ("tickets", "body", "urgent")
-    assert told["labels"] == "no (100), yes (100)"
-    counts = {part.split()[0]: int(part.split()[1]) for part in told["rows"].split(", ")}
-    assert sum(counts.values()) == 200
-    assert counts["train"] > 6 * counts["dev"] > 0
+    assert told["labels"] == {"no": 100, "yes": 100}
+    assert sum(told["rows"].values()) == 200
+    assert told["rows"]["train"] > 6 * told["rows"]["dev"] > 0
+    assert told["would_write"] == ["dvc.yaml", "params.yaml", "recipe.yaml", "tasks/tickets.yaml"]
     assert "pair" not in told
 
 
@@ -76,7 +76,7 @@ def test_labels_of_json_lines(values: list[object], tmp_path: Path) -> None:
     ]
     told = found(tmp_path, "rows.jsonl", rows)
     names = ["false", "true"] if values[0] is True else sorted(map(str, values))
-    assert told["labels"] == ", ".join(f"{name} ({180 // len(values)})" for name in names)
+    assert told["labels"] == dict.fromkeys(names, 180 // len(values))
 
 
 def test_pairs_are_found_where_their_names_are_usual_ones(tmp_path: Path) -> None:
@@ -140,7 +140,19 @@ def test_too_few_rows_and_bad_rows(tmp_path: Path) -> None:
     error = refused(tmp_path, "bad.csv", code=3)
     assert "bad.csv, line 72: the column 'text' is empty" in error
     assert "--skip-bad-rows" in error
-    assert found(tmp_path, "bad.csv", rows, "--skip-bad-rows")["labels"] == "0 (74), 1 (75)"
+    assert found(tmp_path, "bad.csv", rows, "--skip-bad-rows")["labels"] == {"0": 74, "1": 75}
+
+
+def test_files_that_are_not_what_they_seem(tmp_path: Path) -> None:
+    (tmp_path / "semicolons.csv").write_text("text;label\n" + "a film;0\nthe plot;1\n" * 40, encoding="utf-8")
+    error = refused(tmp_path, "semicolons.csv")
+    assert "has the column 'text;label' alone" in error
+    assert "cells separated by commas in a .csv" in error
+    (tmp_path / "quotes.tsv").write_text("text\tlabel\n" + '"a" film\t0\nthe plot\t1\n' * 40, encoding="utf-8")
+    assert "--quoting, --no-quoting and --skip-bad-rows" in refused(tmp_path, "quotes.tsv", code=3)
+    assert "There is no file nowhere.csv" in refused(tmp_path, "nowhere.csv", code=3)
+    (tmp_path / "rows.xlsx").write_bytes(b"PK\x03\x04")
+    assert "rows.xlsx must end in one of .tsv" in refused(tmp_path, "rows.xlsx")
 
 
 def test_no_file_is_replaced(tmp_path: Path) -> None:
@@ -165,7 +177,7 @@ def test_splits_of_one_file_have_no_text_in_common(tmp_path: Path, monkeypatch: 
     rows: Rows = [{"text": text, "label": number % 2} for number, text in enumerate(texts(150) * 2)]
     write(tmp_path, "mine.csv", rows)
     told = json.loads(run(tmp_path, "kdqat", "init", "mine.csv", "--json").stdout)
-    assert told["repeated texts"] == 150
+    assert told["repeated_texts"] == 150
     monkeypatch.chdir(tmp_path)
     task = load_text_task("mine")
     parts = {split: list(load_split(task, split)["text"]) for split in SHARES}

@@ -57,6 +57,14 @@ def init(
     given = Given(columns.text_column, columns.pair_column, columns.label_column, columns.quoting)
     numbers = None if seeds is None else numbers_option("--seeds", seeds, "1,2,3")
     choice = check_wanted(wanted, given, Choice(encoder, teacher, recipe, numbers))
-    output.result(stage(wanted, given, choice, dry))
+    told = stage(wanted, given, choice, dry)
+    output.result(told if json else {name: _shown(value) for name, value in told.items()})
     if not dry:
         output.remark("`kdqat repro --dry` lists what would run, and `kdqat repro` runs it.")
+
+
+def _shown(value: object) -> object:
+    """A value for people: counts and lists in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({count})" for name, count in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

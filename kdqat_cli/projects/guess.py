@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
-from kdqat_cli.tasks.text.data import Row, cell, raw_rows
+from kdqat_cli.tasks.text.data import Row, cell, column_fix, raw_rows
 from kdqat_cli.tasks.text.schema import Columns
 
 _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "stars", "score")
@@ -79,7 +79,9 @@ def guess(path: Path, given: Given) -> Found:
     if not rows:
         raise MissingInputError(f"{path} holds no rows.", "a file with a header and one row per line")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    _refuse_header(path, rows[0], rows, names)
+    if len(names) < 2:
+        raise ConfigError(f"{path} has the column {names[0]!r} alone.", column_fix("label", names))
+    _refuse_header(path, rows, names)
     for name in (given.text, given.pair, given.label):
         if name is not None and all(cell(row, name) is None for row in rows):
             raise ConfigError(f"{path} has no column {name!r}; it has {_listed(names)}.", "the name of a column")
@@ -90,7 +92,7 @@ def guess(path: Path, given: Given) -> Found:
     return Found(columns, labels, limits, _max_length(rows, columns))
 
 
-def _refuse_header(path: Path, first: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
+def _refuse_header(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Refuses a file whose first line is a row like the others."""
     if path.suffix in (".json", ".jsonl"):
         return

@@ -81,7 +81,7 @@ def init(wanted: Wanted, given: Given, choice: Choice, dry: bool = False) -> dic
         found, files = _from_rows(Path(wanted.source), wanted, given, choice)
     refuse_existing(files)
     written = sorted(files) if dry else write_project(files)
-    return {**found, "would write" if dry else "written": ", ".join(map(str, written))}
+    return {**found, "would_write" if dry else "written": [str(path) for path in written]}
 
 
 def check_wanted(wanted: Wanted, given: Given, choice: Choice) -> Choice:
@@ -187,16 +187,16 @@ def _counted(path: Path, task: TextTask) -> dict[str, object]:
             f"{path} has {len(texts)} rows, of which {rows['dev']} would be for dev; {_FEWEST} are needed.",
             "more rows, or a task file with a file per split (docs/training.md, Tasks)",
         )
-    told: dict[str, object] = {"rows": ", ".join(f"{split} {rows[split]}" for split in shares)}
+    told: dict[str, object] = {"rows": {split: rows[split] for split in shares}}
     if task.labels:
         labels = whole["label"][:]
         _refuse_rare(
             path, task.labels, {label for label, split in zip(labels, splits, strict=True) if split == "train"}
         )
         counts = Counter(labels)
-        told["labels"] = ", ".join(f"{name} ({counts[index]})" for index, name in enumerate(task.labels))
+        told["labels"] = {name: counts[index] for index, name in enumerate(task.labels)}
     repeated = len(texts) - len({tuple(sorted(map(plain_text, row))) for row in texts})
-    return told | ({"repeated texts": repeated} if repeated else {})
+    return told | ({"repeated_texts": repeated} if repeated else {})
 
 
 def _refuse_rare(path: Path, names: list[str], trained: set[int]) -> None:

@@ -209,7 +209,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
             )
     missing = [column for column in task.columns.used() if column not in header]
     if missing:
-        given, fix = ", ".join(map(repr, header))[:200], _column_fix(missing[0], header)
+        given, fix = ", ".join(map(repr, header))[:200], column_fix(missing[0], header)
         raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
     label, known = header.index(task.columns.label), Labels(task.labels, task.range)
     for record in table:
@@ -225,8 +225,13 @@ def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
         yield Row(where, dict(zip(header, cells, strict=False)), fault)
 
 
-def _column_fix(missing: str, header: list[str]) -> str:
-    """How to mend a header that lacks a column."""
+def column_fix(missing: str, header: list[str]) -> str:
+    """How to mend a header that lacks a column.
+
+    Args:
+        missing: the column.
+        header: its cells.
+    """
     if any("\r" in name for name in header):
         return CONVERT_LINE_ENDS
     if header[0].startswith("sep="):
