@@ -19,7 +19,7 @@ GLUE = {
     "sst2": (32, 64, 100),
     "stsb": (32, 128, 100),
 }
-TEACHER: dict[str, Any] = {
+TRAINING: dict[str, Any] = {
     "epochs": 3,
     "max_steps": None,
     "limit": None,
@@ -39,6 +39,7 @@ TEACHER: dict[str, Any] = {
     "eval_before_end": 0,
     "keep_best": "score",
 }
+TEACHER = TRAINING | {"model": None}
 # What neither recipe has anything to say of.
 OTHER = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain", "start": "quantiles"}
 OTHER |= {"allocation": "equal", "vectors": False, "exempt": []}
@@ -53,7 +54,7 @@ LOGITS = {
 }
 CLEAN = {
     "teacher": TEACHER,
-    "student": TEACHER | {"learning_rate": 1e-4},
+    "student": TRAINING | {"learning_rate": 1e-4},
     "quantization": {
         "weights": "ternary",
         "weight_clip": 2.5,
