@@ -160,6 +160,7 @@ def test_no_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("tasks: []\n", encoding="utf-8")
     assert "params.yaml is there already; nothing was written" in refused(tmp_path, "mine.csv")
     assert "is the name of a packaged task" in refused(tmp_path, "mine.csv", "--name", "rte")
+    assert "of the kind image" in refused(tmp_path, "--task", "digits")
     assert "three ways to begin" in refused(tmp_path, "mine.csv", "--pipeline", "table-2-glue")
 
 

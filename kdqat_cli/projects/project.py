@@ -25,7 +25,6 @@ from kdqat_cli.store.places import EMBEDDED, PIPELINE
 from kdqat_cli.store.writing import write_text
 from kdqat_cli.tasks.records import model_folder
 from kdqat_cli.tasks.registry import USER_TASKS
-from kdqat_cli.tasks.task import Task
 from kdqat_cli.tasks.text.schema import TextTask
 
 _RECIPE = Path("recipe.yaml")
@@ -84,7 +83,7 @@ def task_text(name: str, file: Path, found: Found, quoting: bool | None, skip_ba
     )
 
 
-def task_project(task: Task, choice: Choice) -> dict[Path, str]:
+def task_project(task: TextTask, choice: Choice) -> dict[Path, str]:
     """params.yaml, dvc.yaml and a recipe for one task.
 
     Args:
@@ -192,7 +191,7 @@ def _only_task(files: Mapping[Path, str]) -> bool:
     return {path.parent for path in files if os.path.lexists(path)} == {USER_TASKS}
 
 
-def _pipeline(task: Task, choice: Choice) -> str:
+def _pipeline(task: TextTask, choice: Choice) -> str:
     """dvc.yaml of a task."""
     data = _paths(_data_files(task))
     encoder = choice.encoder or EMBEDDED
@@ -209,13 +208,13 @@ def _pipeline(task: Task, choice: Choice) -> str:
     )
 
 
-def _data_files(task: Task) -> list[str]:
+def _data_files(task: TextTask) -> list[str]:
     """A user's task file and the files of its rows; of a packaged task none."""
     if task.folder is None:
         return []
-    rows = sorted(set(task.files.values())) if isinstance(task, TextTask) else []
-    paths = [os.path.normpath(task.folder / file) for file in rows]
-    return [*(path for path in paths if os.path.isfile(path)), (USER_TASKS / f"{task.name}.yaml").as_posix()]
+    paths = [os.path.normpath(task.folder / file) for file in sorted(set(task.files.values()))]
+    own = task.file or USER_TASKS / f"{task.name}.yaml"
+    return [*(path for path in paths if os.path.isfile(path)), own.as_posix()]
 
 
 def _paths(paths: list[str]) -> str:

@@ -22,8 +22,7 @@ from kdqat_cli.projects.project import (
     write_project,
 )
 from kdqat_cli.tasks.records import recorded_task, refuse_quantized
-from kdqat_cli.tasks.registry import USER_TASKS, load_task, task_names
-from kdqat_cli.tasks.task import Task
+from kdqat_cli.tasks.registry import USER_TASKS, load_text_task, task_names
 from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.tasks.text.schema import FILE_FORMATS, TextTask
 from kdqat_cli.tasks.text.split import plain_text, split_of
@@ -113,7 +112,7 @@ def check_wanted(wanted: Wanted, given: Given, choice: Choice) -> Choice:
     return choice
 
 
-def _known_task(wanted: Wanted, choice: Choice) -> Task:
+def _known_task(wanted: Wanted, choice: Choice) -> TextTask:
     """The task that --task names, or that the teacher's record names."""
     name = wanted.task
     if name is None:
@@ -124,7 +123,7 @@ def _known_task(wanted: Wanted, choice: Choice) -> Task:
                 f"{folder} does not say what it was trained on.",
                 f"kdqat init DATA.csv --teacher {folder}, or kdqat init --task TASK --teacher {folder}",
             )
-    task = load_task(name)
+    task = load_text_task(name)
     if task.file is not None and task.file.resolve().parent != USER_TASKS.resolve():
         raise ConfigError(f"A pipeline takes tasks by name, not {name}.", f"{task.file} and its data in {USER_TASKS}/")
     return task
