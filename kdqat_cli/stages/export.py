@@ -277,9 +277,7 @@ def _measured(student: str, source: Any, half: bool) -> Measured | None:
         return None
     made = source.record.quantization
     own = not half and (made.activations == "fp32" or made.activation_scale == "token")
-    whose = (
-        "The student, whose answers the packed file gives." if own else "The student that was packed; not this file."
-    )
+    whose = "the student, whose answers the packed file gives" if own else "the student that was packed, not this file"
     return Measured([Score("score", [score])], [source.record.seed], whose, own)
 
 

@@ -1,13 +1,14 @@
-"""sweep: one student for each combination of values and seed, the hopeless ones stopped early, the best as a recipe.
+"""sweep: trains one student for each combination of values and seed, and writes the best values as a recipe.
 
-It writes a DVC pipeline of its own and runs it as `kdqat repro` does:
+Trainings that are unlikely to be the best are stopped early (parallel/median.py). A sweep writes a DVC pipeline of its
+own and runs it as `kdqat repro` does:
 
-    sweeps/NAME/dvc.yaml, params.yaml    the trainings, from the teachers that are there
+    sweeps/NAME/dvc.yaml, params.yaml    the trainings; they use the teachers under runs/
     sweeps/NAME/runs/TASK/student/…      their results
-    sweeps/NAME/stopped.json             the trainings that were stopped, and why: they are not started again
-    sweeps/NAME/best.yaml                a recipe with each task's best values
+    sweeps/NAME/stopped.json             the trainings that were stopped early, and why; they are not started again
+    sweeps/NAME/best.yaml                a recipe with the best values of each task
 
-The trainings run in the project's folder, with its tasks and its params.yaml.
+The trainings run in the folder of the project, with its tasks and its params.yaml.
 """
 
 import json
@@ -37,7 +38,7 @@ from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.yaml12 import parse_yaml, read_yaml
 
 SWEEPS = Path("sweeps")
-_SECTIONS = ("student", "quantization", "distillation")  # the teacher is there already
+_SECTIONS = ("student", "quantization", "distillation")  # not teacher: a sweep trains no teachers
 _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
@@ -48,13 +49,13 @@ class Stopped(Section):
     """A training that was stopped early."""
 
     digest: str
-    """Of its settings."""
+    """sha256 of its settings."""
     why: str
-    """The reason, for people."""
+    """The reason, as a text for users."""
 
 
 _STOPPED_FILE = TypeAdapter(dict[str, Stopped])
-"""What stopped.json holds: stage → what became of it."""
+"""The content of stopped.json: name of the stage → the training."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class Run:
     """One training of a sweep.
 
     Attributes:
-        task: the task.
-        values: of each field that is varied, as text.
+        task: name of the task.
+        values: value of each varied field, as text.
         seed: the seed.
-        stage: as DVC addresses it.
-        folder: of its results.
-        digest: of its settings.
+        stage: DVC's address of its stage.
+        folder: folder of its results.
+        digest: sha256 of its settings.
     """
 
     task: str
@@ -80,15 +81,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to try.
+    """The options of a sweep.
 
     Attributes:
-        name: of its folder.
-        axes: the values of each field, as text; fields as SECTION.FIELD.
-        seeds: each combination is trained with each.
-        tasks: whose teachers are there.
-        recipe: what the rest is taken from.
-        params: params.yaml.
+        name: name of its folder.
+        axes: SECTION.FIELD → its values, as text.
+        seeds: seeds; each combination is trained with each of them.
+        tasks: names of the tasks.
+        recipe: the recipe for all other fields.
+        params: the content of params.yaml.
     """
 
     name: str
@@ -100,12 +101,12 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where it is written."""
+        """The folder of the sweep."""
         return SWEEPS / self.name
 
     @property
     def short(self) -> dict[str, str]:
-        """A name for each field, which needs its section only where two have the same."""
+        """SECTION.FIELD → a short name, which contains the section only if two fields have the same name."""
         last = [place.rpartition(".")[2] for place in self.axes]
         return {
             place: name if last.count(name) == 1 else place.replace(".", "_")
@@ -113,14 +114,14 @@ class Sweep:
         }
 
     def assignments(self, values: Sequence[str]) -> list[str]:
-        """One combination as `--set` takes it."""
+        """One combination, in the form of the option `--set`."""
         return [f"{place}={value}" for place, value in zip(self.axes, values, strict=True)]
 
     def runs(self) -> list[Run]:
-        """Every training.
+        """All trainings.
 
         Raises:
-            ConfigError: a field or a value that the recipe does not know.
+            ConfigError: a field or a value is not valid.
         """
         runs = []
         for task, values, seed in product(self.tasks, product(*self.axes.values()), self.seeds):
@@ -135,13 +136,13 @@ class Sweep:
 
 @dataclass
 class Outcome:
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
-        rows: a combination a row.
-        states: of the stages.
-        best: the recipe file, if anything was finished.
-        remarks: what its user should know.
+        rows: one row per task and combination.
+        states: states of the stages.
+        best: the recipe file; None: no training was finished.
+        remarks: sentences for the user.
     """
 
     rows: list[dict[str, object]]
@@ -151,19 +152,19 @@ class Outcome:
 
 
 def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe: str | None, params: Params) -> Sweep:
-    """Reads the options of a sweep.
+    """Reads and checks the options of a sweep.
 
     Args:
-        name: of the folder under sweeps/.
-        over: "SECTION.FIELD=VALUE,VALUE", one a field.
+        name: name of the folder under sweeps/.
+        over: one "SECTION.FIELD=VALUE,VALUE" per field.
         seeds: numbers with commas between them.
-        tasks: none: those of params.yaml.
-        recipe: None: that of params.yaml.
-        params: params.yaml.
+        tasks: names of tasks; empty: those of params.yaml.
+        recipe: name or path of a recipe; None: that of params.yaml.
+        params: the content of params.yaml.
 
     Raises:
-        ConfigError: an option that is not of its form, or values that the recipe does not take.
-            The same for a folder whose files the sweep did not write, or which is an input.
+        ConfigError: an option has the wrong form, a value is not valid, or the folder is an input or has files that a
+            sweep did not write.
         MissingInputError: a task has no teacher, or the folder cannot be written.
     """
     if not _PLAIN.fullmatch(name) or not name.strip("."):
@@ -190,20 +191,21 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
             fix = f"kdqat finetune-teacher --task {task}"
             raise MissingInputError(f"There is no teacher of {task} in {teacher_folder(task)}.", fix)
     sweep = Sweep(name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params)
-    sweep.runs()  # tells wrong values before anything is written
+    sweep.runs()  # raises an error for wrong values before anything is written
     _refuse_folder(sweep)
     return sweep
 
 
 def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Board) -> Outcome:
-    """Trains what a sweep asks for, and tells which values did best.
+    """Runs the trainings of a sweep, and finds the best values.
 
     Args:
-        plan: what to try.
-        jobs: trainings at once; None: as many as there are GPUs, else one.
+        plan: the options of the sweep.
+        jobs: largest number of trainings that run at once; None: the number of GPUs, or one without GPUs.
         ray: address of a Ray cluster; None: this machine.
-        stop: whether hopeless trainings are stopped early, and those that once were are left alone.
-        board: is shown how far the stages are.
+        stop: whether to stop trainings early that are unlikely to be the best, and not to start those again that an
+            earlier run stopped.
+        board: called with the states of the stages, to show them.
     """
     runs = plan.runs()
     _write_pipeline(plan)
@@ -216,10 +218,10 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
 
 
 class _Judge:
-    """Stops the hopeless among the running trainings, each at its evaluations, and keeps a record of it.
+    """Finds running trainings to stop early, after each of their evaluations, and records them in stopped.json.
 
     Attributes:
-        stopped: why, for each training that was stopped, now or earlier.
+        stopped: stage → the training, for those that were stopped now or in an earlier run.
     """
 
     def __init__(self, record: Path, runs: list[Run], active: bool) -> None:
@@ -228,7 +230,7 @@ class _Judge:
         self.active = active
         self.seen: dict[str, int] = {}
         known = _STOPPED_FILE.validate_json(record.read_bytes()) if active and record.is_file() else {}
-        # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
+        # An entry does not count if the settings have changed since, or if the training was finished after all.
         self.stopped = {
             stage: entry
             for stage, entry in known.items()
@@ -249,7 +251,7 @@ class _Judge:
             if reason is not None:
                 reasons[state.name] = reason
                 self.stopped[state.name] = Stopped(digest=self.runs[state.name].digest, why=reason)
-        if reasons:  # at once: an interruption must not forget it
+        if reasons:  # written at once, so that an interruption does not lose it
             write_json(self.record, {stage: entry.model_dump() for stage, entry in self.stopped.items()})
         return reasons
 
@@ -269,7 +271,7 @@ class _Judge:
 
 
 def _refuse_folder(plan: Sweep) -> None:
-    """Refuses a folder whose files the sweep would replace without having written them, or that it reads."""
+    """Refuses a folder that is an input, or in which the sweep would replace files that no sweep wrote."""
     for name in (PIPELINE, PARAMS_FILE, _BEST):
         refuse_target(plan.folder / name, _is_ours)
     refuse_target(plan.folder / _STOPPED, _is_stopped)
@@ -300,7 +302,7 @@ def _write_pipeline(plan: Sweep) -> None:
     varied = " ".join(f"--set {place}=${{item.{name}}}" for place, name in short.items())
     recipe = [plan.recipe] if plan.recipe.endswith((".yaml", ".yml")) else []
     given = (read_yaml(PARAMS_FILE) or {}) if PARAMS_FILE.exists() else {}
-    # DVC stops at a parameter that is not there.
+    # Only sections that params.yaml has, because DVC fails if a parameter of a stage is missing.
     sections = [
         f"settings.${{item.task}}.{section}"
         for section in _SECTIONS
@@ -320,7 +322,7 @@ def _write_pipeline(plan: Sweep) -> None:
     about = f"{_ABOUT} {plan.name}`; `kdqat repro {plan.folder / PIPELINE}` runs all of it.\n"
     text = yaml.safe_dump({"stages": {"student": stage}}, sort_keys=False, width=1000)
     write_text(plan.folder / PIPELINE, about + text, _is_ours)
-    # JSON is YAML with every text in quotes: DVC must not make 2e-05 of "2e-5".
+    # Written as JSON, which is YAML with all strings in quotes: DVC must not change "2e-5" to 2e-05.
     text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in params.items())
     write_text(plan.folder / PARAMS_FILE, about + text, _is_ours)
 
@@ -342,7 +344,7 @@ def _outcome(
         for run in runs:
             if run.task == task:
                 points.setdefault(run.values, []).append(run)
-        # A combination of which a seed is missing loses against one that has them all.
+        # A combination with more finished seeds wins; among equals, the one with the higher mean.
         rank = {
             values: (len(found), fmean(found))
             for values, members in points.items()
@@ -367,7 +369,7 @@ def _outcome(
 
 
 def _overridden(params: Params, task: str, place: str) -> bool:
-    """Whether params.yaml sets a field of a task, which overrides any recipe."""
+    """Whether params.yaml sets a field of a task; such a value overrides that of any recipe."""
     section, _, name = place.partition(".")
     fields = params.settings.get(task, {}).get(section)
     return isinstance(fields, dict) and name in fields

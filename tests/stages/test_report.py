@@ -163,7 +163,9 @@ def test_a_damaged_run_is_told_and_its_time_left_out() -> None:
     path.write_text('{"seconds": "long"}', encoding="utf-8")
     told: list[str] = []
     assert report(remark=told.append)[0].row()["seconds"] is None
-    assert told == [f"{path} is damaged: its seconds: input should be a valid number. Its time is left out."]
+    assert told == [
+        f"{path} is damaged: its seconds: input should be a valid number. The time of this run is left out."
+    ]
 
 
 def test_a_file_that_is_no_measurement_is_left_out_with_a_remark() -> None:
