@@ -198,7 +198,7 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
         ),
         (("predict", "full", "a.png", "b.png"), "The text is a pair, but the model was trained on single texts"),
         ((*STUDENT, "--loss", "map"), "The loss map compares the layers of an encoder"),
-        ((*STUDENT, "--set", "distillation.targets=teacher"), "distillation.targets: teacher is for translations"),
+        ((*STUDENT, "--set", "distillation.targets=teacher"), "distillation.targets: teacher needs translations"),
         ((*STUDENT, "--method", "dq"), "so it needs --weights points. try: --weights points"),
         ((*STUDENT, "--method", "dq", "--weights", "points"), "keeps the weights of its teacher"),
         ((*STUDENT, "--weights", "fp32", "--method", "pm"), "quantises weights after the training"),

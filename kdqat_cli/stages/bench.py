@@ -148,15 +148,9 @@ def bench(
     """
     packed = _packed(model)
     machine = _machine(engines[OWN])
-    file = PackedFile(packed)
-    longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
-    _check_lengths(shapes, file)
-    shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
-    latency: list[Latency] = []
+    longest, shapes = _lengths(PackedFile(packed), shapes)
     with _workers(engines, packed, threads, longest, told) as workers:
-        for shape in shapes:
-            told(f"measuring {shape[0]} × {shape[1]}")
-            latency += _rows(shape, workers, rounds)
+        latency = [row for shape in shapes for row in _rows(shape, workers, rounds, told)]
         for worker in workers:
             worker.footprint["MB in memory"] = worker.ask("memory")
     return {
@@ -215,7 +209,9 @@ def _workers(
                 worker.end()
 
 
-def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
+def _lengths(file: PackedFile, shapes: list[Shape]) -> tuple[int, list[Shape]]:
+    """The model's row length in tokens, and the shapes to measure: the given ones, or the default ones cut to it."""
+    longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
     most = configured(file.config).longest_row(file.config)
     for rows, tokens in shapes:
         if most is not None and tokens > most:
@@ -223,6 +219,7 @@ def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
                 f"A row of {tokens} tokens is too long: the model has positions for {most} tokens.",
                 f"--shape {rows}x{most}",
             )
+    return longest, shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
 
 
 def _start(name: str, engine: EngineSpec, packed: Path, scratch: Path, threads: int) -> _Worker:
@@ -252,7 +249,8 @@ def _compare(workers: list[_Worker], ids: NDArray[np.int64]) -> None:
         raise ConfigError(f"its logits differ from kdqat's by {100 * off:.0f} %, so it computes another model.")
 
 
-def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[Latency]:
+def _rows(shape: Shape, workers: list[_Worker], rounds: int, told: Callable[[str], None]) -> list[Latency]:
+    told(f"measuring {shape[0]} × {shape[1]}")
     for worker in workers:
         worker.ask(shape)  # not measured: the first pass of a shape allocates memory
     seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}

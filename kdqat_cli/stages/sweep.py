@@ -168,17 +168,8 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
         MissingInputError: a task has no teacher, or the folder cannot be written.
     """
     if not _PLAIN.fullmatch(name) or not name.strip("."):
-        raise ConfigError(f"{name!r} cannot name a folder.", "kdqat sweep beta")
-    axes: dict[str, list[str]] = {}
-    for text in over:
-        place, _, values = text.partition("=")
-        axes[place] = values.split(",")
-        if place.partition(".")[0] not in _SECTIONS or not all(_PLAIN.fullmatch(value) for value in axes[place]):
-            raise ConfigError(
-                f"--over takes SECTION.FIELD=VALUE,VALUE with a section of {', '.join(_SECTIONS)} and values that are "
-                f"single words or numbers, not {text!r}.",
-                "--over distillation.beta=0.1,0.3",
-            )
+        raise ConfigError(f"{name!r} cannot be the name of a folder.", "kdqat sweep beta")
+    axes = _axes(over)
     if not all(seed.isdigit() for seed in seeds.split(",")):
         raise ConfigError(f"--seeds takes numbers with commas between them, not {seeds!r}.", "--seeds 1,2,3")
     chosen = tasks or params.tasks
@@ -194,6 +185,21 @@ def plan_sweep(name: str, over: list[str], seeds: str, tasks: list[str], recipe:
     sweep.runs()  # raises an error for wrong values before anything is written
     _refuse_folder(sweep)
     return sweep
+
+
+def _axes(over: list[str]) -> dict[str, list[str]]:
+    """SECTION.FIELD → its values, from the options `--over`."""
+    axes: dict[str, list[str]] = {}
+    for text in over:
+        place, _, values = text.partition("=")
+        axes[place] = values.split(",")
+        if place.partition(".")[0] not in _SECTIONS or not all(_PLAIN.fullmatch(value) for value in axes[place]):
+            raise ConfigError(
+                f"--over takes SECTION.FIELD=VALUE,VALUE with a section of {', '.join(_SECTIONS)} and values that are "
+                f"single words or numbers, not {text!r}.",
+                "--over distillation.beta=0.1,0.3",
+            )
+    return axes
 
 
 def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Board) -> Outcome:

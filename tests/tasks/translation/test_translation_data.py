@@ -65,9 +65,9 @@ def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_sentence(files: Path) 
     ("german", "english", "said"),
     [
         (GERMAN + "Ja.\n", ENGLISH, r"dev.de has 3 lines, but .*dev.en has 2; line i of one must translate line i of"),
-        ("Ja.\n\n", "Yes.\nNo.\n", r"dev.de, line 2 has no word"),
-        ("Ja.\nNein.\n", "Yes.\n \t\n", r"dev.en, line 2 has no word"),
-        ("Ja.\rNein.\r", "Yes.\nNo.\n", r"dev.de, line 1 has a carriage return within; lines must end in"),
+        ("Ja.\n\n", "Yes.\nNo.\n", r"dev.de, line 2 has no words"),
+        ("Ja.\nNein.\n", "Yes.\n \t\n", r"dev.en, line 2 has no words"),
+        ("Ja.\rNein.\r", "Yes.\nNo.\n", r"dev.de, line 1 has a carriage return inside it; lines must end in"),
         ("", "", "no pair of its split dev has at most 50 words per side"),
         ("Ja. " * 30, "Yes.", "no pair of its split dev has at most 50 words per side"),
         ("ja " * 30_000, "Yes.", "dev.de, line 1 has more than 65,536 bytes"),
@@ -109,7 +109,7 @@ def test_a_vocabulary_has_the_most_frequent_words(files: Path) -> None:
     pairs = load_pairs(fewer, "train")
     assert Vocabulary.of(fewer, pairs.source, pairs.target).source == ['"', "."]
     assert Vocabulary.of(pets(files, least=2), pairs.source, pairs.target).source == ['"', ".", "der", "hund"]
-    with pytest.raises(MissingInputError, match="no word stands 9 times in train"):
+    with pytest.raises(MissingInputError, match="no word occurs 9 times in train"):
         Vocabulary.of(pets(files, least=9), pairs.source, pairs.target)
 
 
@@ -143,7 +143,7 @@ def test_the_digest_is_that_of_the_rows_and_of_how_they_are_read(files: Path) ->
         ("[]", "must have keys and values"),
         ({"source": ["a", "a"]}, "source: a word occurs twice"),
         ({"target": "abc"}, "target: input should be a valid list"),
-        ({"target": ["a"]}, "vocabulary.json has 5 target words, special ones included, but the network beside it 13"),
+        ({"target": ["a"]}, "vocabulary.json has 5 target words, special ones included, but its network has 13"),
     ],
 )
 def test_a_vocabulary_that_is_missing_or_damaged(content: Any, said: str, files: Path) -> None:
