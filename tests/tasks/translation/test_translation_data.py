@@ -68,8 +68,8 @@ def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_sentence(files: Path) 
         ("Ja.\n\n", "Yes.\nNo.\n", r"dev.de, line 2 has no words"),
         ("Ja.\nNein.\n", "Yes.\n \t\n", r"dev.en, line 2 has no words"),
         ("Ja.\rNein.\r", "Yes.\nNo.\n", r"dev.de, line 1 has a carriage return inside it; lines must end in"),
-        ("", "", "no pair of its split dev has at most 50 words per side"),
-        ("Ja. " * 30, "Yes.", "no pair of its split dev has at most 50 words per side"),
+        ("", "", "every pair of the split dev has a side with more than 50 words"),
+        ("Ja. " * 30, "Yes.", "every pair of the split dev has a side with more than 50 words"),
         ("ja " * 30_000, "Yes.", "dev.de, line 1 has more than 65,536 bytes"),
     ],
 )
@@ -138,7 +138,7 @@ def test_the_digest_is_that_of_the_rows_and_of_how_they_are_read(files: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, r"has no vocabulary.json, the words that the network knows"),
+        (None, r"has no vocabulary.json, which has the words of the network"),
         ("{", "vocabulary.json is not JSON; the vocabulary is damaged"),
         ("[]", "must have keys and values"),
         ({"source": ["a", "a"]}, "source: a word occurs twice"),
