@@ -69,7 +69,7 @@ def card(facts: Facts) -> str:
 
 def _header(facts: Facts) -> str:
     hosted = facts.hosted
-    tags = ["kdqat", "quantization", *(["knowledge-distillation"] if facts.loss else [])]
+    tags = ["kdqat", "quantization", *(["knowledge-distillation"] if facts.record.loss else [])]
     results = _results(facts, hosted)
     data = ModelCardData(
         language=hosted.languages or None,
@@ -118,14 +118,14 @@ def _spread(score: Score, seeds: list[int | None]) -> dict[str, object] | None:
 
 def _about(facts: Facts) -> str:
     record, made = facts.record, facts.record.quantization
-    what = "distilled from its full-precision teacher" if facts.loss else "quantised without any training"
+    what = "distilled from its full-precision teacher" if facts.record.loss else "quantised without any training"
     lead = f"A student model, {what} with kdqat and stored in the format `{facts.format}`."
     if record.not_to_be_quoted:
         lead = f"**A smoke run, not to be quoted: {record.not_to_be_quoted}.**\n\n{lead}"
     title = f"{record.task}: {facts.task.title}" if facts.task else record.task
     rows: list[tuple[str, object]] = [("task", title), ("labels", ", ".join(record.labels or []) or None)]
     rows += [("base model", facts.base or _folder(record.encoder)), ("network", record.network)]
-    rows += [("distillation loss", facts.loss), ("seed", record.seed)]
+    rows += [("distillation loss", facts.record.loss), ("seed", record.seed)]
     rows += [("weights", facts.weights), ("activations", made.activations if made else None)]
     rows += [("input", _input(record)), ("loaded by", facts.engine or "kdqat")]
     return f"{lead}\n\n{_table(['', ''], [row for row in rows if row[1] is not None])}"
@@ -158,7 +158,7 @@ def _scores(facts: Facts) -> str:
     text = f"Scores of {measured.whose}, on the {facts.hosted.split} rows, {percent}"
     many = f"; mean ± sample standard deviation over the seeds {seeds}" if len(measured.seeds) > 1 else ""
     notes = [f"{text}{many}."]
-    if facts.loss is not None:
+    if facts.record.loss is not None:
         notes.append("Each training kept its evaluation with the best score on these rows, so the score is optimistic.")
     if others := facts.task.splits[1:] if facts.task and len(rows) > 1 else []:
         notes.append(f"A metric that begins with the name of another split ({', '.join(others)}) was measured on it.")

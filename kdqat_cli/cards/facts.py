@@ -108,7 +108,7 @@ class Facts:
     @property
     def name(self) -> str:
         """The model's name in the header."""
-        return "-".join(filter(None, [self.record.task, self.loss, self.format]))
+        return "-".join(filter(None, [self.record.task, self.record.loss, self.format]))
 
     @property
     def base(self) -> str | None:
@@ -118,12 +118,6 @@ class Facts:
             return EMBEDDED_ID
         local = encoder is None or self.record.sources.get("encoder") is not None
         return encoder if not local and encoder and _HUB_ID.fullmatch(encoder) else None
-
-    @property
-    def loss(self) -> str | None:
-        """The loss of the distillation; None: the model was not distilled."""
-        said = self.record.settings.get("distillation")
-        return said.get("loss") if isinstance(said, dict) else None
 
     @property
     def weights(self) -> str:

@@ -141,9 +141,8 @@ def _layers(teacher: Loaded, model: Loaded) -> list[int] | None:
     theirs, ours = len(layers_of(teacher.model)), len(layers_of(model.model))
     if theirs == ours:
         return list(range(ours))
-    said = model.record.settings.get("distillation")
-    kept = said.get("layers") if isinstance(said, dict) else None
-    return kept if isinstance(kept, list) and len(kept) == ours and max(kept) < theirs else None
+    kept = model.record.kept_layers
+    return kept if kept is not None and len(kept) == ours and max(kept) < theirs else None
 
 
 def _made(pair: Pair, measures: list[str]) -> dict[str, Measure]:
