@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from kdqat_cli.config import KeepsMoreName, Quantization, Section, parse
 from kdqat_cli.errors import ConfigError, MissingInputError
 
-Kind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
+ModelKind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
 InputName = Literal["input_ids", "attention_mask", "token_type_ids"]
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -66,7 +66,7 @@ class Record(Section):
 
     version: Literal[1] = VERSION
     """Version of this schema."""
-    kind: Kind = "plain"
+    kind: ModelKind = "plain"
     """Kind of the model. `plain`: not made by kdqat; `ternary`: made by `quantize`; `export`: in another format."""
     task: str | None = Field(default=None, max_length=1000)
     """Name of the task."""

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from kdqat_cli.analysis.result import Analysis, Model, Row
+from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row
 from kdqat_cli.errors import ConfigError, MissingInputError
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -106,16 +106,16 @@ def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def runs_of(found: Analysis) -> dict[str, list[Model]]:
+def runs_of(found: Analysis) -> dict[str, list[AnalyzedModel]]:
     """Name of a run → its models, which differ only in their seed."""
-    runs: dict[str, list[Model]] = {}
+    runs: dict[str, list[AnalyzedModel]] = {}
     for model in found.models:
         runs.setdefault(model.run, []).append(model)
     return runs
 
 
 def series(
-    found: Analysis, table: str, run: Sequence[Model], **wanted: str
+    found: Analysis, table: str, run: Sequence[AnalyzedModel], **wanted: str
 ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
     """The column `value` of a table by layer: layers, mean over a run's models, and their standard deviation.
 
@@ -154,7 +154,7 @@ def _line(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _label(run: str, models: Sequence[Model]) -> str:
+def _label(run: str, models: Sequence[AnalyzedModel]) -> str:
     return run if len(models) == 1 else f"{run} ({len(models)} seeds)"
 
 

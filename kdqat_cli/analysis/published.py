@@ -19,7 +19,7 @@ SCORE = "score"
 Value = tuple[float, float | None] | None
 """(mean, standard deviation or None if it was not printed); None: published, but not known here."""
 
-Cell = dict[str, Value]
+PublishedCell = dict[str, Value]
 """Quantity → its value."""
 
 
@@ -41,9 +41,9 @@ class Published:
     source: str
     kinds: list[str]
     weights: list[str]
-    scores: dict[str, dict[str, Cell]]
+    scores: dict[str, dict[str, PublishedCell]]
 
-    def cell(self, run: str, task: str) -> Cell | None:
+    def cell(self, run: str, task: str) -> PublishedCell | None:
         """The published result of a run on a task; None: none."""
         return self.scores.get(run, {}).get(task)
 
@@ -71,7 +71,7 @@ def load_published(name: str) -> Published:
     return Published(name=name, scores=scores, **value)
 
 
-def _cell(given: Any) -> Cell:
+def _cell(given: Any) -> PublishedCell:
     named = given if isinstance(given, dict) else {SCORE: given}
     return {name: _value(value) for name, value in named.items()}
 

@@ -27,7 +27,7 @@ Row = dict[str, Cell]
 """One row of a table: column → value."""
 
 
-class Model(Section):
+class AnalyzedModel(Section):
     """One of the models that were compared."""
 
     name: str
@@ -93,7 +93,7 @@ class Analysis(Section):
     """Number of dev rows that were measured."""
     of: int
     """Number of all dev rows."""
-    models: list[Model]
+    models: list[AnalyzedModel]
     """The models; the teacher is first."""
     tables: dict[str, list[Row]]
     """Measure → its table; the column `model` names the model."""

@@ -37,7 +37,7 @@ _QUIET_LIBRARIES = {
 _INTERRUPTED = 130
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """The commands. Help and usage errors are made printable, because typer writes UTF-8 even to an ASCII stream."""
 
     def get_help(self, ctx: Any) -> str:
@@ -66,7 +66,7 @@ def _printable_errors() -> Iterator[None]:
 
 app = typer.Typer(
     name="kdqat",
-    cls=_Group,
+    cls=_CommandGroup,
     help="Make trained models small: train a quantised student that follows its teacher, and store it packed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

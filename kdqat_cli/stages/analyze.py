@@ -10,7 +10,7 @@ from kdqat_cli.analysis.catalogue import MEASURES
 from kdqat_cli.analysis.layers import attention_maps
 from kdqat_cli.analysis.measure import Measure, Pair
 from kdqat_cli.analysis.passes import maps_of, run_measures, spread
-from kdqat_cli.analysis.result import Analysis, Model, Row, Sentence, Shown, encoded, write_analysis
+from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row, Sentence, Shown, encoded, write_analysis
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -150,8 +150,8 @@ def _made(pair: Pair, measures: list[str]) -> dict[str, Measure]:
     return {name: measure for name, measure in found.items() if measure is not None}
 
 
-def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> Model:
-    return Model(
+def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> AnalyzedModel:
+    return AnalyzedModel(
         name=name,
         source=source,
         factors=factors_of(loaded.record, task.name),

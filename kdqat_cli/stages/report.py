@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from kdqat_cli.analysis.published import SCORE, Cell, Published, load_published
+from kdqat_cli.analysis.published import SCORE, Published, PublishedCell, load_published
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.store.figures import DamagedError, Metrics, read_metrics, read_run
 from kdqat_cli.store.folder import ABOUT, MODEL, RUN, model_record
@@ -90,7 +90,7 @@ class Group:
     run: str
     current: bool
     measurements: list[Measurement]
-    published: Cell | None
+    published: PublishedCell | None
     quantities: list[str]
 
     @property
@@ -377,7 +377,7 @@ def _json(groups: list[Group]) -> str:
     return json.dumps([group.record() for group in groups], indent=2, ensure_ascii=False) + "\n"
 
 
-def _printed(cell: Cell | None, quantity: str) -> float | str | None:
+def _printed(cell: PublishedCell | None, quantity: str) -> float | str | None:
     """A published mean for the CSV file; None: the table has none."""
     if cell is None or quantity not in cell:
         return None

@@ -59,7 +59,7 @@ _STOPPED_FILE = TypeAdapter(dict[str, Stopped])
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One training of a sweep.
 
     Attributes:
@@ -117,7 +117,7 @@ class Sweep:
         """One combination, in the form of the option `--set`."""
         return [f"{place}={value}" for place, value in zip(self.axes, values, strict=True)]
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[SweepRun]:
         """All trainings.
 
         Raises:
@@ -130,7 +130,9 @@ class Sweep:
             stage = f"{self.folder / PIPELINE}:student@{'-'.join([task, *values, str(seed)])}"
             point = "-".join(f"{name}{value}" for name, value in zip(self.short.values(), values, strict=True))
             folder = self.folder / "runs" / task / "student" / f"{point}-{seed}"
-            runs.append(Run(task, values, seed, stage, folder, digest_of(settings.model_dump(exclude={"teacher"}))))
+            runs.append(
+                SweepRun(task, values, seed, stage, folder, digest_of(settings.model_dump(exclude={"teacher"})))
+            )
         return runs
 
 
@@ -230,7 +232,7 @@ class _Judge:
         stopped: stage → the training, for those that were stopped now or in an earlier run.
     """
 
-    def __init__(self, record: Path, runs: list[Run], active: bool) -> None:
+    def __init__(self, record: Path, runs: list[SweepRun], active: bool) -> None:
         self.record = record
         self.runs = {run.stage: run for run in runs}
         self.active = active
@@ -333,7 +335,7 @@ def _write_pipeline(plan: Sweep) -> None:
     write_text(plan.folder / PARAMS_FILE, about + text, _is_ours)
 
 
-def _score(run: Run) -> float:
+def _score(run: SweepRun) -> float:
     score = read_run(run.folder / RUN).score
     if score is None:
         raise MissingInputError(f"{run.folder / RUN} has no score.", f"rm -r {run.folder}, and the same command again")
@@ -341,12 +343,12 @@ def _score(run: Run) -> float:
 
 
 def _outcome(
-    plan: Sweep, runs: list[Run], states: list[StageState], scores: dict[str, float], stopped: set[str]
+    plan: Sweep, runs: list[SweepRun], states: list[StageState], scores: dict[str, float], stopped: set[str]
 ) -> Outcome:
     rows: list[dict[str, object]] = []
     winners: dict[str, tuple[str, ...]] = {}
     for task in plan.tasks:
-        points: dict[tuple[str, ...], list[Run]] = {}
+        points: dict[tuple[str, ...], list[SweepRun]] = {}
         for run in runs:
             if run.task == task:
                 points.setdefault(run.values, []).append(run)
@@ -381,7 +383,7 @@ def _overridden(params: Params, task: str, place: str) -> bool:
     return isinstance(fields, dict) and name in fields
 
 
-def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:
+def _seed_text(run: SweepRun, scores: dict[str, float], stopped: set[str]) -> str:
     if run.stage in scores:
         return f"{scores[run.stage]:.2f}"
     return "stopped" if run.stage in stopped else "missing"

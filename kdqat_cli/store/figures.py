@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from kdqat_cli.config import READ_BY, Section, parse
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 
 VERSION: Literal[1] = 1
 
@@ -111,7 +111,7 @@ class Factors(Section):
 
     task: str
     """Task of the score."""
-    kind: Kind
+    kind: ModelKind
     """Kind of the model."""
     seed: int | None = None
     """Seed of the training."""

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import Settings
 from kdqat_cli.errors import ConfigError, GateError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.places import teacher_folder
 from kdqat_cli.store.run import versions
@@ -60,7 +60,7 @@ def load_teacher(teacher: str, task: Task) -> Loaded:
     return loaded
 
 
-def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) -> Record:
+def student_record(kind: ModelKind, task: Task, teacher: Loaded, settings: Settings) -> Record:
     """Makes the record of a quantised student.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.store.figures import Factors
 from kdqat_cli.tasks.registry import task_names
@@ -285,7 +285,7 @@ def test_published_tables_name_known_tasks(name: str) -> None:
 
 def test_a_number_that_was_published_and_is_not_known_is_called_so() -> None:
     scored = {"test_score": 87.0, "bits_per_weight": 2.5}
-    models: list[tuple[str, Kind, str | None]] = [
+    models: list[tuple[str, ModelKind, str | None]] = [
         ("student/student-1-qd-4", "packed", "uniform"),
         ("student/student-1-dq-8", "packed", "points"),
         ("student/student-1-full", "student", "fp32"),

@@ -14,7 +14,7 @@ from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind
 from kdqat_cli.tasks.records import task_file
 
 
-class Image(NetworkKind):
+class ImageKind(NetworkKind):
     """Images of one size, for kdqat's own networks."""
 
     name = "image"
@@ -51,4 +51,4 @@ class Image(NetworkKind):
         return ImageAnswerer(loaded, task)
 
 
-IMAGE = Image()
+IMAGE = ImageKind()

@@ -27,7 +27,7 @@ from kdqat_cli.tasks.text.rows import TaskRows, row_length, task_rows
 from kdqat_cli.tasks.text.schema import TextTask
 
 
-class Text:
+class TextKind:
     """Texts, or pairs of texts, that encoders of transformers read through a tokenizer."""
 
     def inputs(self, source: str) -> dict[str, str]:
@@ -132,4 +132,4 @@ class Text:
         save_classifier(loaded.model, loaded.tokenizer, folder, record)
 
 
-TEXT = Text()
+TEXT = TextKind()

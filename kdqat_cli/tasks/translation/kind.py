@@ -26,7 +26,7 @@ class Translator(LoadedNetwork):
     vocabulary: Vocabulary
 
 
-class Translation(NetworkKind):
+class TranslationKind(NetworkKind):
     """Sentences and their translations, for kdqat's own networks, which read them word by word."""
 
     name = "translation"
@@ -123,4 +123,4 @@ def _vocabulary(task: TranslationTask, data_dir: Path | None) -> Vocabulary:
     return Vocabulary.of(task, rows.source, rows.target)
 
 
-TRANSLATION = Translation()
+TRANSLATION = TranslationKind()
