@@ -114,4 +114,4 @@ def test_a_shallower_student_is_trained_packed_and_served(tmp_path: Path, tiny_e
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "0,3", code=2).stderr
     assert "The layers 0,3 must be rising numbers from 0 to 2" in " ".join(said.split())
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "all", code=2).stderr
-    assert "--layers is numbers with commas between them, not 'all'." in " ".join(said.split())
+    assert "--layers must be numbers with commas between them, not 'all'." in " ".join(said.split())

@@ -17,7 +17,7 @@ from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
-from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, TableRow, records
+from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, Record, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -206,7 +206,7 @@ def _column_fix(missing: str, header: list[str]) -> str:
     return f"the name of that column in the task file (columns) and in the file's header{f': {near!r}' if near else ''}"
 
 
-def _takes_in_rows(record: TableRow, width: int, label: int, known: Labels) -> bool:
+def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> bool:
     """Whether a line end inside a cell looks like one between rows, so that a stray quote may have joined them.
 
     A line end in a cell before the label's ends a row if the line ends with a label; one in a cell after it, if the

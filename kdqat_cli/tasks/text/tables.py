@@ -22,7 +22,7 @@ LONGEST_LINE = 4 * LONGEST_CELL
 CONVERT_LINE_ENDS = "tr '\\r' '\\n' < FILE > NEW, if a carriage return (CR) ends each line of the file"
 
 
-class TableRow(NamedTuple):
+class Record(NamedTuple):
     """One row of a table."""
 
     line: int
@@ -33,7 +33,7 @@ class TableRow(NamedTuple):
     """For a row of several lines: the cells of each line if quotes were ordinary characters; otherwise empty."""
 
 
-def records(path: Path, quoting: bool | None) -> Iterator[TableRow]:
+def records(path: Path, quoting: bool | None) -> Iterator[Record]:
     """The rows of a .tsv, .txt or .csv file, with its header; empty lines are left out.
 
     Args:
@@ -50,7 +50,7 @@ def records(path: Path, quoting: bool | None) -> Iterator[TableRow]:
     return _literal(path, separator, wary=quoting is None)
 
 
-def _literal(path: Path, separator: str, wary: bool) -> Iterator[TableRow]:
+def _literal(path: Path, separator: str, wary: bool) -> Iterator[Record]:
     for number, line in enumerate(lines(path, LONGEST_LINE), 1):
         cells = _split(line, separator)
         quoted = next((cell for cell in cells if cell.startswith('"')), None) if wary else None
@@ -61,10 +61,10 @@ def _literal(path: Path, separator: str, wary: bool) -> Iterator[TableRow]:
                 "quoting: false in the task file, if quotes are part of the text; quoting: true, if they enclose cells",
             )
         if cells != [""]:
-            yield TableRow(number, cells, [])
+            yield Record(number, cells, [])
 
 
-def _enclosed(path: Path, separator: str) -> Iterator[TableRow]:
+def _enclosed(path: Path, separator: str) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_CELL)
     held: list[str] = []  # the lines of the record that is being read
 
@@ -78,7 +78,7 @@ def _enclosed(path: Path, separator: str) -> Iterator[TableRow]:
     try:
         for cells in reader:
             if cells:
-                yield TableRow(begin, cells, [_split(line, separator) for line in held] if len(held) > 1 else [])
+                yield Record(begin, cells, [_split(line, separator) for line in held] if len(held) > 1 else [])
             begin = reader.line_num + 1
             held.clear()
     except csv.Error as error:
