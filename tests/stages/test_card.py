@@ -210,14 +210,14 @@ def test_the_base_model_is_one_of_the_hub(
     assert data.get("base_model_relation") == (None if base is None else "quantized")
 
 
-def test_what_is_no_export_has_no_card(inside: Path) -> None:
+def test_only_exports_have_cards(inside: Path) -> None:
     with pytest.raises(ConfigError, match="is not an export"):
         card("runs/tiny/teacher")
     with pytest.raises(MissingInputError, match=r"There is no run.json"):
         card(str(shutil.copytree(PACKED / "model", "alone")))
 
 
-def test_the_seal_holds_for_the_text_alone() -> None:
+def test_the_seal_covers_only_the_text() -> None:
     text = sealed("---\na: b\n---\n", "\nWords.\n")
     assert is_sealed(text)
     assert not is_sealed(text.replace("Words", "Other words"))

@@ -34,7 +34,7 @@ def test_a_loss_has_grown_when_it_is_ten_times_the_first(loss: float, first: flo
         assert said.startswith(f"the loss has grown from {first:g} to {loss:g}, its term b from 0 to {loss:g}")
 
 
-def test_a_single_bad_batch_is_no_growth() -> None:
+def test_a_single_bad_batch_is_not_a_divergence() -> None:
     """The mean over the steps since the last evaluation counts: (1·1 + 1·40 + 8·1) / 10 = 4.9."""
     history = [{"step": 1, "loss": 1.0, "loss_a": 1.0}, {"step": 2, "loss": 40.0, "loss_a": 40.0}]
     assert growth([*history, {"step": 10, "loss": 1.0, "loss_a": 1.0}]) is None

@@ -52,7 +52,7 @@ def test_words_are_those_that_bleu_counts() -> None:
     assert cut("A woman 's dog ,", "spaces", lower=True) == ["a", "woman", "'s", "dog", ","]
 
 
-def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_sentence(files: Path) -> None:
+def test_line_ends_and_a_byte_order_mark_are_not_part_of_a_sentence(files: Path) -> None:
     plain = load_pairs(pets(files), "dev")
     write(files, "dev", "\ufeff" + GERMAN.replace("\n", "\r\n"), ENGLISH.removesuffix("\n"))
     pairs = load_pairs(pets(files), "dev")
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_one_sentence(german: str, english: str, said: str, fil
         load_pairs(pets(files), "dev")
 
 
-def test_a_file_that_is_missing_or_no_text(files: Path) -> None:
+def test_a_file_that_is_missing_or_not_text(files: Path) -> None:
     (files / "dev.en").write_bytes(b"caf\xe9\nx\n")
     with pytest.raises(MissingInputError, match=r"dev.en, line 1 is not UTF-8 text"):
         load_pairs(pets(files), "dev")
@@ -89,7 +89,7 @@ def test_a_file_that_is_missing_or_no_text(files: Path) -> None:
     assert caught.value.fix == "--data-dir FOLDER, where FOLDER holds dev.en"
 
 
-def test_long_pairs_are_left_out_of_train_alone(files: Path) -> None:
+def test_long_pairs_are_left_out_only_of_train(files: Path) -> None:
     task = pets(files, longest=5)
     assert len(load_pairs(task, "train")) == 1
     assert len(load_pairs(task, "dev")) == 2
