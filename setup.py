@@ -1,8 +1,8 @@
-"""Builds the engine's native library; everything else stands in pyproject.toml.
+"""Builds the native library of the engine; all other settings are in pyproject.toml.
 
-Each kernel file is compiled for its own instruction set, and only the library's dispatch decides which one runs: the
-rest of the library must run on every processor. Without a compiler the installation goes on (`optional`), and the
-engine's place is taken by torch.
+Each kernel file is compiled for its own instruction set, and the library chooses a kernel at run time. The rest of the
+library is compiled for every processor. Without a compiler the installation goes on (`optional`), and torch computes in
+place of the engine.
 """
 
 import platform

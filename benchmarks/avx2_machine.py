@@ -18,7 +18,7 @@ _TRAPS = "cpuid_fault"
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of a benchmark, which has `--as-avx2` too; with it, the benchmark runs anew here and ends."""
+    """Reads the options of a benchmark, and `--as-avx2`, which runs the benchmark again with hidden sets and exits."""
     parser.add_argument(
         "--as-avx2", action="store_true", help="hide AVX-512, VNNI and AMX from every engine (Linux, x86)"
     )

@@ -1,8 +1,8 @@
-"""Every form of a student, scored and timed on the engine it is for: `python benchmarks/exports.py STUDENT ...`.
+"""Scores and times every export of a student on its own engine: `python benchmarks/exports.py STUDENT ...`.
 
-Score and differing labels are those that `kdqat export` finds on the dev rows. Time is for dev rows in batches of like
-length, 8 at a time, without loading; the forms take turns, and the ratio is to kdqat's engine in the same round. A form
-that the student cannot have (a package is missing, or llama.cpp does not take sentence pairs) is told and left out.
+Score and differing labels are those that `kdqat export` finds on the dev rows. Time is for dev rows in batches of 8
+rows of similar length, without loading. The forms take turns, and the ratio is to kdqat's engine in the same round. A
+form that is not possible (a package is missing, or llama.cpp does not support sentence pairs) is reported and left out.
 """
 
 import argparse

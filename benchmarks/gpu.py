@@ -1,13 +1,13 @@
 """The packed model on a GPU beside torch's FP16, int8, TF32 and FP32: `python benchmarks/gpu.py --help`.
 
-1. One linear, by the number of rows: what the GPU takes for it, without what Python takes to launch it (CUDA graphs).
-   Enough weights take turns that none waits in the cache for its next use. `kdqat` and `int8` round the activations
-   anew, as each linear of a model must; `product` is kdqat's without that.
-2. A model of BERT-base's shape with random weights: as it is called, and the GPU's part alone. `int8` is the packed
-   model with int8 weights that stay in memory, under torch's product.
+1. One linear, by the number of rows: the time of the GPU, without the time in which Python launches it (CUDA graphs).
+   So many weight matrices take turns that none is still in the cache at its next use. `kdqat` and `int8` include the
+   rounding of activations, as in each linear of a model; `product` is kdqat's product without it.
+2. A model of BERT-base's shape with random weights: the time of a call, and the time of the GPU alone. `int8` is the
+   packed model with int8 weights in memory, and torch's product.
 
-Runs are interleaved; medians. Weights do not change what is measured. `--tiles` measures the tiles that kdqat's product
-chooses among, and others, for whoever wants to choose better.
+Runs are interleaved, and figures are medians. The values of the weights have no effect on the time. `--tiles` measures
+the tile sizes that kdqat's product chooses among, and others, to find better ones.
 """
 
 import argparse

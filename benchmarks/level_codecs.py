@@ -1,4 +1,4 @@
-"""How fast levels are encoded and decoded, and how small they get: `python benchmarks/level_codecs.py`.
+"""Speed of encoding and decoding levels, and their size: `python benchmarks/level_codecs.py`.
 
 Levels are those of Gaussian weights: ternary ones (57.7 % are not 0), and uniform ones in buckets of 256. Rounds are
 interleaved, figures are medians; a weight is four bytes of FP32. One thread.

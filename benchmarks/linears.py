@@ -1,9 +1,9 @@
 """Chains of ternary linears against torch, ONNX Runtime and ggml: `python benchmarks/linears.py --help`.
 
-Two chains as in BERT-base: 768 → 768 twelve times, and 768 → 3072 → 768 three times. Activations are quantised in each
-layer, and that is part of the time. Runs are interleaved; a ratio is of two runs of the same round. Peers: torch FP32,
-ONNX Runtime's dynamic int8, ggml's TQ2_0 as llama-cpp-python has it, and ik_llama.cpp's IQ2_BN (benchmarks/ggml.py says
-how to compile them). Each peer's output is compared with torch's first.
+Two chains as in BERT-base: 768 → 768 twelve times, and 768 → 3072 → 768 three times. The time includes the quantisation
+of activations in each layer. Runs are interleaved; a ratio compares two runs of the same round. The other engines are
+torch FP32, ONNX Runtime's dynamic int8, ggml's TQ2_0 in llama-cpp-python, and ik_llama.cpp's IQ2_BN (benchmarks/ggml.py
+says how to compile them). The output of each engine is first compared with torch's.
 """
 
 import argparse

@@ -5,8 +5,8 @@ llama.cpp's TQ2_0 and ik_llama.cpp's IQ2_BN. One that is not installed is left o
 
     pip install onnx onnxruntime onnxscript sympy openvino gguf llama-cpp-python     (ik_llama.cpp: benchmarks/ggml.py)
 
-Time and memory do not depend on the weights. `--as-avx2` hides AVX-512, VNNI and AMX from all engines; `--kernel`
-forces one of kdqat's kernels, and its peers take the best that they find.
+Time and memory do not depend on the weights. `--as-avx2` hides AVX-512, VNNI and AMX from all engines. `--kernel` sets
+the kernel of kdqat only; the other engines choose theirs.
 """
 
 import argparse

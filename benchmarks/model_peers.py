@@ -24,7 +24,7 @@ from kdqat_cli.bench.engines import (
     DENSE,
     PLAIN,
     EngineSpec,
-    Run,
+    Forward,
     fill,
     in_scratch,
     load_onnx,
@@ -97,7 +97,7 @@ def _write_plain(packed: Path, scratch: Path) -> None:
     write_fp32(packed, scratch)
 
 
-def _openvino(packed: Path, scratch: Path, threads: int) -> Run:
+def _openvino(packed: Path, scratch: Path, threads: int) -> Forward:
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -121,7 +121,7 @@ def _write_int8(packed: Path, scratch: Path, backend: str) -> None:
         torch.save(quantize(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
 
 
-def _torch_int8(packed: Path, scratch: Path, threads: int, backend: str) -> Run:
+def _torch_int8(packed: Path, scratch: Path, threads: int, backend: str) -> Forward:
     import torch
 
     torch.set_num_threads(threads)
@@ -141,7 +141,7 @@ def _write_gguf(packed: Path, scratch: Path) -> None:
     _export(packed, scratch, _GGUF)
 
 
-def _llama(packed: Path, scratch: Path, threads: int) -> Run:
+def _llama(packed: Path, scratch: Path, threads: int) -> Forward:
     from kdqat_cli.exporters.gguf_run import LlamaClassifier
 
     model = LlamaClassifier(scratch / _GGUF_FILE, _longest(packed), threads)
@@ -207,7 +207,7 @@ def _shim(scratch: Path, build: Path | None) -> ctypes.CDLL:
     return loaded
 
 
-def _ik_llama(packed: Path, scratch: Path, threads: int, build: Path | None) -> Run:
+def _ik_llama(packed: Path, scratch: Path, threads: int, build: Path | None) -> Forward:
     shim = _shim(scratch, build)
     opened = shim.ik_open(str(scratch / _IQ2_BN).encode(), _longest(packed), threads)
     if not opened:

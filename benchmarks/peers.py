@@ -19,7 +19,7 @@ Run = Callable[[], object]
 
 
 def fast_kernels() -> list[str]:
-    """Our kernels without the portable one, which is there to be right."""
+    """Our kernels, without the portable one, which is not made to be fast."""
     return kernels()[:-1] or kernels()
 
 

@@ -1,10 +1,11 @@
-"""The most memory that a training step on quantised weights takes beyond the plain step of the same network.
+"""Peak memory of a training step on quantised weights, beside the plain step of the same network.
 
     python benchmarks/quantized_memory.py
 
-In copies of the FP32 weights. Each network and method has a process of its own, whose peak the system tells
-(`ru_maxrss`): three steps of forward, backward and gradient descent with momentum, on few rows, so that weights take
-more than activations. The plain step has three copies: weights, gradients, momentum.
+The unit is the size of the FP32 weights. Each network and method is measured in its own process, whose peak the system
+reports (`ru_maxrss`). The process runs three steps of forward, backward and gradient descent with momentum, on few
+rows, so that the weights need more memory than the activations. The plain step needs three units: weights, gradients
+and momentum.
 """
 
 import argparse

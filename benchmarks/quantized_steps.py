@@ -1,4 +1,4 @@
-"""What a training step on quantised weights costs beside the plain step of the same network.
+"""Time of a training step on quantised weights, beside the plain step of the same network.
 
     python benchmarks/quantized_steps.py
 

@@ -1,8 +1,8 @@
-"""What quantising latent weights costs, beside one copy |w|, forward and back: `python benchmarks/quantizers.py`.
+"""Time to quantise latent weights, beside one copy |w|, forward and backward: `python benchmarks/quantizers.py`.
 
-The weights are those of a BERT-base shape (109 million with its embeddings). Rounds are interleaved; a ratio is of two
-medians of one run. Forward makes ŵ of w, back makes ∂L/∂w of ∂L/∂ŵ. `straightforward` is the formula of Polino et al.
-as one writes it first, in buckets of 256, with autograd.
+The weights have the shapes of BERT-base (109 million with its embeddings). Rounds are interleaved; a ratio compares two
+medians of one run. The forward pass computes ŵ from w, the backward pass ∂L/∂w from ∂L/∂ŵ. `straightforward` is a
+simple implementation of the formula of Polino et al., in buckets of 256, with autograd.
 """
 
 import argparse

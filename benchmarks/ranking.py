@@ -1,8 +1,8 @@
 """The ranking loss of one sentence beside the double loop over pairs of keys: `python benchmarks/ranking.py`.
 
-The maps are those of random scores of the shape of BERT-base: 12 layers of 12 heads. The loop is written from the
-formula (Eq. 9 of Kim et al., EMNLP 2022) in Python over the values of one query; it is timed on a part of the queries,
-and its time for all of them is worked out from that. Rounds are interleaved; the ratio is the median of the rounds.
+The maps are computed from random scores with the shape of BERT-base: 12 layers of 12 heads. The loop follows the
+formula (Eq. 9 of Kim et al., EMNLP 2022), in Python over the values of one query. It is timed on some of the queries,
+and its time for all of them is extrapolated. Rounds are interleaved; the ratio is the median of the rounds.
 """
 
 import argparse

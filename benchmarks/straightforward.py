@@ -1,7 +1,7 @@
-"""The distillation step as one writes it first, from the paper alone: the baseline of benchmarks/training.py.
+"""A simple implementation of the distillation step, from the formulas of the paper: the baseline of training.py.
 
-Every matrix is ternarised and every input rounded where it is used, in plain torch with x + (x̂ - x).detach() for the
-straight-through gradient; scores, hidden states and outputs of both models are kept, and compared when both have run.
+Every matrix is ternarised and every input is rounded where it is used, in plain torch, with x + (x̂ - x).detach() for
+the straight-through gradient. Scores, hidden states and outputs of both models are stored, and compared at the end.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ NAME = "straightforward"
 
 
 def rounded(x: Tensor) -> Tensor:
-    """8 bits, one scale a token."""
+    """8 bits, one scale per token."""
     x = x.clamp(-CLIP, CLIP)
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
     return x + ((x / scale).round() * scale - x).detach()

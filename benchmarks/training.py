@@ -1,17 +1,17 @@
 """One distillation step beside its unavoidable parts, on random weights: `python benchmarks/training.py --help`.
 
-The parts are a plain teacher's forward, and a plain student's forward, backward and AdamW step, in one precision and
-at the same shapes, with transformers' sdpa attention. Rounds are interleaved, one of each side at a time, and the
-ratio is the median of the rounds' ratios. Time is the process's own on a CPU, so that a busy machine disturbs little,
-and the clock's on a GPU. Peak memory is that of one side alone: on a CPU of a process that runs it, Python and torch
-included; on a GPU what torch allocates there. TF32 is FP32 whose matrix products a GPU's tensor cores round.
+The parts are a plain teacher's forward pass, and a plain student's forward pass, backward pass and AdamW step, in the
+same precision and at the same shapes, with transformers' sdpa attention. Rounds are interleaved, and the ratio is the
+median of the ratios of the rounds. On a CPU, time is processor time, so that other programs have little effect; on a
+GPU it is wall-clock time. Peak memory is measured for each side alone: on a CPU for its process, with Python and torch;
+on a GPU for torch's allocations. TF32 is FP32 whose matrix products are rounded by a GPU's tensor cores.
 
-`straightforward` is the step as one writes it first (straightforward.py), in FP32.
+`straightforward` is a simple implementation of the step (straightforward.py), in FP32.
 
 `--as-avx2` hides AVX-512, VNNI and AMX.
 
-With --data-dir a second table: examples a second on the real lengths of a task's rows, in batches of like length
-beside batches padded to the task's full length; ratios are to the straightforward step on padded batches.
+With --data-dir there is a second table: examples per second on the real lengths of a task's rows, in batches of similar
+length and in batches padded to the task's full length. Ratios are to the straightforward step on padded batches.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""kdqat: Transformer encoders with ternary weights.
+"""kdqat: quantised students of trained models, stored packed and served in integer arithmetic.
 
 After `import kdqat_cli`, transformers can load packed folders and classifiers on T5's encoder:
 `AutoModelForSequenceClassification.from_pretrained(folder)`.

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from kdqat_cli.config import KeepsMoreName, Quantization, Section, parse
 from kdqat_cli.errors import ConfigError, MissingInputError
 
-Kind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
+ModelKind = Literal["plain", "teacher", "ternary", "student", "packed", "export"]
 InputName = Literal["input_ids", "attention_mask", "token_type_ids"]
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -66,7 +66,7 @@ class Record(Section):
 
     version: Literal[1] = VERSION
     """Version of this schema."""
-    kind: Kind = "plain"
+    kind: ModelKind = "plain"
     """Kind of the model. `plain`: not made by kdqat; `ternary`: made by `quantize`; `export`: in another format."""
     task: str | None = Field(default=None, max_length=1000)
     """Name of the task."""
@@ -94,7 +94,8 @@ class Record(Section):
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the training."""
     settings: dict[str, object] = Field(default_factory=dict)
-    """Sections of the resolved recipe that the stage used."""
+    """Sections of the resolved recipe that the stage used, as plain values: they document a model, and reading it must
+    need neither the plugin nor the version of kdqat whose names they have."""
     sources: dict[str, str | None] = Field(default_factory=dict)
     """sha256 of the inputs of the model."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -115,6 +116,24 @@ class Record(Section):
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be given for a {self.kind} model")
         return self
+
+    @property
+    def loss(self) -> str | None:
+        """The loss of the distillation; None: the model was not distilled."""
+        loss = self.distillation.get("loss")
+        return loss if isinstance(loss, str) else None
+
+    @property
+    def kept_layers(self) -> list[int] | None:
+        """Numbers of the teacher's layers that a student kept; None: all."""
+        layers = self.distillation.get("layers")
+        return layers if isinstance(layers, list) else None
+
+    @property
+    def distillation(self) -> dict[str, object]:
+        """The section `distillation` of the settings; empty: the model was not distilled."""
+        section = self.settings.get("distillation")
+        return section if isinstance(section, dict) else {}
 
     @property
     def row_length(self) -> int:

@@ -67,7 +67,7 @@ print(json.dumps([heavy, [(done.exit_code, done.stderr) for done in told]]))
 """
 
 
-def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_torch_is_imported(tmp_path: Path) -> None:
     done = run(tmp_path, sys.executable, "-c", _TRIES, json.dumps(list(_MISTAKES)))
     heavy, told = json.loads(done.stdout)
     assert heavy == []
@@ -92,7 +92,7 @@ def test_an_unknown_task_names_the_likely_one(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def test_wrong_options_are_told_at_once(tmp_path: Path) -> None:
+def test_wrong_options_are_reported_at_once(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "rte", "--epochs", "-1", "--batch-size", "0", code=2)
     assert "--epochs" in done.stderr
     assert "--batch-size" in done.stderr

@@ -233,7 +233,7 @@ def test_wrong_values_are_refused(section: str, values: dict[str, Any]) -> None:
         ({"student": 3}, r"student: "),
     ],
 )
-def test_unknown_keys_are_told_with_the_nearest(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_unknown_keys_are_reported_with_the_nearest(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {sentence}"):
         resolve("rte", Params(settings={"rte": changes}))
     recipe = recipe_with(tmp_path, f"{{rte: {changes}}}")

@@ -117,7 +117,7 @@ def test_a_link_that_leads_nowhere_is_refused(file: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("closed", ["closed/a.tsv", "closed/task.yaml"])
-def test_a_folder_that_may_not_be_searched_is_told(closed: str) -> None:
+def test_a_folder_that_may_not_be_searched_is_reported(closed: str) -> None:
     """Whether the file is there, nobody knows: the next source must not be taken instead."""
     Path("closed").mkdir()
     Path(closed).write_text(BODY, encoding="utf-8")
@@ -126,7 +126,7 @@ def test_a_folder_that_may_not_be_searched_is_told(closed: str) -> None:
         data(closed) if closed.endswith("tsv") else load_task(closed)
 
 
-def test_a_folder_of_tasks_that_may_not_be_read_is_told() -> None:
+def test_a_folder_of_tasks_that_may_not_be_read_is_reported() -> None:
     assert user_task_names() == names_in(Path("tasks")) == []
     Path("tasks").mkdir()
     Path("tasks").chmod(0)
@@ -217,7 +217,7 @@ def test_a_file_that_fails_while_it_is_read() -> None:
         read_bytes(Path("/proc/self/mem"), 100)
 
 
-def test_lines_are_parted_at_lf_alone() -> None:
+def test_lines_are_split_only_at_lf() -> None:
     text = "\ufeffa\rb\u2028c\u0085\x0b\x0c\r\n\n\0last"
     Path("a").write_text(text, encoding="utf-8", newline="")
     expected = ["a\rb\u2028c\u0085\x0b\x0c\r\n", "\n", "\0last"]

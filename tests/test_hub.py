@@ -36,7 +36,7 @@ def test_models_near_an_absent_folder_are_named_and_the_likely_one(tmp_path: Pat
     assert refused(packed / "xyz").fix == "the same command with a model folder, or a hub id (OWNER/NAME)"
 
 
-def test_with_nothing_near_the_forms_of_a_model_are_told(tmp_path: Path) -> None:
+def test_without_similar_names_the_message_lists_the_forms_of_a_model(tmp_path: Path) -> None:
     assert refused(tmp_path / "absent").fix == "the same command with a model folder, or a hub id (OWNER/NAME)"
     bare = refused("bert-base-uncased")
     assert "A hub id has the form OWNER/NAME." in bare.sentence

@@ -67,7 +67,7 @@ def test_every_part_runs_on_a_processor(bundle: Path) -> None:
         assert f"## {heading}" in text
 
 
-def test_a_part_that_fails_is_told_and_the_others_run(bundle: Path) -> None:
+def test_a_part_that_fails_is_reported_and_the_others_run(bundle: Path) -> None:
     (bundle / "data/movie/dev.tsv").unlink()
     parts, text = measure(bundle, "--only", "teacher", "student, processor", "machine", code=5)
     assert parts["machine"]["state"] == "ok"
@@ -87,7 +87,7 @@ def test_an_unknown_part_is_refused(bundle: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_no_test_passes_in_its_place(bundle: Path) -> None:
+def test_without_a_gpu_no_gpu_test_passes(bundle: Path) -> None:
     out = bundle.parent / "out"
     options = ["--bundle", str(bundle), "--out", str(out), "--only", "machine", "tests", "--minutes", "60"]
     run(bundle.parent, "bash", SCRIPT, *options, code=5, PYTHON=sys.executable)
@@ -153,7 +153,7 @@ def test_the_bundle_takes_what_is_missing_and_nothing_else(benchmarks: Any) -> N
     assert not names & {"torch", "numpy", "transformers", "tokenizers", "pandas", "dvc", "celery", "triton", "kdqat"}
 
 
-def test_the_bundle_says_what_hinders_it(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundle_reports_what_prevents_it(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = benchmarks("gpu_bundle")
     with pytest.raises(ConfigError, match="is there already"):
         module.gather(tmp_path, tmp_path / "assets")

@@ -189,7 +189,7 @@ def test_a_training_in_bf16_is_scored_in_fp32(work: Path) -> None:
 @pytest.mark.parametrize("text", ["x", "", "1,", "1;2", "-", "1.0", "ALL"])
 def test_hidden_layers_are_numbers_with_commas(work: Path, text: str) -> None:
     done = kdqat("distill", *TASK, "--hidden-layers", text, code=2)
-    assert f"--hidden-layers is all, or numbers with commas between them, not {text!r}." in done.stderr
+    assert f"--hidden-layers must be all, or numbers with commas between them, not {text!r}." in done.stderr
     assert "--hidden-layers 0,3,-1" in done.stderr
     assert not (work / "runs/rated/student").exists()
 

@@ -39,7 +39,7 @@ settings:
 pytestmark = pytest.mark.pipeline
 
 
-def test_what_the_pipelines_share_stands_once() -> None:
+def test_the_common_part_of_the_pipelines_is_in_one_file() -> None:
     for folder in set(FOLDERS) - {FIGURES}:
         stages = "polino-stages.yaml" if folder in POLINO else "stages.yaml"
         assert folder.joinpath("dvc.yaml").readlink() == Path("..", stages)
@@ -113,7 +113,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_root_sees_its_own_pipeline_alone(clone: Path) -> None:
+def test_the_root_sees_only_its_own_pipeline(clone: Path) -> None:
     shown = json.loads(run(clone, "dvc", "metrics", "show", "--json").stdout)
     assert len(shown[""]["data"]) == 4
     assert not any("pipelines" in path for path in shown[""]["data"])

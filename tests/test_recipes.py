@@ -96,7 +96,7 @@ PAPER_STUDENT = {
 ACCURACY = ("mrpc", "qqp")  # what the public code keeps the best of, beside a task's score
 
 
-def test_what_is_packaged() -> None:
+def test_packaged_recipes() -> None:
     assert recipe_names() == ["clean", "paper", "polino", "polino-paper", "smoke"]
 
 

@@ -75,6 +75,6 @@ def test_another_shape_is_refused(value: Any) -> None:
         read_record(value, "kdqat.json")
 
 
-def test_a_later_version_is_told() -> None:
+def test_a_later_version_is_reported() -> None:
     with pytest.raises(MissingInputError, match="version 2, but this kdqat reads version 1"):
         read_record(PACKED | {"version": 2, "thing": 1}, "kdqat.json")

@@ -98,7 +98,7 @@ def test_a_packed_model_needs_no_torch(folder: Path) -> None:
         ("\ud800", "is not valid Unicode"),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence(folder: Path, given: Any, sentence: str) -> None:
+def test_a_mistake_is_reported_in_a_sentence(folder: Path, given: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load(folder / "packed")(given)
 

@@ -39,7 +39,7 @@ def shell(folder: Path, script: str, **variables: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("command", ["ls tasks", "ls tasks --json", "recipe clean", "--help"])
-def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, command: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_a_failure(tmp_path: Path, command: str) -> None:
     done = shell(tmp_path, f"kdqat {command} | true")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -66,7 +66,7 @@ def test_a_training_goes_on_without_a_reader(work: Path) -> None:
     assert (work / "left/run.json").is_file()
 
 
-def test_a_closed_stream_is_no_file_of_ours(work: Path) -> None:
+def test_a_closed_stream_does_not_become_one_of_our_files(work: Path) -> None:
     """Without care the first files that are opened get the numbers 0 to 2, and what is printed goes into them."""
     training = "--task tiny --encoder encoder --max-steps 2 --eval-every 1"
     done = shell(work, f"kdqat finetune-teacher {training} --out closed <&- >&- 2>&-")
@@ -84,7 +84,7 @@ def test_closed_streams_that_are_not_needed_are_no_failure(tmp_path: Path, close
 
 
 @pytest.mark.parametrize("command", ["ls tasks", "ls tasks --json", "recipe clean", "--help", "--version"])
-def test_a_result_for_a_closed_standard_output_is_told(tmp_path: Path, command: str) -> None:
+def test_a_result_for_a_closed_standard_output_is_reported(tmp_path: Path, command: str) -> None:
     done = shell(tmp_path, f"kdqat {command} >&-")
     assert done.returncode == 3
     assert done.stderr == (
@@ -93,7 +93,7 @@ def test_a_result_for_a_closed_standard_output_is_told(tmp_path: Path, command: 
     )
 
 
-def test_an_answer_for_a_closed_standard_output_is_told(work: Path) -> None:
+def test_an_answer_for_a_closed_standard_output_is_reported(work: Path) -> None:
     training = "--task tiny --encoder encoder --max-steps 2 --out model"
     assert shell(work, f"kdqat finetune-teacher {training}").returncode == 0
     done = shell(work, "kdqat predict model 'a good film' >&-")
@@ -109,7 +109,7 @@ def test_an_answer_for_a_closed_standard_output_is_told(work: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["ls tasks", "recipe clean", "--help"])
-def test_a_full_disk_under_standard_output_is_told(tmp_path: Path, command: str) -> None:
+def test_a_full_disk_under_standard_output_is_reported(tmp_path: Path, command: str) -> None:
     done = shell(tmp_path, f"kdqat {command} > /dev/full")
     assert done.returncode == 3
     assert done.stderr.startswith("error: The result cannot be written to standard output: No space left on device.")
@@ -117,7 +117,7 @@ def test_a_full_disk_under_standard_output_is_told(tmp_path: Path, command: str)
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path, encoding: str) -> None:
+def test_an_output_encoding_that_lacks_a_character_is_not_a_failure(tmp_path: Path, encoding: str) -> None:
     assert "{-\\u03b1, 0, +\\u03b1}" in run(tmp_path, "kdqat", "--help", PYTHONIOENCODING=encoding).stdout
     for command in ("α\x1b[31m", "ls α\x1b[31m", "ls tasks --α\x1b[31m"):
         told = run(tmp_path, "kdqat", *command.split(), code=2, PYTHONIOENCODING=encoding).stderr

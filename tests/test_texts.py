@@ -42,7 +42,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
     assert texts_of(b"\xef\xbb\xbfgood\nbad", tmp_path) == [Text("good"), Text("bad")]
     assert texts_of(b'\xef\xbb\xbf{"text": "good"}\n', tmp_path) == [Text("good")]
 
@@ -57,7 +57,7 @@ def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS", "git lfs pull"),
     ],
 )
-def test_a_file_of_another_kind_is_told_with_its_remedy(
+def test_a_file_of_another_kind_is_reported_with_its_remedy(
     content: bytes, sentence: str, fix: str, tmp_path: Path
 ) -> None:
     with pytest.raises(MissingInputError) as caught:
@@ -123,7 +123,7 @@ def test_a_table_is_not_classified(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b'[{"text": "bad"}, {"text": "good"}]', b'[\n  {"text": "bad"}\n]\n', b" [ {"])
-def test_a_json_array_is_no_text(content: bytes, tmp_path: Path) -> None:
+def test_a_json_array_is_not_a_text(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a JSON array, but --file takes one JSON object per line"):
         texts_of(content, tmp_path, "rows.json")
     assert texts_of(b"[sic] bad\n", tmp_path, "rows.txt") == [Text("[sic] bad")]

@@ -136,7 +136,7 @@ def test_an_empty_file_is_null(tmp_path: Path) -> None:
         ("a: 1\n'a': 2\n", "'a'"),
     ],
 )
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
     with pytest.raises(ConfigError, match=f"the key {key} occurs twice"):
         read(tmp_path, text)
 
@@ -152,7 +152,7 @@ def test_what_is_not_yaml_is_refused_with_its_place(tmp_path: Path, text: str) -
     assert caught.value.exit_code == 2
 
 
-def test_a_tab_is_told_of(tmp_path: Path) -> None:
+def test_a_tab_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"found character '\\t' .*\(line 2, column 1\)\.$") as caught:
         read(tmp_path, "a:\n\tb: 1\n")
     assert caught.value.fix == "spaces in place of the tab"

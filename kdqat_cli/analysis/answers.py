@@ -1,13 +1,13 @@
-"""Where a model answers as its teacher does, and how true its probabilities are.
+"""Agreement of a model with its teacher, and calibration of its probabilities.
 
     agreement     share of equal answers, mean KL(teacher ‖ model) in nats, share of right answers, calibration error
-    disagreement  the rows on which the two answer differently
-    calibration   rows by the probability of their answer: mean probability beside the share of right answers
+    disagreement  the rows on which the two answers differ
+    calibration   rows, grouped by the probability of the answer: mean probability, and share of right answers
 
 The calibration error is Σ over ten bins of equal width of (rows in the bin / rows) · |share right − mean probability|
-(Naeini et al., AAAI 2015). Where a model answers with one number, agreement is the mean distance of the numbers, and
-there is no calibration. Where it answers with a class per token, every token counts, and a row of `disagreement` tells
-the share of tokens with equal answers.
+(Naeini et al., AAAI 2015). If an answer is one number, agreement is the mean distance of the numbers, and there is no
+calibration. If an answer is a class per token, every token counts, and a row of `disagreement` has the share of tokens
+with different answers.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _NO_LABEL = -100
 
 @dataclass(frozen=True)
 class _Answered:
-    """The answers on one batch, one row per answer: a row of the task, or a token of one."""
+    """Answers to one batch. Each row of the tensors is one answer: to a row of the task, or to a token of a row."""
 
     numbers: Tensor
     labels: Tensor
@@ -35,7 +35,7 @@ class _Answered:
 
 
 class _Answers:
-    """Keeps the answers of all batches; `table` is the subclass's."""
+    """Collects the answers of all batches; a subclass makes the table."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -57,21 +57,21 @@ class _Answers:
         return _Answered(*(torch.cat(part) for part in parts))
 
     def name(self, answer: int) -> Cell:
-        """A class by name."""
+        """The name of a class; its index if it has none."""
         task = self.pair.task
         labels = task.labels if isinstance(task, LabelledTask) else None
         return labels[answer] if labels else answer
 
 
 def calibration(probabilities: Tensor, labels: Tensor) -> list[Row]:
-    """Rows by the probability of their answer.
+    """Groups rows by the probability of their answer.
 
     Args:
         probabilities: (rows, labels).
         labels: (rows,), class indices.
 
     Returns:
-        For each bin that has rows: its upper end, rows, mean probability, and the share of right answers.
+        For each bin with rows: its upper end, the number of rows, the mean probability, and the share of right answers.
     """
     highest, answers = probabilities.double().max(-1)
     right = (answers == labels).double()
@@ -86,7 +86,7 @@ def calibration(probabilities: Tensor, labels: Tensor) -> list[Row]:
 
 
 def calibration_error(table: list[Row]) -> float:
-    """The expected calibration error, of 0 to 1, of a table of `calibration`."""
+    """The expected calibration error, from 0 to 1, of the result of `calibration`."""
     total = sum(float(row["rows"] or 0) for row in table)
     return (
         sum(float(row["rows"] or 0) * abs(float(row["right"] or 0) - float(row["probability"] or 0)) for row in table)

@@ -1,7 +1,7 @@
-"""The measures by name; each module says what its own are.
+"""The measures by name. The modules explain them.
 
-`register` adds one: its name is then a value of `--measure`, its table a file of the result, and `kdqat figure` draws
-it where the table has the columns `layer` and `value`.
+`register` adds a measure. Its name is then a value of `--measure`, and its table is a file of the result. If the table
+has the columns `layer` and `value`, `kdqat figure` can draw it.
 """
 
 from kdqat_cli.analysis import answers, diagnosis, hessian, layers, weights
@@ -21,7 +21,7 @@ def register(name: str, spec: Spec) -> None:
     """Adds a measure.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is already used.
     """
     MEASURE_NAMES.add(name, None)
     MEASURES[name] = spec

@@ -1,19 +1,20 @@
-"""Which part of a model costs how much: its score with one part at a time put back to full precision.
+"""What the quantisation of each part costs: the score after one part at a time is put back to full precision.
 
-A part is one layer's attention, one layer's feed-forward, every matrix of one type, the word embedding, all weights, or
-the rounding of activations; of a network without layers of attention it is one weight. Put back means: the weight of
-the same name in the teacher stands in the place of the quantised one, or activations are not rounded.
+A part is the attention of one layer, the feed-forward of one layer, all matrices of one type, the word embedding, all
+weights, or the rounding of activations. In a network without attention layers, a part is one weight. To put a weight
+back, it is replaced by the teacher's weight of the same name. To put activations back, they are not rounded.
 
-The table has a row per part with two experiments:
+The table has one row per part, with two experiments:
 
-    restored  the model with this part in full precision; gain = its score - the model's
-    alone     the teacher with this part alone quantised as in the model; cost = the teacher's score - its score
+    restored  the model with this part in full precision; gain = its score - the model's score
+    alone     the teacher with only this part quantised, as in the model; cost = the teacher's score - its score
 
-Of a model that was quantised without training, both are exact. A distilled student's weights have moved away from the
-teacher's, and its own weights before rounding are not kept: there `restored` tells whether the teacher's part still
-fits, and `alone` how far the student's part is from what the teacher can do with.
+For a model that was quantised without training, both are exact. A distilled student is different: its weights have
+moved away from the teacher's, and its weights before rounding are not stored. There, `restored` shows whether the
+teacher's part still fits the other parts of the student, and `alone` shows how well the student's part works in the
+teacher.
 
-All scores are computed by torch on the same rows. Translation is measured by its loss alone.
+All scores are computed by torch on the same rows. For translation only the loss is measured.
 """
 
 from collections.abc import Iterator
@@ -44,9 +45,9 @@ class Part:
     """A part of a model.
 
     Attributes:
-        name: for people, "layer 5 feed-forward".
+        name: name in tables, for example "layer 5 feed-forward".
         weights: names of its quantised weights.
-        activations: whether it is the rounding of activations, instead of weights.
+        activations: whether the part is the rounding of activations instead of weights.
     """
 
     name: str
@@ -82,7 +83,7 @@ def parts_of(model: PreTrainedModel) -> list[Part]:
 
 @contextmanager
 def restored(model: PreTrainedModel, teacher: PreTrainedModel, part: Part) -> Iterator[None]:
-    """The model with one part in full precision meanwhile."""
+    """Puts one part of the model back to full precision for the duration of the block."""
     with ExitStack() as stack:
         if part.activations:
             for module in _rounding(model):
@@ -97,7 +98,7 @@ def restored(model: PreTrainedModel, teacher: PreTrainedModel, part: Part) -> It
 
 @contextmanager
 def quantized_alone(teacher: PreTrainedModel, model: PreTrainedModel, part: Part) -> Iterator[None]:
-    """A plain model with the weights of one part as another model has them quantised, meanwhile."""
+    """Gives a plain model the quantised weights that another model has in one part, for the duration of the block."""
     parameters, weights = dict(teacher.named_parameters()), quantized_weights(model)
     before = {name: parameters[name].detach().clone() for name in part.weights}
     try:
@@ -112,12 +113,12 @@ def quantized_alone(teacher: PreTrainedModel, model: PreTrainedModel, part: Part
 
 
 def _rounding(model: PreTrainedModel) -> list[Any]:
-    """The modules that round what they read: quantised linears, and the attention."""
+    """The modules that round their inputs: quantised linear layers, and the attention."""
     return [m for m in model.modules() if isinstance(getattr(m, "quantizer", None), ActivationQuantizer)]
 
 
 def _restore(model: nn.Module, name: str, weight: QuantizedWeight, value: Tensor, stack: ExitStack) -> None:
-    """Puts a weight of the teacher's into the place of a quantised one."""
+    """Replaces a quantised weight by a value, until the stack closes."""
     if isinstance(weight, QuantizedLinear | QuantizedEmbedding):
         parent, _, last = name.removesuffix(".weight").rpartition(".")
         host = model.get_submodule(parent)
@@ -131,7 +132,7 @@ def _restore(model: nn.Module, name: str, weight: QuantizedWeight, value: Tensor
 
 
 def _plain(layer: QuantizedLinear | QuantizedEmbedding, value: Tensor) -> nn.Module:
-    """A layer in full precision that rounds its input as the quantised one does."""
+    """A layer with the given weight in full precision; it rounds its input as the quantised layer does."""
     if isinstance(layer, QuantizedEmbedding):
         table = nn.Embedding(value.size(0), value.size(1), padding_idx=layer.padding_idx, device="meta")
         table.weight = nn.Parameter(value, requires_grad=False)
@@ -188,7 +189,7 @@ def _minus(left: float | None, right: float | None) -> float | None:
 
 
 def _make(pair: Pair) -> Measure | None:
-    """For a quantised model of the teacher's architecture: only there a part of the teacher fits."""
+    """The measure; None: the model is not quantised, or names or shapes of its parameters differ from the teacher's."""
     taught = {name: values.shape for name, values in pair.teacher.state_dict().items()}
     same = taught == {name: values.shape for name, values in plain_state(pair.model).items()}
     return _Diagnosis(pair) if same and quantized_weights(pair.model) else None

@@ -1,7 +1,7 @@
 """The figures of Kim et al. (EMNLP 2022) and of kdqat's own measures, drawn from the tables of an analysis.
 
-Models that differ in their seed alone have one line, their mean, with a band of one standard deviation. Colours are
-those of Okabe and Ito, which readers with any colour vision tell apart; every line has a marker of its own as well.
+Models that differ only in their seed have one line, which is their mean, with a band of one standard deviation. The
+colours are those of Okabe and Ito, which colour-blind readers can distinguish. Each line also has its own marker.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from kdqat_cli.analysis.result import Analysis, Model, Row
+from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row
 from kdqat_cli.errors import ConfigError, MissingInputError
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -35,16 +35,16 @@ STYLE: Any = {  # its type would be a literal of all of matplotlib's keys
     "figure.dpi": 100,
     "savefig.dpi": 200,
 }
-_LEAST = 2.25  # inches: height of a figure of few bars
+_LEAST = 2.25  # inches: smallest height of a bar chart
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the maps is drawn.
+    """Which attention map is drawn.
 
     Attributes:
-        sentence: place among the sentences of the analysis.
-        layer: number, from 0; negative: from the top.
+        sentence: number, from 0, among the sentences of the analysis.
+        layer: number, from 0; negative: from the last.
         head: number, from 0.
     """
 
@@ -61,9 +61,9 @@ class Drawing:
     """An entry of the catalogue.
 
     Attributes:
-        about: what it shows, with the figure of the paper.
-        table: the measure that it is drawn from; "": the attention maps.
-        draw: draws it.
+        about: description, with the number of the figure in the paper.
+        table: the measure whose table is drawn; "": the attention maps.
+        draw: the function that draws it.
     """
 
     about: str
@@ -72,16 +72,16 @@ class Drawing:
 
 
 def draw(name: str, found: Analysis, choice: Choice) -> Figure:
-    """A figure of an analysis.
+    """Draws a figure of an analysis.
 
     Args:
-        name: of the catalogue `FIGURES`, or a table with the columns `layer` and `value`.
+        name: a name in `FIGURES`, or a table with the columns `layer` and `value`.
         found: the analysis.
-        choice: what of the maps is drawn.
+        choice: which attention map is drawn.
 
     Raises:
         ConfigError: there is no such figure.
-        MissingInputError: the analysis lacks what the figure shows.
+        MissingInputError: the analysis does not have the data of the figure.
     """
     drawing = FIGURES.get(name)
     table = name if drawing is None else drawing.table
@@ -90,7 +90,7 @@ def draw(name: str, found: Analysis, choice: Choice) -> Figure:
     if not (found.tables.get(table) if table else found.sentences):
         needed = f"--measure {table}" if table else "a task of texts"
         raise MissingInputError(
-            f"The analysis of {found.task} has nothing for the figure {name}.", f"kdqat analyze with {needed}"
+            f"The analysis of {found.task} has no data for the figure {name}.", f"kdqat analyze with {needed}"
         )
     with mpl.rc_context(STYLE):
         return _by_layer(found, name) if drawing is None else drawing.draw(found, choice)
@@ -106,16 +106,16 @@ def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def runs_of(found: Analysis) -> dict[str, list[Model]]:
-    """Name of a run → its models, which differ in their seed alone."""
-    runs: dict[str, list[Model]] = {}
+def runs_of(found: Analysis) -> dict[str, list[AnalyzedModel]]:
+    """Name of a run → its models, which differ only in their seed."""
+    runs: dict[str, list[AnalyzedModel]] = {}
     for model in found.models:
         runs.setdefault(model.run, []).append(model)
     return runs
 
 
 def series(
-    found: Analysis, table: str, run: Sequence[Model], **wanted: str
+    found: Analysis, table: str, run: Sequence[AnalyzedModel], **wanted: str
 ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
     """The column `value` of a table by layer: layers, mean over a run's models, and their standard deviation.
 
@@ -154,7 +154,7 @@ def _line(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _label(run: str, models: Sequence[Model]) -> str:
+def _label(run: str, models: Sequence[AnalyzedModel]) -> str:
     return run if len(models) == 1 else f"{run} ({len(models)} seeds)"
 
 
@@ -196,7 +196,7 @@ def _ranges(found: Analysis, _: Choice) -> Figure:
             for side in ("min", "max"):
                 layers, mean, spread = series(found, "dynamic-range", models, tokens=group, side=side)
                 _line(axes, number, _label(run, models) if side == "max" else "_", layers, mean, spread)
-        axes.set(title=group, xlabel="layer", ylabel="least and greatest value" if axes is row[0] else "")
+        axes.set(title=group, xlabel="layer", ylabel="smallest and largest value" if axes is row[0] else "")
     _legend(figure, row[0])
     return figure
 
@@ -220,7 +220,7 @@ def _ratios(found: Analysis, _: Choice) -> Figure:
             heads = [r for r in found.tables["ranking-ratio"] if r["model"] in names and r["tokens"] == group]
             places = [float(r["layer"] or 0) + 0.08 * (number - 1) for r in heads]
             axes.scatter(places, [_number(r) for r in heads], s=3, alpha=0.35, color=COLOURS[number % len(COLOURS)])
-        _lines(axes, found, "ranking-ratio", group, "place / length" if axes is row[0] else "", tokens=group)
+        _lines(axes, found, "ranking-ratio", group, "rank / length" if axes is row[0] else "", tokens=group)
     _legend(figure, row[0])
     return figure
 
@@ -244,7 +244,7 @@ def _eigenvalues(found: Analysis, _: Choice) -> Figure:
         )
         axes.plot(grid, gaussian_kde(own)(grid), color=COLOURS[number % len(COLOURS)], label=run, lw=1.2)
         axes.plot(own, np.zeros(len(own)), "|", color=COLOURS[number % len(COLOURS)], ms=8, alpha=0.6)
-    axes.set(xlabel="log₁₀ of an eigenvalue of the Hessian (five greatest of each batch)", ylabel="density")
+    axes.set(xlabel="log₁₀ of an eigenvalue of the Hessian (five largest of each batch)", ylabel="density")
     _legend(figure, axes)
     return figure
 
@@ -300,7 +300,7 @@ def _diagnosis(found: Analysis, _: Choice) -> Figure:
 
 
 def _cells(found: Analysis, table: str, column: str) -> list[str]:
-    """The different cells of a column, in the order of the table."""
+    """The distinct values of a column, in the order of the table."""
     return list(dict.fromkeys(str(row[column]) for row in found.tables[table]))
 
 
@@ -309,12 +309,12 @@ def _number(row: Row, column: str = "value") -> float:
 
 
 FIGURES: dict[str, Drawing] = {
-    "hessian": Drawing("density of the Hessian's greatest eigenvalues (Fig. 3b)", "hessian", _eigenvalues),
+    "hessian": Drawing("density of the Hessian's largest eigenvalues (Fig. 3b)", "hessian", _eigenvalues),
     "ranking": Drawing("cover length ratio and ranking loss by layer (Fig. 4)", "cover-length", _ranking),
     "dynamic-range": Drawing("range of attention outputs by layer (Fig. 5)", "dynamic-range", _ranges),
     "distance": Drawing("SA-GEN and SA-PROP distance by layer (Fig. 6)", "attention-distance", _distances),
     "ranking-ratio": Drawing(
-        "place of [CLS], [SEP] and other keys by layer and head (Fig. 7)", "ranking-ratio", _ratios
+        "rank of [CLS], [SEP] and other keys by layer and head (Fig. 7)", "ranking-ratio", _ratios
     ),
     "maps": Drawing("attention maps of a sentence side by side (Fig. 8)", "", _maps),
     "diagnosis": Drawing("points that each part costs", "diagnosis", _diagnosis),

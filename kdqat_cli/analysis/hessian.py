@@ -1,12 +1,12 @@
-"""The greatest eigenvalues of the Hessian of the loss on the labels, by batch (Kim et al., EMNLP 2022, Fig. 3b).
+"""The largest eigenvalues of the Hessian of the loss on the labels, per batch (Kim et al., EMNLP 2022, Fig. 3b).
 
     H v = ∂/∂w (∂L/∂w · v), w all parameters, L the mean loss of one batch of dev rows
 
-ARPACK's Lanczos iteration (scipy) asks for products H v alone. The table has the five greatest eigenvalues of each of
-six batches of eight rows; their density over all batches is the figure.
+ARPACK's Lanczos iteration (scipy) only needs products H v. The table has the five largest eigenvalues of each of six
+batches of eight rows; the figure shows their density over all batches.
 
-A quantised model is measured as the plain network with its quantised weights: rounding of activations has no second
-derivative, so it is left out. The eigenvalues say how sharp the loss is around the weights that are served.
+A quantised model is measured as the plain network with its quantised weights. The rounding of activations is left out,
+because its second derivative is not defined. The eigenvalues show how sharp the loss is around these weights.
 """
 
 import numpy as np
@@ -25,18 +25,18 @@ from kdqat_cli.distillation.objective import gold_loss, model_inputs
 TOP = 5
 BATCHES = 6
 ROWS = 8
-_TOLERANCE = 5e-2  # of an eigenvalue, relative; the greatest ones are far more exact
-_VECTORS = 12  # of the Lanczos basis; each is as large as the model
+_TOLERANCE = 5e-2  # relative tolerance of an eigenvalue; the largest ones are far more exact
+_VECTORS = 12  # vectors of the Lanczos basis; each is as large as the model
 
 
 def top_eigenvalues(model: PreTrainedModel, batch: dict[str, Tensor], count: int, seed: int) -> list[float]:
-    """The greatest eigenvalues of the Hessian of one batch's loss, in falling order.
+    """The largest eigenvalues of the Hessian of one batch's loss, in falling order.
 
     Args:
         model: a plain network in eval mode.
-        batch: as of `Rows.collate`.
-        count: of eigenvalues; fewer where the model has fewer parameters than that.
-        seed: of the first vector.
+        batch: a batch of `Rows.collate` (tasks/kind.py).
+        count: number of eigenvalues; a model with few parameters has fewer.
+        seed: seed of the first vector.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     loss = gold_loss(model(**model_inputs(batch)).logits, batch["labels"])
@@ -85,4 +85,6 @@ class _Hessian:
         return rows
 
 
-SPECS = {"hessian": Spec("greatest eigenvalues of the loss's Hessian, by batch", frozenset(), _Hessian, costly=True)}
+SPECS = {
+    "hessian": Spec("largest eigenvalues of the Hessian of the loss, per batch", frozenset(), _Hessian, costly=True)
+}

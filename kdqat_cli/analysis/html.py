@@ -1,4 +1,4 @@
-"""Pieces of HTML: tables, figures and sections, with every text escaped."""
+"""Parts of HTML pages: tables, figures and sections. All text is escaped."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -18,19 +18,19 @@ _WEB: Any = {
 
 
 def cell(value: object) -> str:
-    """A value of a table; numbers have two decimals."""
+    """A value of a table as text; floats have two decimals."""
     if value is None:
         return "–"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def table(rows: Sequence[Mapping[str, object]], caption: str, missing: str | None = None) -> str:
-    """Rows as a table whose columns are those of all rows.
+    """A table that has every column of every row.
 
     Args:
         rows: column → value.
-        caption: what the table shows.
-        missing: a row that has this value among its cells is drawn as absent.
+        caption: description of the table, for screen readers.
+        missing: a row that has this value in a cell is drawn as missing.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
@@ -50,24 +50,24 @@ def table(rows: Sequence[Mapping[str, object]], caption: str, missing: str | Non
 
 
 def drawing(figure: Figure, caption: str) -> str:
-    """A figure as SVG within the page; what is black in it has the colour of the page's text."""
+    """A figure as SVG in the page; black parts get the colour of the page's text."""
     file = StringIO()
     with mpl.rc_context(_WEB):
         figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
-    # Text without a fill of its own is black, whatever the page's colour is.
+    # Without this attribute, text without its own fill would be black also on a dark page.
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" fill="currentColor" ', 1)
     return f'<figure class="drawing"><div tabindex="0">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A section with a heading, that the table of contents links to."""
+    """A section with a heading; the table of contents links to it."""
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{"".join(parts)}</section>'
 
 
 def folded(title: str, *parts: str) -> str:
-    """Something that the reader opens."""
+    """A part of the page that is closed at first and that the reader can open."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 

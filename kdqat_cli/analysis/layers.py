@@ -1,20 +1,21 @@
 """Measures that compare attention layers one by one (Kim et al., EMNLP 2022, sections 3 and 4).
 
-Shapes are those of design: B batch, H heads, L length, D hidden size; `counted` is (B, L), true at real tokens. α is an
-attention map, softmax of the scores over the real keys. Queries and keys of padding take no part in anything.
+Shapes: B batch, H heads, L length, D hidden size. The mask `counted` (B, L) is true at real tokens. α is an attention
+map, the softmax of the scores over the real keys. Queries and keys at padding are left out of all measures. The rank of
+a key is its place when the keys of a query are sorted by falling probability.
 
-    cover length ratio    (1 + the lowest place in the model's order of the teacher's k best keys) / length   (Fig. 4)
+    cover length ratio    largest rank, from 1, that the teacher's k best keys have in the model / length      (Fig. 4)
     ranking loss          Σ_{i<j} max(0, −(S_i − S_j) · sign(T_i − T_j)) of a query's probabilities            (Eq. 9)
-    ranking ratio         place of a key in its query's order, from 1 / length                                 (Fig. 7)
-    dynamic range         least and greatest of the D values of an attention output Y                          (Fig. 5)
+    ranking ratio         rank of a key, from 1 / length                                                       (Fig. 7)
+    dynamic range         smallest and largest of the D values of an attention output Y                        (Fig. 5)
     SA-GEN distance       |α_model − α_teacher|                                                                (Fig. 6)
     SA-PROP distance      | ‖f_model(x)‖ − ‖f_teacher(x)‖ |, f(x) = (x W_V + b_V) W_O of one head              (Fig. 6)
     map divergence        KL(α_teacher ‖ α_model) of a query, in nats
     hidden error          ‖x_model − x_teacher‖² / ‖x_teacher‖² over all tokens, of a hidden state
 
-The printed Eq. 9 has neither the hinge nor the sign; without them its terms cancel. The ranking loss is not computed
-pair by pair: with the keys in the teacher's order it is ½ Σ_{i<j} (|S_j − S_i| + S_j − S_i), of which sorting gives the
-first sum and counting the second, so that a query takes L log L steps.
+The printed Eq. 9 has neither the hinge nor the sign, but without them its terms cancel. The ranking loss is not
+computed pair by pair. If the keys are in the teacher's order, it is ½ Σ_{i<j} (|S_j − S_i| + S_j − S_i). The first sum
+follows from sorting and the second from the positions, so a query takes L log L steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,76 +29,76 @@ from kdqat_cli.networks.modules import family_of, layers_of, module_at
 from kdqat_cli.quantizers.layers import QuantizedLinear
 
 BEST = 5
-"""k of the cover length ratio, as in the paper."""
+"""k of the cover length ratio; the paper's value."""
 Found = Iterator[tuple[tuple[Cell, ...], Tensor, Tensor | None]]
 
 
 def attention_maps(scores: Tensor, counted: Tensor) -> Tensor:
-    """α (B, H, L, L) of scores (B, H, L, L): the softmax over the real keys; 0 at keys of padding."""
+    """α (B, H, L, L) from scores (B, H, L, L): the softmax over the real keys; 0 at padding keys."""
     return scores.masked_fill(~counted[:, None, None, :], -torch.inf).softmax(-1)
 
 
-def places(values: Tensor) -> Tensor:
-    """The place, from 0, of each value in the descending order of the last axis; equal values keep their order."""
+def ranks(values: Tensor) -> Tensor:
+    """The rank, from 0, of each value along the last axis, by falling value; equal values keep their order."""
     order = values.argsort(dim=-1, descending=True, stable=True)
     numbers = torch.arange(values.size(-1), device=values.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, numbers)
 
 
 def cover_length_ratio(model: Tensor, teacher: Tensor, counted: Tensor, best: int = BEST) -> Tensor:
-    """How far one must go down the model's order of the keys to have met the teacher's best ones, by length.
+    """The share of the keys, best first in the model, that is needed to include the teacher's k best keys.
 
     Args:
-        model: α (B, H, L, L).
-        teacher: α (B, H, L, L).
-        counted: (B, L).
-        best: k; of a shorter sentence, all its keys.
+        model: α (B, H, L, L) of the model.
+        teacher: α (B, H, L, L) of the teacher.
+        counted: mask (B, L) of real tokens.
+        best: k; a sentence with fewer keys uses all of them.
 
     Returns:
-        (B, H, L): a ratio per query, from k / length to 1.
+        (B, H, L): one ratio per query, from k / length to 1.
     """
     keys = counted[:, None, None, :]
-    wanted = (places(teacher.masked_fill(~keys, -1)) < best) & keys
-    lowest = places(model.masked_fill(~keys, -1)).masked_fill(~wanted, -1).amax(-1)
+    wanted = (ranks(teacher.masked_fill(~keys, -1)) < best) & keys
+    lowest = ranks(model.masked_fill(~keys, -1)).masked_fill(~wanted, -1).amax(-1)
     return (lowest + 1) / counted.sum(-1)[:, None, None]
 
 
 def ranking_loss(model: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
     """Eq. 9 over the real keys of each query.
 
-    A pair of keys counts by how far apart the model's probabilities are, where their order is not the teacher's; a pair
-    with equal values in the teacher counts 0.
+    A pair of keys whose order in the model differs from the teacher's adds the distance of its probabilities in the
+    model. A pair with equal values in the teacher adds 0.
 
     Args:
-        model: α (B, H, L, L), S in the formula.
-        teacher: α (B, H, L, L), T.
-        counted: (B, L).
+        model: α (B, H, L, L) of the model, S in the formula.
+        teacher: α (B, H, L, L) of the teacher, T in the formula.
+        counted: mask (B, L) of real tokens.
 
     Returns:
-        (B, H, L): a loss per query.
+        (B, H, L): one loss per query.
     """
     keys = counted[:, None, None, :]
-    # Padding comes last in the teacher's order and is as low as the model's lowest: none of its pairs counts.
+    # Padding is last in the teacher's order, and gets the lowest value in the model, so pairs with padding add 0.
     least = model.masked_fill(~keys, torch.inf).amin(-1, keepdim=True)
     model = torch.where(keys, model, least)
     teacher = teacher.masked_fill(~keys, -torch.inf)
-    # Keys with equal values in the teacher stand in the model's order, in which their pairs count 0.
+    # Keys with equal values in the teacher stay in the model's order, in which their pairs add 0.
     falling, order = model.sort(dim=-1, descending=True)
     taught = teacher.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
-    # In a given order Σ_{i<j} (S_j − S_i) is Σ_m (2m − L + 1) S_m, and Σ_{i<j} |S_j − S_i| is that of the rising order.
+    # In any order Σ_{i<j} (S_j − S_i) = Σ_m (2m − L + 1) S_m, and Σ_{i<j} |S_j − S_i| is this sum in rising order.
     length = falling.size(-1)
     weights = 2 * torch.arange(length, device=model.device, dtype=torch.float64) - (length - 1)
     return 0.5 * (falling.gather(-1, taught).double() @ weights - falling.double() @ weights)
 
 
 def ranking_ratio(maps: Tensor, counted: Tensor) -> Tensor:
-    """The place, from 1, of each key in its query's order, by length: (B, H, L, L)."""
-    found = places(maps.masked_fill(~counted[:, None, None, :], -1)) + 1
+    """The rank, from 1, of each key of a query, divided by the length: (B, H, L, L)."""
+    found = ranks(maps.masked_fill(~counted[:, None, None, :], -1)) + 1
     return found / counted.sum(-1)[:, None, None, None]
 
 
 def map_divergence(model: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
-    """KL(α_teacher ‖ α_model) per query (B, H, L), in nats, of scores (B, H, L, L)."""
+    """KL(α_teacher ‖ α_model) per query (B, H, L), in nats, from scores (B, H, L, L)."""
     keys = counted[:, None, None, :]
     ours, theirs = (scores.masked_fill(~keys, -torch.inf).log_softmax(-1) for scores in (model, teacher))
     terms = theirs.exp() * (theirs - ours)
@@ -105,10 +106,10 @@ def map_divergence(model: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
 
 
 def propagated_norms(values: Tensor, output: nn.Linear | QuantizedLinear) -> Tensor:
-    """‖f(x)‖ (B, H, L): the length of what one head makes of a token, before it is weighted.
+    """‖f(x)‖ (B, H, L): the norm of what one head computes from a token, before it is multiplied by α.
 
     Args:
-        values: V (B, H, L, D/H), as the attention multiplies it.
+        values: V (B, H, L, D/H), after the rounding of activations.
         output: the output projection W_O (D, D), quantised or not.
     """
     weight: Tensor = output.codes().value() if isinstance(output, QuantizedLinear) else output.weight
@@ -119,7 +120,7 @@ def propagated_norms(values: Tensor, output: nn.Linear | QuantizedLinear) -> Ten
 
 
 class _ByLayer:
-    """Means, for each layer, of what a function finds in a batch."""
+    """Means, for each layer, of the values that a function computes from each batch."""
 
     def __init__(self, pair: Pair, columns: tuple[str, ...], find: Callable[[Pair, Seen, int], Found]) -> None:
         self._pair, self._columns, self._find = pair, columns, find
@@ -135,10 +136,10 @@ class _ByLayer:
 
 
 def by_layer(*columns: str) -> Callable[[Callable[[Pair, Seen, int], Found]], Callable[[Pair], Measure | None]]:
-    """Makes a measure of a function (pair, batch, layer) → (cells, values, mask), whose means are the table.
+    """Makes a measure of a generator function (pair, batch, layer) → (cells, values, mask); the table has the means.
 
     Args:
-        columns: names of the cells, beside `layer`.
+        columns: names of the cells, besides `layer`.
     """
 
     def wrapped(find: Callable[[Pair, Seen, int], Found]) -> Callable[[Pair], Measure | None]:
@@ -148,7 +149,7 @@ def by_layer(*columns: str) -> Callable[[Callable[[Pair, Seen, int], Found]], Ca
 
 
 def _per_head(values: Tensor, mask: Tensor) -> Found:
-    """Of values (B, H, L) and a mask (B, L): a mean per head."""
+    """One mean per head, from values (B, H, L) and a mask (B, L)."""
     for head in range(values.size(1)):
         yield (head,), values[:, head], mask
 
@@ -211,7 +212,7 @@ def _distance(pair: Pair, seen: Seen, layer: int) -> Found:
 
 
 class _HiddenErrors:
-    """Relative squared error of each hidden state: a ratio of sums, not a mean of ratios."""
+    """The relative squared error of each hidden state, as a ratio of sums over all tokens."""
 
     def __init__(self, pair: Pair) -> None:
         self._sums: dict[int, Tensor] = {}
@@ -236,13 +237,15 @@ def _hidden_errors(pair: Pair) -> Measure | None:
 
 _SCORES = frozenset({"scores"})
 SPECS = {
-    "cover-length": Spec("how far the teacher's 5 best keys lie apart in the model's order", _SCORES, _cover),
+    "cover-length": Spec("share of the keys, best first, that includes the teacher's 5 best", _SCORES, _cover),
     "ranking-loss": Spec("by how much pairs of keys have changed their order", _SCORES, _ranking_loss),
-    "ranking-ratio": Spec("place of [CLS], [SEP] and other keys among all keys", _SCORES, _ranking_ratio),
+    "ranking-ratio": Spec("rank of [CLS], [SEP] and other keys among all keys", _SCORES, _ranking_ratio),
     "map-divergence": Spec("KL divergence of attention maps from the teacher's", _SCORES, _divergence),
-    "dynamic-range": Spec("least and greatest value of a token's attention output", frozenset({"outputs"}), _range),
+    "dynamic-range": Spec("smallest and largest value of a token's attention output", frozenset({"outputs"}), _range),
     "attention-distance": Spec(
-        "distance of maps (SA-GEN) and of what is propagated (SA-PROP)", frozenset({"scores", "values"}), _distance
+        "distance of attention maps (SA-GEN) and of norms of propagated values (SA-PROP)",
+        frozenset({"scores", "values"}),
+        _distance,
     ),
     "hidden-error": Spec("relative squared error of hidden states", frozenset({"hidden"}), _hidden_errors),
 }

@@ -1,8 +1,8 @@
-"""What a measure of the analysis is; catalogue.py lists them.
+"""The interface of the measures of an analysis; catalogue.py lists them.
 
-`kdqat analyze` runs the teacher and every model that is compared with it over the same batches of dev rows, once, and
-hands what they computed to every measure. A measure adds up what it needs and gives a table at the end. The teacher is
-compared with itself as well: its rows of a table are the values of a perfect copy.
+`kdqat analyze` runs the teacher and all other models once over the same batches of dev rows, and passes the results of
+each batch to every measure. A measure sums up what it needs, and makes a table at the end. The teacher is compared with
+itself too; its rows of a table have the values of a perfect copy.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ class Pair:
     """A teacher and a model that is compared with it.
 
     Attributes:
-        task: what both classify.
-        rows: the dev rows, of which some are measured.
-        chosen: numbers of the rows that are measured.
-        teacher: in full precision, in eval mode.
+        task: the task of both.
+        rows: the dev rows that are measured.
+        chosen: numbers of these rows in the dev split.
+        teacher: the teacher, in full precision and in eval mode.
         model: the model, in eval mode; it may be the teacher.
-        layers: number of the teacher's layer that each of the model's layers follows; None: the networks have no
-            layers of attention, or nothing says which follows which.
-        seed: of whatever a measure draws at random.
+        layers: for each layer of the model, the number of its layer in the teacher; None: the networks have no
+            attention layers, or it is not recorded.
+        seed: seed of random numbers of a measure.
     """
 
     task: Task
@@ -44,16 +44,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Seen:
-    """One batch, as the teacher and the model computed it.
+    """The results of the teacher and of the model on one batch.
 
     Attributes:
-        numbers: of the batch's rows (B).
-        batch: what `Rows.collate` put together (tasks/kind.py).
+        numbers: numbers (B) of the rows in the dev split.
+        batch: a batch of `Rows.collate` (tasks/kind.py).
         groups: name of a group of tokens → its mask (B, L); see `Rows.token_groups`.
-        teacher: what was captured of the teacher, in the layers that the model's follow.
-        model: what was captured of the model.
-        teacher_logits: (B, C), or per token (B, L, C).
-        logits: the model's, likewise.
+        teacher: captures of the teacher, one layer for each layer of the model.
+        model: captures of the model.
+        teacher_logits: logits of the teacher (B, C), or per token (B, L, C).
+        logits: logits of the model, with the same shape.
     """
 
     numbers: list[int]
@@ -66,18 +66,18 @@ class Seen:
 
     @property
     def counted(self) -> Tensor:
-        """The mask (B, L) of what is no padding."""
+        """The mask (B, L) of real tokens, without padding."""
         return self.batch["counted"].bool()
 
 
 class Measure(Protocol):
-    """Adds up over batches, for one pair."""
+    """Sums up the batches of one pair."""
 
     def add(self, seen: Seen) -> None:
-        """Takes one batch; torch keeps no gradients meanwhile."""
+        """Adds one batch; called without gradients."""
 
     def table(self) -> list[Row]:
-        """The result; it is asked for once, after the last batch. Gradients may be taken."""
+        """The result; called once, after the last batch. It may compute gradients."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Spec:
     """An entry of the catalogue.
 
     Attributes:
-        about: what it measures, in a line.
+        about: description in one line.
         captures: fields of `Captures` that it reads.
-        make: a measure for a pair; None: it has no meaning for these networks or this task.
-        costly: whether it takes many passes over the rows, so that it must be asked for by name.
+        make: makes the measure for a pair; it returns None if the networks or the task do not have it.
+        costly: whether it needs many passes over the rows; it is then taken only by name.
     """
 
     about: str
@@ -98,19 +98,19 @@ class Spec:
 
 
 class Means:
-    """Means of tensors over batches, each a mean of its own."""
+    """Means of tensors over batches, one per key."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Begins without means."""
         self._sums: dict[tuple[Cell, ...], tuple[float, float]] = {}
 
     def add(self, key: tuple[Cell, ...], values: Tensor, mask: Tensor | None = None) -> None:
         """Adds values to the mean of `key`.
 
         Args:
-            key: the cells that name the mean.
-            values: any shape.
-            mask: of a shape that broadcasts to that of `values`; where it is false, a value does not count.
+            key: the cells of the table that identify the mean.
+            values: values of any shape.
+            mask: a mask that broadcasts to the shape of `values`; values at false are left out.
         """
         if mask is None:
             total, count = values.double().sum().item(), float(values.numel())
@@ -121,7 +121,7 @@ class Means:
         self._sums[key] = before[0] + total, before[1] + count
 
     def rows(self, *columns: str) -> list[Row]:
-        """A row per key, in the order of their first values; a mean of nothing is left out.
+        """One row per key, in the order in which the keys were added first; a mean without values is left out.
 
         Args:
             columns: names of the cells of a key.

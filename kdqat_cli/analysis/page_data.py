@@ -1,4 +1,4 @@
-"""What the report page shows beside the scores: histories, records and machines of the runs, and the analyses."""
+"""The data of the report page besides the scores: histories, records and machines of the runs, and the analyses."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from kdqat_cli.store.folder import ABOUT, HISTORY, MODEL, RUN, model_record
 from kdqat_cli.store.places import ANALYSIS, RUNS
 
 BENCH = "bench.json"
-"""What `kdqat bench --json` printed of a packed model, where the user has put it into its folder."""
+"""File in a packed model's folder into which the user may put the output of `kdqat bench --json`."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class RunFolder:
     Attributes:
         name: its path under runs/.
         record: the record beside its model.
-        run: how it came about; None: not made here.
-        history: rows of history.csv, column → value; empty where there is none.
+        run: content of run.json; None: the model was made elsewhere.
+        history: rows of history.csv, column → value; empty: there is no such file.
     """
 
     name: str
@@ -34,7 +34,7 @@ class RunFolder:
 
 
 def run_folders() -> list[RunFolder]:
-    """Every result under runs/ that can be read, by name."""
+    """All readable results under runs/, in the order of their names."""
     found = []
     for about in sorted(RUNS.rglob(f"{MODEL}/{ABOUT}")):
         folder = about.parent.parent
@@ -45,16 +45,16 @@ def run_folders() -> list[RunFolder]:
             found.append(
                 RunFolder(str(folder.relative_to(RUNS)), model_record(about.parent), run, _history(folder / HISTORY))
             )
-        except KdqatError:  # `kdqat report` tells of damaged files
+        except KdqatError:  # `kdqat report` reports damaged files elsewhere
             continue
     return found
 
 
 def latency(folder: Path) -> float | None:
-    """Milliseconds of the engine on the first shape that was measured: bench.json, which `kdqat bench --json` prints.
+    """Milliseconds of the engine at the first shape in bench.json; None: there is no such file, or it is damaged.
 
     Args:
-        folder: of the packed model.
+        folder: folder of the packed model.
     """
     try:
         rows = json.loads((folder / BENCH).read_text(encoding="utf-8"))["latency"]
@@ -64,7 +64,7 @@ def latency(folder: Path) -> float | None:
 
 
 def analyses() -> list[Analysis]:
-    """Every analysis under analysis/, by folder."""
+    """All analyses under analysis/, in the order of their folders."""
     return [read_analysis(path.parent) for path in sorted(ANALYSIS.rglob(FILE))]
 
 

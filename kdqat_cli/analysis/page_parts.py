@@ -19,7 +19,7 @@ _WIDTH = 6.9  # inches
 
 
 def sizes(rows: Sequence[Mapping[str, object]]) -> str:
-    """Score against size of the weights' file, one point per row of the score table; "" where there are none."""
+    """A chart of score against size of the weights file, one point per row; "": no row has both."""
     points = [
         (str(row["task"]), f"{row['model']} {row['run'] or ''}".strip(), row["MB"], row["mean"], row.get("ms"))
         for row in rows
@@ -39,15 +39,15 @@ def sizes(rows: Sequence[Mapping[str, object]]) -> str:
             axes.margins(0.1)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return html.drawing(
-        figure, "Score against size of the weights' file; to the left is smaller, to the top is better."
+        figure, "Score against size of the weights file; models at the left are smaller, models at the top are better."
     )
 
 
 def curves(folder: RunFolder) -> str:
-    """Every loss term and the dev score of a training."""
+    """A chart of all loss terms and of the dev score of a training."""
     columns = list(dict.fromkeys(name for row in folder.history for name in row))
     losses = [name for name in columns if name.startswith("loss")]
-    losses = losses[1:] if len(losses) == 2 else losses  # the sum of one term is that term
+    losses = losses[1:] if len(losses) == 2 else losses  # without the sum, if there is only one term
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -65,7 +65,7 @@ def curves(folder: RunFolder) -> str:
 
 
 def figures(found: Analysis) -> str:
-    """The figures that an analysis has tables for, with their numbers."""
+    """All figures for which an analysis has a table, with their numbers."""
     parts = []
     for name, one in FIGURES.items():
         if one.table and one.table in found.tables:
@@ -77,7 +77,7 @@ def figures(found: Analysis) -> str:
 
 
 def summary(found: Analysis) -> str:
-    """Agreement of every model with the teacher."""
+    """A table of the agreement of each model with the teacher."""
     rows: dict[str, dict[str, object]] = {}
     for model in found.models:
         mark = ", smoke run, not to be quoted" if model.not_to_be_quoted else ""
@@ -88,7 +88,7 @@ def summary(found: Analysis) -> str:
 
 
 def differing(found: Analysis) -> str:
-    """The rows on which a model and its teacher answer differently, by model."""
+    """For each model, the rows on which its answer differs from its teacher's."""
     shown = {one.row: one for one in found.shown}
     parts = []
     for model in found.models:
@@ -103,7 +103,7 @@ def differing(found: Analysis) -> str:
                 said += f'<img class="picture" alt="row {one.row}" src="data:image/png;base64,{one.picture}">'
             answers = "".join(f"<td>{escape(html.cell(row.get(name)))}</td>" for name in ("label", "teacher", "answer"))
             lines.append(f'<tr><td class="n">{row["row"]}</td><td class="sample">{said}</td>{answers}</tr>')
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("row", "says", "label", "teacher", "this model"))
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("row", "content", "label", "teacher", "this model"))
         body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         title = f"{model.name}: {len(table)} of {found.rows} rows"
         parts.append(html.folded(title, f'<div class="scroll">{body}</div>'))
@@ -111,7 +111,7 @@ def differing(found: Analysis) -> str:
 
 
 def attention(found: Sequence[Analysis]) -> tuple[str, str]:
-    """The controls for attention maps, and their data as JSON; both "" where there are none."""
+    """The controls for attention maps, and the maps as JSON; both are "" if there are no maps."""
     kept: list[dict[str, object]] = []
     room = _MOST_MAPS
     for one in found:
@@ -138,7 +138,7 @@ def attention(found: Sequence[Analysis]) -> tuple[str, str]:
 
 
 def made(folder: RunFolder) -> str:
-    """What a run was made of: recipe, sources, versions and machine."""
+    """How a result was made: recipe, sources, versions and machine."""
     record, run = folder.record, folder.run
     about = {
         "made by": record.kind,
@@ -151,6 +151,6 @@ def made(folder: RunFolder) -> str:
     recipe = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True) if record.settings else ""
     return html.folded(
         folder.name,
-        html.table(rows, f"what {folder.name} was made of"),
+        html.table(rows, f"how {folder.name} was made"),
         f"<h3>Recipe</h3><pre>{escape(recipe)}</pre>" if recipe else "",
     )

@@ -1,4 +1,4 @@
-"""Runs a teacher and the models that are compared with it over the same batches, once, for all measures."""
+"""Runs a teacher and other models once over the same batches, for all measures."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,13 +20,13 @@ BATCH = 16
 
 
 def run_measures(pairs: dict[str, Pair], measures: dict[str, dict[str, Measure]], advance: Advance, seed: int) -> None:
-    """Shows every measure every batch.
+    """Runs all models on all batches, and adds every batch to every measure.
 
     Args:
         pairs: name of a model → its pair; all have the same teacher and rows.
         measures: name of a model → name of a measure → the measure of that pair.
-        advance: is told of every batch.
-        seed: of the order of the batches.
+        advance: called after every batch.
+        seed: seed of the order of the batches.
     """
     first = next(iter(pairs.values()))
     wanted = frozenset().union(*(MEASURES[name].captures for own in measures.values() for name in own))
@@ -52,19 +52,19 @@ def run_measures(pairs: dict[str, Pair], measures: dict[str, dict[str, Measure]]
 
 @torch.no_grad()
 def maps_of(model: PreTrainedModel, rows: Rows, number: int) -> tuple[list[Tensor], Tensor]:
-    """The attention scores of each layer (1, H, L, L) on one row, and its mask (1, L)."""
+    """The attention scores (1, H, L, L) of each layer on one row, and the mask (1, L) of the row."""
     batch = _collated(rows, [number], model.device)
     seen, _ = _passed(model, batch, frozenset({"scores"}))
     return seen.scores, batch["counted"].bool()
 
 
 def spread(count: int, of: int) -> list[int]:
-    """Numbers of `count` rows that lie evenly among `of` rows, or of all."""
+    """The numbers of `count` rows, or of all, evenly spread over `of` rows."""
     return sorted({int(place) for place in np.linspace(0, of - 1, min(count, of)).round()})
 
 
 def _batches(rows: Rows, seed: int) -> Iterator[list[int]]:
-    """Rows of similar length together; the batches in a random order, so that the first ones are of every length."""
+    """Batches of rows of similar length, in a random order, so that the first batches have different lengths."""
     lengths = rows.lengths
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -74,7 +74,7 @@ def _batches(rows: Rows, seed: int) -> Iterator[list[int]]:
 
 def _collated(rows: Rows, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
     put_together: Callable[..., dict[str, Tensor]] = rows.collate("longest")
-    examples = rows.examples  # a text's rows make it anew at each call
+    examples = rows.examples  # read once, because rows of texts make this list anew at each call
     batch = put_together([examples[number] for number in numbers])
     return {name: values.to(device) for name, values in batch.items()}
 
@@ -87,7 +87,7 @@ def _passed(model: PreTrainedModel, batch: dict[str, Tensor], wanted: frozenset[
 
 
 def _followed(taught: Captures, pair: Pair) -> Captures:
-    """The teacher's captures in the layers that the model's follow."""
+    """The captures of the teacher's layers that the model's layers follow."""
     if pair.layers is None:
         return Captures()
     kept = Captures(**{name: list(getattr(taught, name)) for name in Captures.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""A quantised model as a plain network of its architecture, with the values of its codes as weights."""
+"""Converts a quantised model to a plain network of the same architecture, with the values of its codes as weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy without quantisers, in eval mode; its activations are not rounded.
 
     Args:
-        model: quantised and frozen, or in full precision; not changed.
+        model: a frozen quantised model, or one in full precision; it is not changed.
     """
     made: Any = type(model)(model.config)
     if model.config.model_type not in NETS:

@@ -1,8 +1,9 @@
-"""Published results, as data: what `kdqat report` shows beside ours.
+"""Published results, as data, for `kdqat report` to show beside ours.
 
-A cell is what a table says of one run on one task: a number, [mean, standard deviation], or null, where a number was
-published that is not known here. A cell of several quantities is a mapping: `score` is the headline on dev, `MB` the
-bytes of the model / 10⁶, `bits` bits per weight, any other name that of a metric, for example test_score.
+A cell of a table has the result of one run on one task. It is a number; [mean, standard deviation]; or null, if a
+number was published but is not known here. A cell with several quantities is a mapping. Its keys are `score` (the
+headline on dev), `MB` (bytes of the model / 10⁶), `bits` (bits per weight) and names of metrics, for example
+test_score.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ _PACKAGED = Path(__file__).parents[1] / "published"
 SCORE = "score"
 
 Value = tuple[float, float | None] | None
-"""Mean and standard deviation, which is None where it was not printed; None: published, but not known here."""
+"""(mean, standard deviation or None if it was not printed); None: published, but not known here."""
 
-Cell = dict[str, Value]
+PublishedCell = dict[str, Value]
 """Quantity → its value."""
 
 
@@ -27,11 +28,11 @@ class Published:
     """One table.
 
     Attributes:
-        name: what `--published` calls it.
+        name: value of `--published`.
         about: encoder and setting.
         source: paper and table.
-        kinds: what made the models that it measures, as records have it: teacher, student, packed.
-        weights: the quantisers of its students' weights.
+        kinds: kinds of its models, as in records: teacher, student, packed.
+        weights: quantisers of its students' weights.
         scores: run (a loss, or `teacher`) → task → cell.
     """
 
@@ -40,15 +41,15 @@ class Published:
     source: str
     kinds: list[str]
     weights: list[str]
-    scores: dict[str, dict[str, Cell]]
+    scores: dict[str, dict[str, PublishedCell]]
 
-    def cell(self, run: str, task: str) -> Cell | None:
-        """What the table says of a run on a task; None: nothing."""
+    def cell(self, run: str, task: str) -> PublishedCell | None:
+        """The published result of a run on a task; None: none."""
         return self.scores.get(run, {}).get(task)
 
     @property
     def quantities(self) -> list[str]:
-        """Names of what it has values of."""
+        """Names of all quantities in the table."""
         return list(dict.fromkeys(name for cells in self.scores.values() for cell in cells.values() for name in cell))
 
 
@@ -58,10 +59,10 @@ def published_names() -> list[str]:
 
 
 def load_published(name: str) -> Published:
-    """A packaged table.
+    """Loads a packaged table.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no table of this name.
     """
     if name not in published_names():
         raise ConfigError(f"There is no published table {name!r}.", "kdqat ls published")
@@ -70,7 +71,7 @@ def load_published(name: str) -> Published:
     return Published(name=name, scores=scores, **value)
 
 
-def _cell(given: Any) -> Cell:
+def _cell(given: Any) -> PublishedCell:
     named = given if isinstance(given, dict) else {SCORE: given}
     return {name: _value(value) for name, value in named.items()}
 

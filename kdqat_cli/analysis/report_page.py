@@ -1,51 +1,35 @@
 """The report as one page of HTML that needs no network: scores, sizes, curves, figures, attention maps, samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from kdqat_cli import __version__
 from kdqat_cli.analysis import html
 from kdqat_cli.analysis import page_parts as parts
-from kdqat_cli.analysis.page_data import analyses, run_folders
+from kdqat_cli.analysis.page_data import RunFolder, analyses, run_folders
+from kdqat_cli.analysis.result import Analysis
 
 MARK = '<meta name="generator" content="kdqat report">'
-"""Tells the page from any other file."""
+"""A line by which kdqat recognises its own page."""
 _FILES = Path(__file__).parent / "page"
 
 
 def report_page(scores: Sequence[Mapping[str, object]], chart: Sequence[Mapping[str, object]], missing: str) -> str:
-    """The page of the working folder.
+    """The HTML of the report of the working folder.
 
     Args:
         scores: rows of the score table.
-        chart: rows of the chart, with the columns task, model, run, mean, MB, and ms where a speed was measured.
-        missing: what the score table says of a score that is not there.
+        chart: rows of the chart, with the columns task, model, run, mean, MB, and ms (None: not measured).
+        missing: the word in the score table for a missing score.
     """
     folders, found = run_folders(), analyses()
     controls, maps = parts.attention(found)
-    trained = [folder for folder in folders if any("loss" in row for row in folder.history)]
-    sections = {
-        "scores": ("Scores", [html.table(scores, "scores", missing), parts.sizes(chart)]),
-        "training": ("Training", [html.folded(folder.name, parts.curves(folder)) for folder in trained]),
-        **{
-            f"analysis-{number}": (
-                f"What quantisation changed: {one.task}",
-                [
-                    html.paragraph(f"{one.rows} of {one.of} dev rows. Every model is compared with its teacher."),
-                    parts.summary(one),
-                    parts.figures(one),
-                ],
-            )
-            for number, one in enumerate(found)
-        },
-        "maps-section": ("Attention maps", [controls]),
-        "rows": ("Rows on which model and teacher differ", [parts.differing(one) for one in found]),
-        "made": ("What was run", [parts.made(folder) for folder in folders]),
-    }
-    kept = {name: (title, content) for name, (title, content) in sections.items() if any(content)}
-    links = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, (title, _) in kept.items())
-    body = "".join(html.section(name, title, *content) for name, (title, content) in kept.items())
+    scored = [html.table(scores, "scores", missing), parts.sizes(chart)]
+    sections = [section for section in _sections(scored, folders, found, controls) if any(section.content)]
+    links = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title, _ in sections)
+    body = "".join(html.section(name, title, *content) for name, title, content in sections)
     style, script = (_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     data = f'<script type="application/json" id="attention-data">{maps}</script>' if maps else ""
     return (
@@ -57,3 +41,24 @@ def report_page(scores: Sequence[Mapping[str, object]], chart: Sequence[Mapping[
         f'<nav aria-label="Sections"><ul>{links}</ul></nav><main>{body}</main>{data}<script>{script}</script>'
         "</body></html>\n"
     )
+
+
+class _Section(NamedTuple):
+    name: str
+    title: str
+    content: list[str]
+
+
+def _sections(scores: list[str], folders: list[RunFolder], found: list[Analysis], controls: str) -> Iterator[_Section]:
+    """All sections in their order; one without content is left out of the page."""
+    yield _Section("scores", "Scores", scores)
+    trained = [html.folded(folder.name, parts.curves(folder)) for folder in folders if folder.history]
+    yield _Section("training", "Training", trained)
+    for number, one in enumerate(found):
+        rows = html.paragraph(f"{one.rows} of {one.of} dev rows. Every model is compared with its teacher.")
+        content = [rows, parts.summary(one), parts.figures(one)]
+        yield _Section(f"analysis-{number}", f"What quantisation changed: {one.task}", content)
+    yield _Section("maps-section", "Attention maps", [controls])
+    differing = [parts.differing(one) for one in found]
+    yield _Section("rows", "Rows on which model and teacher differ", differing)
+    yield _Section("made", "What was run", [parts.made(folder) for folder in folders])

@@ -1,8 +1,8 @@
-"""What `kdqat analyze` writes into a folder.
+"""The files that `kdqat analyze` writes into a folder.
 
-analysis.json      everything, for `kdqat figure` and `kdqat report --html`
+analysis.json      all results, for `kdqat figure` and `kdqat report --html`
 tables/NAME.csv    one file per measure, for spreadsheets
-plots/NAME.csv     of measures by layer: a column per model, means over heads and tokens, for `dvc plots`
+plots/NAME.csv     for measures by layer: one column per model, with means over heads and tokens, for `dvc plots`
 """
 
 import base64
@@ -27,15 +27,15 @@ Row = dict[str, Cell]
 """One row of a table: column → value."""
 
 
-class Model(Section):
+class AnalyzedModel(Section):
     """One of the models that were compared."""
 
     name: str
-    """What tables and figures call it."""
+    """Its name in tables and figures."""
     source: str
-    """Its folder or hub id, as it was given."""
+    """Its folder or hub id, as the user gave it."""
     factors: Factors
-    """What tells it from others."""
+    """Its seed, loss, quantisers and other factors."""
     score: float
     """Score in percent on the measured rows."""
     weights: str | None = None
@@ -45,7 +45,7 @@ class Model(Section):
 
     @property
     def run(self) -> str:
-        """Its name without the seed: models that differ in their seed alone have one line in a figure."""
+        """Its name without the seed; models that differ only in their seed share a line in a figure."""
         seed = self.factors.seed
         return self.name if seed is None else self.name.removesuffix(f"-{seed}")
 
@@ -56,28 +56,28 @@ class Sentence(Section):
     row: int
     """Number of the row in the dev split."""
     texts: list[str]
-    """What it says."""
+    """Its texts."""
     tokens: list[str]
-    """Its tokens, L of them."""
+    """Its L tokens."""
     maps: dict[str, str]
     """Model → base64 of its maps (N, H, L, L), one byte per probability: round(255 · α)."""
     shape: list[int] = Field(min_length=3, max_length=3)
     """N, H and L."""
 
     def values(self, model: str) -> NDArray[np.float32]:
-        """The maps of a model (N, H, L, L), of 0 to 1."""
+        """The maps of a model (N, H, L, L), with values from 0 to 1."""
         layers, heads, length = self.shape
         flat = np.frombuffer(base64.b64decode(self.maps[model]), np.uint8)
         return flat.reshape(layers, heads, length, length).astype(np.float32) / np.float32(255)
 
 
 class Shown(Section):
-    """A row on which models and teacher differ, for people."""
+    """A row on which a model and the teacher differ, in a form to show to users."""
 
     row: int
     """Number of the row in the dev split."""
     texts: list[str]
-    """What it says."""
+    """Its texts."""
     picture: str | None = None
     """base64 of a PNG file."""
 
@@ -90,13 +90,13 @@ class Analysis(Section):
     task: str
     """Name of the task."""
     labels: list[str] | None = None
-    """Class names; null: numbers, or classes per token."""
+    """Class names; null: the answers are numbers, or classes per token."""
     rows: int
-    """Dev rows that were measured."""
+    """Number of dev rows that were measured."""
     of: int
-    """Dev rows that there are."""
-    models: list[Model]
-    """The teacher first."""
+    """Number of all dev rows."""
+    models: list[AnalyzedModel]
+    """The models; the teacher is first."""
     tables: dict[str, list[Row]]
     """Measure → its table; the column `model` names the model."""
     sentences: list[Sentence] = Field(default_factory=list)
@@ -108,15 +108,15 @@ class Analysis(Section):
 
 
 def encoded(maps: NDArray[np.float32]) -> str:
-    """Maps of 0 to 1 as `Sentence.maps` has them."""
+    """Encodes maps (N, H, L, L), with values from 0 to 1, for `Sentence.maps`."""
     return base64.b64encode(np.rint(255 * maps).astype(np.uint8).tobytes()).decode()
 
 
 def write_analysis(found: Analysis, folder: Path) -> None:
-    """Writes an analysis; files of an earlier one are replaced, and tables that it had beyond this one are removed.
+    """Writes an analysis. It replaces an earlier analysis in the folder, and removes tables that only that one had.
 
     Raises:
-        ConfigError: a file that kdqat did not write is in the way.
+        ConfigError: a file that kdqat did not write would be replaced.
         MissingInputError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,10 +127,10 @@ def write_analysis(found: Analysis, folder: Path) -> None:
 
 
 def read_analysis(folder: Path) -> Analysis:
-    """The analysis in a folder.
+    """Reads the analysis in a folder.
 
     Raises:
-        MissingInputError: there is none, or it is damaged.
+        MissingInputError: there is no analysis, or it is damaged.
     """
     path = folder / FILE if folder.is_dir() else folder
     if not path.is_file():
@@ -143,7 +143,7 @@ def _holds_analysis(text: str) -> bool:
 
 
 def by_layer(rows: list[Row]) -> list[Row]:
-    """A table with the columns model, layer and value, as one row per layer and one column per model, of means."""
+    """Converts a table with the columns model, layer and value to one row per layer, with one mean per model."""
     found: dict[int, dict[str, list[float]]] = {}
     for row in rows:
         if (value := row.get("value")) is not None and (layer := row.get("layer")) is not None:

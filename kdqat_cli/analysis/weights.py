@@ -1,10 +1,10 @@
-"""What quantisation did to each weight: a table with one row per quantised weight.
+"""What quantisation did to each weight, as a table with one row per quantised weight tensor.
 
-zeros      share of weights that are exactly 0
+zeros      share of its values that are exactly 0
 scale      mean of the scales
-entropy    −Σ p log₂ p over the levels, in bits per weight: what an ideal code of single levels would take
-error      ‖ŵ − w‖ / ‖w‖, w the teacher's weight of the same name; empty where it has none of this shape
-saturated  share of the input's values at or beyond the clamp of activations, at real tokens; empty without a clamp
+entropy    −Σ p log₂ p over the levels, in bits per weight: the size of an ideal code of single levels
+error      ‖ŵ − w‖ / ‖w‖, w the teacher's weight of the same name; empty: the teacher has none of this shape
+saturated  share of the input's values at or beyond the clamp of activations, at real tokens; empty: no clamp
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from kdqat_cli.quantizers.parameters import quantized_weights
 
 
 def entropy(levels: Tensor) -> float:
-    """Bits per weight of the distribution of levels (any shape)."""
+    """The entropy of the distribution of levels (any shape), in bits per weight."""
     whole = levels.flatten().long()
     counts = (whole - whole.min()).bincount()
     shares = counts[counts > 0].double() / levels.numel()
-    return float(-(shares * shares.log2()).sum()) + 0.0  # +0: one level alone has an entropy of -0
+    return float(-(shares * shares.log2()).sum()) + 0.0  # + 0, because the formula gives -0 for a single level
 
 
 class _Weights:

@@ -25,7 +25,7 @@ OWN = "kdqat"
 Ids = NDArray[np.int64]
 """Token ids (rows, tokens) without padding."""
 Logits = NDArray[np.float32]
-Run = Callable[[Ids], Logits]
+Forward = Callable[[Ids], Logits]
 """Token ids → logits (rows, labels)."""
 
 DENSE, PLAIN, FP32 = "dense", "plain.onnx", "fp32.onnx"
@@ -47,7 +47,7 @@ class EngineSpec:
     """
 
     prepare: Callable[[Path, Path], None]
-    load: Callable[[Path, Path, int], Run]
+    load: Callable[[Path, Path, int], Forward]
     imports: tuple[str, ...]
     file: Callable[[Path, Path], Path]
     device: Device = "cpu"
@@ -98,7 +98,7 @@ def settle() -> None:
             return
 
 
-def _seconds(run: Run, ids: Ids) -> float:
+def _seconds(run: Forward, ids: Ids) -> float:
     run(ids)  # wakes the threads of the engine
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < _SHORTEST:
@@ -120,7 +120,7 @@ def _nothing(packed: Path, scratch: Path) -> None:
     pass
 
 
-def _own(packed: Path, scratch: Path, threads: int, device: Device = "cpu") -> Run:
+def _own(packed: Path, scratch: Path, threads: int, device: Device = "cpu") -> Forward:
     from kdqat_cli.engine.engine import Engine as Own
 
     engine = Own.load(packed, threads, device)
@@ -144,7 +144,7 @@ def write_dense(packed: Path, scratch: Path) -> None:
         model.save_pretrained(scratch / DENSE)
 
 
-def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", half: bool = False) -> Run:
+def _torch(packed: Path, scratch: Path, threads: int, device: Device = "cpu", half: bool = False) -> Forward:
     import torch
     import transformers
     from transformers import AutoModelForSequenceClassification
@@ -210,7 +210,7 @@ def _write_int8(packed: Path, scratch: Path) -> None:
     )
 
 
-def load_onnx(packed: Path, scratch: Path, threads: int, file: str) -> Run:
+def load_onnx(packed: Path, scratch: Path, threads: int, file: str) -> Forward:
     """Loads a graph of the scratch folder with ONNX Runtime."""
     import onnxruntime
 

@@ -1,10 +1,11 @@
-"""The model card: README.md, which the model hub shows and whose header it searches.
+"""The model card: README.md, which the model hub shows; the hub's search uses its header.
 
-`export` writes one into the folder of the model. It says only what follows from the inputs of the export: its bytes are
-those of the next run too, as DVC wants it. So it has the score of one student, and no time. `kdqat card` writes one
-beside that folder, from the metrics of all seeds and from measured times.
+`export` writes a card into the folder of the model. DVC needs equal bytes from equal inputs, so this card has only
+facts that follow from the inputs of the export: the score of one student, and no times. `kdqat card` writes a card
+beside that folder, with the metrics of all seeds and with measured times.
 
-The license is left out: kdqat does not know it. Whoever adds it makes the card their own (store/seal.py).
+A card has no license, because kdqat does not know it. After a user edits a card, kdqat does not overwrite it
+(store/seal.py).
 """
 
 import re
@@ -25,9 +26,9 @@ _METRICS = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
-"""The hub's names of metrics, where they are others than ours."""
+"""Our name of a metric → the hub's name, if it differs."""
 _ASKED = {"image-classification": "picture.png", "translation": "A sentence."}
-"""What `kdqat predict` is given, by the hub's name of the task, where that is no text to classify."""
+"""The hub's name of a kind of task → an example of input for `kdqat predict`; other kinds get a text."""
 _PACKED = """\
 from kdqat_cli.serving import load
 
@@ -52,7 +53,7 @@ model, record = load_network(Path(folder, "kdqat.safetensors"))  # a torch modul
 
 
 def card(facts: Facts) -> str:
-    """A model card, as README.md holds it."""
+    """The text of a model card."""
     parts = [
         f"# {facts.name}\n\n{_about(facts)}",
         f"## Scores\n\n{_scores(facts)}",
@@ -68,7 +69,7 @@ def card(facts: Facts) -> str:
 
 def _header(facts: Facts) -> str:
     hosted = facts.hosted
-    tags = ["kdqat", "quantization", *(["knowledge-distillation"] if facts.loss else [])]
+    tags = ["kdqat", "quantization", *(["knowledge-distillation"] if facts.record.loss else [])]
     results = _results(facts, hosted)
     data = ModelCardData(
         language=hosted.languages or None,
@@ -87,7 +88,7 @@ def _header(facts: Facts) -> str:
 
 
 def _results(facts: Facts, hosted: Hosted) -> list[EvalResult]:
-    """The scores, where they are the model's own and mean something."""
+    """The scores for the header; none if another model was scored, or if they are not to be quoted."""
     task, measured = facts.task, facts.measured
     if task is None or measured is None or not measured.own or facts.record.not_to_be_quoted:
         return []
@@ -117,21 +118,21 @@ def _spread(score: Score, seeds: list[int | None]) -> dict[str, object] | None:
 
 def _about(facts: Facts) -> str:
     record, made = facts.record, facts.record.quantization
-    what = "distilled from its full-precision teacher" if facts.loss else "quantised without any training"
+    what = "distilled from its full-precision teacher" if facts.record.loss else "quantised without any training"
     lead = f"A student model, {what} with kdqat and stored in the format `{facts.format}`."
     if record.not_to_be_quoted:
         lead = f"**A smoke run, not to be quoted: {record.not_to_be_quoted}.**\n\n{lead}"
     title = f"{record.task}: {facts.task.title}" if facts.task else record.task
     rows: list[tuple[str, object]] = [("task", title), ("labels", ", ".join(record.labels or []) or None)]
     rows += [("base model", facts.base or _folder(record.encoder)), ("network", record.network)]
-    rows += [("distillation loss", facts.loss), ("seed", record.seed)]
+    rows += [("distillation loss", facts.record.loss), ("seed", record.seed)]
     rows += [("weights", facts.weights), ("activations", made.activations if made else None)]
     rows += [("input", _input(record)), ("loaded by", facts.engine or "kdqat")]
     return f"{lead}\n\n{_table(['', ''], [row for row in rows if row[1] is not None])}"
 
 
 def _folder(encoder: str | None) -> str | None:
-    """A local folder by its last name: where it lay on one machine helps nobody."""
+    """The last name of a local folder; its path on one machine is no use to readers."""
     return None if encoder is None else f"{encoder.rstrip('/').rpartition('/')[2]}, a local folder"
 
 
@@ -145,22 +146,22 @@ def _input(record: Record) -> str | None:
 def _scores(facts: Facts) -> str:
     measured, task = facts.measured, facts.task
     if measured is None:
-        return "Not measured where this card was written. `kdqat evaluate` measures it."
+        return "Not measured yet; `kdqat evaluate` measures them."
     names = {"score": f"score ({task.metric})" if task else "score"}
     rows = [(names.get(score.name, score.name), score.text) for score in measured.scores]
     seeds = ", ".join("-" if seed is None else str(seed) for seed in measured.seeds)
     percent = (
-        "in percent, but for the perplexity"
+        "in percent, except the perplexity"
         if any(score.name == "perplexity" for score in measured.scores)
         else "in percent"
     )
-    text = f"{measured.whose} On the {facts.hosted.split} rows, {percent}"
+    text = f"Scores of {measured.whose}, on the {facts.hosted.split} rows, {percent}"
     many = f"; mean ± sample standard deviation over the seeds {seeds}" if len(measured.seeds) > 1 else ""
     notes = [f"{text}{many}."]
-    if facts.loss is not None:
-        notes.append("Of each training, the evaluation with the best score on these rows was kept, so it is flattered.")
+    if facts.record.loss is not None:
+        notes.append("Each training kept its evaluation with the best score on these rows, so the score is optimistic.")
     if others := facts.task.splits[1:] if facts.task and len(rows) > 1 else []:
-        notes.append(f"What begins with the name of another split ({', '.join(others)}) was measured on that.")
+        notes.append(f"A metric that begins with the name of another split ({', '.join(others)}) was measured on it.")
     return f"{' '.join(notes)}\n\n{_table(['metric', 'value'], rows)}"
 
 
@@ -189,7 +190,7 @@ def _use(facts: Facts) -> str:
         needed = " ".join(facts.packages)
         install = f"```sh\npip install {needed}\n```\n\n" if needed else ""
         code = _program(facts.usage, given) if facts.usage else f"Load the folder with {facts.engine}."
-        return f"{install}`folder` is where the files of this model lie.\n\n{code}"
+        return f"{install}`folder` is the folder with the files of this model.\n\n{code}"
     if record.rows_kind != "text":
         asked = _ASKED.get(facts.hosted.pipeline or "")
         predict = f'kdqat predict model "{asked}"\n' if asked else ""
@@ -208,7 +209,7 @@ def _use(facts: Facts) -> str:
 
 
 def _program(text: str, given: str) -> str:
-    """A program as code, with its values after its imports."""
+    """A program as Markdown code; the line with its values comes after its imports."""
     imports, rest = text.rsplit("\n\n", 1)
     return f"```python\n{imports}\n\n{given}\n{rest}```"
 
@@ -216,7 +217,7 @@ def _program(text: str, given: str) -> str:
 def _limits(facts: Facts) -> str:
     record, made = facts.record, facts.record.quantization
     title = f"task {record.task}" if record.task else "its task"
-    limits = [f"It was trained and scored on the rows of {title} alone. Nothing is known about other texts or images."]
+    limits = [f"It was trained and scored only on the rows of {title}. Nothing is known about other texts or images."]
     if record.rows_kind == "text" and record.max_length is not None:
         limits.append(f"Rows are cut to {record.max_length} tokens.")
     if facts.loses:
@@ -225,10 +226,10 @@ def _limits(facts: Facts) -> str:
         limits.append(facts.compared)
     if facts.format == "packed":
         if made is not None and (record.rows_kind, made.weights, made.activations) == ("text", "ternary", "int8"):
-            limits.append("Equal bits are promised per kernel: another processor can give another label to a few rows.")
+            limits.append("Logits are bit-equal only on the same kernel; another processor can change a few labels.")
         else:
-            limits.append("torch computes it, from the unpacked weights: the file is small, but nothing runs faster.")
-    limits.append("The license is not known to kdqat: see those of the base model and of the data.")
+            limits.append("torch computes it from the unpacked weights, so only the file is small; it runs no faster.")
+    limits.append("kdqat does not know the license: see the licenses of the base model and of the data.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 

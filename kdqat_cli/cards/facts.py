@@ -1,4 +1,4 @@
-"""What a model card tells, gathered from the record of an export, its files and what was measured."""
+"""The facts of a model card, collected from the record of an export, its files and its measurements."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -25,9 +25,9 @@ class Score(NamedTuple):
     """A metric over the seeds of a run."""
 
     name: str
-    """The metric, as the task has it; `score` is the headline."""
+    """The task's name of the metric; `score` is the headline."""
     values: list[float]
-    """One per seed."""
+    """One value per seed."""
 
     @property
     def mean(self) -> float:
@@ -36,7 +36,7 @@ class Score(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Mean, and sample standard deviation of more than one."""
+        """The mean, with the sample standard deviation if there are several values."""
         mean = f"{self.mean:.2f}"
         return mean if len(self.values) < 2 else f"{mean} ± {stdev(self.values):.2f}"
 
@@ -47,9 +47,9 @@ class Measured:
 
     Attributes:
         scores: the metrics.
-        seeds: of the trainings, in the order of the values; None: without a seed.
-        whose: what was scored, as a sentence.
-        own: whether the numbers are those of the model that the card is of, and so belong into its header.
+        seeds: seeds of the trainings, in the order of the values; None: a training without a seed.
+        whose: the model that was scored, to follow "Scores of".
+        own: whether the card's own model was scored; only then the card's header has the scores.
     """
 
     scores: list[Score]
@@ -60,24 +60,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is made of.
+    """The facts of a card.
 
     Attributes:
-        record: of the student: what it was made from.
-        task: that it was made for; None: its file is not here.
+        record: record of the export.
+        task: the model's task; None: the task's file is not on this machine.
         format: `packed`, or the name of another engine's format.
         file: name of the file of weights.
         digest: sha256 of that file.
-        size: of the model.
-        measured: scores; None: none are known.
-        engine: what loads another engine's format.
-        loses: where its numbers are not the student's.
-        library: the hub's name of what loads it.
-        usage: Python that loads it.
-        packages: what another format needs.
-        compared: how it compares with its student, as a sentence.
-        speed: rows of a table with times; none were measured: empty.
-        machine: that these were measured on.
+        size: size of the model.
+        measured: scores; None: not known.
+        engine: name of the engine that another format is for.
+        loses: where the numbers of another format differ from the student's.
+        library: the hub's name of the library that loads the model.
+        usage: Python code that loads another format.
+        packages: packages that the code needs.
+        compared: how the export compares with its student, as a sentence.
+        speed: rows of the table of times; empty: not measured.
+        machine: the machine of these measurements.
     """
 
     record: Record
@@ -97,22 +97,22 @@ class Facts:
     machine: str = ""
 
     def with_speed(self, speed: list[dict[str, object]], machine: str) -> "Facts":
-        """The same with measured times."""
+        """The same facts with measured times."""
         return replace(self, speed=speed, machine=machine)
 
     @property
     def hosted(self) -> Hosted:
-        """The task in the hub's words."""
+        """The task's fields on the model hub."""
         return self.task.hosted if self.task else Hosted(None, [])
 
     @property
     def name(self) -> str:
         """The model's name in the header."""
-        return "-".join(filter(None, [self.record.task, self.loss, self.format]))
+        return "-".join(filter(None, [self.record.task, self.record.loss, self.format]))
 
     @property
     def base(self) -> str | None:
-        """The hub id of the encoder, or of a teacher that kdqat did not make; None: it was a folder, or a network."""
+        """The hub id of the encoder, or of a teacher that kdqat did not make; None: a local folder, or a network."""
         encoder = self.record.encoder
         if encoder == EMBEDDED:
             return EMBEDDED_ID
@@ -120,24 +120,18 @@ class Facts:
         return encoder if not local and encoder and _HUB_ID.fullmatch(encoder) else None
 
     @property
-    def loss(self) -> str | None:
-        """The attention loss that it was distilled with; None: it was not distilled."""
-        said = self.record.settings.get("distillation")
-        return said.get("loss") if isinstance(said, dict) else None
-
-    @property
     def weights(self) -> str:
-        """The quantiser of the weights; other engines' formats take ternary ones alone."""
+        """The quantiser of the weights; other engines' formats have no record of it, but take only ternary weights."""
         return self.record.quantization.weights if self.record.quantization else "ternary"
 
 
 def packed_facts(record: Record, folder: Path, size: Size, measured: Measured | None) -> Facts:
-    """What the card of a packed folder is made of.
+    """The facts of a packed folder.
 
     Args:
-        record: of the packed model.
-        folder: with the packed file.
-        size: of the model.
+        record: record of the packed model.
+        folder: folder of the packed file.
+        size: size of the model.
         measured: scores, or None.
     """
     file = folder / FILE_NAME
@@ -147,20 +141,20 @@ def packed_facts(record: Record, folder: Path, size: Size, measured: Measured | 
 def foreign_facts(
     record: Record, folder: Path, size: Size, spec: "Format", compared: Compared, measured: Measured | None = None
 ) -> Facts:
-    """What the card of an export for another engine is made of.
+    """The facts of an export for another engine.
 
     Args:
-        record: of the export.
-        folder: with its files.
-        size: of the model.
+        record: record of the export.
+        folder: folder of its files.
+        size: size of the model.
         spec: its format.
         compared: how it compares with the student.
-        measured: scores; None: that of the comparison.
+        measured: scores; None: the score of the comparison.
     """
-    differing = f"{compared['rows_differing']} of {compared['rows']} rows got another label than from the student."
+    differing = f"{compared['rows_differing']} of {compared['rows']} rows got a label other than the student's."
     if measured is None:
         own = [Score("score", [compared["score"]])]
-        measured = Measured(own, [record.seed], "This model, on the engine that it is for.", True)
+        measured = Measured(own, [record.seed], "this model, run by its own engine", True)
     return Facts(
         record,
         _task_of(record),
@@ -174,12 +168,12 @@ def foreign_facts(
         library=spec.library,
         usage=spec.usage,
         packages=spec.packages,
-        compared=f"When it was written, {differing}",
+        compared=f"In the check after its export, {differing}",
     )
 
 
 def _task_of(record: Record) -> Task | None:
-    """The task that a model was made for; None where its file is gone, as on another machine."""
+    """The task that a model was made for; None: its file is gone, as on another machine."""
     name = record.task_file or record.task
     try:
         return load_task(name) if name else None

@@ -1,1 +1,1 @@
-"""The commands: each reads its options, calls the stage of its name and hands the result to output.py."""
+"""The commands. Each one reads its options, calls the stage of the same name and prints the result by output.py."""

@@ -23,7 +23,7 @@ _ALL = "all"
 _ModelsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Models that are compared with the teacher: folders or hub ids, or NAME=FOLDER. "
+        help="Models to compare with the teacher: folders or hub ids, or NAME=FOLDER. "
         "[default: every ternary model and student under runs/TASK]"
     ),
 ]
@@ -32,7 +32,7 @@ _MeasureOption = Annotated[
     typer.Option(
         "--measure",
         metavar="NAME",
-        help="Measure that `kdqat ls measures` lists, or all; repeat for more. [default: all that take one pass]",
+        help="Name that `kdqat ls measures` lists, or all; repeat for more. [default: all that take one pass]",
     ),
 ]
 
@@ -58,8 +58,8 @@ def analyze(
 ) -> None:
     """Measure what quantisation changed in a model.
 
-    Models are compared with their teacher on dev rows: attention maps and their order, hidden states, weights, answers,
-    sharpness of the loss, and the score with one part at a time put back to full precision.
+    Models are compared with their teacher on dev rows: attention maps and the ranking of their values, hidden states,
+    weights, answers, curvature of the loss, and the score after one part at a time is put back to full precision.
     """
     use_plugins()
     _check_measures(measure or [])
@@ -86,7 +86,7 @@ def _check_measures(wanted: list[str]) -> None:
 
 
 def _measures(wanted: list[str]) -> list[str]:
-    """The measures that were asked for."""
+    """The names of the measures to take."""
     if _ALL in wanted:
         return list(MEASURES)
     if wanted:
@@ -97,7 +97,7 @@ def _measures(wanted: list[str]) -> list[str]:
 
 
 def _named(models: list[str]) -> dict[str, str]:
-    """Name → source; the name is what stands before =, else the end of the path."""
+    """Name → source; the name is the text before =, else the last part of the path."""
     found: dict[str, str] = {}
     for given in models:
         name, equals, source = given.partition("=")
@@ -112,7 +112,7 @@ def _named(models: list[str]) -> dict[str, str]:
 
 
 def _under_runs(task: str) -> dict[str, str]:
-    """The ternary models and students of a task in the working folder; exports beside them are the same models."""
+    """The ternary models and students of a task in the working folder; exports are left out, as they are the same."""
     from kdqat_cli.store.folder import ABOUT, MODEL, model_record
 
     records = [*RUNS.glob(f"{task}/ternary*/{MODEL}/{ABOUT}"), *RUNS.glob(f"{task}/student/*/{MODEL}/{ABOUT}")]
@@ -127,13 +127,13 @@ def _under_runs(task: str) -> dict[str, str]:
 @command
 def figure(
     names: Annotated[
-        list[str], typer.Argument(help="Figures that `kdqat ls figures` lists, or tables of the analysis by layer.")
+        list[str], typer.Argument(help="Names that `kdqat ls figures` lists, or tables of the analysis by layer.")
     ],
     analysis: Annotated[Path, typer.Option("--analysis", help="Folder that `kdqat analyze` wrote.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder that takes NAME.png and NAME.svg.")] = Path("figures"),
-    sentence: Annotated[int, typer.Option("--sentence", help="Of the maps: which sentence of the analysis.")] = 0,
-    layer: Annotated[int, typer.Option("--layer", help="Of the maps: the layer; -1 is the last.")] = -1,
-    head: Annotated[int, typer.Option("--head", min=0, help="Of the maps: the head.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for NAME.png and NAME.svg.")] = Path("figures"),
+    sentence: Annotated[int, typer.Option("--sentence", help="For maps: number of the sentence, from 0.")] = 0,
+    layer: Annotated[int, typer.Option("--layer", help="For maps: the layer, from 0; -1 is the last.")] = -1,
+    head: Annotated[int, typer.Option("--head", min=0, help="For maps: the head, from 0.")] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """The application, and what all commands share.
 
-Heavy imports stand inside the commands, so that `kdqat --help` and completion answer at once.
+Modules that take long to import are imported inside the commands, so that `kdqat --help` and completion answer at once.
 """
 
 import functools
@@ -37,15 +37,15 @@ _QUIET_LIBRARIES = {
 _INTERRUPTED = 130
 
 
-class _Group(TyperGroup):
-    """The commands. Help and usage errors are printable: typer writes UTF-8 where the stream is ASCII."""
+class _CommandGroup(TyperGroup):
+    """The commands. Help and usage errors are made printable, because typer writes UTF-8 even to an ASCII stream."""
 
     def get_help(self, ctx: Any) -> str:
         """The list of commands."""
         return printable(super().get_help(ctx), sys.stdout)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Reads the options that stand before the command."""
+        """Reads the options before the command."""
         with _printable_errors():
             return super().make_context(*args, **extra)
 
@@ -66,8 +66,8 @@ def _printable_errors() -> Iterator[None]:
 
 app = typer.Typer(
     name="kdqat",
-    cls=_Group,
-    help="Transformer encoders with ternary weights: distil a fine-tuned classifier into {-α, 0, +α}, and pack it.",
+    cls=_CommandGroup,
+    help="Make trained models small: train a quantised student that follows its teacher, and store it packed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -75,7 +75,7 @@ app = typer.Typer(
 
 
 class _Command(TyperCommand):
-    """A command whose usage errors are kdqat's sentences alone."""
+    """A command whose usage errors are only kdqat's sentences, without pydantic's prefix."""
 
     def get_help(self, ctx: Any) -> str:
         """The command's help."""
@@ -96,12 +96,12 @@ class _Command(TyperCommand):
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command whose expected failures become one sentence and an exit code."""
+    """Registers a command. An expected failure ends it with one sentence and an exit code."""
     return _register(function, "")
 
 
 def training_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command that continues where it was interrupted."""
+    """Registers a command that, when it is repeated, continues from where it was interrupted."""
     return _register(function, "; the same command continues from the last evaluation")
 
 
@@ -120,7 +120,7 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
             if speaks:
                 Output().error(error)
             raise typer.Exit(code) from error
-        except BrokenPipeError as gone:  # whoever read our output has seen enough
+        except BrokenPipeError as gone:  # the reader of our output has closed it, as `head` does
             raise typer.Exit(0) from gone
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, group.Terminated)
@@ -133,10 +133,10 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
 
 @contextmanager
 def _installed(name: str) -> Iterator[None]:
-    """Says which package a command lacks: kdqat-runtime comes without those that only training needs.
+    """Turns a missing package into one sentence: kdqat-runtime does not install the packages that only training needs.
 
     Raises:
-        MissingInputError: with the package.
+        MissingInputError: a package is missing; the message names it.
     """
     try:
         yield
@@ -151,7 +151,7 @@ def _installed(name: str) -> Iterator[None]:
 
 
 def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with an option for each field of a parameter that is a group of options (a dataclass)."""
+    """The function, with one option per field in place of each parameter that is a group of options (a dataclass)."""
     groups: dict[str, type] = {}
     options: list[inspect.Parameter] = []
     hints = get_type_hints(function, include_extras=True)
@@ -176,13 +176,13 @@ def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def start(as_json: bool, quiet: bool) -> Output:
-    """Output for a command that loads models; the libraries' own remarks are switched off.
+    """The output of a command that loads models; it also switches off the libraries' own messages.
 
-    By their environment variables: importing the libraries takes seconds, and options are checked before.
+    Environment variables do this, because importing the libraries takes seconds, and the options are checked first.
     """
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
-    if processors() < allowed_processors():  # torch, once imported, would start a thread for each of the latter
+    if processors() < allowed_processors():  # without the variable, torch starts a thread for each allowed processor
         os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     output = Output(as_json, quiet or not group.leads())
     logging.getLogger("kdqat_cli").handlers = [_Remarks(output)]
@@ -191,7 +191,10 @@ def start(as_json: bool, quiet: bool) -> Output:
 
 @contextmanager
 def progress(output: Output, what: str) -> Iterator[Advance]:
-    """A function of (step, steps, news) that shows how far `what` is, and writes it as events where they are wanted."""
+    """Gives a function of (step, steps, news) that shows the progress of `what`.
+
+    If KDQAT_PROGRESS names a file, it also writes each step there as an event (store/progress.py).
+    """
     from kdqat_cli.store.progress import EventWriter
 
     with output.progress(what) as show, closing(EventWriter()) as write:
@@ -205,7 +208,7 @@ def progress(output: Output, what: str) -> Iterator[Advance]:
 
 
 class _Remarks(logging.Handler):
-    """Makes remarks of what the stages log."""
+    """Shows the warnings that the stages log as remarks."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
@@ -214,12 +217,12 @@ class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.output.remark(record.getMessage())
-        except ValueError:  # the stream was closed: a remark is no reason to end
+        except ValueError:  # the stream is closed; the command goes on without the remark
             self.handleError(record)
 
 
 def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None]:
-    """params.yaml, the task, and the folder of the user's data."""
+    """Returns params.yaml, the task, and the folder of the user's data."""
     from kdqat_cli.tasks.registry import load_task
     from kdqat_cli.tasks.sources import resolve_data_dir
 

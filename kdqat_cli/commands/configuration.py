@@ -38,13 +38,13 @@ def recipe(
 def validate(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write into dvc.yaml the modules of kdqat that its stages depend on.")
+        bool, typer.Option("--fix", help="Write the modules of kdqat that the stages depend on into dvc.yaml.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Check params.yaml, dvc.yaml, the recipe and the tasks.
 
-    All errors are told at once.
+    All errors are reported at once.
     """
     from kdqat_cli.stages.validate import validate as stage
 

@@ -1,4 +1,4 @@
-"""Trainings on several devices: what is refused, and who starts them."""
+"""Trainings on several devices: how their processes start, and which settings are refused."""
 
 import typer
 
@@ -8,10 +8,12 @@ from kdqat_cli.errors import ConfigError
 
 
 def share_out(training: Training, devices: int) -> None:
-    """Runs this command as so many processes and leaves with their exit code; in one of them, or alone, it goes on.
+    """Starts this command once per device and exits with the exit code of these processes.
+
+    It returns if there is only one device, or if this process is already one of them.
 
     Raises:
-        ConfigError: they cannot have equal shares of a batch, or there are fewer GPUs.
+        ConfigError: a batch cannot be divided into equal shares, or there are fewer GPUs than devices.
     """
     rows = training.batch_size
     if rows % devices:
@@ -26,22 +28,22 @@ def share_out(training: Training, devices: int) -> None:
 
 
 def refuse_coupled(settings: Settings, devices: int) -> None:
-    """Refuses a distillation on several devices in which the rows of a batch depend on each other.
+    """Refuses a distillation on several devices if the rows of a batch depend on each other.
 
     Raises:
-        ConfigError: they share an activation scale, or the length of the padding that counts.
+        ConfigError: the rows share an activation scale, or a padded length that the loss includes.
     """
     if devices == 1:
         return
     if settings.quantization.activations == "int8" and settings.quantization.activation_scale == "batch":
         raise ConfigError(
-            f"With quantization.activation_scale batch all rows of a batch share a scale, which {devices} devices "
-            "would have to agree on at every layer.",
+            f"With quantization.activation_scale batch, all rows of a batch share a scale, but {devices} devices do "
+            "not exchange it.",
             "--set quantization.activation_scale=token, or one device",
         )
     if settings.distillation.padding == "counted" and settings.student.padding == "longest":
         raise ConfigError(
-            f"With distillation.padding counted all rows of a batch must be equally long, but each of {devices} "
-            "devices pads its own to the longest.",
+            f"With distillation.padding counted, all rows of a batch must have the same length, but each of {devices} "
+            "devices pads its rows to its own longest.",
             "--set student.padding=max_length, or --set distillation.padding=ignored",
         )

@@ -43,7 +43,7 @@ _CodecOption = Annotated[
     CodecName | None,
     typer.Option(
         "--codec",
-        help="How a packed file stores levels; auto is the smallest for each weight. "
+        help="How a packed file stores levels; auto takes the smallest codec for each weight. "
         "[default: trits for ternary weights, else auto]",
     ),
 ]
@@ -56,22 +56,22 @@ _TextArgument = Annotated[
 ]
 _FileOption = Annotated[
     Path | None,
-    typer.Option("--file", help="File of lines, without a header: a text, two with a tab between, or JSON."),
+    typer.Option("--file", help="File of lines, without a header: a text, two texts with a tab between, or JSON."),
 ]
 _ScoringDevice = Annotated[
     Device | None,
-    typer.Option("--device", help="Where the model is computed. [default: cuda where there is one, else cpu]"),
+    typer.Option("--device", help="Device that computes the model. [default: cuda if there is a GPU, else cpu]"),
 ]
 _DetailsOption = Annotated[
     Path | None,
-    typer.Option("--details", help="Folder for tables: precision, recall and F1 per class, confusion, wrong rows."),
+    typer.Option("--details", help="Folder for tables: precision, recall, F1 per class, confusion matrix, wrong rows."),
 ]
 _BesideOption = Annotated[
-    str | None, typer.Option("--teacher", help="Model whose answers are compared with this one's: folder or hub id.")
+    str | None, typer.Option("--teacher", help="Model to compare the answers with: folder or hub id.")
 ]
 _RowsOption = Annotated[
     int | None,
-    typer.Option("--limit", min=1, help="Score the first rows alone; the result is marked as not to be quoted."),
+    typer.Option("--limit", min=1, help="Score only the first rows; the result is marked as not to be quoted."),
 ]
 
 
@@ -79,7 +79,7 @@ _RowsOption = Annotated[
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder (teacher, student, packed), packed file, or hub id.")],
     task: Annotated[
-        str | None, typer.Option("--task", help="Task to score on. [default: the one the folder was made for]")
+        str | None, typer.Option("--task", help="Task to score on. [default: the task that the folder was made for]")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write, for `dvc metrics`.")] = None,
     data_dir: DataDirOption = None,
@@ -94,7 +94,7 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a model on its task's dev rows and tell its size.
+    """Score a model on its task's dev rows and show its size.
 
     If the task has other splits, such as test, the model is scored on each of them too.
     """
@@ -102,7 +102,7 @@ def evaluate(
     from kdqat_cli.stages.predict import packed_file
 
     if task is not None:
-        load_task(task)  # its errors need not wait for torch
+        load_task(task)  # before torch is imported, so that an error comes at once
     if packed_file(model) is None:
         refuse_absent(model, writer_of(model))
     output = start(json, quiet)
@@ -131,7 +131,7 @@ def export(
     force: ForceOption = False,
     data_dir: DataDirOption = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Store scales and what is not quantised as FP16, not FP32.")
+        bool, typer.Option("--half", help="Store scales and unquantised tensors as FP16, not FP32.")
     ] = False,
     codec: _CodecOption = None,
     json: JsonOption = False,
@@ -139,8 +139,8 @@ def export(
 ) -> None:
     """Pack a student, or write it for another engine.
 
-    A packed file stores five ternary weights per byte, or fewer bits with --codec auto. An export for another
-    engine is compared with the student on the dev rows.
+    A packed file stores five ternary weights per byte; --codec auto takes a smaller form where there is one. An
+    export for another engine is compared with the student on the dev rows.
     """
     use_plugins()
     if format_ not in FORMATS:
@@ -164,7 +164,7 @@ def export(
 
 
 def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:
-    """A task's student, and where its export lies by default."""
+    """The folder of a task's student, and the default folder of its export."""
     spec = load_task(task)
     name = spec.name
     run = loss or resolve(name, load_params(), kind=spec.kind).distillation.loss
@@ -184,20 +184,20 @@ def card(
         list[Path] | None,
         typer.Option(
             "--metrics",
-            help="File that `kdqat evaluate --out` wrote; repeat for more seeds. [default: those under metrics/ at the "
-            "place of a folder under runs/]",
+            help="File that `kdqat evaluate --out` wrote; repeat for more seeds. "
+            "[default: for runs/TASK/packed/RUN-SEED, the files metrics/TASK/packed/RUN-*.json]",
         ),
     ] = None,
     bench: Annotated[
-        Path | None, typer.Option("--bench", help="File with what `kdqat bench --json` printed of the model.")
+        Path | None, typer.Option("--bench", help="File with the output of `kdqat bench --json` for this model.")
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write the model card of an export.
 
-    The card in the export's model folder has no more than what follows from the student. This one, beside that
-    folder, has the scores of all seeds, and the times that were measured.
+    `kdqat export` writes a card into the export's model folder; it has only the student's own figures. This card,
+    beside that folder, adds the scores of all seeds and measured times.
     """
     use_plugins()
     output = start(json, quiet)
@@ -212,19 +212,19 @@ def predict(
     text: _TextArgument = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: _FileOption = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts that are computed together.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Lines per batch.")] = 32,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Classify texts or pictures, or translate sentences.
 
-    There is one JSON line per line of input. A line of input is a text, the path of a picture or a sentence, as the
-    model's task has it. The line of output comes as soon as its input has been read.
+    The output has one JSON line per line of input. A line of input is a text, the path of a picture or a sentence,
+    depending on the model's task. Each line is answered as soon as it has been read.
     """
     use_plugins()
     if text is not None and file is not None:
-        raise ConfigError("Both a text and --file are given; one of them is enough.")
+        raise ConfigError("A text and --file cannot both be given.", "kdqat predict MODEL --file FILE")
     if text is None and file is None and input_closed():
         raise MissingInputError(
             "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'
@@ -259,7 +259,7 @@ def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:
         unanswered += "error" in answer
         output.line(answer)
     if unanswered:
-        raise MissingInputError(f"{unanswered} lines have no answer; they hold an error.")
+        raise MissingInputError(f"{unanswered} lines have no answer; each has an error instead.")
 
 
 @command
@@ -270,19 +270,19 @@ def bench(
         typer.Option(
             "--shape",
             metavar="ROWSxTOKENS",
-            help="Batch; repeat for more. [default: 1x32, 1x128, 8x128, as far as the model's rows go]",
+            help="Size of a batch; repeat for more. [default: 1x32, 1x128, 8x128, cut to the model's row length]",
         ),
     ] = None,
     threads: ThreadsOption = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine.")] = 11,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measurements of each engine per batch size.")] = 11,
     device: DeviceOption = None,
-    only: Annotated[bool, typer.Option("--only", help="kdqat's own engine, without its peers.")] = False,
+    only: Annotated[bool, typer.Option("--only", help="Measure only kdqat's own engine.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure a packed model beside other engines.
 
-    These are torch FP32 and ONNX Runtime FP32 and int8; on a GPU torch FP32 and FP16.
+    On a CPU these are torch FP32, and ONNX Runtime FP32 and int8; on a GPU torch FP32 and FP16.
     """
     use_plugins()
     shapes = shapes_option(shape or [])

@@ -1,6 +1,6 @@
-"""The options that several commands share; a configuration field's docstring is its option's help.
+"""The options that several commands share. The help of an option that sets a field is the field's docstring.
 
-A class here is a group of options. A command that has a parameter of such a class has all its options (app.py).
+A dataclass here is a group of options. A command with a parameter of this class gets all options of the group (app.py).
 """
 
 import os
@@ -74,11 +74,11 @@ MaxLengthOption = Annotated[int | None, _of(Training, "max_length")]
 LossOption = Annotated[str | None, _of(Distillation, "loss", metavar=LOSSES.metavar())]
 FormatOption = Annotated[
     str,
-    typer.Option("--format", help="What to write; `kdqat ls formats` says who loads it.", metavar=FORMATS.metavar()),
+    typer.Option("--format", help="Format to write; `kdqat ls formats` explains them.", metavar=FORMATS.metavar()),
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=1, help="Stages that run at once. [default: one a GPU; without GPUs one]"),
+    typer.Option("--jobs", "-j", min=1, help="Stages that run at once. [default: one per GPU; without GPUs one]"),
 ]
 RayOption = Annotated[
     str | None,
@@ -90,7 +90,7 @@ RayOption = Annotated[
 ]
 DeviceOption = Annotated[
     Device | None,
-    typer.Option("--device", help="Where the packed model is computed; `cuda` is the GPU. [default: cpu]"),
+    typer.Option("--device", help="Device that computes a packed model; `cuda` is the GPU. [default: cpu]"),
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -98,14 +98,14 @@ ThreadsOption = Annotated[
         "--threads",
         min=1,
         max=MOST_THREADS,
-        help="Threads that compute. [default: all processors, or a container's share]",
+        help="Number of threads. [default: all processors, or the limit of the container]",
     ),
 ]
 WeakOption = Annotated[
     bool,
     typer.Option(
         "--allow-weak-teacher",
-        help="Take a teacher that is no better than a constant answer; the result is marked as not to be quoted.",
+        help="Allow a teacher that is no better than a constant answer; the result is marked as not to be quoted.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -117,7 +117,7 @@ class _Changes:
     """Options that change a section of the recipe."""
 
     def changes(self) -> dict[str, object]:
-        """What was given, by the names of the section's fields; None: not given."""
+        """Field of the section → the given value; None: not given."""
         return asdict(self)
 
 
@@ -157,10 +157,10 @@ class DistillationOptions(_Changes):
         return asdict(self) | {"hidden_layers": layers_option(self.hidden_layers), "layers": kept}
 
     def refuse_idle(self, settings: Distillation) -> None:
-        """Refuses options that the chosen loss does not read: whoever gives one expects it to matter.
+        """Refuses options that have no effect with the chosen loss.
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: such an option is given.
         """
         for name, losses in READ_BY.items():
             if getattr(self, name) is not None and settings.loss not in losses:
@@ -178,10 +178,10 @@ class QuantizationOptions(_Changes):
     bucket: Annotated[int | None, _of(Quantization, "bucket")] = None
 
     def refuse_idle(self, settings: Quantization) -> None:
-        """Refuses options that the chosen weights do not read.
+        """Refuses options that have no effect with the chosen weights.
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: such an option is given.
         """
         for name, weights in READ_BY_WEIGHTS.items():
             if getattr(self, name, None) is not None and settings.weights not in weights:
@@ -215,7 +215,7 @@ class ColumnOptions:
 
 @dataclass(frozen=True)
 class BeginOptions:
-    """What a teacher begins with."""
+    """The start of a teacher's training."""
 
     encoder: EncoderOption = None
     network: NetworkOption = None
@@ -223,7 +223,7 @@ class BeginOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a stage reads and writes, and what its settings begin with."""
+    """The files of a stage, and its recipe."""
 
     out: OutOption = None
     force: ForceOption = False
@@ -237,7 +237,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RepeatOptions:
-    """What tells one training from another of equal settings."""
+    """Options of a training that are not part of its settings."""
 
     seed: SeedOption = 42
     devices: Annotated[
@@ -245,7 +245,7 @@ class RepeatOptions:
         typer.Option(
             "--devices",
             min=1,
-            help="Processes that share every batch, one a GPU; without GPUs they share the processor. [default: 1]",
+            help="Processes that share each batch, one per GPU; without GPUs they share the processor. [default: 1]",
         ),
     ] = None
 
@@ -290,7 +290,7 @@ def numbers_option(option: str, text: str, example: str, other: str = "") -> lis
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         fix = f"{option} all, or {option} {example}" if other else f"{option} {example}"
-        raise ConfigError(f"{option} is {other}numbers with commas between them, not {text!r}.", fix) from error
+        raise ConfigError(f"{option} must be {other}numbers with commas between them, not {text!r}.", fix) from error
 
 
 def shapes_option(texts: list[str]) -> list[tuple[int, int]]:

@@ -18,18 +18,18 @@ from kdqat_cli.params import load_params, refuse_other_version
 @command
 def report(
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write as well: .md (the table), .csv or .json (every seed).")
+        Path | None, typer.Option("--out", help="File to write too: .md (the table), .csv or .json (every seed).")
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Page to write as well, with figures of analysis/ and attention maps."),
+        typer.Option("--html", help="Page to write too, with the figures of analysis/ and attention maps."),
     ] = None,
     published: Annotated[str | None, typer.Option("--published", help=field_help(Params, "published"))] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what the pipeline has measured.
+    """Show the results of the pipeline.
 
-    That is mean and spread over seeds, sizes, times, and what is missing.
+    The table has mean and spread over seeds, sizes and times; it also names the missing results.
     """
     from kdqat_cli.stages.report import report as stage
     from kdqat_cli.stages.report import write_page, write_report
@@ -56,7 +56,7 @@ def repro(
 ) -> None:
     """Run what changed in a DVC pipeline.
 
-    Many stages run at once, and each is committed as `dvc repro` does.
+    Several stages run at once. The result of each is recorded as `dvc repro` does it.
     """
     refuse_other_version(load_params(), __version__)
     output = Output(json, quiet)
@@ -74,19 +74,19 @@ def repro(
 
 @command
 def sweep(
-    name: Annotated[str, typer.Argument(help="Name of the folder under sweeps/ that takes the results.")],
+    name: Annotated[str, typer.Argument(help="Name of the folder under sweeps/ for the results.")],
     over: Annotated[
         list[str],
         typer.Option(
             "--over", help="Values of a field of the recipe; repeat for more.", metavar="SECTION.FIELD=VALUE,VALUE"
         ),
     ],
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, each combination being trained with each.")] = "42",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds; each combination is trained with each of them.")] = "42",
     task: Annotated[list[str] | None, typer.Option("--task", help="Task. [default: params.yaml's]")] = None,
     teacher: TeacherOption = None,
     recipe: RecipeOption = None,
     stop: Annotated[
-        bool, typer.Option("--stop/--no-stop", help="Stop trainings that stay below the median of the others.")
+        bool, typer.Option("--stop/--no-stop", help="Stop trainings whose score stays below the median of the others.")
     ] = True,
     jobs: JobsOption = None,
     ray: RayOption = None,
@@ -95,7 +95,7 @@ def sweep(
 ) -> None:
     """Distil with every combination of values.
 
-    Each task's best values are written as a recipe.
+    The best values of each task are written as a recipe.
     """
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import refuse_failures

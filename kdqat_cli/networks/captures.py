@@ -50,33 +50,37 @@ def capture(
     if not names:
         yield captures
         return
-    if seen is None:
-        seen = captures.append
-    family = family_of(model)
     with ExitStack() as stack:
-
-        def watch(module: nn.Module, name: str) -> None:
-            handle = module.register_forward_hook(lambda _module, _inputs, output: seen(name, _tensor(output)))
-            stack.callback(handle.remove)
-
-        layers = layers_of(model)
-        for layer in layers:
-            if "hidden" in names:
-                handle = layer.register_forward_pre_hook(lambda _module, inputs: seen("hidden", inputs[0]))
-                stack.callback(handle.remove)
-            if "outputs" in names:
-                watch(module_at(layer, family.attention_output), "outputs")
-            if "mha" in names:
-                watch(module_at(layer, family.mha), "mha")
-            attention = module_at(layer, family.attention)
-            for name in ("scores", "values"):
-                if name in names:
-                    setattr(attention, f"on_{name}", partial(seen, name))
-                    stack.callback(delattr, attention, f"on_{name}")
-        if "hidden" in names:
-            last = family.last_hidden
-            watch(layers[-1] if last is None else module_at(model, last), "hidden")
+        for remove in _watch(model, names, captures.append if seen is None else seen):
+            stack.callback(remove)
         yield captures
+
+
+def _watch(
+    model: PreTrainedModel, names: frozenset[str], seen: Callable[[str, Tensor], None]
+) -> Iterator[Callable[[], object]]:
+    """Registers a hook for each named tensor of each layer, and yields the functions that remove these hooks."""
+    family = family_of(model)
+
+    def watch(module: nn.Module, name: str) -> Callable[[], object]:
+        return module.register_forward_hook(lambda _module, _inputs, output: seen(name, _tensor(output))).remove
+
+    layers = layers_of(model)
+    for layer in layers:
+        if "hidden" in names:
+            yield layer.register_forward_pre_hook(lambda _module, inputs: seen("hidden", inputs[0])).remove
+        if "outputs" in names:
+            yield watch(module_at(layer, family.attention_output), "outputs")
+        if "mha" in names:
+            yield watch(module_at(layer, family.mha), "mha")
+        attention = module_at(layer, family.attention)
+        for name in ("scores", "values"):
+            if name in names:
+                setattr(attention, f"on_{name}", partial(seen, name))
+                yield partial(delattr, attention, f"on_{name}")
+    if "hidden" in names:
+        last = family.last_hidden
+        yield watch(layers[-1] if last is None else module_at(model, last), "hidden")
 
 
 def _tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:

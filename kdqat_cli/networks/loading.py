@@ -282,11 +282,10 @@ def load_weights(
     Raises:
         MissingInputError: the tensors of the source do not fit the model, or one is NaN or infinite.
     """
-    with source.reading("the weights of "):
+    with source.reading("the weights of "), warnings.catch_warnings():
         refuse_incomplete(Path(source.location))
         if getattr(config, "quantization_config", None) is None:  # else transformers converts the integers to weights
             refuse_integers(Path(source.location))
-    with source.reading("the weights of "), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns about the pickle protocol
         # Other sizes are only reported here and refused below, because the loader's own error does not name them.
         model, report = loader(

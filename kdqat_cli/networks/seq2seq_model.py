@@ -33,7 +33,7 @@ class Seq2SeqConfig(PreTrainedConfig):  # type: ignore[misc]
     dropout: float = 0.0
 
 
-class Source(NamedTuple):
+class Encoded(NamedTuple):
     """An encoded source: B sentences of at most S words."""
 
     states: Tensor
@@ -43,9 +43,9 @@ class Source(NamedTuple):
     real: Tensor
     """(B, S): false at padding."""
 
-    def chosen(self, rows: Tensor) -> "Source":
+    def chosen(self, rows: Tensor) -> "Encoded":
         """The sentences of these indices."""
-        return Source(self.states[rows], self.keys[rows], self.real[rows])
+        return Encoded(self.states[rows], self.keys[rows], self.real[rows])
 
 
 class State(NamedTuple):
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         self.inner = nn.Linear(hidden, hidden, bias=False)
         self.outer = nn.Linear(2 * hidden, hidden, bias=False)
 
-    def forward(self, query: Tensor, source: Source) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, source: Encoded) -> tuple[Tensor, Tensor]:
         """A query (B, hidden) → the output (B, hidden), and the weights of the source words (B, S)."""
         scores = (source.keys @ query[:, :, None])[:, :, 0]
         weights = scores.masked_fill(~source.real, -torch.inf).softmax(-1)
@@ -127,7 +127,7 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
                 given.append(state.fed)
             return Seq2SeqLMOutput(logits=self.generator(torch.stack(given, 1)))
 
-    def encode(self, source: Tensor, lengths: Tensor) -> tuple[Source, State]:
+    def encode(self, source: Tensor, lengths: Tensor) -> tuple[Encoded, State]:
         """Encodes sources; `forward` explains the arguments. Also returns the first state of the decoder."""
         packed = pack_padded_sequence(
             self.source_vectors(source), lengths.cpu(), batch_first=True, enforce_sorted=False
@@ -138,9 +138,9 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
         states, _ = pad_packed_sequence(states, batch_first=True, total_length=source.size(1))
         real = torch.arange(source.size(1), device=source.device) < lengths[:, None]
         begin = State(hidden.unbind(0), cells.unbind(0), torch.zeros_like(hidden[-1]))
-        return Source(states, self.attention.inner(states), real), begin
+        return Encoded(states, self.attention.inner(states), real), begin
 
-    def step(self, words: Tensor, read: Source, state: State) -> tuple[Tensor, Tensor, State]:
+    def step(self, words: Tensor, read: Encoded, state: State) -> tuple[Tensor, Tensor, State]:
         """Computes the next word of each sentence.
 
         Args:
@@ -154,7 +154,7 @@ class Seq2Seq(PreTrainedModel):  # type: ignore[misc]
         state, weights = self._step(self.target_vectors(words), read, state)
         return self.generator(state.fed), weights, state
 
-    def _step(self, vectors: Tensor, read: Source, state: State) -> tuple[State, Tensor]:
+    def _step(self, vectors: Tensor, read: Encoded, state: State) -> tuple[State, Tensor]:
         values = torch.cat([vectors, state.fed], -1)
         hidden, cells = [], []
         for layer, before in enumerate(zip(state.hidden, state.cells, strict=True)):

@@ -1,4 +1,4 @@
-"""The judge of a sweep: stops hopeless trainings at their evaluations, and remembers them in a file."""
+"""Finds trainings of a sweep to stop early, and records them in a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ class Stopped(Section):
     """A training that was stopped early."""
 
     digest: str
-    """Of its settings."""
+    """sha256 of its settings."""
     why: str
-    """The reason, for people."""
+    """The reason, as a text for users."""
 
 
 _STOPPED_FILE = TypeAdapter(dict[str, Stopped])
-"""What stopped.json holds: stage → what became of it."""
+"""The content of stopped.json: name of the stage → the training."""
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One training of a sweep.
 
     Attributes:
-        task: the task.
-        values: of each field that is varied, as text.
+        task: name of the task.
+        values: value of each varied field, as text.
         seed: the seed.
-        stage: as DVC addresses it.
-        folder: of its results.
-        digest: of its settings.
+        stage: DVC's address of its stage.
+        folder: folder of its results.
+        digest: sha256 of its settings.
     """
 
     task: str
@@ -49,19 +49,19 @@ class Run:
 
 
 class SweepJudge:
-    """Stops the hopeless among the running trainings, each at its evaluations, and keeps a record of it.
+    """Finds running trainings to stop early, after each of their evaluations, and records them in stopped.json.
 
     Attributes:
-        stopped: why, for each training that was stopped, now or earlier.
+        stopped: stage → the training, for those that were stopped now or in an earlier run.
     """
 
-    def __init__(self, record: Path, runs: list[Run], active: bool) -> None:
+    def __init__(self, record: Path, runs: list[SweepRun], active: bool) -> None:
         self.record = record
         self.runs = {run.stage: run for run in runs}
         self.active = active
         self.seen: dict[str, int] = {}
         known = _STOPPED_FILE.validate_json(record.read_bytes()) if active and record.is_file() else {}
-        # One with other settings than the one that was stopped deserves its own chance, and one may just have made it.
+        # An entry does not count if the settings have changed since, or if the training was finished after all.
         self.stopped = {
             stage: entry
             for stage, entry in known.items()
@@ -69,7 +69,7 @@ class SweepJudge:
         }
 
     def __call__(self, states: Sequence[StageState]) -> dict[str, str]:
-        """The stages to stop now, and why; the scheduler asks at intervals."""
+        """The stages to stop now, and the reason for each; the scheduler asks at intervals."""
         trainings = [state for state in states if state.name in self.runs]
         new = [state for state in trainings if state.state == "running" and self._has_news(state)]
         if not new or not self.active:
@@ -83,7 +83,7 @@ class SweepJudge:
             if reason is not None:
                 reasons[state.name] = reason
                 self.stopped[state.name] = Stopped(digest=self.runs[state.name].digest, why=reason)
-        if reasons:  # at once: an interruption must not forget it
+        if reasons:  # written at once, so that an interruption does not lose it
             write_json(self.record, {stage: entry.model_dump() for stage, entry in self.stopped.items()})
         return reasons
 
@@ -103,7 +103,7 @@ class SweepJudge:
 
 
 def is_stopped(text: str) -> bool:
-    """Whether a text is the file of the trainings that were stopped."""
+    """Whether a text is the content of a stopped.json."""
     try:
         _STOPPED_FILE.validate_json(text)
     except ValidationError:

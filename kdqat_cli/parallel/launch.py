@@ -55,14 +55,18 @@ def launch(devices: int) -> int:
             _wait(process)
     code = next(filter(None, codes), 0)
     if code < 0:
-        error = KdqatError(
-            f"Process {codes.index(code) + 1} of {devices} was ended by {signal.Signals(-code).name}, for example "
-            "because memory ran out.",
-            "the same command, which continues from the last evaluation",
-        )
-        error.exit_code = 128 - code
-        raise error
+        raise _ended(codes.index(code) + 1, devices, -code)
     return code
+
+
+def _ended(number: int, devices: int, by: int) -> KdqatError:
+    """The error about a process that a signal ended; its exit code is a shell's, 128 + the signal."""
+    error = KdqatError(
+        f"Process {number} of {devices} was ended by {signal.Signals(by).name}, for example because memory ran out.",
+        "the same command, which continues from the last evaluation",
+    )
+    error.exit_code = 128 + by
+    return error
 
 
 def _start(rank: int, devices: int, port: int, lifeline: int) -> "subprocess.Popen[bytes]":

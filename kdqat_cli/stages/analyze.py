@@ -1,4 +1,4 @@
-"""analyze: a teacher and models that are compared with it → tables of what quantisation changed."""
+"""analyze: a teacher and other models → tables of what quantisation changed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from kdqat_cli.analysis.catalogue import MEASURES
 from kdqat_cli.analysis.layers import attention_maps
 from kdqat_cli.analysis.measure import Measure, Pair
 from kdqat_cli.analysis.passes import maps_of, run_measures, spread
-from kdqat_cli.analysis.result import Analysis, Model, Row, Sentence, Shown, encoded, write_analysis
+from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row, Sentence, Shown, encoded, write_analysis
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -26,18 +26,18 @@ from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import LabelledTask, Task
 
 TEACHER = "teacher"
-_MOST_TOKENS = 48  # of a sentence whose maps are kept: more cannot be read in a figure
+_MOST_TOKENS = 48  # a sentence whose maps are kept has at most so many: a figure with more cannot be read
 
 
 class Analyzed(TypedDict):
-    """What `analyze` did."""
+    """The result of `analyze`."""
 
     folder: str
-    """Where the tables are."""
+    """The folder of the tables."""
     rows: int
-    """Dev rows that were measured."""
+    """Number of dev rows that were measured."""
     tables: str
-    """Names of the tables."""
+    """Names of the tables, with commas between them."""
     seconds: float
     """Wall-clock seconds."""
 
@@ -58,20 +58,20 @@ def analyze(
 
     Args:
         task: the task.
-        teacher: folder or hub id.
+        teacher: folder or hub id of the teacher.
         models: name of a model → its folder, packed file or hub id.
-        measures: names of measures; each is taken where it has a meaning for the task and the networks.
+        measures: names of measures; one that does not apply to the task or the networks is left out.
         data_dir: folder of local task data, or None.
-        out: folder that receives analysis.json and a CSV file per table.
-        advance: is told of every batch.
-        rows: how many dev rows are measured, evenly spread over the split; None: all.
-        sentences: numbers of dev rows whose attention maps are kept; None: the first two of middle length.
-        seed: of the order of the batches and of the Hessian's first vectors.
+        out: output folder for analysis.json and one CSV file per table.
+        advance: called after every batch.
+        rows: number of dev rows to measure, evenly spread over the split; None: all.
+        sentences: numbers, from 0, of dev rows whose attention maps are kept; None: two of middle length.
+        seed: seed of the order of the batches and of the first vectors of the Hessian's eigenvalues.
 
     Raises:
-        ConfigError: a model's labels are not the task's, a row number is not in the split, or `out` holds a file that
-            kdqat did not write.
-        MissingInputError: no model or data there, or `out` cannot be written.
+        ConfigError: the labels of a model differ from the task's, a row number is not in the split, or `out` has a
+            file that kdqat did not write.
+        MissingInputError: a model or the data is missing, or `out` cannot be written.
     """
     watch = Stopwatch()
     refuse_inside(out, {"teacher": teacher, **models})
@@ -90,7 +90,7 @@ def _compared(
     sentences: list[int] | None,
     seed: int,
 ) -> Analysis:
-    """The analysis of a teacher, which is the first of the sources, and other models."""
+    """The analysis of all sources; the first one is the teacher."""
     loaded = {name: load_model(source, task, f"The model {source}") for name, source in sources.items()}
     kind = kind_of(task)
     first = loaded[TEACHER]
@@ -135,15 +135,14 @@ def _pairs(task: Task, loaded: dict[str, Loaded], rows: Rows, chosen: list[int],
 
 
 def _layers(teacher: Loaded, model: Loaded) -> list[int] | None:
-    """Which of the teacher's layers the model's follow; None: there are none, or nothing says it."""
+    """For each layer of the model, the number of its layer in the teacher; None: not encoders, or not recorded."""
     if {teacher.model.config.model_type, model.model.config.model_type} & set(NETS):
         return None
     theirs, ours = len(layers_of(teacher.model)), len(layers_of(model.model))
     if theirs == ours:
         return list(range(ours))
-    said = model.record.settings.get("distillation")
-    kept = said.get("layers") if isinstance(said, dict) else None
-    return kept if isinstance(kept, list) and len(kept) == ours and max(kept) < theirs else None
+    kept = model.record.kept_layers
+    return kept if kept is not None and len(kept) == ours and max(kept) < theirs else None
 
 
 def _made(pair: Pair, measures: list[str]) -> dict[str, Measure]:
@@ -151,8 +150,8 @@ def _made(pair: Pair, measures: list[str]) -> dict[str, Measure]:
     return {name: measure for name, measure in found.items() if measure is not None}
 
 
-def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> Model:
-    return Model(
+def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> AnalyzedModel:
+    return AnalyzedModel(
         name=name,
         source=source,
         factors=factors_of(loaded.record, task.name),
@@ -163,7 +162,7 @@ def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> Mo
 
 
 def _numbers(wanted: list[int] | None, rows: Rows, pairs: dict[str, Pair]) -> list[int]:
-    """The rows whose maps are kept."""
+    """The numbers of the rows whose maps are kept."""
     if all(pair.layers is None for pair in pairs.values()):
         return []
     lengths = rows.lengths
@@ -176,13 +175,13 @@ def _numbers(wanted: list[int] | None, rows: Rows, pairs: dict[str, Pair]) -> li
             raise ConfigError(f"--sentence {number}: the dev split has the rows 0 to {len(lengths) - 1}.")
         if lengths[number] > _MOST_TOKENS:
             raise ConfigError(
-                f"--sentence {number}: the row has {lengths[number]} tokens; maps are kept of at most {_MOST_TOKENS}."
+                f"--sentence {number}: the row has {lengths[number]} tokens; maps have at most {_MOST_TOKENS}."
             )
     return wanted
 
 
 def _sentence(pairs: dict[str, Pair], rows: Rows, number: int) -> Sentence:
-    """The maps of all models on one row; those with as many layers as the teacher."""
+    """The attention maps of one row, from every model with as many layers and heads as the teacher."""
     sample = rows.sample(number)
     maps: dict[str, str] = {}
     shape: list[int] | None = None

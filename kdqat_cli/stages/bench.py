@@ -1,19 +1,19 @@
-"""bench: latency, throughput, memory and size of a packed model, on kdqat's engine and on its peers.
+"""bench: latency, throughput, memory and size of a packed model, on kdqat's engine and on other engines (its peers).
 
-Every engine lives in a process of its own and works only when it is its turn; turns are interleaved, so that what
-slows the machine down slows all of them, and a ratio is of two turns of the same round. Memory is what the process
-holds beyond its interpreter and imports after its forward passes. A peer that cannot run here is left out with a
-remark, and so is one that computes something else than kdqat does: `off` is the distance of its logits from kdqat's,
-as a share of how far kdqat's spread around their mean over the same rows (its rounding of activations alone is that
-far from FP32).
+Each engine has its own process, and only one of them computes at a time. In each round every engine has one turn. So a
+slow phase of the machine affects all engines, and a ratio compares two turns of the same round. The memory of an engine
+is what its process holds after the forward passes, less what it held after its imports.
+
+A peer that cannot run here is left out with a remark, and so is a peer whose logits show that it computes another
+model. The measure of that, `off`, is |peer - kdqat| / |kdqat - mean of kdqat over the rows|, in norms of the logits of
+all rows. It is not 0 even for FP32 engines, because kdqat rounds activations to 8 bits.
 
     kdqat            the engine, on the packed file
-    torch FP32       transformers on the multiplied-out weights, torch's own attention
-    ORT FP32         ONNX Runtime on the graph that its transformers optimiser makes
-    ORT int8         the same graph, dynamic int8
+    torch FP32       transformers on the dequantised weights, with torch's own attention
+    ORT FP32         ONNX Runtime, on the graph that its transformers optimiser makes
+    ORT int8         the same graph with dynamic int8 quantisation
 
-On a GPU (`device="cuda"`) kdqat's engine stands beside torch FP32 and torch FP16; memory
-is then the GPU's.
+On a GPU (`device="cuda"`) the peers are torch FP32 and torch FP16, and memory is that of the GPU.
 """
 
 import datetime
@@ -47,7 +47,7 @@ Shape = tuple[int, int]
 
 SHAPES: list[Shape] = [(1, 32), (1, 128), (8, 128)]
 _COMPARED: Shape = (16, 32)
-_FARTHEST = 0.5  # as far off as this, the logits are another model's
+_FARTHEST = 0.5  # largest `off` of a peer; beyond it, the peer computes another model
 
 
 Latency = TypedDict(
@@ -61,27 +61,27 @@ Latency = TypedDict(
         "times kdqat's": str,
     },
 )
-"""One engine at one shape: median and middle half of its milliseconds, and how many times kdqat's time it takes."""
+"""One engine at one shape: median and middle half of its milliseconds, and its time divided by kdqat's."""
 
 Footprint = TypedDict(
     "Footprint",
     {"engine": str, "MB on disk": float, "seconds to load": float, "off": float, "MB in memory": float},
     total=False,
 )
-"""One engine: its file, its loading, how far its logits are from kdqat's, and its memory."""
+"""One engine: the size of its file, its loading time, how far its logits are from kdqat's, and its memory."""
 
 
 class Benchmark(TypedDict):
-    """What `bench` measured."""
+    """The result of `bench`."""
 
     machine: str
     """Name of the processor or the GPU."""
     date: str
-    """As YYYY-MM-DD."""
+    """Date as YYYY-MM-DD."""
     sha256: str
-    """Of the packed file."""
+    """sha256 of the packed file."""
     threads: int
-    """Of every engine."""
+    """Threads of each engine."""
     rounds: int
     """Turns of each engine at each shape."""
     latency: list[Latency]
@@ -99,16 +99,16 @@ class _Worker:
     logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def ask(self, question: object) -> Any:
-        """What the engine's process answers.
+        """Sends a question to the engine's process and returns the answer.
 
         Raises:
-            ConfigError: the engine failed, in its own words.
+            ConfigError: the engine failed; the message is the engine's.
         """
         self.pipe.send(question)
         return self.answer()
 
     def answer(self) -> Any:
-        """The next answer."""
+        """Waits for the next answer."""
         try:
             value = self.pipe.recv()
         except EOFError as error:
@@ -119,7 +119,7 @@ class _Worker:
 
     def end(self) -> None:
         """Ends the engine's process."""
-        self.pipe.close()  # at which it ends by itself
+        self.pipe.close()  # the process ends by itself when its pipe is closed
         self.process.join()
 
 
@@ -135,28 +135,22 @@ def bench(
 
     Args:
         model: a packed folder or file.
-        shapes: batches to measure; none: 1 × 32, 1 × 128 and 8 × 128, cut to the length that the model was made for.
-        threads: of every engine.
+        shapes: batches to measure; empty: 1 × 32, 1 × 128 and 8 × 128, cut to the model's row length.
+        threads: threads of each engine.
         rounds: turns of each engine at each shape.
-        engines: name → what is measured, all on one device; `kdqat` is among them.
-        told: is told what is going on, and which peer is left out.
+        engines: name → engine, all on one device; one of them is `kdqat`.
+        told: called with a sentence about each step, and about each peer that is left out.
 
     Raises:
-        ConfigError: kdqat's engine does not run the model, a shape has more tokens than the model has positions for,
-            or a peer fails at one of the shapes.
-        MissingInputError: no packed model there, or no GPU.
+        ConfigError: kdqat's engine cannot run the model, a shape has more tokens than the model has positions, or a
+            peer fails at one of the shapes.
+        MissingInputError: there is no packed model, or no GPU.
     """
     packed = _packed(model)
     machine = _machine(engines[OWN])
-    file = PackedFile(packed)
-    longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
-    _check_lengths(shapes, file)
-    shapes = shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
-    latency: list[Latency] = []
+    longest, shapes = _lengths(PackedFile(packed), shapes)
     with _workers(engines, packed, threads, longest, told) as workers:
-        for shape in shapes:
-            told(f"measuring {shape[0]} × {shape[1]}")
-            latency += _rows(shape, workers, rounds)
+        latency = [row for shape in shapes for row in _rows(shape, workers, rounds, told)]
         for worker in workers:
             worker.footprint["MB in memory"] = worker.ask("memory")
     return {
@@ -176,7 +170,7 @@ def _packed(model: str) -> Path:
         refuse_absent(model, writer_of(model))
         raise MissingInputError(
             f"{model} is not a packed model.",
-            f"kdqat export --student {model}, if it is a student, and kdqat bench with its result",
+            f"kdqat export --student {model}, if it is a student, then kdqat bench with the packed folder",
         )
     return packed
 
@@ -193,7 +187,7 @@ def _machine(engine: EngineSpec) -> str:
 def _workers(
     engines: dict[str, EngineSpec], packed: Path, threads: int, longest: int, told: Callable[[str], None]
 ) -> Iterator[list[_Worker]]:
-    """The engines that can run here, each in its process, which ends with the block."""
+    """Starts each engine that can run here in a process of its own; the processes end with the block."""
     words = PackedFile(packed).config["vocab_size"]
     ids = np.random.default_rng(1).integers(words // 2, words, (_COMPARED[0], min(_COMPARED[1], longest)))
     workers: list[_Worker] = []
@@ -215,14 +209,17 @@ def _workers(
                 worker.end()
 
 
-def _check_lengths(shapes: list[Shape], file: PackedFile) -> None:
+def _lengths(file: PackedFile, shapes: list[Shape]) -> tuple[int, list[Shape]]:
+    """The model's row length in tokens, and the shapes to measure: the given ones, or the default ones cut to it."""
+    longest = file.record.max_length or max(tokens for _, tokens in SHAPES)
     most = configured(file.config).longest_row(file.config)
     for rows, tokens in shapes:
         if most is not None and tokens > most:
             raise ConfigError(
-                f"A row of {tokens} tokens is longer than the {most} that the model has positions for.",
+                f"A row of {tokens} tokens is too long: the model has positions for {most} tokens.",
                 f"--shape {rows}x{most}",
             )
+    return longest, shapes or list(dict.fromkeys((rows, min(tokens, longest)) for rows, tokens in SHAPES))
 
 
 def _start(name: str, engine: EngineSpec, packed: Path, scratch: Path, threads: int) -> _Worker:
@@ -237,7 +234,11 @@ def _start(name: str, engine: EngineSpec, packed: Path, scratch: Path, threads: 
 
 
 def _compare(workers: list[_Worker], ids: NDArray[np.int64]) -> None:
-    """Compares the last worker with the first, kdqat; one that computes something else is ended, and refused."""
+    """Compares the last worker with the first, which is kdqat, and ends the last if it computes another model.
+
+    Raises:
+        ConfigError: it computes another model.
+    """
     last = workers[-1]
     last.logits = last.ask(ids)
     own = workers[0].logits
@@ -245,12 +246,13 @@ def _compare(workers: list[_Worker], ids: NDArray[np.int64]) -> None:
     last.footprint["off"] = off
     if not off <= _FARTHEST:
         workers.pop().end()
-        raise ConfigError(f"its logits are {100 * off:.0f} % off kdqat's: it computes something else.")
+        raise ConfigError(f"its logits differ from kdqat's by {100 * off:.0f} %, so it computes another model.")
 
 
-def _rows(shape: Shape, workers: list[_Worker], rounds: int) -> list[Latency]:
+def _rows(shape: Shape, workers: list[_Worker], rounds: int, told: Callable[[str], None]) -> list[Latency]:
+    told(f"measuring {shape[0]} × {shape[1]}")
     for worker in workers:
-        worker.ask(shape)  # the first pass of a shape allocates
+        worker.ask(shape)  # not measured: the first pass of a shape allocates memory
     seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for _ in range(rounds):
         for worker in workers:

@@ -1,4 +1,4 @@
-"""card: an export, the metrics of its run over all seeds and measured times → its model card."""
+"""card: an export, its metrics over all seeds and its measured times → its model card."""
 
 import json
 from collections.abc import Callable
@@ -24,12 +24,12 @@ _EXPORT = "kdqat export, whose folder holds model/ and run.json"
 
 
 class Carded(TypedDict):
-    """What `card` did."""
+    """The result of `card`."""
 
     file: str
-    """The card."""
+    """Path of the card."""
     score: float | None
-    """The headline score in percent, of the mean over the seeds."""
+    """The headline score in percent, as the mean over the seeds; None: not measured."""
     seeds: list[int | None]
     """Seeds that were measured."""
 
@@ -50,20 +50,20 @@ def card(
 
     Args:
         model: the folder that `export` wrote.
-        out: the file to write; None: README.md beside the model's own folder.
-        metrics: files that `kdqat evaluate --out` wrote, of this model and of its like with other seeds; empty: those
-            under metrics/ at the place of a model under runs/.
-        bench: what `kdqat bench --json` printed of this model, or None.
-        remark: is told of each file under metrics/ that does not fit.
+        out: the file to write; None: README.md beside the folder model/.
+        metrics: files that `kdqat evaluate --out` wrote for this model and for the same model with other seeds; empty:
+            those under metrics/ whose path matches the model's path under runs/.
+        bench: a file with the output of `kdqat bench --json` for this model, or None.
+        remark: called with a sentence for each file under metrics/ that does not fit.
 
     Raises:
-        ConfigError: it is no export, a file of metrics or times is of another model, or `out` is a file that kdqat did
-            not write, or was edited, or lies inside the model.
-        MissingInputError: nothing there, or a file is damaged.
+        ConfigError: the model is not an export; a file of metrics or times belongs to another model; or `out` is a file
+            that kdqat did not write or that was edited, or it is inside the model.
+        MissingInputError: there is no model, or a file is damaged.
     """
     record, folder = recorded(model), model_folder(model)
     if record.kind not in ("packed", "export"):
-        raise ConfigError(f"{model} is no export; a model card describes one.", "kdqat export")
+        raise ConfigError(f"{model} is not an export; a model card describes an export.", "kdqat export")
     if folder.name != MODEL or not (folder.parent / RUN).is_file():
         raise MissingInputError(f"There is no {RUN} beside the model of {model}.", _EXPORT)
     target = out or folder.parent / CARD
@@ -89,14 +89,14 @@ def _facts(record: Record, folder: Path, run: Run, measured: Measured | None) ->
         fix = "plugins: in params.yaml, where a plugin adds the format"
         raise ConfigError(f"kdqat does not know the format {record.format} of {folder}.", fix)
     if run.rows is None or run.rows_differing is None or run.score is None:
-        raise MissingInputError(f"{folder.parent / RUN} does not say how the export compares.", _EXPORT)
+        raise MissingInputError(f"{folder.parent / RUN} has no comparison of the export with its student.", _EXPORT)
     compared: Compared = {"rows": run.rows, "rows_differing": run.rows_differing, "score": run.score}
     return foreign_facts(record, folder, size, FORMATS[record.format], compared, measured)
 
 
 def _size(run: Run, folder: Path) -> Size:
     if run.parameters is None or run.bytes is None or run.bits_per_weight is None or run.ratio_to_fp32 is None:
-        raise MissingInputError(f"{folder.parent / RUN} does not say how large the model is.", _EXPORT)
+        raise MissingInputError(f"{folder.parent / RUN} does not have the size of the model.", _EXPORT)
     return {
         "parameters": run.parameters,
         "bytes": run.bytes,
@@ -106,14 +106,14 @@ def _size(run: Run, folder: Path) -> Size:
 
 
 def _scored(record: Record, folder: Path, run: Run, given: list[Path], remark: Callable[[str], None]) -> list[_Scored]:
-    """The metrics of a model and of its like with other seeds, by seed; each seed once."""
+    """The metrics of a model and of the same model with other seeds, in the order of the seeds; each seed once."""
     found: dict[int | None, _Scored] = {}
     for path in given or _places(folder, record.seed):
         metrics = read_metrics(path)
         fault = _fault(record, run, metrics)
         seed = metrics.model.seed if metrics.model else None
         if fault is None and seed in found:
-            fault = f"another file is of the seed {seed} too"
+            fault = f"another file has the seed {seed} too"
         if fault is None:
             found[seed] = _Scored(seed, metrics)
         elif given:
@@ -124,7 +124,7 @@ def _scored(record: Record, folder: Path, run: Run, given: list[Path], remark: C
 
 
 def _places(folder: Path, seed: int | None) -> list[Path]:
-    """The files under metrics/ at the place of a folder under runs/, and of its like with other seeds."""
+    """The files under metrics/ whose path matches a folder under runs/, and those of the same run with other seeds."""
     if not folder.absolute().is_relative_to(RUNS.absolute()):
         return []
     path = METRICS / f"{folder.absolute().relative_to(RUNS.absolute())}.json"
@@ -138,19 +138,19 @@ def _places(folder: Path, seed: int | None) -> list[Path]:
 
 
 def _fault(record: Record, run: Run, metrics: Metrics) -> str | None:
-    """Why metrics are not those of a model, nor of its like with another seed."""
+    """Why metrics do not belong to a model, nor to the same model with another seed; None: they do."""
     if metrics.model is None:
-        return "an earlier kdqat wrote it, and it does not say of which model"
+        return "an earlier kdqat wrote it, and it does not name its model"
     expected = factors_of(record, metrics.model.task)
     if metrics.model.task != record.task:
-        return f"it is of the task {metrics.model.task}"
+        return f"it belongs to the task {metrics.model.task}"
     for name, value in expected.model_dump(exclude={"seed"}).items():
         if getattr(metrics.model, name) != value:
-            return f"{name} is {getattr(metrics.model, name)} there, and {value} of this model"
+            return f"it has {name} {getattr(metrics.model, name)}, but this model has {value}"
     if metrics.not_to_be_quoted != record.not_to_be_quoted:
         return f"it is not to be quoted: {metrics.not_to_be_quoted}"
     if metrics.model.seed == record.seed and metrics.figures.get("bytes", run.bytes) != run.bytes:
-        return "the file that it was measured on had another size"
+        return "it was measured on a file of another size"
     return None
 
 
@@ -160,19 +160,19 @@ def _measured(scored: list[_Scored]) -> Measured | None:
     figures = [one.metrics.figures for one in scored]
     names = [name for name in figures[0] if name not in _SIZE and not name.endswith("rows")]
     scores = [Score(name, [row[name] for row in figures]) for name in names if all(name in row for row in figures)]
-    whose = "This model" if len(scored) == 1 else "This model and its like with other seeds"
-    return Measured(scores, [one.seed for one in scored], f"{whose}, as `kdqat evaluate` measured it.", True)
+    whose = "this model" if len(scored) == 1 else "this model and the same model with other seeds"
+    return Measured(scores, [one.seed for one in scored], f"{whose}, measured by `kdqat evaluate`", True)
 
 
 def _timed(facts: Facts, path: Path) -> Facts:
-    """The facts with the times in a file."""
+    """The facts, with the times that a file has."""
     try:
         value: Any = json.loads(decoded(path, read_bytes(path, _LARGEST_BENCH)))
         digest, rows, machine = value["sha256"], value["latency"], value["machine"]
         machine = f"{machine}, threads {value['threads']}, {value['date']}"
         speed = [{column: row[column] for column in ("rows × tokens", "engine", "ms", "rows/s")} for row in rows]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MissingInputError(f"{path} is not what `kdqat bench --json` prints.", "kdqat bench --json") from error
+        raise MissingInputError(f"{path} is not output of `kdqat bench --json`.", "kdqat bench --json") from error
     if digest != facts.digest:
-        raise ConfigError(f"{path} was measured on another file than {facts.file}.", "kdqat bench --json")
+        raise ConfigError(f"{path} was measured on a file other than {facts.file}.", "kdqat bench --json")
     return facts.with_speed(speed, machine)

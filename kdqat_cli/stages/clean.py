@@ -1,14 +1,14 @@
-"""clean: what interrupted commands have left behind, listed and, where that is asked for, removed.
+"""clean: lists the files that interrupted commands left behind, or removes them.
 
-Only files that kdqat itself names are touched, in folders of results (store/folder.py):
+Only files with kdqat's own names are removed, from folders of results (store/folder.py):
 
-    checkpoints   .kdqat-resume/DIGEST     of trainings that were interrupted, or that a sweep stopped; the same command
-                                           would continue from them
+    checkpoints   .kdqat-resume/DIGEST         of a training that was interrupted, or that a sweep stopped; the same
+                                               command would continue from them
     scratch       .kdqat-scratch, .kdqat-old   of a command that was killed while it wrote its results
-    partial       .kdqat-PID-HEX           a file that was being written when its process was killed
+    partial       .kdqat-PID-HEX               a file whose writer was killed
 
-A finished result (model/, history.csv, run.json) is never touched, nor what a command works on at this moment, nor
-anything behind a link.
+Never removed: a finished result (model/, history.csv, run.json), files in a folder that a command is using, and the
+target of a link.
 """
 
 import os
@@ -32,29 +32,29 @@ What = Literal["checkpoints", "scratch", "partial"]
 KINDS: tuple[What, ...] = get_args(What)
 _CHECKPOINTS = re.compile(r"[0-9a-f]{16}")
 _ASIDE = re.compile(r"\.kdqat-(\d+)-[0-9a-f]{8}")
-_FRESH = 3600.0  # seconds: a partial file this young may belong to a process of another machine
+_FRESH = 3600.0  # seconds: a younger partial file may belong to a process on another machine
 
 
 class Leftover(NamedTuple):
-    """Something that can be removed."""
+    """A file or folder that an interrupted command left behind."""
 
     what: What
-    """Of what kind it is."""
+    """Its kind."""
     path: Path
-    """A folder or a file."""
+    """Path of the file or folder."""
     bytes: int
-    """Its size."""
+    """Its size in bytes."""
 
 
 def leftovers(folders: list[Path], kinds: tuple[What, ...] = KINDS) -> list[Leftover]:
-    """What is left behind in folders of results, in the order of their paths.
+    """Finds leftovers in folders of results, in the order of their paths.
 
     Args:
-        folders: in which to look; none: runs/, sweeps/ and metrics/ of the working folder.
-        kinds: what to look for.
+        folders: folders to search; empty: runs/, sweeps/ and metrics/ of the working folder.
+        kinds: kinds to find.
 
     Raises:
-        MissingInputError: there is no such folder.
+        MissingInputError: one of the folders is missing.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -68,11 +68,11 @@ def clean(found: list[Leftover], remark: Callable[[str], None]) -> list[Leftover
     """Removes leftovers.
 
     Args:
-        found: what `leftovers` found.
-        remark: is told of each that stays because a command works in its folder.
+        found: the result of `leftovers`.
+        remark: called with a sentence for each that is not removed because a command is using its folder.
 
     Returns:
-        What was removed.
+        The leftovers that were removed.
     """
     removed = []
     for leftover in found:
@@ -81,7 +81,7 @@ def clean(found: list[Leftover], remark: Callable[[str], None]) -> list[Leftover
             with locked(folder):
                 _remove(leftover.path)
         except MissingInputError as error:
-            remark(f"{leftover.path} stays: {error.sentence}")
+            remark(f"{leftover.path} is not removed: {error.sentence}")
         else:
             removed.append(leftover)
     return removed
@@ -114,7 +114,7 @@ def _is_partial(path: Path) -> bool:
 
 
 def _result_folder(path: Path) -> Path:
-    """The folder whose lock says whether a command works on a leftover."""
+    """The folder whose lock a command holds while it uses the leftover."""
     return path.parent.parent if path.parent.name == RESUME else path.parent
 
 

@@ -5,8 +5,8 @@ The student is a copy of its teacher, or a smaller network. The method says when
     qat, qd   at every step; the latent weights get the gradient of the quantised ones (Kim et al. call it
               quantisation-aware training, Polino et al. quantized distillation)
     pm        once, after the training (Polino et al.: post-mortem)
-    dq        the weights are those of the teacher, and stay; the points at which they are quantised are trained
-              (Polino et al.: differentiable quantisation). In their public code, too, the teacher is the network itself
+    dq        the weights are the teacher's and do not change; the points that they are quantised to are trained
+              (Polino et al.: differentiable quantisation). In their public code the teacher is the same network too
 """
 
 from copy import copy, deepcopy
@@ -47,14 +47,14 @@ from kdqat_cli.training.sensitivity import mean_gradients, shared_points
 
 
 class Distilled(TypedDict):
-    """What `distill` did."""
+    """The result of `distill`."""
 
     folder: str
-    """Where the student is."""
+    """Folder of the student."""
     score: float
-    """Its dev score in percent."""
+    """Dev score of the student in percent."""
     teacher_score: float
-    """The teacher's."""
+    """Dev score of the teacher in percent."""
     seconds: float
     """Wall-clock seconds."""
 
@@ -75,20 +75,21 @@ def distill(
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
-        settings: of which `student`, `quantization`, `distillation` and, of a new network, `network` are used.
-        seed: of the order of rows and of dropout, and of a new network's weights.
+        settings: settings; the sections `student`, `quantization` and `distillation` are used, and `network` for a new
+            network.
+        seed: seed of the order of rows, of dropout, and of the first weights of a new network.
         data_dir: folder of local task data, or None.
-        out: receives model/, history.csv and run.json.
-        progress: is told of every step.
+        out: output folder for model/, history.csv and run.json.
+        progress: called after every step.
         force: replace a result of other settings, and remove checkpoints of other settings.
-        network: what the student is; None: a copy of the teacher.
+        network: name of the student's network; None: the student is a copy of the teacher.
 
     Raises:
-        ConfigError: it is no teacher that kdqat takes, its labels are not the task's, the task does not report the
-            metric of `keep_best`, or the networks lack what the loss compares; or `out` is an input, holds what kdqat
-            did not write, or a result of other settings.
-        GateError: the teacher does no better than a constant answer, and such a one is refused.
-        MissingInputError: no teacher or data there, or the folder is in use.
+        ConfigError: kdqat cannot use the teacher, its labels differ from the task's, the task does not report the
+            metric of `keep_best`, or a network lacks layers that the loss compares; or `out` is an input, or has files
+            that kdqat did not write, or a result of other settings.
+        GateError: the teacher is no better than a constant answer, and the settings do not allow that.
+        MissingInputError: the teacher or the data is missing, or the folder is in use.
     """
     watch = Stopwatch()
     check_keep_best(task, "student", settings.student)
@@ -110,7 +111,7 @@ def _distil(
     progress: Progress,
     network: str | None,
 ) -> tuple[float, float]:
-    """Distils into a folder; the scores of teacher and student."""
+    """Distils into a folder; returns the scores of teacher and student."""
     source = load_teacher(teacher, task)
     _check_networks(settings, source.model, network)
     plain = student_record("student", task, source, settings)
@@ -153,7 +154,7 @@ def _train(
     resume: Path,
     progress: Progress,
 ) -> Trained:
-    """Trains a student in place, and freezes it at its best evaluation."""
+    """Trains a student in place, and leaves it with the weights of its best evaluation."""
     method, recipe = settings.distillation.method, settings.student
     batches = SharedBatches.of(rows, recipe, seed)
     if method == "dq":
@@ -167,12 +168,12 @@ def _train(
     trained = Loop(student, batches, objective, dev.score, recipe, seed, resume, progress).run()
     if method == "pm":
         quantize_model(student, settings.quantization)
-    settle_points(student, seed)  # the codes that each evaluation has seen
+    settle_points(student, seed)  # the same codes as in the evaluations
     return trained
 
 
 def _learn_points(student: PreTrainedModel, settings: Quantization, batches: SharedBatches) -> None:
-    """Quantises a student at points, which are all that is trained."""
+    """Quantises a student to points, and makes the points its only trained parameters."""
     gradients = mean_gradients(student, batches) if settings.allocation != "equal" else {}
     quantize_model(student, settings)
     counts = shared_points(student, gradients, settings.allocation, settings.bits) if gradients else None
@@ -180,54 +181,54 @@ def _learn_points(student: PreTrainedModel, settings: Quantization, batches: Sha
 
 
 def _trained_record(plain: Record, settings: Settings, seed: int, rows: Rows, dev: Rows, network: str | None) -> Record:
-    """A student's record with its training."""
+    """A student's record, completed with its training."""
     sources = plain.sources | {"train": rows.digest, "dev": dev.digest}
-    # As a list: a record that has none is then another than one that has some.
+    # A list, so that the digest of a record without fields differs from one with fields.
     used = settings.model_dump(exclude={"teacher"}) | {"network": sorted(settings.network.items()) if network else []}
     made = {"seed": seed, "settings": used, "sources": sources}
     return plain.model_copy(update={**made, "network": network})
 
 
 def _check_method(settings: Settings, network: str | None) -> None:
-    """Checks that the method has the weights that it trains.
+    """Checks that the settings fit the method.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: they do not.
     """
     if settings.distillation.method == "pm" and settings.quantization.weights == "fp32":
-        raise ConfigError("--method pm quantises weights after the training, but they are fp32.", "no --method")
+        raise ConfigError("--method pm quantises weights after the training, but --weights is fp32.", "no --method")
     learns, points = settings.distillation.method == "dq", settings.quantization.weights == "points"
     if learns and not points:
-        raise ConfigError("--method dq trains points, so the weights must lie at points.", "--weights points")
+        raise ConfigError("--method dq trains points, so it needs --weights points.", "--weights points")
     if learns and network is not None:
         raise ConfigError(
-            "--method dq keeps the weights of its teacher, so it trains no new network.",
+            "--method dq keeps the weights of its teacher, so it cannot train a new network.",
             "--teacher with the trained network in full precision, and no --network",
         )
     if settings.quantization.allocation != "equal" and not learns:
-        raise ConfigError("quantization.allocation shares points that are trained.", "--method dq")
+        raise ConfigError("quantization.allocation needs points that are trained.", "--method dq")
 
 
 def _check_copy(fields: dict[str, object], teacher: PreTrainedModel) -> None:
-    """Checks that a copy of the teacher has the fields that a new network would be given.
+    """Checks that the settings of `network`, which are for a new network, agree with a copy of the teacher.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: a field has another value in the teacher.
     """
     for name, value in fields.items():
         found = getattr(teacher.config, name, None)
         if found != value:
             raise ConfigError(
-                f"network.{name} is {shown(value)}, but {shown(found)} in the teacher, of which the student is a copy.",
+                f"network.{name} is {shown(value)}, but the student is a copy of its teacher, with {shown(found)}.",
                 f"--network NAME, or --set network.{name}=null",
             )
 
 
 def _check_networks(settings: Settings, teacher: PreTrainedModel, network: str | None) -> None:
-    """Checks that the student can be made, and that both networks have what the loss compares.
+    """Checks that the student can be made, and that both networks have the layers that the loss compares.
 
     Raises:
-        ConfigError: it cannot, or they have not.
+        ConfigError: one of the two is not so.
     """
     if network is None:
         _check_copy(settings.network, teacher)
@@ -235,14 +236,14 @@ def _check_networks(settings: Settings, teacher: PreTrainedModel, network: str |
 
 
 def _check_layers(settings: Distillation, teacher: PreTrainedModel, network: str | None) -> None:
-    """Checks that both networks have what the loss compares.
+    """Checks that both networks have the layers that the loss compares.
 
     Raises:
         ConfigError: they do not.
     """
     encoder = teacher.config.model_type in FAMILIES
     if settings.layers is not None and (network is not None or not encoder):
-        raise ConfigError("--layers chooses layers of an encoder, for a student that is a copy of it.", "no --layers")
+        raise ConfigError("--layers needs a student that is a copy of an encoder.", "no --layers")
     if not DistillationLoss(settings).captures:
         return
     if network is not None or not encoder:

@@ -1,4 +1,4 @@
-"""env: what kdqat runs on and what it finds, for a report of a fault and before a long run."""
+"""env: the environment of kdqat, for bug reports and as a check before a long run."""
 
 import os
 import platform
@@ -63,14 +63,14 @@ _VARIABLES = (
 )
 
 Environment = dict[str, dict[str, Any]]
-"""Section → name → value; None: it is not there."""
+"""Section → name → value; None: not there."""
 
 
 def env(params: Params) -> Environment:
-    """What the commands of this folder run on.
+    """Describes the environment of the commands in this folder.
 
     Args:
-        params: params.yaml.
+        params: the content of params.yaml.
 
     Returns:
         The sections `versions`, `processor`, `memory`, `gpu`, `caches`, `data` and `variables`. Sizes are in bytes.
@@ -151,7 +151,7 @@ def _data(params: Params) -> dict[str, Any]:
 
 
 def _place(path: Path | None) -> dict[str, Any] | None:
-    """A path and the bytes in it; None where there is none."""
+    """A path and its size in bytes; None: the path does not exist."""
     if path is None or not path.exists():
         return None
     return {"path": str(path), "bytes": size_of(path)}

@@ -24,11 +24,11 @@ from kdqat_cli.tasks.task import LabelledTask, Task
 
 @dataclass(frozen=True)
 class More:
-    """What an evaluation does beside scoring.
+    """What an evaluation does besides scoring.
 
     Attributes:
-        details: the folder that takes the tables of every split (`tasks/details.py`), or None.
-        teacher: a model whose answers the model's are compared with, or None.
+        details: output folder for the tables of every split (`tasks/details.py`), or None.
+        teacher: a model to compare the answers with, or None.
         limit: rows per split at most, the first ones; None: all. Such a score is marked as not to be quoted.
     """
 
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _metrics(loaded: Loaded, task: Task, measured: _Measured, limit: int | None) -> Metrics:
-    """What was measured, the model's size and factors, and why its score is not to be quoted, where that is so."""
+    """The figures with the model's size and factors, and the reason if its score is not to be quoted."""
     size: Mapping[str, object] = size_figures(loaded.model, loaded.weights) if loaded.weights else {}
     cut = [f"it was scored on the first {limit} rows of a split"] if measured.cut else []
     mark = "; ".join([*filter(None, [loaded.record.not_to_be_quoted]), *cut]) or None
@@ -156,10 +156,10 @@ def _detailed(
 
 
 def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
-    """Brings the model to a device; a packed one, on a GPU, into an engine.
+    """Moves the model to a device; for a packed model on a GPU, returns an engine.
 
-    A ternary student, packed or not, is computed by the engine on a processor. On a GPU torch computes; a packed model,
-    where `cuda` is asked for, is computed there from its packed weights.
+    On a CPU the engine computes a ternary student, packed or not. On a GPU torch computes; only a packed model with the
+    device `cuda` is computed there by the engine, from its packed weights.
     """
     if device == "cpu":
         loaded.model.cpu()

@@ -65,9 +65,9 @@ def export(
 ) -> Exported:
     """Packs a student, or writes a ternary one for another engine.
 
-    `packed` is kdqat's own file; its logits are the student's by construction. A folder of any other format is run
-    on the engine it is for, on the task's dev rows, and is kept only where its labels are the student's
-    (exporters/parity.py says how nearly).
+    `packed` is kdqat's own file; its logits are the student's by construction. An export to any other format is run on
+    its own engine, on the task's dev rows, and is kept only if its labels agree with the student's (exporters/parity.py
+    has the bound).
 
     Args:
         student: a folder that `distill` or `quantize` wrote; of another format than `packed` also a packed one.
@@ -189,7 +189,7 @@ def _format(name: str, half: bool) -> "Format":
 
 
 def _foreign_record(student: Record, format_name: str, sources: dict[str, str | None]) -> Record:
-    """The student's record, but for `quantization`: kdqat would quantise the folder by it."""
+    """The student's record without `quantization`, by which kdqat would quantise the folder again."""
     batches = Batches(keeps_more=student.batches.keeps_more)
     made = {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
     return student.model_copy(update={**made, "quantization": None, "batches": batches})
@@ -278,9 +278,7 @@ def _measured(student: str, source: Any, half: bool) -> Measured | None:
         return None
     made = source.record.quantization
     own = not half and (made.activations == "fp32" or made.activation_scale == "token")
-    whose = (
-        "The student, whose answers the packed file gives." if own else "The student that was packed; not this file."
-    )
+    whose = "the student, whose answers the packed file gives" if own else "the student that was packed, not this file"
     return Measured([Score("score", [score])], [source.record.seed], whose, own)
 
 
@@ -293,7 +291,7 @@ def _compare_tokens(
 
     added = added_tokens(source.tokenizer)
     whole = [*rows["text"], *(rows["pair"] if "pair" in rows.column_names else [])]
-    texts = [text[:_COMPARED] for text in whole]  # no tokenizer has to take a text of megabytes
+    texts = [text[:_COMPARED] for text in whole]  # cut, because tokenizers are slow on texts of megabytes
     expected = source.tokenizer([*added, *texts], verbose=False)["input_ids"]
     found = tokens(folder, [*added, *texts])
     require_tokens(added, expected[: len(added)], found[: len(added)], name, bound=0.0)
@@ -304,7 +302,7 @@ def _compare_tokens(
 def _foreign_logits(
     logits: "Callable[[Path, list[Batch]], list[Logits]]", folder: Path, rows: TaskRows, shape: tuple[int, ...]
 ) -> "Logits":
-    # Every row as long as the longest: among rows of like length a graph that has lost its mask is not noticed.
+    # All rows are padded to the longest, because without padding a lost attention mask would not be noticed.
     batching = Batches(pad_to=max(rows.rows["length"]))
     places, batches = [], []
     for indices, padded in padded_batches(rows.rows, rows.tokenizer, batching):

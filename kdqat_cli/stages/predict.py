@@ -1,8 +1,8 @@
 """predict: lines → answers, a batch at a time.
 
-The kind of the model's rows says what a line and an answer are (`Kind.answerer`): a text and its label, the path of a
-picture and its label, a sentence and its translation. A packed classifier of texts runs on the engine, which needs no
-torch. Any other model is loaded by torch, as it is to be evaluated.
+The kind of the model's rows determines what a line and its answer are (`Kind.answerer`): a text and its label, the path
+of a picture and its label, or a sentence and its translation. A packed classifier of texts runs on the engine, without
+torch. Any other model is loaded by torch, as for an evaluation.
 """
 
 from collections.abc import Iterable, Iterator

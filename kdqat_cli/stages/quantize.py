@@ -1,4 +1,4 @@
-"""quantize: teacher → ternary student before any training, the "no QAT" row."""
+"""quantize: teacher → quantised student without any training, the "no QAT" row of the paper."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -14,10 +14,10 @@ from kdqat_cli.tasks.task import Task
 
 
 class Quantized(TypedDict):
-    """What `quantize` did."""
+    """The result of `quantize`."""
 
     folder: str
-    """Where the model is."""
+    """Folder of the model."""
     score: float
     """Dev score in percent."""
     seconds: float
@@ -27,22 +27,22 @@ class Quantized(TypedDict):
 def quantize(
     task: Task, teacher: str, settings: Settings, data_dir: Path | None, out: Path, force: bool = False
 ) -> Quantized:
-    """Ternarises a teacher and scores it.
+    """Quantises a teacher without training, and scores it.
 
     Args:
         task: the task.
         teacher: folder or hub id of the teacher.
-        settings: of which `quantization` is used, of `student` how rows are cut and padded, and of `distillation`
-            whether the teacher may be weak.
+        settings: settings; used are `quantization`, the truncation and padding of `student`, and from `distillation`
+            whether a weak teacher is allowed.
         data_dir: folder of local task data, or None.
-        out: receives model/ and run.json.
+        out: output folder for model/ and run.json.
         force: replace a result of other settings.
 
     Raises:
-        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
-            what kdqat did not write, or a result of other settings.
-        GateError: the teacher is no better than a constant answer, and such a one is refused.
-        MissingInputError: no teacher or data there, or the folder is in use.
+        ConfigError: kdqat cannot use the teacher, or its labels differ from the task's; or `out` is an input, or has
+            files that kdqat did not write, or a result of other settings.
+        GateError: the teacher is no better than a constant answer, and the settings do not allow that.
+        MissingInputError: the teacher or the data is missing, or the folder is in use.
     """
     watch = Stopwatch()
     refuse_inputs(out, {"teacher": teacher}, (data_dir, task.folder))

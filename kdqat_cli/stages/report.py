@@ -1,13 +1,15 @@
-"""report: what was measured, what is still missing, and what the paper has; one row per group of seeds.
+"""report: a table of the measurements, with missing ones and the paper's numbers; one row per run, over its seeds.
 
-Measurements are the files metrics/TASK/MODEL.json and metrics/TASK/MODEL/RUN-SEED.json. What was measured stands in the
-file (task, kind of model, seed, quantiser); the path gives the run its name. If the dvc.yaml of the working
-folder names measurements, a run that it names and that was not measured is shown as missing, and a measurement that it
-does not name (of a task or seed that is gone, or made by hand) has a row of its own, last and marked. A file that is
-not a measurement is left out, with a remark.
+Measurements are the files metrics/TASK/MODEL.json and metrics/TASK/MODEL/RUN-SEED.json. The file has the factors of its
+model (task, kind, seed, quantiser); the name of the run comes from the path. If the working folder has a dvc.yaml that
+names measurements, there are two special cases:
 
-Of a run that is missing, and of a file that an earlier kdqat wrote, the path alone says what it is; the weights are
-then read from the record beside the model (runs/…/model/kdqat.json).
+- A measurement that dvc.yaml names, but that does not exist, is shown as missing.
+- A measurement that dvc.yaml does not name (of a removed task or seed, or made by hand) is marked, and its row is last.
+
+A file that is not a measurement is left out, with a remark. For a missing measurement, and for a file that an earlier
+kdqat wrote, the factors come from the path, and the quantiser from the record beside the model
+(runs/…/model/kdqat.json).
 """
 
 import csv
@@ -19,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from kdqat_cli.analysis.published import SCORE, Cell, Published, load_published
+from kdqat_cli.analysis.published import SCORE, Published, PublishedCell, load_published
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 from kdqat_cli.store.figures import DamagedError, Metrics, read_metrics, read_run
 from kdqat_cli.store.folder import ABOUT, MODEL, RUN, model_record
@@ -27,17 +29,17 @@ from kdqat_cli.store.places import METRICS, PIPELINE, RUNS, Place, metrics_place
 from kdqat_cli.store.writing import write_text
 
 _WHAT = {"teacher": "teacher, FP32", "ternary": "no training", "student": "distilled", "packed": "packed"}
-_QUANTISED = ("ternary", "student", "packed")  # their records say what their weights are
+_QUANTISED = ("ternary", "student", "packed")  # kinds of models whose records name a quantiser
 _MISSING = "missing"
-_UNKNOWN = "not known"  # a number that was published
-_OURS = {"MB": "MB", "bits": "bits_per_weight"}  # published quantity → what ours is called; others have one name
+_UNKNOWN = "not known"  # a published number whose value is not known here
+_OURS = {"MB": "MB", "bits": "bits_per_weight"}  # published quantity → our name, if it differs or is a column already
 _APART = f"not in {PIPELINE}"
 _SMOKE = "smoke run, not to be quoted"
 Remark = Callable[[str], None]
 
 
 class _Key(NamedTuple):
-    """What the measurements of a group have in common; see `Group`."""
+    """The factors that all measurements of a group have; see `Group`."""
 
     task: str
     kind: str
@@ -47,14 +49,14 @@ class _Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One file under metrics/, or one that should be there.
+    """One file under metrics/, or one that is missing.
 
     Attributes:
-        seed: of a run that has one.
-        metrics: what `kdqat evaluate` wrote, by name; None: missing.
-        seconds: of the stage that made the model, where it was made here.
-        weights: how the model's weights are quantised, where its record is here.
-        not_to_be_quoted: why the score says nothing about the method, as of a smoke run; None: it does.
+        seed: seed of the training; None: the run has none.
+        metrics: the figures that `kdqat evaluate` wrote, by name; None: missing.
+        seconds: wall-clock seconds of the stage that made the model; None: it was made elsewhere.
+        weights: quantiser of the weights; None: not known.
+        not_to_be_quoted: why the score says nothing about the method, for example a smoke run; None: it may be quoted.
     """
 
     seed: int | None
@@ -76,11 +78,11 @@ class Group:
     Attributes:
         task: the task.
         kind: `teacher`, `ternary`, `student` or `packed`.
-        run: the run's name without its seed; "" where a task has one such model only.
-        current: whether the pipeline names it, or there is no pipeline.
-        measurements: one per seed, by seed.
-        published: what the published table says of it; None: nothing.
-        quantities: what the published table has values of; empty: there is no table.
+        run: the run's name without its seed; "": a task has only one such model.
+        current: whether the pipeline names the run, or there is no pipeline.
+        measurements: one per seed, in the order of the seeds.
+        published: the published numbers of this run; None: none.
+        quantities: names of the quantities of the published table; empty: there is no table.
     """
 
     task: str
@@ -88,17 +90,17 @@ class Group:
     run: str
     current: bool
     measurements: list[Measurement]
-    published: Cell | None
+    published: PublishedCell | None
     quantities: list[str]
 
     @property
     def weights(self) -> list[str]:
-        """How the models' weights are quantised, as far as records are here: one name, unless seeds differ."""
+        """The known quantisers of the weights: one name, unless the seeds differ."""
         return sorted({measured.weights for measured in self.measurements if measured.weights is not None})
 
     @property
     def what(self) -> str:
-        """What the models are, for people."""
+        """The kind of the models, as a text for users."""
         what = _WHAT.get(self.kind, self.kind)
         quantised = ["/".join(self.weights)] if self.weights and self.kind in _QUANTISED else []
         marks = [_SMOKE] if self.not_to_be_quoted else []
@@ -106,31 +108,31 @@ class Group:
 
     @property
     def not_to_be_quoted(self) -> list[str]:
-        """Why scores say nothing about the method, as of smoke runs."""
+        """Why some scores say nothing about the method, for example because of smoke runs."""
         return sorted({one.not_to_be_quoted for one in self.measurements if one.not_to_be_quoted is not None})
 
     @property
     def scores(self) -> list[float]:
-        """The scores there are."""
+        """The scores of the measurements that are not missing."""
         return [measured.score for measured in self.measurements if measured.score is not None]
 
     @property
     def printed(self) -> tuple[float | None, float | None]:
-        """Mean and spread of the score in the published table, as far as they are known."""
+        """Mean and standard deviation of the score in the published table; None: not known."""
         return (self.published or {}).get(SCORE) or (None, None)
 
     def mean(self, name: str) -> float | None:
-        """The mean of one metric over the seeds that have it."""
+        """The mean of one metric over the seeds that have it; None: no seed has it."""
         values = [m.metrics[name] for m in self.measurements if m.metrics is not None and name in m.metrics]
         return fmean(values) if values else None
 
     @property
     def spread(self) -> float | None:
-        """The scores' sample standard deviation; None for fewer than two."""
+        """The sample standard deviation of the scores; None: fewer than two."""
         return stdev(self.scores) if len(self.scores) > 1 else None
 
     def row(self) -> dict[str, object]:
-        """As a row for people."""
+        """The group as a row of the printed table."""
         size = self.mean("bytes")
         seconds = [measured.seconds for measured in self.measurements if measured.seconds is not None]
         row: dict[str, object] = {
@@ -155,14 +157,14 @@ class Group:
         return row | further
 
     def _paper(self, quantity: str) -> str | None:
-        """What the published table says, for people; None: nothing."""
+        """The published value as a text for users; None: the table has none."""
         if self.published is None or quantity not in self.published:
             return None
         value = self.published[quantity]
         return _UNKNOWN if value is None else _score_text(value)
 
     def record(self) -> dict[str, object]:
-        """As a value for programs: every seed, every metric's mean."""
+        """The group as a JSON object: every seed, and the mean of every metric."""
         mean, spread = self.printed
         return {
             "task": self.task,
@@ -186,15 +188,19 @@ class Group:
 
 
 def report(published: str | None = None, remark: Remark = lambda text: None) -> list[Group]:
-    """Everything under metrics/ and everything that dvc.yaml says should be there, in the order of tasks and models.
+    """Reads all measurements under metrics/, and finds those that dvc.yaml names and that are missing.
 
     Args:
-        published: name of a published table to show beside it, or None.
-        remark: is told of each file under metrics/ that is not a measurement, and of each damaged run.json.
+        published: name of a published table to show beside our results, or None.
+        remark: called with a sentence for each file under metrics/ that is not a measurement, and for each damaged
+            run.json.
+
+    Returns:
+        The groups, in the order of tasks and of kinds of models; those that dvc.yaml does not name are last.
 
     Raises:
         ConfigError: there is no such table, or DVC cannot read dvc.yaml.
-        MissingInputError: nothing was measured yet, and no pipeline says what should be.
+        MissingInputError: there are no measurements, and no pipeline names any.
     """
     beside = load_published(published) if published else None
     expected = set(_expected())
@@ -214,13 +220,13 @@ def report(published: str | None = None, remark: Remark = lambda text: None) -> 
 
 
 def write_page(groups: list[Group], out: Path) -> None:
-    """Writes the report as one page of HTML. A link is replaced, not followed.
+    """Writes the report as one page of HTML. A link at `out` is replaced by the file.
 
     Raises:
-        ConfigError: a file that kdqat did not write is there.
+        ConfigError: `out` is a file that kdqat did not write.
         MissingInputError: the file cannot be written, or an analysis under analysis/ is damaged.
     """
-    # Here, not above: drawing takes seconds to import.
+    # Imported here, because the libraries for figures take seconds to import.
     from kdqat_cli.analysis.page_data import latency
     from kdqat_cli.analysis.report_page import MARK, report_page
 
@@ -240,30 +246,30 @@ def write_page(groups: list[Group], out: Path) -> None:
 
 
 def write_report(groups: list[Group], out: Path) -> None:
-    """Writes the groups: .md as a table for people, .csv and .json with every seed. A link is replaced, not followed.
+    """Writes the groups: .md as the printed table, .csv and .json with every seed. A link at `out` is replaced.
 
     Raises:
-        ConfigError: another ending, or a file that kdqat did not write is there.
+        ConfigError: `out` has another ending, is inside metrics/, or is a file that kdqat did not write.
         MissingInputError: the file cannot be written.
     """
     writers = {".md": _markdown, ".csv": _csv, ".json": _json}
     if out.suffix not in writers:
         raise ConfigError(f"{out} must end in one of {', '.join(writers)}.", f"--out {out.with_suffix('.md')}")
     if METRICS.absolute() in out.absolute().parents:
-        raise ConfigError(f"{out} lies in {METRICS}, whose files are measurements.", f"--out {out.name}")
+        raise ConfigError(f"{out} is in {METRICS}, whose files are measurements.", f"--out {out.name}")
     write_text(out, writers[out.suffix](groups), _is_report)
 
 
 def _is_report(text: str) -> bool:
-    """Whether a file's text is a report: a table whose first columns are task and model."""
+    """Whether a text is a report, that is, a table whose first columns are task and model."""
     return text.startswith(("| task | model |", "task,model,", '[\n  {\n    "task": '))
 
 
 def _expected() -> Iterator[Path]:
-    """The metrics that the pipeline of the working folder makes."""
+    """The paths of the metrics that the pipeline of the working folder names."""
     if not PIPELINE.is_file():
         return
-    # Here, not above: DVC takes seconds to import, and a report without a pipeline has no use for it.
+    # Imported here, because DVC takes seconds to import, and a report without a pipeline does not need it.
     from kdqat_cli.parallel.index import read_index
 
     outs = [Path(out.fs_path) for out in read_index(PIPELINE).metrics]
@@ -272,11 +278,11 @@ def _expected() -> Iterator[Path]:
 
 
 def _metrics(path: Path, remark: Remark) -> Metrics | None:
-    """The metrics in a file; None where there is none, or, with a remark, where the file is not a measurement."""
+    """The metrics in a file; None: there is no such file, or, with a remark, it is not a measurement."""
     if metrics_place(path) is None:
         remark(f"{path} is left out: it is neither {METRICS}/TASK/MODEL.json nor {METRICS}/TASK/MODEL/RUN-SEED.json.")
     elif path.exists() or path.is_symlink():
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # for example a named pipe, which would block
             remark(f"{path} is left out: it is not a file.")
             return None
         try:
@@ -292,11 +298,11 @@ def _measurement(
     model = metrics.model if metrics else None
     run, seed = place.split(model.seed if model else None)
     task, kind = (model.task, model.kind) if model else (place.task, place.model)
-    if kind not in _WHAT:  # the user's name says more than "plain" or "export"
+    if kind not in _WHAT:  # the folder's name, which the user chose, says more than "plain" or "export"
         kind = place.model
     folder = RUNS / path.relative_to(METRICS).with_suffix("")
     return _Key(task, kind, run, current), Measurement(
-        seed if run else None,  # where a task has one such model only, its seed tells nothing apart
+        seed if run else None,  # a task has only one such model, so its seed distinguishes nothing
         metrics.figures if metrics else None,
         _seconds(folder, remark) if metrics else None,
         model.weights if model else _weights(folder) if metrics and kind in _QUANTISED else None,
@@ -305,18 +311,18 @@ def _measurement(
 
 
 def _seconds(folder: Path, remark: Remark) -> float | None:
-    """The seconds of the stage that made a result; None where it was not made here."""
+    """The seconds of the stage that made a result; None: the result was made elsewhere, or its run.json is damaged."""
     if not (folder / RUN).is_file():
         return None
     try:
         return read_run(folder / RUN).seconds
     except DamagedError as error:
-        remark(f"{error.sentence} Its time is left out.")
+        remark(f"{error.sentence} The time of this run is left out.")
         return None
 
 
 def _weights(folder: Path) -> str | None:
-    """The quantiser in the record beside a model; None where no record can be read."""
+    """The quantiser in the record beside a model; None: no record can be read."""
     try:
         record = model_record(folder / MODEL) if (folder / MODEL / ABOUT).is_file() else None
     except KdqatError:
@@ -371,8 +377,8 @@ def _json(groups: list[Group]) -> str:
     return json.dumps([group.record() for group in groups], indent=2, ensure_ascii=False) + "\n"
 
 
-def _printed(cell: Cell | None, quantity: str) -> float | str | None:
-    """A published mean for programs; None: the table has none."""
+def _printed(cell: PublishedCell | None, quantity: str) -> float | str | None:
+    """A published mean for the CSV file; None: the table has none."""
     if cell is None or quantity not in cell:
         return None
     value = cell[quantity]

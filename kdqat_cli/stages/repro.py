@@ -1,9 +1,9 @@
-"""repro: `dvc repro` with many stages at once, after which `dvc repro` itself finds nothing to do.
+"""repro: does what `dvc repro` does, with many stages at once. Afterwards `dvc repro` finds nothing to do.
 
-.kdqat/lock         held by the coordinator and by every job, so that two coordinators never work in one folder
-.kdqat/logs/        what each stage printed the last time it ran (.log), and its progress (.jsonl: store/progress.py)
+    .kdqat/lock     locked by this process (the coordinator) and by all its jobs, so that a folder has one coordinator
+    .kdqat/logs/    output of the last run of each stage (.log), and its progress (.jsonl, see store/progress.py)
 
-Both keep themselves out of git.
+.kdqat/ has a .gitignore of its own.
 """
 
 import fcntl
@@ -20,29 +20,29 @@ from kdqat_cli.parallel.pipeline import Pipeline
 from kdqat_cli.parallel.scheduler import Judge, Scheduler, StageState, tail
 
 _OWN = Path(".kdqat")
-_LOCK_WITHIN = 15.0  # seconds: how long the jobs of a coordinator that was killed may take to stop
+_LOCK_WITHIN = 15.0  # seconds to wait for the lock: the jobs of a killed coordinator need some time to stop
 _LAST_LINES = 5
 
 
 def repro(
     targets: list[str], jobs: int | None, ray: str | None, board: Board, judge: Judge = lambda states: {}
 ) -> list[StageState]:
-    """Reproduces what changed of a DVC pipeline, and commits it.
+    """Runs the changed stages of a DVC pipeline, and commits their results.
 
     Args:
-        targets: as `dvc repro` takes them; none: the working folder's dvc.yaml.
-        jobs: stages at once; None: as many as there are GPUs, else one.
+        targets: stages or dvc.yaml files, as for `dvc repro`; empty: the dvc.yaml of the working folder.
+        jobs: largest number of stages that run at once; None: the number of GPUs, or one without GPUs.
         ray: address of a Ray cluster to run on; None: this machine.
-        board: is shown how far the stages are.
-        judge: is asked which running stages to stop early.
+        board: called with the states of the stages, to show them.
+        judge: called with the states of the stages; returns the running stages to stop early, with the reasons.
 
     Returns:
-        Every stage, in an order in which they could have run.
+        The states of all stages, in an order that respects their dependencies.
 
     Raises:
-        ConfigError: no DVC project, or a pipeline that DVC cannot read.
-        MissingInputError: another `kdqat repro` works in this folder.
-        KeyboardInterrupt: it was interrupted; the same call continues.
+        ConfigError: this is not a DVC project, or DVC cannot read the pipeline.
+        MissingInputError: another `kdqat repro` is running in this folder.
+        KeyboardInterrupt: interrupted; the same call continues.
     """
     with _alone() as lock:
         pipeline = Pipeline(targets)
@@ -53,9 +53,10 @@ def repro(
 
 
 def preview(targets: list[str]) -> list[dict[str, str | None]]:
-    """What `repro` would do and why; nothing is written.
+    """What `repro` would do with each stage, and why; nothing is written.
 
-    Whether a stage runs that follows on another one's results is known only when these are there.
+    A stage that needs the result of another changed stage has the state `follows`: whether it must run is known only
+    when that result is there.
     """
     pipeline = Pipeline(targets)
     coming: set[str] = set()
@@ -71,7 +72,11 @@ def preview(targets: list[str]) -> list[dict[str, str | None]]:
 
 
 def refuse_failures(states: Sequence[StageState]) -> None:
-    """Raises a StageError that names the stages that failed, with the ends of their logs."""
+    """Reports stages that failed.
+
+    Raises:
+        StageError: there are some; the message has their names and the ends of their logs.
+    """
     failed = [state for state in states if state.state == "failed"]
     if not failed:
         return
@@ -80,7 +85,7 @@ def refuse_failures(states: Sequence[StageState]) -> None:
         lines = tail(state.log).splitlines()[-_LAST_LINES:] if state.log else []
         where = f" ({state.log})" if state.log else ""
         parts.append("\n".join([f"{state.name} failed: {state.why}{where}", *(f"    {line}" for line in lines)]))
-    raise StageError("\n".join(parts), "the same command again, once that is mended: it continues from here")
+    raise StageError("\n".join(parts), "the same command again, after a repair: it continues from here")
 
 
 def _previewed(pipeline: Pipeline, name: str) -> tuple[str, str]:
@@ -101,7 +106,7 @@ def _executor(jobs: int | None, ray: str | None, lock: int) -> Executor:
 
 @contextmanager
 def _alone() -> Iterator[int]:
-    """Locks the working folder; the jobs inherit the lock, so that it outlives a coordinator that was killed."""
+    """Locks the working folder; the jobs inherit the lock, so it outlives a killed coordinator until its jobs end."""
     _OWN.mkdir(exist_ok=True)
     (_OWN / ".gitignore").write_text("*\n", encoding="utf-8")
     lock = os.open(_OWN / "lock", os.O_RDWR | os.O_CREAT)
@@ -113,7 +118,9 @@ def _alone() -> Iterator[int]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > end:
-                    raise MissingInputError("Another `kdqat repro` works in this folder.", "wait for it") from error
+                    raise MissingInputError(
+                        "Another `kdqat repro` is running in this folder.", "the same command again, when it has ended"
+                    ) from error
                 time.sleep(0.2)
         yield lock
     finally:

@@ -1,13 +1,14 @@
-"""sweep: one student for each combination of values and seed, the hopeless ones stopped early, the best as a recipe.
+"""sweep: trains one student for each combination of values and seed, and writes the best values as a recipe.
 
-It writes a DVC pipeline of its own and runs it as `kdqat repro` does:
+Trainings that are unlikely to be the best are stopped early (parallel/median.py). A sweep writes a DVC pipeline of its
+own and runs it as `kdqat repro` does:
 
-    sweeps/NAME/dvc.yaml, params.yaml    the trainings, from the teachers that are there
+    sweeps/NAME/dvc.yaml, params.yaml    the trainings; they use the teachers under runs/
     sweeps/NAME/runs/TASK/student/…      their results
-    sweeps/NAME/stopped.json             the trainings that were stopped, and why: they are not started again
-    sweeps/NAME/best.yaml                a recipe with each task's best values
+    sweeps/NAME/stopped.json             the trainings that were stopped early, and why; they are not started again
+    sweeps/NAME/best.yaml                a recipe with the best values of each task
 
-The trainings run in the project's folder, with its tasks and its params.yaml.
+The trainings run in the folder of the project, with its tasks and its params.yaml.
 """
 
 import json
@@ -24,7 +25,7 @@ import yaml
 from kdqat_cli.config import Params, Settings
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.output import Board
-from kdqat_cli.parallel.judge import Run, SweepJudge, is_stopped
+from kdqat_cli.parallel.judge import SweepJudge, SweepRun, is_stopped
 from kdqat_cli.parallel.scheduler import StageState
 from kdqat_cli.params import PARAMS_FILE, load_recipe, resolve
 from kdqat_cli.stages.repro import repro
@@ -37,7 +38,7 @@ from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.yaml12 import parse_yaml, read_yaml
 
 SWEEPS = Path("sweeps")
-_SECTIONS = ("student", "quantization", "distillation")  # the teacher is there already
+_SECTIONS = ("student", "quantization", "distillation")  # not teacher: a sweep trains no teachers
 _BEST = "best.yaml"
 _STOPPED = "stopped.json"
 _ABOUT = "# Written by `kdqat sweep"
@@ -46,16 +47,16 @@ _PLAIN = re.compile(r"[\w.+-]+")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to try.
+    """The options of a sweep.
 
     Attributes:
-        name: of its folder.
-        axes: the values of each field, as text; fields as SECTION.FIELD.
-        seeds: each combination is trained with each.
-        tasks: whose teachers are there.
-        recipe: what the rest is taken from.
-        params: params.yaml.
-        teacher: folder or hub id; None: those under runs/.
+        name: name of its folder.
+        axes: SECTION.FIELD → its values, as text.
+        seeds: seeds; each combination is trained with each of them.
+        tasks: names of the tasks.
+        recipe: the recipe for all other fields.
+        params: the content of params.yaml.
+        teacher: folder or hub id of the teacher; None: each task's under runs/.
     """
 
     name: str
@@ -68,12 +69,12 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where it is written."""
+        """The folder of the sweep."""
         return SWEEPS / self.name
 
     @property
     def short(self) -> dict[str, str]:
-        """A name for each field, which needs its section only where two have the same."""
+        """SECTION.FIELD → a short name, which contains the section only if two fields have the same name."""
         last = [place.rpartition(".")[2] for place in self.axes]
         return {
             place: name if last.count(name) == 1 else place.replace(".", "_")
@@ -81,14 +82,14 @@ class Sweep:
         }
 
     def assignments(self, values: Sequence[str]) -> list[str]:
-        """One combination as `--set` takes it."""
+        """One combination, in the form of the option `--set`."""
         return [f"{place}={value}" for place, value in zip(self.axes, values, strict=True)]
 
-    def runs(self) -> list[Run]:
-        """Every training.
+    def runs(self) -> list[SweepRun]:
+        """All trainings.
 
         Raises:
-            ConfigError: a field or a value that the recipe does not know.
+            ConfigError: a field or a value is not valid.
         """
         runs = []
         for task, values, seed in product(self.tasks, product(*self.axes.values()), self.seeds):
@@ -97,19 +98,21 @@ class Sweep:
             stage = f"{self.folder / PIPELINE}:student@{'-'.join([task, *values, str(seed)])}"
             point = "-".join(f"{name}{value}" for name, value in zip(self.short.values(), values, strict=True))
             folder = self.folder / "runs" / task / "student" / f"{point}-{seed}"
-            runs.append(Run(task, values, seed, stage, folder, digest_of(settings.model_dump(exclude={"teacher"}))))
+            runs.append(
+                SweepRun(task, values, seed, stage, folder, digest_of(settings.model_dump(exclude={"teacher"})))
+            )
         return runs
 
 
 @dataclass
 class Outcome:
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
-        rows: a combination a row.
-        states: of the stages.
-        best: the recipe file, if anything was finished.
-        remarks: what its user should know.
+        rows: one row per task and combination.
+        states: states of the stages.
+        best: the recipe file; None: no training was finished.
+        remarks: sentences for the user.
     """
 
     rows: list[dict[str, object]]
@@ -127,34 +130,25 @@ def plan_sweep(
     params: Params,
     teacher: str | None = None,
 ) -> Sweep:
-    """Reads the options of a sweep.
+    """Reads and checks the options of a sweep.
 
     Args:
-        name: of the folder under sweeps/.
-        over: "SECTION.FIELD=VALUE,VALUE", one a field.
+        name: name of the folder under sweeps/.
+        over: one "SECTION.FIELD=VALUE,VALUE" per field.
         seeds: numbers with commas between them.
-        tasks: none: those of params.yaml.
-        recipe: None: that of params.yaml.
-        params: params.yaml.
-        teacher: of the only task; None: those under runs/.
+        tasks: names of tasks; empty: those of params.yaml.
+        recipe: name or path of a recipe; None: that of params.yaml.
+        params: the content of params.yaml.
+        teacher: folder or hub id of the only task's teacher; None: each task's under runs/.
 
     Raises:
-        ConfigError: an option that is not of its form, or values that the recipe does not take.
-            The same for a folder whose files the sweep did not write, or which is an input.
+        ConfigError: an option has the wrong form, a value is not valid, or the folder is an input or has files that a
+            sweep did not write.
         MissingInputError: a task has no teacher, or the folder cannot be written.
     """
     if not _PLAIN.fullmatch(name) or not name.strip("."):
-        raise ConfigError(f"{name!r} cannot name a folder.", "kdqat sweep beta")
-    axes: dict[str, list[str]] = {}
-    for text in over:
-        place, _, values = text.partition("=")
-        axes[place] = values.split(",")
-        if place.partition(".")[0] not in _SECTIONS or not all(_PLAIN.fullmatch(value) for value in axes[place]):
-            raise ConfigError(
-                f"--over takes SECTION.FIELD=VALUE,VALUE with a section of {', '.join(_SECTIONS)} and values that are "
-                f"single words or numbers, not {text!r}.",
-                "--over distillation.beta=0.1,0.3",
-            )
+        raise ConfigError(f"{name!r} cannot be the name of a folder.", "kdqat sweep beta")
+    axes = _axes(over)
     if not all(seed.isdigit() for seed in seeds.split(",")):
         raise ConfigError(f"--seeds takes numbers with commas between them, not {seeds!r}.", "--seeds 1,2,3")
     chosen = tasks or params.tasks
@@ -169,20 +163,36 @@ def plan_sweep(
     sweep = Sweep(
         name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params, teacher
     )
-    sweep.runs()  # tells wrong values before anything is written
+    sweep.runs()  # raises an error for wrong values before anything is written
     _refuse_folder(sweep)
     return sweep
 
 
+def _axes(over: list[str]) -> dict[str, list[str]]:
+    """SECTION.FIELD → its values, from the options `--over`."""
+    axes: dict[str, list[str]] = {}
+    for text in over:
+        place, _, values = text.partition("=")
+        axes[place] = values.split(",")
+        if place.partition(".")[0] not in _SECTIONS or not all(_PLAIN.fullmatch(value) for value in axes[place]):
+            raise ConfigError(
+                f"--over takes SECTION.FIELD=VALUE,VALUE with a section of {', '.join(_SECTIONS)} and values that are "
+                f"single words or numbers, not {text!r}.",
+                "--over distillation.beta=0.1,0.3",
+            )
+    return axes
+
+
 def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Board) -> Outcome:
-    """Trains what a sweep asks for, and tells which values did best.
+    """Runs the trainings of a sweep, and finds the best values.
 
     Args:
-        plan: what to try.
-        jobs: trainings at once; None: as many as there are GPUs, else one.
+        plan: the options of the sweep.
+        jobs: largest number of trainings that run at once; None: the number of GPUs, or one without GPUs.
         ray: address of a Ray cluster; None: this machine.
-        stop: whether hopeless trainings are stopped early, and those that once were are left alone.
-        board: is shown how far the stages are.
+        stop: whether to stop trainings early that are unlikely to be the best, and not to start those again that an
+            earlier run stopped.
+        board: called with the states of the stages, to show them.
     """
     runs = plan.runs()
     _write_pipeline(plan)
@@ -195,7 +205,7 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
 
 
 def _refuse_folder(plan: Sweep) -> None:
-    """Refuses a folder whose files the sweep would replace without having written them, or that it reads."""
+    """Refuses a folder that is an input, or in which the sweep would replace files that no sweep wrote."""
     for name in (PIPELINE, PARAMS_FILE, _BEST):
         refuse_target(plan.folder / name, _is_ours)
     refuse_target(plan.folder / _STOPPED, is_stopped)
@@ -222,7 +232,7 @@ def _write_pipeline(plan: Sweep) -> None:
     known = [inner] if plan.teacher is None or Path(inner).is_dir() else [teacher] * Path(teacher).is_dir()
     varied += f" --teacher {quote(teacher)}" if plan.teacher else ""
     given = (read_yaml(PARAMS_FILE) or {}) if PARAMS_FILE.exists() else {}
-    # DVC stops at a parameter that is not there.
+    # Only sections that params.yaml has, because DVC fails if a parameter of a stage is missing.
     sections = [
         f"settings.${{item.task}}.{section}"
         for section in _SECTIONS
@@ -242,12 +252,12 @@ def _write_pipeline(plan: Sweep) -> None:
     about = f"{_ABOUT} {plan.name}`; `kdqat repro {plan.folder / PIPELINE}` runs all of it.\n"
     text = yaml.safe_dump({"stages": {"student": stage}}, sort_keys=False, width=1000)
     write_text(plan.folder / PIPELINE, about + text, _is_ours)
-    # JSON is YAML with every text in quotes: DVC must not make 2e-05 of "2e-5".
+    # Written as JSON, which is YAML with all strings in quotes: DVC must not change "2e-5" to 2e-05.
     text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in params.items())
     write_text(plan.folder / PARAMS_FILE, about + text, _is_ours)
 
 
-def _score(run: Run) -> float:
+def _score(run: SweepRun) -> float:
     score = read_run(run.folder / RUN).score
     if score is None:
         raise MissingInputError(f"{run.folder / RUN} has no score.", f"rm -r {run.folder}, and the same command again")
@@ -255,16 +265,16 @@ def _score(run: Run) -> float:
 
 
 def _outcome(
-    plan: Sweep, runs: list[Run], states: list[StageState], scores: dict[str, float], stopped: set[str]
+    plan: Sweep, runs: list[SweepRun], states: list[StageState], scores: dict[str, float], stopped: set[str]
 ) -> Outcome:
     rows: list[dict[str, object]] = []
     winners: dict[str, tuple[str, ...]] = {}
     for task in plan.tasks:
-        points: dict[tuple[str, ...], list[Run]] = {}
+        points: dict[tuple[str, ...], list[SweepRun]] = {}
         for run in runs:
             if run.task == task:
                 points.setdefault(run.values, []).append(run)
-        # A combination of which a seed is missing loses against one that has them all.
+        # A combination with more finished seeds wins; among equals, the one with the higher mean.
         rank = {
             values: (len(found), fmean(found))
             for values, members in points.items()
@@ -291,13 +301,13 @@ def _outcome(
 
 
 def _overridden(params: Params, task: str, place: str) -> bool:
-    """Whether params.yaml sets a field of a task, which overrides any recipe."""
+    """Whether params.yaml sets a field of a task; such a value overrides that of any recipe."""
     section, _, name = place.partition(".")
     fields = params.settings.get(task, {}).get(section)
     return isinstance(fields, dict) and name in fields
 
 
-def _seed_text(run: Run, scores: dict[str, float], stopped: set[str]) -> str:
+def _seed_text(run: SweepRun, scores: dict[str, float], stopped: set[str]) -> str:
     if run.stage in scores:
         return f"{scores[run.stage]:.2f}"
     return "stopped" if run.stage in stopped else "missing"

@@ -1,4 +1,4 @@
-"""validate: every error of the configuration at once."""
+"""validate: reports all errors of the configuration at once."""
 
 import difflib
 from collections.abc import Callable
@@ -23,15 +23,15 @@ def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
     """Checks params.yaml, dvc.yaml, the recipes, the packaged tasks and those in tasks/.
 
     Args:
-        recipes: recipes to check besides the one that params.yaml names.
-        fix: write the modules that the stages of dvc.yaml depend on, where they are not named.
+        recipes: recipes to check, besides the one that params.yaml names.
+        fix: write missing modules into the dependencies of the stages in dvc.yaml.
 
     Returns:
-        What was checked.
+        The files, recipes and tasks that were checked.
 
     Raises:
-        ConfigError: with every error found.
-        MissingInputError: the working folder holds nothing to check.
+        ConfigError: there are errors; the message has all of them.
+        MissingInputError: the working folder has nothing to check.
     """
     own = user_task_names()
     if not (recipes or own or PARAMS_FILE.exists() or PIPELINE.exists()):
@@ -59,7 +59,7 @@ def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
 
 
 def _unknown_tasks(params: Params | None, recipes: dict[str, Recipe | None], known: set[str]) -> list[str]:
-    """Settings that no task would ever read."""
+    """Settings of tasks that do not exist."""
     sources = {f"recipe {name}: tasks": list(recipe.tasks) for name, recipe in recipes.items() if recipe}
     if params:
         sources[f"{PARAMS_FILE}: settings"] = list(params.settings)
@@ -85,20 +85,20 @@ def _unsound_settings(params: Params) -> list[str]:
             for name, field in Settings.model_fields.items()
             if field.is_required() and name not in params.settings.get(task, {})
         ]
-        if lacking:  # DVC stops at a parameter that is not there
+        if lacking:  # DVC fails if a parameter of a stage is missing
             faults.append(f"{PARAMS_FILE}: settings.{task} lacks {', '.join(lacking)}; an empty one is written {{}}.")
     return faults
 
 
 def _check_pipeline(faults: list[str], fix: bool) -> bool:
-    """Adds what is wrong with dvc.yaml; returns whether `--fix` would mend a part of it."""
+    """Adds the errors of dvc.yaml to the faults; returns whether `--fix` would repair some of them."""
     if not PIPELINE.exists():
         return False
-    # Here, not above: DVC takes seconds to import, and a folder without a pipeline has no use for it.
+    # Imported here, because DVC takes seconds to import, and a folder without a pipeline does not need it.
     from kdqat_cli.parallel.index import read_index
 
     stale = _checked(partial(stale_stages, PIPELINE), faults)
-    # After that: of a file that is not YAML, DVC does not tell the line.
+    # DVC reads the file second, because it does not report the line of a YAML error.
     if stale is None or _checked(partial(read_index, PIPELINE), faults) is None:
         return False
     if stale and fix:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from kdqat_cli.config import READ_BY, Section, parse
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 
 VERSION: Literal[1] = 1
 
@@ -111,7 +111,7 @@ class Factors(Section):
 
     task: str
     """Task of the score."""
-    kind: Kind
+    kind: ModelKind
     """Kind of the model."""
     seed: int | None = None
     """Seed of the training."""
@@ -180,10 +180,9 @@ def factors_of(record: Record, task: str) -> Factors:
         ConfigError: the settings in the record are damaged.
     """
     found: dict[str, object] = {"task": task, "kind": record.kind, "seed": record.seed}
-    said = record.settings.get("distillation")
-    if isinstance(said, dict) and (loss := said.get("loss")) is not None:
+    if (loss := record.distillation.get("loss")) is not None:
         read = ["loss", *(name for name, losses in READ_BY.items() if loss in losses)]
-        found |= {name: said.get(name) for name in read}
+        found |= {name: record.distillation.get(name) for name in read}
     if record.quantization is not None:
         found |= {"weights": record.quantization.weights, "activations": record.quantization.activations}
     return parse(Factors, found, "the model's record")

@@ -1,4 +1,4 @@
-"""What `kdqat predict` gets of a model, whatever kind of rows it reads. No torch here: the engine needs none."""
+"""The interface between `kdqat predict` and a model, for all kinds of rows. It does not import torch."""
 
 from typing import Protocol, TypedDict
 
@@ -9,7 +9,7 @@ from kdqat_cli.texts import Text
 
 
 class Answer(TypedDict, total=False):
-    """What `predict` says of a line: label and probabilities, a value, a translation, or an error."""
+    """The answer to a line: label and probabilities, a value, a translation, or an error."""
 
     text: str
     """The line: a text, the path of a picture, a sentence."""
@@ -18,13 +18,13 @@ class Answer(TypedDict, total=False):
     label: str
     """The most probable class."""
     probabilities: dict[str, float]
-    """Of every class."""
+    """Class name → its probability."""
     value: float
-    """Of a regression."""
+    """The number, for a regression."""
     translation: str
-    """Of a sentence."""
+    """The translation of a sentence."""
     error: str
-    """Why there is no answer."""
+    """The reason why there is no answer."""
 
 
 class Answerer(Protocol):
@@ -32,18 +32,18 @@ class Answerer(Protocol):
 
     @property
     def labels(self) -> list[str] | None:
-        """Names of the classes; None: it answers with a value or a translation."""
+        """Names of the classes; None: the answer is a value or a translation."""
 
     @property
     def pairs(self) -> bool | None:
-        """Whether its lines are pairs of texts; None: it does not say."""
+        """Whether its lines are pairs of texts; None: not recorded."""
 
     @property
     def remark(self) -> str | None:
         """A sentence for the user, or None."""
 
     def answers(self, batch: list[Text]) -> list[Answer]:
-        """The answer to each line of a batch, without the line itself.
+        """Answers each line of a batch; the answers do not repeat the lines.
 
         Raises:
             MissingInputError: the model fails, or is damaged.
@@ -51,11 +51,11 @@ class Answerer(Protocol):
 
 
 def answer_of(labels: list[str] | None, logits: NDArray[np.float32]) -> Answer:
-    """Label and probabilities, or the value.
+    """Makes an answer of logits: label and probabilities, or the value.
 
     Args:
         labels: names of the classes; None: regression.
-        logits: (labels,).
+        logits: logits (labels,) of one row; for a regression (1,).
     """
     if not np.isfinite(logits).all():
         return {"error": "The model's answer is NaN or infinite."}

@@ -1,13 +1,13 @@
-"""What a model says of each row of a split, and what follows: measures per class, and the rows that it gets wrong.
+"""Details of an evaluation: measures per class, the confusion matrix, and the rows with wrong answers.
 
-Of a class c, with rows counted by (gold label, predicted label):
+For a class c:
 
-    precision = right answers c / all answers c
-    recall    = right answers c / all rows of c
+    precision = number of right answers c / number of answers c
+    recall    = number of right answers c / number of rows with the gold label c
     F1        = 2 precision · recall / (precision + recall)
 
-in percent; where a denominator is 0, so is the measure. Of a regression there are no classes: every row stands in the
-table of rows, the farthest off first.
+all in percent; a measure with the denominator 0 is 0. A regression has no classes. Its table of rows has every row, in
+the order of falling error.
 """
 
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ Row = dict[str, object]
 
 
 class Table(NamedTuple):
-    """A table for people and programs."""
+    """A table."""
 
     columns: list[str]
-    """Their names, also where there are no rows."""
+    """Names of the columns, even if there are no rows."""
     rows: list[Row]
-    """Each with these columns."""
+    """The rows; each has all columns."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Answers:
     """A model's answers to the rows of a split, in their order.
 
     Attributes:
-        logits: (rows, labels); of a regression (rows, 1), the number.
+        logits: (rows, labels); for a regression (rows, 1), the predicted numbers.
         labels: (rows,), the gold class indices or numbers.
-        shown: what people see of a row: column → one value per row.
+        shown: further columns that show a row to users: column → one value per row.
     """
 
     logits: NDArray[np.float32]
@@ -49,19 +49,19 @@ class Answers:
 
     @property
     def predicted(self) -> NDArray[np.generic]:
-        """Class indices (rows,); of a regression the numbers."""
+        """The predicted class indices (rows,); for a regression the predicted numbers."""
         return self.logits[:, 0] if self.logits.shape[1] == 1 else self.logits.argmax(axis=1)
 
 
 def tables(task: LabelledTask, answers: Answers, teacher: Answers | None = None) -> dict[str, Table]:
-    """The tables of a split: `classes` and `confusion`, which a regression does not have, and `wrong`.
+    """Makes the tables of a split: `wrong`, and for a classification `classes` and `confusion`.
 
-    `confusion` has each row's gold and predicted label, as DVC's template of that name counts them.
+    `confusion` has the gold and the predicted label of each row, which DVC's template `confusion` counts.
 
     Args:
-        task: of the rows.
-        answers: the model's.
-        teacher: another model's answers to the same rows, which then stand beside, or None.
+        task: task of the rows.
+        answers: the model's answers.
+        teacher: a teacher's answers to the same rows, for a further column, or None.
     """
     made = {} if task.labels is None else {"classes": _classes(task, answers), "confusion": _confusion(task, answers)}
     return made | {"wrong": _wrong(task, answers, teacher)}
@@ -88,7 +88,7 @@ def _confusion(task: LabelledTask, answers: Answers) -> Table:
 
 
 def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Table:
-    """The rows with a wrong label, in their order; of a regression all rows, the farthest off first."""
+    """The rows with a wrong label, in their order; for a regression all rows, in the order of falling error."""
     if task.labels is None:
         name, values = "error", np.abs(answers.predicted.astype(np.float64) - answers.labels.astype(np.float64))
         order = np.argsort(-values, kind="stable").tolist()
@@ -108,11 +108,12 @@ def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Tab
 
 
 def agreement(task: LabelledTask, answers: Answers, teacher: Answers) -> dict[str, float]:
-    """How far a model answers as its teacher does.
+    """Measures how far a model's answers agree with its teacher's.
 
     Returns:
-        Of classes `teacher_agreement`, the rows with the same label in percent, and `teacher_kl`, the mean over rows of
-        KL(teacher ‖ model) in nats. Of a regression `teacher_distance`, the mean absolute difference.
+        For a classification `teacher_agreement`, the share of rows with the same label, in percent, and `teacher_kl`,
+        the mean over rows of KL(teacher ‖ model), in nats. For a regression `teacher_distance`, the mean absolute
+        difference of the numbers.
     """
     ours, theirs = answers.logits.astype(np.float64), teacher.logits.astype(np.float64)
     if task.labels is None:

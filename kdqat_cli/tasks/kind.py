@@ -1,7 +1,7 @@
-"""What a kind of task gives the stages: its models, and its rows as these models read them.
+"""The interface between the stages and a kind of task: its models, and its rows in the form that these models read.
 
-A stage knows no more of a kind than this. A network of any kind is a model of transformers (`PreTrainedModel`: it has
-a configuration, saves and loads itself) that is called with a batch's inputs by name and returns an object with
+The stages use only this interface. A network of any kind is a model of transformers (a `PreTrainedModel`, which has a
+configuration, and can be saved and loaded). It is called with the inputs of a batch by name, and returns an object with
 `logits`.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Loaded(Protocol):
-    """A model, with what reads its inputs.
+    """A model with everything that is needed to read its inputs.
 
     Attributes:
-        model: in eval mode, FP32, on the GPU where there is one.
-        weights: the file of its weights; None where they are not one local file.
-        record: what the stage that made it recorded; of kind `plain` where none of ours made it.
+        model: the network, in eval mode, FP32, on the GPU if there is one.
+        weights: the file of its weights; None: they are not one local file.
+        record: the record of the stage that made it; its kind is `plain` if kdqat did not make the model.
     """
 
     model: PreTrainedModel
@@ -37,7 +37,7 @@ class Loaded(Protocol):
 
 
 Own = Any
-"""A task or a loaded model of the kind itself. The registry pairs them by name, which types cannot express."""
+"""A task, a loaded model or rows of the same kind. The registry pairs them by name, which types cannot express."""
 Example = Any
 """One row of a training; its type depends on the kind of task."""
 
@@ -54,12 +54,12 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One row for people.
+    """One row in a form to show to users.
 
     Attributes:
-        texts: what it says.
-        tokens: its text as the model reads it, one string per token.
-        picture: a PNG file.
+        texts: its texts.
+        tokens: its tokens, one string per token.
+        picture: its image, as the bytes of a PNG file.
     """
 
     texts: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Sample:
 
 
 class Rows(Protocol):
-    """One split of a task, as a model reads it."""
+    """One split of a task, in the form that a model reads."""
 
     @property
     def digest(self) -> str:
@@ -76,52 +76,52 @@ class Rows(Protocol):
 
     @property
     def chance(self) -> float:
-        """The score in percent of the best constant answer: what a model that learnt nothing may reach."""
+        """The score in percent of the best constant answer, which a model can reach without learning anything."""
 
     @property
     def examples(self) -> Examples:
-        """The rows as `collate` takes them."""
+        """The rows, in the form that `collate` takes."""
 
     @property
     def lengths(self) -> list[int]:
-        """What a row costs, tokens for example; rows of similar length are batched together."""
+        """The length of each row, for example in tokens; rows of similar length are batched together."""
 
     def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
-        """What puts rows of a training together to a batch.
+        """Returns the function that makes a batch of training rows.
 
-        A batch holds the model's inputs by name, `labels` (B,), and `counted` (B, L): what of it is no padding. Where
-        a model answers with a class per token, `labels` is (B, L), with -100 where `counted` is 0.
+        A batch has the model's inputs by name, `labels` (B,), and `counted` (B, L), which is 0 at padding and 1
+        elsewhere. If a model predicts a class per token, `labels` is (B, L), with -100 where `counted` is 0.
         """
 
     def part(self, numbers: list[int]) -> Self:
         """Some of the rows, by their numbers."""
 
     def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The real tokens of a batch in groups that an analysis tells apart: name → mask (B, L).
+        """Groups of tokens of a batch, without padding, for the analysis: name of the group → mask (B, L).
 
         Rows that are not texts have no groups.
         """
 
     def sample(self, number: int) -> Sample:
-        """A row for people."""
+        """A row in a form to show to users."""
 
     def score(self, model: PreTrainedModel, engine: "Engine | None" = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline.
 
         Args:
-            model: in training mode or not; it is left as it was.
-            engine: of the same model's packed file, on a GPU; None: the kind chooses what computes.
+            model: in training or eval mode; the mode is the same afterwards.
+            engine: engine on a GPU with the packed file of the same model; None: the kind chooses torch or the engine.
         """
 
     def answers(self, model: PreTrainedModel, engine: Any = None) -> Answers | None:
-        """What a model says of each row; None: an answer is neither a class nor a number. Arguments as of `score`."""
+        """A model's answers to all rows; None: an answer is neither a class nor a number. Arguments: see `score`."""
 
 
 class Kind(Protocol):
     """One kind of task."""
 
     def inputs(self, source: str) -> dict[str, str]:
-        """What `new` reads: what it is → its folder or hub id."""
+        """The inputs of `new`: a word for the input → its folder or hub id."""
 
     def new(
         self,
@@ -131,67 +131,67 @@ class Kind(Protocol):
         teacher: Own = None,
         fields: Mapping[str, object] | None = None,
     ) -> Loaded:
-        """A model to be trained on a task; its record holds no more than the digests of what it was made from.
+        """Makes a model to train on a task. Its record has only its source and the digests of its inputs.
 
         Args:
-            task: of this kind.
-            source: what the model begins with, as the user names it.
-            data_dir: folder of local task data, or None; for what a model takes from the training rows.
+            task: a task of this kind.
+            source: the encoder or network that the training starts from.
+            data_dir: folder of local task data, or None; needed if the model depends on training rows (a vocabulary).
             teacher: the loaded model that the new one learns from, or None.
-            fields: of a network's configuration, that the user determines.
+            fields: fields of the network's configuration that the user has set.
 
         Raises:
-            ConfigError: the kind does not take such a source, or such fields.
-            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+            ConfigError: the kind cannot use this source, or these fields.
+            MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
         """
 
     def load(self, source: str, fix: str | None = None) -> Loaded:
-        """A model that was trained.
+        """Loads a trained model.
 
         Args:
             source: folder, packed file or hub id.
             fix: the command that makes the folder, for the error.
 
         Raises:
-            ConfigError: it is none that the kind takes.
-            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+            ConfigError: the kind cannot use this model.
+            MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
         """
 
     def align(self, loaded: Own, task: Own, name: str) -> None:
-        """Brings a model's outputs into the order of the task's labels.
+        """Puts a model's outputs into the order of the task's labels.
 
         Args:
-            loaded: changed in place.
-            task: whose order is wanted.
-            name: what the error calls the model.
+            loaded: the model; it is changed in place.
+            task: the task.
+            name: the model's name in the error.
 
         Raises:
-            ConfigError: its outputs are not the task's labels.
+            ConfigError: the model's labels differ from the task's.
         """
 
     def reading(self, loaded: Own, task: Own, training: Training, section: Literal["teacher", "student"]) -> Record:
-        """How a model that is trained reads the task's rows: what the record of the result says of it.
+        """How a training reads the task's rows, as a record; the record of the result has the same fields.
 
         Args:
-            loaded: the model, or the one that it is a copy of.
-            task: what it is trained on.
-            training: how.
-            section: of the settings, where `training` stands; for errors.
+            loaded: the model, or the model that it is a copy of.
+            task: the task that it is trained on.
+            training: settings of the training.
+            section: name of this section of the settings, for errors.
 
         Raises:
-            ConfigError: the model cannot read rows so.
+            ConfigError: the model cannot read rows with these settings.
         """
 
     def as_recorded(self, loaded: Own, task: Own, max_length: int | None) -> Record:
-        """How a trained model reads a task's rows: as it was trained, but for what the user asks for.
+        """How an evaluation reads a task's rows, as a record: as in the training, except for the user's options.
 
         Args:
             loaded: the model.
-            task: what it is scored on.
+            task: the task that it is scored on.
             max_length: the option `--max-length`, or None.
 
         Raises:
-            ConfigError: the model cannot read rows so.
+            ConfigError: the model cannot read rows with this option.
         """
 
     def rows(
@@ -200,77 +200,77 @@ class Kind(Protocol):
         """One split of a task.
 
         Args:
-            task: of this kind.
-            split: `train`, `dev`, or another that the task names.
+            task: a task of this kind.
+            split: `train`, `dev`, or another split of the task.
             data_dir: folder of local task data, or None.
-            loaded: the model that reads them.
-            record: from `reading` or `as_recorded`.
-            limit: rows at most, the first of the split; None: all.
+            loaded: the model that reads the rows.
+            record: the result of `reading` or `as_recorded`.
+            limit: largest number of rows, from the first; None: all.
 
         Raises:
             MissingInputError: no source has the split, or a row is wrong.
         """
 
     def taught(self, rows: Own, loaded: Own, folder: Path) -> Rows:
-        """The training rows with a teacher's answers in the place of theirs.
+        """The training rows with a teacher's answers as their targets.
 
         Args:
-            rows: of this kind.
+            rows: training rows of this kind.
             loaded: the teacher.
-            folder: where its answers are kept for the next time; need not be there.
+            folder: folder in which the answers are cached; it is created if needed.
 
         Raises:
-            ConfigError: the kind has no such rows.
-            MissingInputError: what is kept is damaged.
+            ConfigError: the kind does not support this.
+            MissingInputError: a file in the folder is damaged.
         """
 
     def write_reader(self, loaded: Own, folder: Path, name: str) -> dict[str, object]:
-        """Writes what reads a packed model's rows, a tokenizer for example.
+        """Writes the files that read a packed model's rows, for example a tokenizer.
 
         Args:
             loaded: the student.
-            folder: takes the files; it is there.
-            name: what errors call the student.
+            folder: an existing folder for the files.
+            name: the student's name in errors.
 
         Returns:
-            What the record of the packed model says otherwise than the student's.
+            Fields of the packed model's record that differ from the student's.
 
         Raises:
-            ConfigError: it does not fit the model.
+            ConfigError: these files do not fit the model.
         """
 
     def pack(self, loaded: Own, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
-        """Writes the packed file of a student into a folder that `write_reader` has filled.
+        """Writes the packed file of a student into a folder that has the files of `write_reader`.
 
         Args:
             loaded: the student.
-            folder: takes the file.
-            record: of the result.
-            half: scales and what is not quantised as FP16.
+            folder: folder for the file.
+            record: record of the packed model.
+            half: store scales and unquantised tensors as FP16.
             codec: how levels are stored; None: trits for a ternary student, else `auto`.
 
         Raises:
-            ConfigError: the codec cannot hold the student, or a value is not finite.
+            ConfigError: the codec cannot store the student, or a value is NaN or infinite.
         """
 
     def answerer(self, source: str, task: Callable[[], Own], device: Device | None) -> Answerer:
-        """A trained model that answers lines: what of a line is an example, and how its answer is shown.
+        """Loads a trained model that answers lines of text, for `kdqat predict`.
 
         Args:
             source: folder, packed file or hub id.
             task: loads the task that the model was made for.
-            device: that computes; None: the GPU where there is one.
+            device: device that computes; None: the GPU if there is one.
 
         Raises:
-            ConfigError: the kind takes no lines, or the model names no task and needs one.
-            MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+            ConfigError: the kind has no lines, or the model needs a task and has none recorded.
+            MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
         """
 
     def save(self, loaded: Own, folder: Path, record: Record) -> None:
-        """Writes the model, a student's codes, what reads its inputs, and the record.
+        """Writes the model, a student's codes, the files that read its rows, and the record.
 
         Args:
             loaded: the model.
-            folder: takes the files; it need not be there.
-            record: of the result.
+            folder: output folder; it is created if needed.
+            record: record of the model.
         """

@@ -1,15 +1,15 @@
-"""A row's label: a class by its name or its index, or a number in a range.
+"""The label of a row: a class by its name or its index, or a number in a range.
 
-A class name goes first. An index, counted from 0, is accepted only where no class name is a number: among the classes
-1 to 5, a row's 0 is wrong rather than the class 1. Spaces around a name do not count, nor does its Unicode form (file
-systems and keyboards differ in it: NFC or NFD); case does.
+A class name takes precedence. An index, from 0, is accepted only if no class name is a number: if the classes are 1 to
+5, the label 0 is an error, not the class 1. Spaces around a name and its Unicode form (NFC or NFD, which depends on the
+file system or the keyboard) are ignored; case is not.
 """
 
 import unicodedata
 
 
 def plain(name: str) -> str:
-    """A class name as it is compared: without spaces around it, in Unicode form NFC."""
+    """The form in which class names are compared: without spaces around it, in Unicode form NFC."""
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -17,18 +17,18 @@ class Labels:
     """The labels that a task's rows may have."""
 
     def __init__(self, classes: list[str] | None, limits: list[float] | None) -> None:
-        """Takes a task's `labels` and `range`, of which one is None."""
+        """Takes the fields `labels` and `range` of a task; one of the two is None."""
         self._range = limits
         names = [plain(name) for name in classes or []]
         self._classes = {name: index for index, name in enumerate(names)}
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
 
     def value(self, given: object, named: bool = False) -> int | float | None:
-        """A class index or a number; None: no label of the task.
+        """The class index or the number; None: the value is not a label of the task.
 
         Args:
-            given: what the row holds.
-            named: whether it is a class name for sure, and so never an index.
+            given: the value in the row.
+            named: whether the value is certainly a class name, not an index.
         """
         if not isinstance(given, str | int | float):
             return None
@@ -39,7 +39,7 @@ class Labels:
         return next((known[name] for name in map(plain, spellings) if name in known), None)
 
     def fault(self) -> str:
-        """What is wrong with a value that is no label."""
+        """The end of the error sentence about a value that is not a label."""
         if self._range is not None:
             return "is not a number from {:g} to {:g}".format(*self._range)
         return f"is unknown; the labels are {', '.join(self._classes)}"

@@ -1,6 +1,7 @@
-"""Metrics in percent, as the paper's tables print them (81.2, not 0.812).
+"""Metrics in percent, as in the tables of the paper (81.2, not 0.812).
 
-All are scikit-learn's and scipy's. Where a metric is not defined, as the correlation of a constant prediction, it is 0.
+They are computed by scikit-learn and scipy. A metric that is not defined is 0, for example the correlation of a
+constant prediction.
 """
 
 from collections.abc import Callable
@@ -17,18 +18,18 @@ _DECIMALS = 10
 
 
 def compute_metrics(task: LabelledTask, logits: Array, labels: Array) -> dict[str, float]:
-    """The task's metrics in percent; `score` is the headline, the mean of its parts where it has two.
+    """Computes the task's metrics in percent. `score` is the headline; if it has two parts, it is their mean.
 
     Args:
         task: the task, which names the metrics.
-        logits: rows × labels; regression: rows × 1, the predicted number.
-        labels: rows; class indices or numbers.
+        logits: (rows, labels); for a regression (rows, 1), the predicted numbers.
+        labels: (rows,), class indices or numbers.
     """
     return _scores(task, logits[:, 0] if task.regression else logits.argmax(axis=1), labels)
 
 
 def chance_score(task: LabelledTask, labels: Array) -> float:
-    """The best score in percent of any constant answer: what a model that learnt nothing may reach."""
+    """The best score in percent of any constant answer, which a model can reach without learning anything."""
     if task.regression:
         return 0.0
     return max(_scores(task, np.full_like(labels, answer), labels)["score"] for answer in range(task.num_labels))
@@ -38,7 +39,7 @@ def _scores(task: LabelledTask, predictions: Array, labels: Array) -> dict[str, 
     parts = {name: 100 * _METRICS[name](labels, predictions) for name in task.metrics}
     headline = task.metric.split("+")
     scores = {"score": sum(parts[name] for name in headline) / len(headline), **parts}
-    # In floating point, 100 × 0.57 is less than 57, so a model that reaches a bar of 57 would fail it.
+    # In floating point, 100 × 0.57 is less than 57, so without rounding a score of 57 would fail --min-score 57.
     return {name: round(score, _DECIMALS) for name, score in scores.items()}
 
 
@@ -52,7 +53,7 @@ def _f1(labels: Array, predictions: Array) -> float:
 
 
 def _macro_f1(labels: Array, predictions: Array) -> float:
-    """Mean over the labels of each one's F1."""
+    """The mean over the labels of their F1."""
     return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 

@@ -1,4 +1,4 @@
-"""Models for a task of any kind, loaded and checked."""
+"""Loads and checks models for a task of any kind."""
 
 import logging
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from kdqat_cli.config import Settings
 from kdqat_cli.errors import ConfigError, GateError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.places import teacher_folder
 from kdqat_cli.store.run import versions
@@ -21,17 +21,17 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def load_model(source: str, task: Task, name: str, fix: str | None = None) -> Loaded:
-    """A trained model, its outputs in the order of a task's labels.
+    """Loads a trained model, and puts its outputs into the order of the task's labels.
 
     Args:
         source: folder, packed file or hub id.
-        task: what it is for.
-        name: what errors call it.
+        task: the task.
+        name: the model's name in errors.
         fix: the command that makes the folder, for the error.
 
     Raises:
-        ConfigError: its outputs are not the task's labels, it reads another kind of rows, or kdqat does not take it.
-        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+        ConfigError: its labels differ from the task's, it reads another kind of rows, or kdqat cannot use it.
+        MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
     """
     record = recorded(source, fix)
     if record.kind != "plain" and record.rows_kind != task.kind:
@@ -46,14 +46,14 @@ def load_model(source: str, task: Task, name: str, fix: str | None = None) -> Lo
 
 
 def load_teacher(teacher: str, task: Task) -> Loaded:
-    """A model to learn from, its labels in the task's order.
+    """Loads a teacher, and puts its outputs into the order of the task's labels.
 
     Args:
         teacher: folder or hub id.
-        task: what it must have been trained on.
+        task: the task.
 
     Raises:
-        ConfigError: it is a student, or what `load_model` refuses.
+        ConfigError: it is a student or an export; or see `load_model`.
         MissingInputError: see `load_model`.
     """
     refuse_quantized(teacher, teacher, "a teacher", f"--teacher {teacher_folder(task.name)}")
@@ -63,17 +63,17 @@ def load_teacher(teacher: str, task: Task) -> Loaded:
     return loaded
 
 
-def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) -> Record:
-    """What is recorded of a quantised copy of a teacher.
+def student_record(kind: ModelKind, task: Task, teacher: Loaded, settings: Settings) -> Record:
+    """Makes the record of a quantised student.
 
     Args:
         kind: `ternary` or `student`.
-        task: what it is for.
-        teacher: the model that is copied.
-        settings: of which `quantization` is recorded, and of `student` how rows are read.
+        task: the task.
+        teacher: the student's teacher.
+        settings: settings; the record has `quantization`, and from `student` how rows are read.
 
     Raises:
-        ConfigError: the model cannot read rows so.
+        ConfigError: the model cannot read rows with these settings.
     """
     reading = kind_of(task).reading(teacher, task, settings.student, "student")
     weights = {"teacher": None if teacher.weights is None else file_digest(teacher.weights)}
@@ -90,11 +90,11 @@ def student_record(kind: Kind, task: Task, teacher: Loaded, settings: Settings) 
 
 
 def marked(record: Record, reasons: Iterable[str | None]) -> Record:
-    """A record that says why a score of the model says nothing about the method, if there is a reason.
+    """The record, marked as not to be quoted if there is a reason why a score says nothing about the method.
 
     Args:
-        record: of the result.
-        reasons: half sentences; None: no reason.
+        record: record of the model.
+        reasons: parts of a sentence; None: no reason.
     """
     given = list(dict.fromkeys(filter(None, reasons)))
     if given:
@@ -103,17 +103,17 @@ def marked(record: Record, reasons: Iterable[str | None]) -> Record:
 
 
 def cut_short(rows: Rows, limit: int | None) -> str | None:
-    """Why the result of a training on the first `limit` rows is not to be quoted; None: it had all rows."""
+    """Why the result of a training with `limit` is not to be quoted; None: the training had all rows."""
     return f"it was trained on the first {limit} rows" if len(rows.examples) == limit else None
 
 
 def teacher_fault(teacher: Record, score: float, dev: Rows) -> str | None:
-    """Why the result of a distillation is not to be quoted, as far as its teacher is to blame; None: it is not.
+    """Why a distillation from this teacher is not to be quoted; None: there is no reason.
 
     Args:
-        teacher: its record.
-        score: from `teacher_score`.
-        dev: the rows that it was scored on.
+        teacher: the teacher's record.
+        score: the result of `teacher_score`.
+        dev: the rows that the teacher was scored on.
     """
     if score <= dev.chance:
         return "its teacher is no better than a constant answer"
@@ -125,21 +125,21 @@ def teacher_score(model: PreTrainedModel, task: Task, dev: Rows, name: str, weak
 
     Args:
         model: the teacher, in full precision.
-        task: what it teaches.
-        dev: the rows that it is scored on.
-        name: what the error calls it.
-        weak: whether it may be no better than a constant answer.
+        task: the task.
+        dev: the rows to score on.
+        name: the teacher's name in the error.
+        weak: whether a teacher that is no better than a constant answer is allowed.
 
     Raises:
-        GateError: it is no better than a constant answer.
+        GateError: the teacher is no better than a constant answer, and that is not allowed.
     """
     score = dev.score(model)["score"]
     chance = dev.chance
     if score <= chance and not weak:
         raise GateError(
             f"The teacher {name} scores {score:.2f} on {task.name}, no better than a constant answer ({chance:.2f}): "
-            "it has nothing to teach.",
-            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another beginning (--help); "
+            "a student cannot learn the task from it.",
+            f"kdqat finetune-teacher --task {task.name}, with more --epochs or another encoder or network (--help); "
             "for a smoke run --allow-weak-teacher",
         )
     return score

@@ -1,7 +1,7 @@
-"""What the kinds of tasks share whose models are kdqat's own networks (networks/nets.py), trained from the beginning.
+"""The common part of the kinds of tasks whose models are kdqat's own networks (networks/nets.py).
 
-Such a kind derives from `NetworkKind` and adds how it reads rows: `reading` and `rows`, and `config` where a task
-determines something of a network; and `reads_lines` where `kdqat predict` takes it.
+Such a kind derives from `NetworkKind`. It adds `reading` and `rows`; `config`, if the task sets fields of the network's
+configuration; and `reads_lines`, if `kdqat predict` supports it.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass
 class LoadedNetwork:
-    """A network of kdqat's: see `Loaded` in tasks/kind.py."""
+    """One of kdqat's own networks: see `Loaded` in tasks/kind.py."""
 
     model: PreTrainedModel
     weights: Path | None
@@ -41,20 +41,20 @@ class LoadedNetwork:
 
 
 class NetworkKind:
-    """The part of `Kind` (tasks/kind.py) that does not depend on what a row is.
+    """The members of `Kind` (tasks/kind.py) that do not depend on the rows.
 
     Attributes:
-        name: the kind's name.
+        name: name of the kind.
     """
 
     name: str
 
     def config(self, task: Own) -> dict[str, object]:
-        """What a task determines of a network's configuration beside the labels: nothing."""
+        """Fields of a network's configuration that the task sets, besides the labels; here none."""
         return {}
 
     def inputs(self, source: str) -> dict[str, str]:
-        """Nothing: a new network has random weights."""
+        """No inputs, because a new network has random weights."""
         return {}
 
     def new(
@@ -65,12 +65,12 @@ class NetworkKind:
         teacher: Own = None,
         fields: Mapping[str, object] | None = None,
     ) -> LoadedNetwork:
-        """A network by name, with random weights."""
+        """Makes the network named `source`, with random weights."""
         model = new_network(source, self.name, fields, **self.config(task), **label_config(task))
         return LoadedNetwork(placed(model), None, Record(network=source))
 
     def load(self, source: str, fix: str | None = None) -> LoadedNetwork:
-        """A network that kdqat trained."""
+        """Loads a network that kdqat trained."""
         folder = model_folder(source)
         if (folder / FILE_NAME).exists():
             packed = folder / FILE_NAME
@@ -87,7 +87,7 @@ class NetworkKind:
         return LoadedNetwork(placed(model).eval(), weights if weights.exists() else None, record)
 
     def align(self, loaded: Own, task: Own, name: str) -> None:
-        """Refuses a network that was made for other labels or inputs than the task's: it cannot be reordered."""
+        """Refuses a network whose labels or inputs differ from the task's; it does not reorder labels."""
         config, fix = loaded.model.config, f"kdqat finetune-teacher --task {task.name}"
         labels = [config.id2label[index] for index in range(config.num_labels)]
         if labels != task.labels:
@@ -99,25 +99,27 @@ class NetworkKind:
                 raise ConfigError(f"{name} was made for {key} {found}, but task {task.name} has {value}.", fix)
 
     def as_recorded(self, loaded: LoadedNetwork, task: Own, max_length: int | None) -> Record:
-        """What is recorded."""
+        """The network's record."""
         if max_length is not None:
-            raise ConfigError(f"--max-length has no meaning for task {task.name}, whose rows are read whole.")
+            raise ConfigError(
+                f"--max-length has no meaning for task {task.name}, whose rows are not truncated.", "no --max-length"
+            )
         return loaded.record
 
     def taught(self, rows: Own, loaded: Own, folder: Path) -> Own:
-        """Refuses: the loss of the logits already compares all of an answer."""
+        """Refuses, because the loss of the logits already compares whole answers."""
         raise no_targets(self.name)
 
     def write_reader(self, loaded: Own, folder: Path, name: str) -> dict[str, object]:
-        """Nothing: the task says how its rows are read."""
+        """Writes nothing, because the task file says how rows are read."""
         return {}
 
     def pack(self, loaded: Own, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
-        """As the packed file alone."""
+        """Writes the packed file, which is all that such a network needs."""
         save_network(loaded.model, folder, record, half, codec)
 
     def answerer(self, source: str, task: Callable[[], Own], device: Device | None) -> Answerer:
-        """The network, on the device; `reads_lines` says the rest."""
+        """Loads the network onto the device, and wraps it by `reads_lines`."""
         loaded = self.load(source)
         if device == "cpu":
             loaded.model.cpu()
@@ -126,13 +128,13 @@ class NetworkKind:
         return self.reads_lines(loaded, spec)
 
     def reads_lines(self, loaded: Own, task: Own) -> Answerer:
-        """What answers lines.
+        """The answerer of a loaded network.
 
         Raises:
-            ConfigError: the kind takes no lines.
+            ConfigError: `kdqat predict` does not support the kind.
         """
         raise ConfigError(
-            f"Rows of the kind {self.name} cannot be given to kdqat predict as lines.",
+            f"kdqat predict does not support rows of the kind {self.name}.",
             f"kdqat evaluate --task {task.name}",
         )
 
@@ -144,13 +146,13 @@ class NetworkKind:
 
 
 def no_targets(kind: str) -> ConfigError:
-    """The error about a teacher's answers as targets, of a kind that has none."""
+    """The error about `distillation.targets: teacher` for a kind other than translation."""
     return ConfigError(
-        f"distillation.targets: teacher is for translations; rows of the kind {kind} have no sentences as answers.",
+        f"distillation.targets: teacher needs translations, but the rows are of the kind {kind}.",
         "--set distillation.targets=references",
     )
 
 
 def placed(model: PreTrainedModel) -> PreTrainedModel:
-    """The model on the GPU where there is one."""
+    """Moves the model to the GPU, if there is one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What is recorded of a model folder, whatever kind of task it was made for."""
+"""Reads the record of a model folder, for all kinds of tasks, and answers questions about it."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ _QUANTIZED = {
 
 
 def recorded(source: str | Path, fix: str | None = None) -> Record:
-    """What is recorded of a model; of kind `plain` where none of ours made it.
+    """Reads the record of a model; its kind is `plain` if kdqat did not make the model.
 
     Args:
         source: hub id, folder or packed file.
-        fix: what to do about a folder that holds no model, for the error.
+        fix: the remedy in the error about a folder without a model.
 
     Raises:
-        MissingInputError: a folder that holds no model, or the record is damaged.
+        MissingInputError: the folder has no model, or the record is damaged.
     """
     folder = model_folder(source)
     if folder.is_dir() and not any(is_there(folder / name) for name in (CONFIG, ABOUT, FILE_NAME)):
@@ -42,36 +42,36 @@ def recorded(source: str | Path, fix: str | None = None) -> Record:
 
 
 def recorded_task(source: str, fix: str | None = None) -> str | None:
-    """The task that a folder of kdqat's was made for, as `load_task` takes it; None for any other model.
+    """The task that a model was made for: a name or the path of a task file, for `load_task`; None: not recorded.
 
     Args:
         source: hub id, folder or packed file.
         fix: see `recorded`.
 
     Raises:
-        MissingInputError: the task's own file is gone, or the record is damaged.
+        MissingInputError: the task file does not exist any more, or the record is damaged.
     """
     record = recorded(source, fix)
     if record.task_file is None:
         return record.task
     if not Path(record.task_file).is_file():
         raise MissingInputError(
-            f"{source} was made for the task {record.task_file}, which is not there.", "--task FILE"
+            f"{source} was made for the task {record.task_file}, but that file does not exist.", "--task FILE"
         )
     return record.task_file
 
 
 def refuse_quantized(source: str, name: str, what: str, fix: str) -> None:
-    """Refuses a model of kdqat's whose weights are quantised.
+    """Refuses a model that kdqat has quantised.
 
     Args:
         source: folder or hub id.
-        name: what the error calls it.
-        what: what is wanted: a teacher, an encoder.
-        fix: names one.
+        name: the model's name in the error.
+        what: the kind of model that is needed, for example "a teacher".
+        fix: the remedy in the error.
 
     Raises:
-        ConfigError: it is a student or an export.
+        ConfigError: the model is a student or an export, with quantised weights.
     """
     record = recorded(source)
     kind, quantization = record.kind, record.quantization
@@ -84,25 +84,25 @@ def require_text(source: str, what: str) -> None:
 
     Args:
         source: hub id, folder or packed file.
-        what: what reads text only, for the error.
+        what: the part of kdqat that supports only text, for the error.
 
     Raises:
-        ConfigError: it reads rows of another kind.
+        ConfigError: the model reads rows of another kind.
     """
     kind = recorded(source).rows_kind
     if kind != "text":
         raise ConfigError(
-            f"{source} reads rows of the kind {kind}, but {what} takes models of text only.", f"kdqat evaluate {source}"
+            f"{source} reads rows of the kind {kind}, but {what} takes only models of text.", f"kdqat evaluate {source}"
         )
 
 
 def made_by(record: Record) -> str | None:
-    """The command that makes such a model again; None: kdqat did not make it."""
+    """The command that makes the model again; None: kdqat did not make it."""
     return f"kdqat {_AGAIN[record.kind]}, to make it again" if record.kind in _AGAIN else None
 
 
 def task_file(task: Task) -> str | None:
-    """Where a user's task lies, for the record: relative to the working folder if it is in it; None: packaged."""
+    """The path of a user's task file, for the record; relative if it is in the working folder. None: packaged."""
     if task.file is None:
         return None
     path = task.file.resolve()
@@ -111,7 +111,7 @@ def task_file(task: Task) -> str | None:
 
 
 def size_figures(model: nn.Module, weights: Path) -> Size:
-    """A model's parameters, its weights file's bytes, bits per weight and ratio to FP32."""
+    """The number of parameters of a model, the bytes of its weights file, bits per weight, and ratio to FP32."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = weights.stat().st_size
     return {
@@ -123,7 +123,7 @@ def size_figures(model: nn.Module, weights: Path) -> Size:
 
 
 def model_folder(source: str | Path) -> Path:
-    """The folder with a model's files: of a packed file the one around it, of a stage's output the `model` in it."""
+    """The folder of a model's files: for a packed file its folder; for the output folder of a stage, its model/."""
     folder = Path(source)
     if folder.name == FILE_NAME and folder.is_file():
         return folder.parent
@@ -131,10 +131,10 @@ def model_folder(source: str | Path) -> Path:
 
 
 def recorded_in(folder: Path) -> Record:
-    """The record in a folder of a model that is not packed.
+    """Reads the record in the folder of a model that is not packed.
 
     Raises:
-        MissingInputError: it is damaged.
+        MissingInputError: the record is damaged.
     """
     path = folder / ABOUT
     if not is_there(path):

@@ -1,7 +1,7 @@
-"""The tasks by name, and the kinds of tasks.
+"""Tasks by name, and the kinds of tasks.
 
-A task is a YAML file, packaged or the user's own. Its key `kind` says what a row is; each kind has a schema for that
-file, and code that reads rows and models (`Kind`). To add a kind: `register`.
+A task is a YAML file, packaged or the user's own. Its key `kind` names the kind of its rows. Each kind has a schema of
+the file, and code that reads rows and models (`Kind`). `register` adds a kind.
 """
 
 import difflib
@@ -27,7 +27,7 @@ USER_TASKS = Path("tasks")
 
 
 Opener = Callable[[Path, int | None, Device | None], "Answerer"]
-"""A packed file, threads and device → what answers lines."""
+"""Loads a packed file: (path, threads, device) → answerer."""
 
 
 class _Entry(NamedTuple):
@@ -71,13 +71,12 @@ def register(name: str, schema: type[Task], load: "Callable[[], Kind]") -> None:
     """Adds a kind of task; its name is then a value of `kind` in a task file.
 
     Args:
-        name: the kind's name.
-        schema: of its task files.
-        load: imports what reads its rows and models, and returns it; a function, because a command's help must not
-            wait for torch.
+        name: name of the kind.
+        schema: schema of its task files.
+        load: a function that imports the kind and returns it, so that `--help` does not wait for torch.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is already used.
     """
     if name in KINDS:
         raise ValueError(f"the name {name!r} is taken")
@@ -85,26 +84,26 @@ def register(name: str, schema: type[Task], load: "Callable[[], Kind]") -> None:
 
 
 def kind_of(task: Task) -> "Kind":
-    """What reads a task's rows and models."""
+    """The kind of a task."""
     return KINDS[task.kind].load()
 
 
 def kind_named(name: str) -> "Kind":
-    """A kind by its name, as a record has it.
+    """A kind by its name in a record.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such kind.
     """
     if name not in KINDS:
         raise ConfigError(
             f"kdqat does not know rows of the kind {shown(name)}; it knows {', '.join(KINDS)}.",
-            "plugins: in params.yaml, where a plugin adds the kind",
+            "plugins: in params.yaml, if a plugin adds the kind",
         )
     return KINDS[name].load()
 
 
 def packed_answerer(name: str) -> Opener | None:
-    """What opens a packed model of a kind, by its name, without torch; None: the kind has no such thing."""
+    """The function that loads a packed model of a kind without torch; None: the kind needs torch."""
     packed = KINDS[name].packed if name in KINDS else None
     return packed() if packed else None
 
@@ -116,17 +115,17 @@ def task_names() -> list[str]:
 
 
 def user_task_names() -> list[str]:
-    """Names of the tasks in the folder tasks/ of the working folder; hidden files there are no tasks."""
+    """Names of the tasks in tasks/ of the working folder, without hidden files."""
     paths = [Path(name) for name in names_in(USER_TASKS) if not name.startswith(".")]
     return sorted({path.stem for path in paths if path.suffix in SUFFIXES})
 
 
 def load_task(name: str) -> Task:
-    """A task by name (packaged, or tasks/NAME.yaml of the working folder) or by the path of its YAML file.
+    """Loads a task by name (packaged, or tasks/NAME.yaml in the working folder) or by the path of its YAML file.
 
     Raises:
-        ConfigError: an unknown name, a name of two tasks, or errors in the file, all at once.
-        MissingInputError: no such file, or it cannot be read.
+        ConfigError: the name is unknown, two tasks have it, or the file has errors; the message has all of them.
+        MissingInputError: the file does not exist or cannot be read.
     """
     if name.endswith(SUFFIXES):
         return _read_own(Path(name))
@@ -144,14 +143,14 @@ def load_task(name: str) -> Task:
 
 
 def load_text_task(name: str) -> TextTask:
-    """A task whose rows are texts; see `load_task`.
+    """Loads a task whose rows are texts; see `load_task`.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: the task is of another kind.
     """
     task = load_task(name)
     if not isinstance(task, TextTask):
-        raise ConfigError(f"The rows of task {task.name} are of the kind {task.kind}; this takes text only.")
+        raise ConfigError(f"The rows of task {task.name} are of the kind {task.kind}, but this needs text.")
     return task
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of a task lie."""
+"""The folders in which the files of a task are searched."""
 
 import os
 from pathlib import Path
@@ -8,21 +8,21 @@ from kdqat_cli.files import is_there
 from kdqat_cli.tasks.task import Task
 
 ASSETS = Path("assets")
-"""Where `kdqat fetch` puts the embedded encoder and data."""
+"""Folder into which `kdqat fetch` writes the embedded encoder and data."""
 DATA_DIR_VARIABLE = "KDQAT_DATA_DIR"
 
 
 def resolve_data_dir(option: str | None, params_value: str | None) -> Path | None:
     """The folder of the user's data: the option, else the variable KDQAT_DATA_DIR, else the value of params.yaml."""
     value = option or os.environ.get(DATA_DIR_VARIABLE) or params_value
-    return Path(os.path.expanduser(value)) if value else None  # pathlib's raises for an unknown user
+    return Path(os.path.expanduser(value)) if value else None  # Path.expanduser raises an error for an unknown user
 
 
 def data_folders(task: Task, data_dir: Path | None) -> list[Path]:
-    """The folders in which a task's files are looked for: the user's, the task file's own, what `fetch` brought.
+    """The folders to search for a task's files, in order: the user's data, the task file's folder, fetched data.
 
     Raises:
-        MissingInputError: there is no folder `data_dir`.
+        MissingInputError: the folder `data_dir` does not exist.
     """
     if data_dir is not None and not (is_there(data_dir) and data_dir.is_dir()):
         raise MissingInputError(f"There is no data folder {data_dir}.", fix="--data-dir FOLDER")
@@ -30,10 +30,10 @@ def data_folders(task: Task, data_dir: Path | None) -> list[Path]:
 
 
 def found_in(folders: list[Path], name: str, task: Task) -> Path:
-    """A task's file or folder by name, in the first of the folders that has it.
+    """The path of a task's file or folder, in the first folder that has it.
 
     Raises:
-        MissingInputError: none has it.
+        MissingInputError: no folder has it.
     """
     path = next((folder / name for folder in folders if is_there(folder / name)), None)
     if path is None:

@@ -1,8 +1,8 @@
-"""A task as data: what every kind of task has in its YAML file.
+"""The fields that the YAML files of all kinds of tasks have.
 
-A task file says where rows come from, what the answers are, and which metric is the headline. What a kind has beside
-that stands in its own schema (text/schema.py, image/schema.py, translation/schema.py). `LabelledTask` is the base of
-kinds whose answer is one class or one number per row.
+A task file names the source of the rows, the possible answers, and the headline metric. Each kind has its own schema
+with further fields (text/schema.py, image/schema.py, translation/schema.py). `LabelledTask` is the base of the kinds
+whose answer is one class or one number per row.
 """
 
 from pathlib import Path
@@ -19,39 +19,39 @@ CORRELATIONS = {"pearson", "spearman"}
 
 
 class Hosted(NamedTuple):
-    """A task in the words of the model hub, for the header of a model card."""
+    """A task's fields on the model hub, for the header of a model card."""
 
     pipeline: str | None
-    """The hub's name of what a model of the task does."""
+    """The hub's name of the kind of task, for example text-classification."""
     languages: list[str]
     """Codes of the rows' languages."""
     dataset: str | None = None
     """Id of the data set on the hub."""
     config: str | None = None
-    """Configuration within the data set."""
+    """Configuration of the data set."""
     split: str = "dev"
     """Name of the split that models are scored on."""
 
 
 class Task(Section):
-    """One task, as its YAML file tells it; the base of every kind's schema."""
+    """The content of a task file; the base of every kind's schema."""
 
     kind: str = "text"
-    """What a row is: text, or another kind that `registry.py` knows."""
+    """Kind of the rows: text, or another kind of `registry.py`."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    """The task's name: that of its file."""
+    """Name of the task; the name of its file must be the same."""
     title: str
-    """What the task is, in one line."""
+    """Description of the task, in one line."""
     metric: str
     """The headline score; with a plus, the mean of the two."""
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
-    """Language of the rows, as a code of two or three letters; the model card names it."""
+    """Language of the rows, as a code of two or three letters, for the model card."""
     folder: Path | None = Field(default=None, exclude=True)
-    """Folder of a user's task file; set by load_task, never in the file."""
+    """Folder of a user's task file; set by load_task, not part of the file."""
 
     @property
     def file(self) -> Path | None:
-        """A user's task file, where it is there; None: the task is packaged."""
+        """Path of a user's task file, if it exists; None: the task is packaged."""
         files = [self.folder / f"{self.name}{ending}" for ending in SUFFIXES] if self.folder else []
         return next((path for path in files if path.is_file()), None)
 
@@ -62,21 +62,21 @@ class Task(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """Names of all metrics, the headline's first."""
+        """Names of all metrics; those of the headline are first."""
         return self.metric.split("+")
 
     @property
     def answers(self) -> str:
-        """What `kdqat ls tasks` shows of the answers."""
+        """The answers in the table of `kdqat ls tasks`, for example the number of classes."""
         return "-"
 
     @property
     def hosted(self) -> Hosted:
-        """The task in the words of the model hub."""
+        """The task's fields on the model hub."""
         return Hosted(None, [self.language] if self.language else [])
 
     def source(self, encoder: str | None, network: str | None, default: str) -> str:
-        """What a teacher of the task begins with.
+        """The encoder or network that the training of a teacher starts from.
 
         Args:
             encoder: the option `--encoder`, or None.
@@ -84,7 +84,7 @@ class Task(Section):
             default: the encoder that params.yaml names.
 
         Raises:
-            ConfigError: an option has no meaning for the task, or the one that it needs is missing.
+            ConfigError: an option has no meaning for the task, or an option that the task needs is missing.
         """
         if encoder is not None:
             raise ConfigError(f"--encoder has no meaning for task {self.name}; it trains a network.", "--network NAME")
@@ -94,26 +94,26 @@ class Task(Section):
 
     @property
     def row(self) -> dict[str, object]:
-        """What `kdqat ls tasks` shows of a row: its size, and the file of dev."""
+        """Further columns in the table of `kdqat ls tasks`: the form of a row, and a file."""
         return {"rows": "-", "files": "-"}
 
     def faults(self) -> list[str]:
-        """What the types alone do not tell of a task file, one sentence each."""
+        """Errors in a task file that the types of its fields do not find, one sentence each."""
         return []
 
 
 class LabelledTask(Task):
-    """A task that asks for one class or one number per row."""
+    """A task with one class or one number per row."""
 
     labels: list[str] | None = Field(default=None, min_length=2)
-    """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
-    counted from 0."""
+    """Class names in the order of the model's outputs. Files contain names or, if no name is a number, indices from
+    0."""
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """Smallest and largest label of a regression task."""
     metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
     """The headline score; with a plus, the mean of the two."""
     also: list[MetricName] = Field(default_factory=list)
-    """Metrics that are reported beside the headline."""
+    """Further metrics to report."""
 
     @property
     def regression(self) -> bool:
@@ -122,17 +122,17 @@ class LabelledTask(Task):
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the model: one per class, or 1 for regression."""
+        """Number of outputs of the model: one per class, or 1 for a regression."""
         return len(self.labels) if self.labels else 1
 
     @property
     def metrics(self) -> list[str]:
-        """Names of all metrics, the headline's first."""
+        """Names of all metrics; those of the headline are first."""
         return list(dict.fromkeys([*super().metrics, *self.also]))
 
     @property
     def answers(self) -> str:
-        """What `kdqat ls tasks` shows of the answers."""
+        """See `Task.answers`."""
         return "number" if self.regression else str(self.num_labels)
 
     def faults(self) -> list[str]:
@@ -152,16 +152,16 @@ class LabelledTask(Task):
                 kind = "regression" if self.regression else "classification"
                 faults.append(f"metric: {metric} does not fit a {kind}.")
             if metric == "f1" and self.num_labels > 2:
-                faults.append("metric: f1 needs two labels; macro_f1 takes more.")
+                faults.append("metric: f1 needs two labels; use macro_f1 for more.")
         return faults
 
 
 def check_keep_best(task: Task, section: str, training: Training) -> None:
-    """Refuses a training that keeps its best model by a metric that the task does not report.
+    """Refuses a training whose `keep_best` is a metric that the task does not report.
 
     Args:
         task: the task.
-        section: of the settings, `teacher` or `student`; for the message.
+        section: name of the section of the settings, `teacher` or `student`, for the message.
         training: that section.
 
     Raises:
@@ -176,7 +176,7 @@ def check_keep_best(task: Task, section: str, training: Training) -> None:
 
 
 def label_config(task: LabelledTask) -> dict[str, object]:
-    """The head's part of config.json for a task."""
+    """The fields of config.json that a classification head for the task needs."""
     if task.regression:
         return {"num_labels": 1, "problem_type": "regression"}
     labels = task.labels or []

@@ -17,7 +17,7 @@ GROWTH = 10.0
 _FIRST = ("step", "epoch", "learning_rate", "loss")
 
 
-class Means:
+class LossMeans:
     """Mean losses of the steps since the last log, summed on the device, so that only a log waits for the device."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ from kdqat_cli.store.progress import DevScore
 from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.checkpoints import Checkpoints
 from kdqat_cli.training.diagnosis import explain
-from kdqat_cli.training.history import Means, Row, growth
+from kdqat_cli.training.history import LossMeans, Row, growth
 from kdqat_cli.training.memory import keep_freed_memory
 from kdqat_cli.training.optimizers import optimizer_of
 from kdqat_cli.training.schedule import ends_early, share_of_rate
@@ -86,7 +86,7 @@ class Loop:
         self.checkpoints = Checkpoints(self.resume)
         self.standing = self.checkpoints.standing()
         self.scores = self.standing.scores
-        self.means = Means()
+        self.means = LossMeans()
         keep_freed_memory()
         if group.size() > 1 and any(isinstance(module, _BatchNorm) for module in self.model.modules()):
             raise ConfigError(

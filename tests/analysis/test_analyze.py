@@ -115,7 +115,7 @@ def test_the_diagnosis_of_an_untrained_model_ends_at_its_teacher(project: Path) 
     assert {"layer 0 attention", "layer 2 feed-forward", "every query", "word embedding", "activations"} <= set(rows)
 
 
-def test_rows_that_differ_are_told_with_their_text(project: Path) -> None:
+def test_rows_that_differ_are_reported_with_their_text(project: Path) -> None:
     found, texts = _analysis(project), (project / "tasks/dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     numbers = {row["row"] for row in found["tables"].get("disagreement", [])}
     assert {one["row"] for one in found["shown"]} == numbers != set()
@@ -162,7 +162,7 @@ def test_figures_are_written_as_png_and_svg_with_equal_bytes(project: Path) -> N
         (["analyze", "--task", "tiny", "runs/tiny/nothing"], "runs/tiny/nothing"),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence(project: Path, command: list[str], sentence: str) -> None:
+def test_a_mistake_is_reported_in_a_sentence(project: Path, command: list[str], sentence: str) -> None:
     before = (project / "analysis/tiny/analysis.json").read_bytes()
     done = commands.run(
         project, "kdqat", *command, "-q", code=3 if "nothing" in sentence or "no analysis" in sentence else 2

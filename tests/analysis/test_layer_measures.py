@@ -120,7 +120,7 @@ def test_propagated_norms_are_those_of_each_heads_part_of_the_output() -> None:
                 assert found[b, h, i].item() == pytest.approx((output.weight @ whole).norm().item())
 
 
-def test_what_stands_at_padding_changes_nothing(counted: Tensor) -> None:
+def test_values_at_padding_change_nothing(counted: Tensor) -> None:
     model, teacher = _scores(9), _scores(10)
     other = [
         torch.where(counted[:, None, None, :], scores, 100 * torch.rand_like(scores)) for scores in (model, teacher)

@@ -105,7 +105,7 @@ def test_every_weight_is_in_a_layer_and_in_a_type(models: tuple[nn.Module, nn.Mo
         assert sorted(names) == sorted(inner)
 
 
-def test_one_part_alone_is_quantised_and_taken_back(models: tuple[nn.Module, nn.Module]) -> None:
+def test_only_one_part_is_quantised_and_restored_afterwards(models: tuple[nn.Module, nn.Module]) -> None:
     teacher, student = models
     plain = plain_copy(teacher)
     before = {name: values.clone() for name, values in plain.state_dict().items()}

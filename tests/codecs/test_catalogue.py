@@ -35,7 +35,7 @@ def test_every_number_of_bits(bits: int, count: int) -> None:
 @each_codec
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_what_is_encoded_is_decoded(codec: str, data: st.DataObject) -> None:
+def test_encoding_then_decoding_gives_the_same(codec: str, data: st.DataObject) -> None:
     levels = data.draw(levels_below(3 if codec == "trits" else 256))
     assert np.array_equal(decode(codec, CODECS[codec].encode(levels), levels.size), levels)
 

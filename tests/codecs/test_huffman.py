@@ -45,7 +45,7 @@ def test_a_stream_by_hand(decoder: str) -> None:
     assert decode(encode(levels), 9).tolist() == levels.tolist()
 
 
-def test_one_level_alone_has_a_code_of_length_0(decoder: str) -> None:
+def test_a_single_level_has_a_code_of_length_0(decoder: str) -> None:
     for level, count in ((0, 1), (7, 100_000), (255, 3)):
         stream = encode(np.full(count, level, np.uint8))
         assert stream.tolist() == [level] + [0] * ((level + 2) // 2)
@@ -65,7 +65,7 @@ levels_of = st.builds(
 @pytest.mark.parametrize("way", DECODERS)
 @given(levels=levels_of)
 @settings(deadline=None, max_examples=60)
-def test_what_is_encoded_is_decoded(way: str, levels: Levels) -> None:
+def test_encoding_then_decoding_gives_the_same(way: str, levels: Levels) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if way == "numpy":
             patch.setattr(huffman, "library", lambda: None)

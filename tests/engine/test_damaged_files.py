@@ -97,7 +97,7 @@ def mutate(draw: random.Random, arrays: dict[str, Any], header: dict[str, Any]) 
 
 
 @native
-def test_a_wrong_file_with_a_right_digest_ends_no_process(packed: Path, tmp_path: Path) -> None:
+def test_a_wrong_file_with_a_right_digest_crashes_no_process(packed: Path, tmp_path: Path) -> None:
     whole, draw, path = PackedFile(packed), random.Random(1), tmp_path / FILE_NAME
     parts = {"version": 1, "config": whole.config, "ternary": whole.shapes, "about": whole.record.to_json()}
     for _ in range(PARTS):
@@ -116,7 +116,7 @@ def test_a_wrong_file_with_a_right_digest_ends_no_process(packed: Path, tmp_path
 
 
 @native
-def test_numbers_that_are_none_go_through_every_kernel(packed: Path, tmp_path: Path) -> None:
+def test_nan_and_infinity_go_through_every_kernel(packed: Path, tmp_path: Path) -> None:
     """Infinite and undefined weights make undefined logits, nothing worse."""
     for kernel in kernels():
         for value in (np.nan, np.inf, -np.inf, 3e38):

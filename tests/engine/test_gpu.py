@@ -138,7 +138,7 @@ def test_logits_are_the_packed_model_s(
     assert error.max() <= 0.03
 
 
-def test_no_ternary_weight_is_multiplied_out(tmp_path: Path) -> None:
+def test_no_ternary_weight_becomes_a_float_tensor(tmp_path: Path) -> None:
     packed: Any = PackedModel(pack(tmp_path, tiny("bert")) / FILE_NAME, DEVICE)._model
     linears = [module for module in packed.modules() if isinstance(module, layers.PackedLinear)]
     assert len(linears) == 2 * 6 + 1  # of two layers, and the pooler

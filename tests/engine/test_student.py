@@ -80,7 +80,7 @@ def test_other_models_and_types_are_torch_s() -> None:
 @pytest.mark.parametrize(
     "name", ["bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.0.output.LayerNorm.weight"]
 )
-def test_what_is_no_number_is_torch_s_to_show(name: str) -> None:
+def test_a_student_with_nan_is_left_to_torch(name: str) -> None:
     """Eight bits and a softmax would make sound numbers of it."""
     model = student()
     with torch.no_grad():

@@ -83,7 +83,7 @@ def test_rows_that_fit_no_block_are_refused() -> None:
         encode(random_weight(2, 40, False), "TQ2_0", "w")
 
 
-def test_what_the_file_says(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_fields_of_the_file(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = student("bert", intermediate_size=256, vocab_size=len(VOCABULARY))
     model.config.id2label = {0: "sad", 1: "schön", 2: "so so"}
     gguf_file.write(model, tokenizer, tmp_path, "TQ1_0")

@@ -28,7 +28,7 @@ def test_not_a_number_differs(labels: int) -> None:
     assert compare(student, exported).differing == 1
 
 
-def test_other_shapes_are_no_comparison() -> None:
+def test_other_shapes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="shape"):
         compare(np.zeros((3, 2), dtype=np.float32), np.zeros((2, 2), dtype=np.float32))
 

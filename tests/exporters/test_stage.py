@@ -161,7 +161,7 @@ def test_half_is_refused_where_it_means_nothing(student: str, task: TextTask, tm
     assert caught.value.fix == "--format packed, dense, hf, hf-compressed"
 
 
-def test_a_missing_package_is_told_before_any_work(
+def test_a_missing_package_is_reported_before_any_work(
     student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = catalogue.FORMATS["dense"]
@@ -172,6 +172,6 @@ def test_a_missing_package_is_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_student_is_refused(tiny_encoder: Path, task: TextTask, tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_student_is_refused(tiny_encoder: Path, task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a plain model"):
         export(str(tiny_encoder), tmp_path / "out", format_name="dense", task=task)

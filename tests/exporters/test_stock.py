@@ -132,7 +132,9 @@ def test_an_encoder_that_stock_transformers_lacks_is_refused(
     assert caught.value.fix == "--format onnx"
 
 
-def test_bitnet_refuses_rows_that_are_no_fours(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_bitnet_refuses_rows_that_are_not_a_multiple_of_four(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="has 42 out features"):
         bitnet.write(student("bert", intermediate_size=42), tokenizer, tmp_path)
 
@@ -152,7 +154,7 @@ def test_what_is_not_ternary_is_refused(
         write(model, tokenizer, tmp_path)
 
 
-def test_a_folder_with_a_missing_tensor_is_no_export(
+def test_a_folder_with_a_missing_tensor_is_not_an_export(
     model: PreTrainedModel, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """transformers would fill it with random numbers."""

@@ -106,7 +106,7 @@ def test_a_student_s_linear_layer_is_the_formula_bit_for_bit(kernel: str, bias: 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_not_hidden(kernel: str, scale: str, bad: float) -> None:
+def test_nan_and_infinity_in_activations_are_not_hidden(kernel: str, scale: str, bad: float) -> None:
     values = some(6, 35)
     values[3, 34] = bad
     quantizer = ActivationQuantizer(8, None, scale)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def test_signed_levels_multiply_to_torch_s_products(kernel: str, threads: int, g
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("width", [3, 40])
-def test_a_bucket_that_is_not_finite_is_not_a_number(kernel: str, width: int, bad: float) -> None:
+def test_a_bucket_with_nan_or_infinity_becomes_nan(kernel: str, width: int, bad: float) -> None:
     weight = some(4, width)
     weight[2, width - 1] = bad
     value = Uniform(4, width).codes(weight, Grouping("bucket", width)).value()
@@ -191,7 +191,7 @@ def test_the_divergence_equals_float64_loops(
 
 @pytest.mark.parametrize("floor", [None, 1e-8])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_divergence_of_what_is_no_number_is_none(kernel: str, bad: float, floor: float | None) -> None:
+def test_the_divergence_of_nan_is_not_finite(kernel: str, bad: float, floor: float | None) -> None:
     scores, mask = torch.randn(2, 2, 2, 20, 20), torch.ones(2, 20).long()
     for side in range(2):
         pair = scores.clone()
@@ -213,7 +213,7 @@ def test_drops_what_torch_drops(kernel: str, threads: int) -> None:
     assert torch.equal(values.grad[1:], torch.where(out[1:] != 0, torch.tensor(factor), torch.tensor(0.0)))
 
 
-def test_more_threads_than_the_library_takes_are_no_error() -> None:
+def test_more_threads_than_the_library_supports_are_not_an_error() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(300)
     try:

@@ -142,7 +142,7 @@ def test_the_quantiser_is_the_student_s(kernel: str, clip: float | None) -> None
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_values_between_two_steps_fall_as_division_says(kernel: str) -> None:
+def test_values_between_two_steps_are_rounded_as_a_division_would(kernel: str) -> None:
     """Halves of steps and their neighbours, where a product with the inverse would round some to the other side."""
     draw = np.random.default_rng(7)
     for smallest in (1e-38, 1e-20, 1.0, 1e30):
@@ -202,7 +202,7 @@ def test_kernels_agree_bit_for_bit_on_integers() -> None:
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-def test_what_makes_no_chain_is_refused() -> None:
+def test_a_chain_that_cannot_be_computed_is_refused() -> None:
     with pytest.raises(ValueError, match="this CPU cannot run"):
         Chain(1, "abacus")
     for threads in (0, -1):

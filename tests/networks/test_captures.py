@@ -67,7 +67,7 @@ def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -
         torch.testing.assert_close(maps(mine, real), theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_projected_embeddings_are_no_hidden_state() -> None:
+def test_projected_embeddings_are_not_a_hidden_state() -> None:
     """ELECTRA-small's words are narrower than its layers."""
     check_against_transformers(tiny("electra", embedding_size=16))
 

@@ -89,7 +89,7 @@ def test_every_path_leads_to_a_module(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_quantising_replaces_the_encoder_s_linears_and_words_alone(architecture: str) -> None:
+def test_quantising_replaces_only_the_encoder_s_linears_and_word_embedding(architecture: str) -> None:
     model = tiny(architecture)
     names = {module: name for name, module in model.named_modules()}
     plain = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}

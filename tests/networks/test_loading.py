@@ -124,7 +124,7 @@ def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(("stem", "ending"), [("model", "safetensors"), ("pytorch_model", "bin")])
-def test_shards_without_a_sound_index_are_told_so(encoder: Path, stem: str, ending: str) -> None:
+def test_shards_without_a_sound_index_are_reported_so(encoder: Path, stem: str, ending: str) -> None:
     (encoder / "model.safetensors").rename(encoder / f"{stem}-00001-of-00002.{ending}")
     index = encoder / f"{stem}.{ending}.index.json"
     with pytest.raises(MissingInputError, match=f"has the weights {stem}-00001.*, but no {index.name}") as caught:
@@ -227,7 +227,7 @@ def test_every_known_architecture_is_named(classifier: Path) -> None:
         assert (name in caught.value.sentence) == (name != "kdqat-t5-encoder"), "a name of kdqat's own"
 
 
-def test_an_adapter_is_no_model(encoder: Path) -> None:
+def test_an_adapter_is_not_a_model(encoder: Path) -> None:
     """transformers would load the model that it is for, from wherever that is."""
     (encoder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}), encoding="utf-8")
     with pytest.raises(MissingInputError, match="holds an adapter"):
@@ -252,21 +252,21 @@ def test_an_adapter_is_no_model(encoder: Path) -> None:
         ({"model_type": None}, "has no model: it has no config.json with a model_type"),
     ],
 )
-def test_a_faulty_configuration_is_told_plainly(classifier: Path, config: dict[str, Any], sentence: str) -> None:
+def test_a_faulty_configuration_is_reported_plainly(classifier: Path, config: dict[str, Any], sentence: str) -> None:
     edit(classifier / "config.json", **{"problem_type": "single_label_classification"} | config)
     with pytest.raises(KdqatError, match=sentence):
         load_classifier(classifier)
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "{", ""])
-def test_a_configuration_that_is_no_object_is_refused(classifier: Path, content: str) -> None:
+def test_a_configuration_that_is_not_a_json_object_is_refused(classifier: Path, content: str) -> None:
     (classifier / "config.json").write_text(content)
     with pytest.raises(MissingInputError, match=r"config\.json of .*classifier"):
         load_classifier(classifier)
 
 
 @pytest.mark.parametrize("load", [load_classifier, lambda folder: load_encoder(str(folder), TASK), recorded])
-def test_a_folder_that_holds_no_model_is_told_so(classifier: Path, tmp_path: Path, load: Callable[[Path], Any]) -> None:
+def test_a_folder_without_a_model_is_reported(classifier: Path, tmp_path: Path, load: Callable[[Path], Any]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with pytest.raises(MissingInputError, match=r"The folder .*run is empty\."):
@@ -290,7 +290,7 @@ def test_the_body_in_a_folder_of_sentence_transformers_is_named(encoder: Path, t
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "vocab.txt"])
-def test_a_pointer_of_git_lfs_is_no_file(encoder: Path, name: str) -> None:
+def test_a_pointer_of_git_lfs_is_not_the_file(encoder: Path, name: str) -> None:
     if name == "vocab.txt":
         (encoder / "tokenizer.json").unlink()
     (encoder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4711\n")

@@ -53,7 +53,7 @@ def test_it_is_captured() -> None:
     torch.testing.assert_close(captures.outputs[0], output)
 
 
-def test_a_new_head_stands_on_it(tmp_path: Path) -> None:
+def test_an_encoder_gets_a_new_head(tmp_path: Path) -> None:
     tiny(NAME).base_model.save_pretrained(tmp_path)
     source = Source.find(str(tmp_path))
     model = load_weights(source, *load_encoder_config(source, num_labels=2), new_head=True)

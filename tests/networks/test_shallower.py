@@ -56,7 +56,7 @@ def test_it_computes_what_its_teacher_does_without_the_other_layers(architecture
 
 
 @pytest.mark.parametrize("kept", [[], [1, 0], [0, 0], [0, 4], [-1, 2]])
-def test_numbers_that_are_no_layers_are_refused(kept: list[int]) -> None:
+def test_numbers_that_are_not_layers_of_the_teacher_are_refused(kept: list[int]) -> None:
     with pytest.raises(ConfigError, match="must be rising numbers from 0 to 3, the layers of the teacher") as caught:
         with_layers(deep("bert"), kept)
     assert caught.value.fix == "--layers 0,2"
@@ -114,4 +114,4 @@ def test_a_shallower_student_is_trained_packed_and_served(tmp_path: Path, tiny_e
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "0,3", code=2).stderr
     assert "The layers 0,3 must be rising numbers from 0 to 2" in " ".join(said.split())
     said = run(tmp_path, "kdqat", "distill", "--task", "tiny", "--layers", "all", code=2).stderr
-    assert "--layers is numbers with commas between them, not 'all'." in " ".join(said.split())
+    assert "--layers must be numbers with commas between them, not 'all'." in " ".join(said.split())

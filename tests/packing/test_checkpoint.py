@@ -80,7 +80,7 @@ def test_round_trip(packed: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "half"), [(float("nan"), False), (float("-inf"), False), (7e4, True)])
-def test_what_is_no_finite_number_is_neither_written_nor_read(
+def test_nan_and_infinity_are_neither_written_nor_read(
     value: float, half: bool, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for scaled in (False, True):

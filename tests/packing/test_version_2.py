@@ -94,7 +94,7 @@ def test_every_student_comes_back_bit_for_bit(
     assert (again / FILE_NAME).read_bytes() == (tmp_path / FILE_NAME).read_bytes()
 
 
-def test_trits_alone_are_version_1(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_files_with_only_trits_are_version_1(model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model, "ternary")
     contents = {}
     codecs: tuple[CodecName | None, ...] = (None, "trits")

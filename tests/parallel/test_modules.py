@@ -104,7 +104,7 @@ def test_a_student_depends_on_engine_metrics_rows_and_what_functions_import() ->
     assert not covered("kdqat_cli/native/_native.so", names), "another one on every machine"
 
 
-def test_what_has_no_stage_and_what_is_checked_by_its_hash() -> None:
+def test_other_programs_need_no_modules_and_fetch_is_checked_by_hash() -> None:
     modules = Modules(REPOSITORY / "kdqat_cli")
     assert modules.needed(["kdqat fetch --needed"]) == ["kdqat_cli/stages/fetch.py"]
     assert modules.needed(["python train.py", "mykdqat distill", "kdqat --help"]) == []

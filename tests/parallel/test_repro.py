@@ -82,7 +82,7 @@ def test_targets_are_those_of_dvc(project: Path) -> None:
     assert "nothing" in run(project, "kdqat", "repro", "nothing", code=2).stderr
 
 
-def test_a_failure_stops_only_what_needs_it_and_is_told_with_its_log(project: Path) -> None:
+def test_a_failure_stops_only_what_needs_it_and_is_reported_with_its_log(project: Path) -> None:
     fails = "if [ $DVC_STAGE = middle@x-2 -a ! -e mended ]; then echo no luck; exit 7; fi"
     text = PIPELINE.replace("cat first.txt >", f"{fails} && cat first.txt >")
     text += f"  aside:\n    cmd: {NOTE} && cat y1.txt > aside.txt\n    deps: [y1.txt]\n    outs: [aside.txt]\n"
@@ -113,7 +113,7 @@ def test_an_output_that_is_not_made_and_a_dependency_that_is_not_there_fail(proj
     assert "nowhere.txt" in rows["lost"]["why"]
 
 
-def test_a_stage_whose_dependency_changed_meanwhile_is_not_committed(project: Path) -> None:
+def test_a_stage_whose_dependency_changed_while_it_ran_is_not_committed(project: Path) -> None:
     text = f"stages:\n  s:\n    cmd: {NOTE} && cat in.txt > out.txt && echo $(date) >> in.txt\n"
     text += "    deps: [in.txt]\n    outs: [out.txt]\n"
     (project / "dvc.yaml").write_text(text, encoding="utf-8")
@@ -227,7 +227,7 @@ def test_the_preview_says_what_then_happens(project: Path, change: str, expected
     assert states(repro(project, code=5 if expected == "fails" else 0)) == {"one": happens}
 
 
-def test_merge_markers_in_the_lock_file_are_told(project: Path) -> None:
+def test_merge_markers_in_the_lock_file_are_reported(project: Path) -> None:
     repro(project, "first")
     lock = project / "dvc.lock"
     lock.write_text(f"<<<<<<< HEAD\n{lock.read_text(encoding='utf-8')}=======\n>>>>>>> other\n", encoding="utf-8")
@@ -236,7 +236,7 @@ def test_merge_markers_in_the_lock_file_are_told(project: Path) -> None:
     assert "git checkout --ours dvc.lock" in said
 
 
-def test_a_project_without_its_git_repository_is_told_with_the_remedy(project: Path) -> None:
+def test_a_project_without_its_git_repository_is_reported_with_the_remedy(project: Path) -> None:
     run(project, "dvc", "config", "--unset", "core.no_scm")
     said = run(project, "kdqat", "repro", code=2).stderr
     assert "This DVC project is in no git repository" in said
@@ -246,7 +246,7 @@ def test_a_project_without_its_git_repository_is_told_with_the_remedy(project: P
 
 
 @pytest.mark.parametrize("content", ["", '{"a"', '{"write": 1}'])
-def test_a_damaged_register_is_told_with_the_remedy(project: Path, content: str) -> None:
+def test_a_damaged_register_is_reported_with_the_remedy(project: Path, content: str) -> None:
     register = project / ".dvc/tmp/rwlock"
     register.write_text(content, encoding="utf-8")
     said = run(project, "kdqat", "repro", code=3).stderr

@@ -133,7 +133,7 @@ def test_an_interrupted_sweep_continues(project: Path, path: str) -> None:
         (["--over", "distillation.beta=1", "--task", "cola"], 3, "kdqat finetune-teacher --task cola"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_written(
+def test_wrong_options_are_reported_before_anything_is_written(
     project: Path, path: str, options: list[str], code: int, told: str
 ) -> None:
     assert told in run(project, "kdqat", "sweep", "betas", *options, code=code, PATH=path).stderr

@@ -79,7 +79,7 @@ def test_a_vector_of_zeros_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("quantizer", [FREE, CLIPPED])
-def test_a_vector_is_rounded_alone(quantizer: ActivationQuantizer) -> None:
+def test_a_vector_is_rounded_by_its_own_scale(quantizer: ActivationQuantizer) -> None:
     """Neither batch mates nor padding nor the number of tokens change a bit of it."""
     values = random_values(7, 4, 9, 32).float()
     together = quantizer(values)

@@ -109,7 +109,7 @@ def test_codes_come_back_from_floats(name: str, grouping: Grouping, seed: int) -
         assert torch.equal(back.scales, codes.scales)
 
 
-def test_floats_that_are_no_codes_are_refused() -> None:
+def test_floats_that_are_not_codes_are_refused() -> None:
     weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
     for floats, grouping, most in (
         (weight, MATRIX, 127),

@@ -100,7 +100,7 @@ def test_the_weight_is_not_changed() -> None:
     assert torch.equal(WEIGHT, before)
 
 
-def test_a_row_is_rounded_alone_and_a_matrix_as_one() -> None:
+def test_each_row_has_its_own_scale_but_a_matrix_has_one() -> None:
     """What a loud row does to the others."""
     louder = WEIGHT.clone()
     louder[0] *= 100

@@ -55,7 +55,7 @@ def test_a_ragged_last_bucket_is_filled_up_with_the_last_weight() -> None:
     assert Uniform(2, 3).codes(WEIGHT, Uniform(2, 3).grouping).scales.shape == (3,)
 
 
-def test_a_small_tensor_and_none_are_one_bucket() -> None:
+def test_a_small_tensor_is_one_bucket_and_so_is_every_tensor_without_bucket_size() -> None:
     # -0.5 to 5 in one step: the middle is 2.25.
     expected = [[-0.5, -0.5, -0.5, -0.5], [-0.5, -0.5, 5, 5]]
     for bucket in (8, 9, 256, None):
@@ -122,7 +122,7 @@ def test_every_level_is_used(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_not_hidden(bad: float) -> None:
+def test_nan_and_infinity_are_not_hidden(bad: float) -> None:
     weight = torch.zeros(3, 8)
     weight[1, 5] = bad
     value = quantized(weight, 4, 8)

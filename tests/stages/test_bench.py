@@ -73,7 +73,7 @@ def test_a_peer_that_is_missing_or_another_model_is_left_out(packed: Path) -> No
     assert [row["engine"] for row in result["latency"]] == [OWN]
     assert [(row["engine"], row["off"]) for row in result["footprint"]] == [(OWN, 0)]
     assert "missing is left out: It is not installed. (pip install it)" in told
-    assert any("other is left out" in line and "computes something else" in line for line in told)
+    assert any("other is left out" in line and "computes another model" in line for line in told)
 
 
 def _not_installed(packed: Path, scratch: Path) -> None:
@@ -89,7 +89,7 @@ def test_mistakes_are_one_sentence(packed: Path, tmp_path: Path) -> None:
     assert "no model folder nowhere" in run(tmp_path, "kdqat", "bench", "nowhere", code=3).stderr
     assert f"{tmp_path} is not a packed model." in run(tmp_path, "kdqat", "bench", str(tmp_path), code=3).stderr
     done = run(tmp_path, "kdqat", "bench", str(packed), "--shape", "1x8", "--shape", "2x65", code=2)
-    assert "A row of 65 tokens is longer than the 64 that the model has positions for." in done.stderr
+    assert "A row of 65 tokens is too long: the model has positions for 64 tokens." in done.stderr
     assert "--shape 2x64" in done.stderr
     assert "preparing" not in done.stderr
     assert "ROWSxTOKENS" in run(tmp_path, "kdqat", "bench", str(packed), "--shape", "8", code=2).stderr

@@ -117,7 +117,7 @@ def test_the_card_with_all_seeds_and_times(inside: Path) -> None:
 
     bench["sha256"] = "0" * 64
     Path("bench.json").write_text(json.dumps(bench), encoding="utf-8")
-    with pytest.raises(ConfigError, match="measured on another file"):
+    with pytest.raises(ConfigError, match="measured on a file other than"):
         card(str(PACKED), bench=Path("bench.json"))
 
 
@@ -128,8 +128,8 @@ def test_metrics_of_another_model_are_left_out_or_refused(inside: Path) -> None:
     other.write_text(json.dumps(value), encoding="utf-8")
     remarks: list[str] = []
     assert card(str(PACKED), remark=remarks.append)["seeds"] == [1]
-    assert remarks == [f"{other} is left out: weights is int8 there, and ternary of this model."]
-    with pytest.raises(ConfigError, match="weights is int8 there"):
+    assert remarks == [f"{other} is left out: it has weights int8, but this model has ternary."]
+    with pytest.raises(ConfigError, match="it has weights int8"):
         card(str(PACKED), metrics=[other])
 
 
@@ -210,14 +210,14 @@ def test_the_base_model_is_one_of_the_hub(
     assert data.get("base_model_relation") == (None if base is None else "quantized")
 
 
-def test_what_is_no_export_has_no_card(inside: Path) -> None:
-    with pytest.raises(ConfigError, match="is no export"):
+def test_only_exports_have_cards(inside: Path) -> None:
+    with pytest.raises(ConfigError, match="is not an export"):
         card("runs/tiny/teacher")
     with pytest.raises(MissingInputError, match=r"There is no run.json"):
         card(str(shutil.copytree(PACKED / "model", "alone")))
 
 
-def test_the_seal_holds_for_the_text_alone() -> None:
+def test_the_seal_covers_only_the_text() -> None:
     text = sealed("---\na: b\n---\n", "\nWords.\n")
     assert is_sealed(text)
     assert not is_sealed(text.replace("Words", "Other words"))

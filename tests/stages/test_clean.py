@@ -59,7 +59,7 @@ def test_leftovers_are_found_and_nothing_else(folder: Path) -> None:
     assert leftovers([]) == []
 
 
-def test_one_kind_alone(folder: Path) -> None:
+def test_only_leftovers_of_one_kind(folder: Path) -> None:
     clean(leftovers([], ("scratch",)), lambda text: None)
     assert there(LEFT["scratch"]) == [False, False]
     assert all(there([*LEFT["checkpoints"], *LEFT["partial"], *KEPT]))

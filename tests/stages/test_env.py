@@ -36,7 +36,7 @@ def test_sections_and_values(folder: Path) -> None:
     assert found["variables"]["KDQAT_DATA_DIR"] is None
 
 
-def test_a_kernel_that_does_not_run_is_told_not_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_does_not_run_is_reported_not_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDQAT_KERNEL", "abacus")
     monkeypatch.setenv("KDQAT_DATA_DIR", str(folder))
     found = env(Params())

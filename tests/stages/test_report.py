@@ -10,7 +10,7 @@ import pytest
 
 from kdqat_cli.analysis.published import load_published, published_names
 from kdqat_cli.errors import ConfigError, MissingInputError
-from kdqat_cli.record import Kind, Record
+from kdqat_cli.record import ModelKind, Record
 from kdqat_cli.stages.report import report, write_report
 from kdqat_cli.store.figures import Factors
 from kdqat_cli.tasks.registry import task_names
@@ -92,7 +92,7 @@ def test_what_the_pipeline_names_and_nobody_measured_is_missing() -> None:
     assert output["mean"] is None
 
 
-def test_what_the_pipeline_no_longer_names_stands_apart_and_in_no_mean() -> None:
+def test_a_run_that_the_pipeline_no_longer_names_has_its_own_row_and_is_in_no_mean() -> None:
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     measure("rte/student/map-1", 52.0)
     measure("rte/student/map-9", 90.0)  # a seed that is gone
@@ -156,17 +156,19 @@ def test_what_was_measured_is_read_from_the_file_not_from_its_name() -> None:
     assert len(groups) == 4
 
 
-def test_a_damaged_run_is_told_and_its_time_left_out() -> None:
+def test_a_damaged_run_is_reported_and_its_time_left_out() -> None:
     measure("rte/student/map-1", 52.0)
     path = Path("runs/rte/student/map-1/run.json")
     path.parent.mkdir(parents=True)
     path.write_text('{"seconds": "long"}', encoding="utf-8")
     told: list[str] = []
     assert report(remark=told.append)[0].row()["seconds"] is None
-    assert told == [f"{path} is damaged: its seconds: input should be a valid number. Its time is left out."]
+    assert told == [
+        f"{path} is damaged: its seconds: input should be a valid number. The time of this run is left out."
+    ]
 
 
-def test_a_file_that_is_no_measurement_is_left_out_with_a_remark() -> None:
+def test_a_file_that_is_not_a_measurement_is_left_out_with_a_remark() -> None:
     measure("rte/student/map-1", 52.0)
     measure("rte/student/nan-1", float("nan"))
     measure("rte/student/other-1", 50.0, accuracy=float("inf"))
@@ -205,7 +207,7 @@ def test_a_measurement_that_is_odd_is_missing() -> None:
     assert told == [f"{path} is left out: it is not JSON."]
 
 
-def test_an_odd_record_of_a_run_is_no_obstacle() -> None:
+def test_an_odd_record_of_a_run_does_not_stop_the_report() -> None:
     measure("rte/student/map-1", 52.0)
     for text in ("{", "[]", '{"seconds": "long"}', "{}"):
         path = Path("runs/rte/student/map-1/run.json")
@@ -222,13 +224,13 @@ def test_nothing_at_all_is_an_error_that_names_the_command() -> None:
     assert caught.value.fix == "dvc repro"
 
 
-def test_a_broken_pipeline_is_told() -> None:
+def test_a_broken_pipeline_is_reported() -> None:
     Path("dvc.yaml").write_text("stages: {broken: {command: 1}}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"dvc\.yaml"):
         report()
 
 
-def test_the_paper_stands_beside_teachers_and_students_only() -> None:
+def test_the_paper_s_numbers_are_shown_only_beside_teachers_and_students() -> None:
     for name in ("rte/teacher", "rte/student/map+output-1", "rte/packed/map+output-1", "rte/student/mine-1"):
         measure(name, 50.0)
     shown = {key: row["paper"] for key, row in rows(published="kim2022-table2").items()}
@@ -283,7 +285,7 @@ def test_published_tables_name_known_tasks(name: str) -> None:
 
 def test_a_number_that_was_published_and_is_not_known_is_called_so() -> None:
     scored = {"test_score": 87.0, "bits_per_weight": 2.5}
-    models: list[tuple[str, Kind, str | None]] = [
+    models: list[tuple[str, ModelKind, str | None]] = [
         ("student/student-1-qd-4", "packed", "uniform"),
         ("student/student-1-dq-8", "packed", "points"),
         ("student/student-1-full", "student", "fp32"),

@@ -29,7 +29,7 @@ def test_an_empty_folder_is_not_found_free_of_errors() -> None:
     assert validate(["paper"])["recipes"] == ["paper", "clean"]
 
 
-def test_it_says_what_is_there_and_what_is_not() -> None:
+def test_it_names_the_files_that_exist_and_those_that_do_not() -> None:
     Path("params.yaml").write_text("tasks: []\n", encoding="utf-8")
     told = validate([])
     assert (told["params.yaml"], told["dvc.yaml"], told["errors"]) == ("checked", "not there", 0)
@@ -71,7 +71,7 @@ def test_settings_of_a_task_that_the_pipeline_does_not_run_are_checked_too() -> 
         ("- a\n", "DVC cannot read dvc.yaml"),
     ],
 )
-def test_a_pipeline_that_cannot_be_read_is_told(text: str, told: str) -> None:
+def test_a_pipeline_that_cannot_be_read_is_reported(text: str, told: str) -> None:
     Path("params.yaml").write_text("tasks: [rte]\nsettings: {rte: " + WHOLE + "}\n")
     Path("dvc.yaml").write_text(text)
     assert told in faults()

@@ -69,7 +69,7 @@ def test_metrics_stay_flat_and_carry_their_factors(tmp_path: Path) -> None:
         ('{"score": 1, "model": {"kind": "teacher"}}', "it has no model.task"),
     ],
 )
-def test_damaged_metrics_are_told_in_one_sentence(tmp_path: Path, text: str, reason: str) -> None:
+def test_damaged_metrics_are_reported_in_one_sentence(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "m.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DamagedError) as caught:

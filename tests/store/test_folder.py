@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, place: str) -> 
         pass
 
 
-def test_files_are_as_open_as_the_user_s_mask_says(out: Path) -> None:
+def test_files_have_the_permissions_of_the_umask(out: Path) -> None:
     before = os.umask(0o027)
     try:
         with output_folder(out) as work:

@@ -72,7 +72,7 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert len((tmp_path / "metrics.json").read_text()) < 100
 
 
-def test_a_cpp_stream_that_tells_no_reason_is_a_full_disk(tmp_path: Path) -> None:
+def test_a_cpp_stream_error_without_a_reason_is_a_full_disk(tmp_path: Path) -> None:
     """What torch.save raises where not even the end of its archive finds room; rare on a small disk."""
     with pytest.raises(MissingInputError, match="no space left"), file_errors(tmp_path):
         raise RuntimeError("basic_ios::clear: iostream error")
@@ -90,7 +90,7 @@ def test_other_errors_are_left_alone(tmp_path: Path) -> None:
         assert caught.value is error
 
 
-def test_a_training_that_finds_no_room_continues_when_there_is_some(
+def test_a_training_that_met_a_full_disk_continues_when_there_is_room(
     tmp_path: Path, tiny_encoder: Path, tiny_task: Path
 ) -> None:
     shutil.copytree(tiny_task, tmp_path / "tasks")

@@ -95,14 +95,16 @@ def test_a_process_does_not_take_it_twice(tmp_path: Path) -> None:
     take(tmp_path)
 
 
-def test_that_of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
     other.kill()
     other.wait()
     assert (tmp_path / LOCK).exists()
     take(tmp_path)
 
 
-def test_that_of_a_process_that_ended_unnoticed_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+def test_the_lock_of_a_process_that_ended_unnoticed_is_taken_over(
+    tmp_path: Path, other: "subprocess.Popen[str]"
+) -> None:
     """Its parent has not asked how it ended, or the system's first process is slow to: it is still listed."""
     process = psutil.Process(other.pid)
     other.kill()
@@ -139,7 +141,7 @@ def test_a_forked_process_that_ends_does_not_release_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pid", [1, 2**22 + 1])
-def test_that_of_another_machine_is_respected_and_told(tmp_path: Path, pid: int) -> None:
+def test_the_lock_of_another_machine_is_respected_and_reported(tmp_path: Path, pid: int) -> None:
     """Its processes cannot be seen from here, nor always its locks."""
     claim(tmp_path, host="elsewhere", pid=pid)
     os.utime(tmp_path / LOCK, (time.time() - 90000, time.time() - 90000))
@@ -152,7 +154,7 @@ def test_that_of_another_machine_is_respected_and_told(tmp_path: Path, pid: int)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "null", "\0\0"])
-def test_one_that_a_power_cut_left_half_written_is_taken_over(tmp_path: Path, text: str) -> None:
+def test_a_lock_that_a_power_cut_left_incomplete_is_taken_over(tmp_path: Path, text: str) -> None:
     (tmp_path / LOCK).write_text(text)
     take(tmp_path)
 

@@ -40,7 +40,7 @@ def test_a_student_is_named_by_what_differs_from_the_recipe(given: dict[str, Any
     assert named(**given) == name
 
 
-def test_fields_of_one_name_are_told_apart_by_their_sections() -> None:
+def test_fields_of_one_name_are_reported_apart_by_their_sections() -> None:
     assert named(sets=["distillation.padding=counted"]) == "map+output-distillation.padding-counted"
     assert named(sets=["student.padding=max_length"]) == "map+output-student.padding-max_length"
     without = ["quantization.weights=uniform", "quantization.bucket=null"]

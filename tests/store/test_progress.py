@@ -50,7 +50,7 @@ def test_a_half_written_line_is_read_when_it_is_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["step 1 of 2, dev score 3.00", "[]", '{"version": 2, "step": 1, "steps": 2}', "{}"])
-def test_a_line_that_is_no_event_is_passed_over(path: Path, odd: str) -> None:
+def test_a_line_that_is_not_an_event_is_skipped(path: Path, odd: str) -> None:
     path.write_text(f'{odd}\n{{"version": 1, "step": 1, "steps": 2}}\n', encoding="utf-8")
     assert EventReader(path).new() == [Event(step=1, steps=2)]
 
@@ -62,7 +62,7 @@ def test_lines_say_their_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["absent/events.jsonl", "", "/dev/full"])
-def test_a_file_that_cannot_be_written_is_no_obstacle(
+def test_a_file_that_cannot_be_written_does_not_stop_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.setenv(PROGRESS, str(tmp_path / place) if place != "/dev/full" else place)

@@ -41,7 +41,7 @@ def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["link"]
 
 
-def test_a_new_file_is_as_open_as_the_user_s_mask_says(tmp_path: Path) -> None:
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_bytes(tmp_path / "file", b"")
@@ -117,7 +117,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_any_work(read_only: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_before_any_work(read_only: Path) -> None:
     for path in (read_only / "file", read_only / "new" / "file"):
         with pytest.raises(MissingInputError, match=f"{read_only} cannot be read or written: "):
             refuse_target(path)

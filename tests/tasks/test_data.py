@@ -147,7 +147,7 @@ def test_published_layout(name: str, tmp_path: Path) -> None:
         ("dev.json", '[{"sentence": "Sun,\\nat last", "mood": "1"}, {"sentence": "Rain", "mood": 0}]'),
     ],
 )
-def test_a_user_s_task_reads_files_beside_its_yaml(file: str, content: str, tmp_path: Path) -> None:
+def test_a_user_s_task_reads_files_in_the_folder_of_its_yaml(file: str, content: str, tmp_path: Path) -> None:
     task_file = write(
         tmp_path / "mood.yaml",
         f"name: mood\ntitle: Mood\nfiles: {{train: {file}, dev: {file}}}\nmetric: accuracy\nmax_length: 32\n"
@@ -278,7 +278,7 @@ def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
     assert load_split(mood(labels=["1", "0"]), "dev", tmp_path)["label"][:] == [0, 1]
 
 
-def test_an_index_is_none_where_a_name_is_a_number(tmp_path: Path) -> None:
+def test_an_index_is_not_a_label_if_a_class_name_is_a_number(tmp_path: Path) -> None:
     """Among the stars 1 to 5, a row's 0 must not become the first of them."""
     stars = ["1", "2", "3", "4", "5"]
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\t5\nB\t1\n")
@@ -288,7 +288,7 @@ def test_an_index_is_none_where_a_name_is_a_number(tmp_path: Path) -> None:
         load_split(mood(labels=stars), "dev", tmp_path)
 
 
-def test_a_key_that_stands_twice_and_is_not_read(tmp_path: Path) -> None:
+def test_a_key_that_occurs_twice_and_is_not_read(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", '{"sentence": "A", "mood": 1, "id": 1, "id": 2, "more": {"a": 1, "a": 2}}')
     rows = load_split(mood(files={"train": "dev.jsonl", "dev": "dev.jsonl"}), "dev", tmp_path)
     assert list(rows) == [{"text": "A", "label": 1}]

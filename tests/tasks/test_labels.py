@@ -85,6 +85,6 @@ def test_a_number_in_a_range(given: Any, number: float | None) -> None:
     assert Labels(None, [0.0, 5.0]).value(given) == number
 
 
-def test_what_an_error_says() -> None:
+def test_the_text_of_an_error() -> None:
     assert Labels(STARS, None).fault() == "is unknown; the labels are 1, 2, 3, 4, 5"
     assert Labels(None, [0.0, 5.0]).fault() == "is not a number from 0 to 5"

@@ -127,11 +127,11 @@ def test_a_cell_of_lines_is_one_row(content: str, tmp_path: Path) -> None:
         ("sentence,label", "the name of that column in the task file (columns) and in the file's header"),
     ],
 )
-def test_a_missing_column_is_told_with_its_remedy(header: str, fix: str, tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_its_remedy(header: str, fix: str, tmp_path: Path) -> None:
     assert refused(tmp_path, "dev.csv", f"{header}\nA,sad\n").fix == fix
 
 
-def test_a_number_on_each_line_of_a_cell_is_no_row(tmp_path: Path) -> None:
+def test_a_number_on_each_line_of_a_cell_is_not_a_row(tmp_path: Path) -> None:
     """Lines that would be rows but for their labels."""
     scored = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
     assert rows(tmp_path, "dev.csv", 'sentence,mood\n"9,9\n9,9",3\n', **scored) == [("9,9\n9,9", 3.0)]
@@ -156,7 +156,7 @@ def test_carriage_returns_as_line_ends_are_refused(file: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
 @pytest.mark.parametrize("twice", ["mood", "sentence"])
-def test_a_column_that_stands_twice_is_refused(file: str, twice: str, tmp_path: Path) -> None:
+def test_a_column_that_occurs_twice_is_refused(file: str, twice: str, tmp_path: Path) -> None:
     table = f"sentence\tmood\t{twice}\nA\tsad\tglad\n".replace("\t", "," if file.endswith("csv") else "\t")
     assert f"line 1: the column '{twice}' occurs twice." in refused(tmp_path, file, table).sentence
 

@@ -37,7 +37,7 @@ def test_every_row_once_an_epoch_in_another_order_each(grouped: bool) -> None:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_what_is_drawn_elsewhere_does_not_matter(grouped: bool) -> None:
+def test_random_numbers_drawn_elsewhere_do_not_matter(grouped: bool) -> None:
     torch.manual_seed(0)
     before = batches(grouped, 3)
     torch.manual_seed(1)
@@ -54,7 +54,7 @@ def test_processes_share_each_batch(grouped: bool, processes: int) -> None:
     assert shares[-1][-1] == [], "of the last row one process gets none"
 
 
-def test_rows_of_like_length_meet() -> None:
+def test_rows_of_similar_length_are_batched_together() -> None:
     def spread(grouped: bool) -> int:
         return sum(max(lengths) - min(lengths) for rows in batches(grouped) if (lengths := [LENGTHS[i] for i in rows]))
 

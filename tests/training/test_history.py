@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from kdqat_cli.training.history import Means, growth
+from kdqat_cli.training.history import LossMeans, growth
 
 
 def test_means_are_those_of_the_steps_since_the_last_log() -> None:
-    means = Means()
+    means = LossMeans()
     for steps in ([(1.0, 4.0), (2.0, 8.0)], [(7.0, 1.0)]):
         for loss, term in steps:
             means.add({"loss": torch.tensor(loss), "loss_map": torch.tensor(term)})
@@ -16,7 +16,7 @@ def test_means_are_those_of_the_steps_since_the_last_log() -> None:
 
 
 def test_a_loss_that_was_logged_is_not_changed_by_the_next() -> None:
-    means, loss = Means(), torch.tensor(1.0)
+    means, loss = LossMeans(), torch.tensor(1.0)
     means.add({"loss": loss})
     means.add({"loss": loss})
     assert (means.take(), loss.item()) == ({"loss": 1.0}, 1.0)
@@ -34,7 +34,7 @@ def test_a_loss_has_grown_when_it_is_ten_times_the_first(loss: float, first: flo
         assert said.startswith(f"the loss has grown from {first:g} to {loss:g}, its term b from 0 to {loss:g}")
 
 
-def test_a_single_bad_batch_is_no_growth() -> None:
+def test_a_single_bad_batch_is_not_a_divergence() -> None:
     """The mean over the steps since the last evaluation counts: (1·1 + 1·40 + 8·1) / 10 = 4.9."""
     history = [{"step": 1, "loss": 1.0, "loss_a": 1.0}, {"step": 2, "loss": 40.0, "loss_a": 40.0}]
     assert growth([*history, {"step": 10, "loss": 1.0, "loss_a": 1.0}]) is None

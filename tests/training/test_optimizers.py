@@ -134,7 +134,7 @@ def test_at_a_rate_of_0_the_moments_move_and_the_weights_do_not() -> None:
     assert optimizer.state[weight]["v"].tolist() == pytest.approx([0.00009, 0.00016], rel=1e-12)
 
 
-def test_what_has_no_gradient_is_left_alone() -> None:
+def test_a_parameter_without_gradient_is_not_changed() -> None:
     used, unused = parameter([1.0]), parameter([2.0])
     optimizer = BertAdam([used, unused], lr=0.1, gradient_clip=CLIP, weight_decay=0.5)
     optimizer.step()
@@ -144,7 +144,7 @@ def test_what_has_no_gradient_is_left_alone() -> None:
     assert unused not in optimizer.state, "not even its decay"
 
 
-def test_a_gradient_of_zeros_is_no_division_by_0() -> None:
+def test_a_gradient_of_zeros_does_not_divide_by_0() -> None:
     weight = parameter([1.0, 2.0])
     weight.grad = torch.zeros(2, dtype=torch.float64)
     BertAdam([weight], lr=0.1, gradient_clip=CLIP).step()

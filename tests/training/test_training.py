@@ -239,7 +239,9 @@ def test_static_batches_are_all_as_wide_and_in_random_order(
     assert spread(seen.tokens) > GROUPED
 
 
-def test_otherwise_rows_of_like_length_meet(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+def test_otherwise_rows_of_similar_length_are_batched_together(
+    learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
+) -> None:
     with watch(learner) as seen:
         run(learner, rows, settings_with(padding="longest"), tmp_path)
     for ids, lengths in zip(seen.tokens, lengths_of(seen.tokens), strict=True):

@@ -1,1 +1,1 @@
-"""Image tasks: pictures of one size, in classes."""
+"""Image classification: pictures of one size, each with a class."""

@@ -20,7 +20,7 @@ class ImageAnswerer:
 
     Attributes:
         loaded: the network.
-        task: how pictures are read.
+        task: the task, which has the size of the pictures.
     """
 
     loaded: LoadedNetwork
@@ -34,7 +34,7 @@ class ImageAnswerer:
         return self.task.labels
 
     def answers(self, batch: list[Text]) -> list[Answer]:
-        """See `Answerer`; a line is the path of a picture. One that cannot be read has an error."""
+        """See `Answerer`. A line is the path of a picture; if the picture cannot be read, the answer is an error."""
         found = [Answer() for _ in batch]
         pictures = {}
         for place, line in enumerate(batch):

@@ -1,4 +1,4 @@
-"""Images of a task and their classes, from local files or a package, checked one by one."""
+"""The images of a task and their classes, from local files or from scikit-learn. Every image is checked."""
 
 import csv
 import hashlib
@@ -18,10 +18,10 @@ from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders, found_in
 
 _LARGEST = 2**31  # bytes of one .bin file
-_LARGEST_IMAGE = 2**26  # bytes of one picture's file
+_LARGEST_IMAGE = 2**26  # bytes of one picture file
 _LONGEST_LINE = 2**16  # bytes of a line of a .csv
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
-_TEST = 5  # of the built-in digits, every fifth row is the test split
+_TEST = 5  # every fifth row of the built-in digits is in the test split
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class Images:
         return state.hexdigest()
 
     def first(self, limit: int | None) -> "Images":
-        """At most so many rows from the beginning; None: all."""
+        """The first `limit` rows; None: all."""
         return Images(self.pixels[:limit], self.labels[:limit])
 
     def chosen(self, rows: NDArray[np.bool_]) -> "Images":
-        """The rows that are marked."""
+        """The rows whose entry in the mask (rows,) is true."""
         return Images(self.pixels[rows], self.labels[rows])
 
 
 def load_images(task: ImageTask, split: str, data_dir: Path | None = None) -> Images:
-    """The rows of one split; where no file is dev, every so many-th row of train is.
+    """Loads the rows of one split. If the task has no dev file, dev is every `held_out`-th row of train.
 
     Args:
         task: the task.
-        split: train, dev, or another of the task's splits.
-        data_dir: the user's folder of local data.
+        split: train, dev, or another split of the task.
+        data_dir: the user's folder of local data, or None.
 
     Raises:
         MissingInputError: no source has the split, a file cannot be read, or an image or label is wrong.
@@ -74,8 +74,8 @@ def load_images(task: ImageTask, split: str, data_dir: Path | None = None) -> Im
     images = train.chosen(held_out if split == "dev" else ~held_out)
     if not len(images.labels):
         raise MissingInputError(
-            f"Task {task.name} has {len(train.labels)} images in train, too few to hold out every {task.held_out}th.",
-            "held_out in the task file, with a smaller number; or files.dev",
+            f"Task {task.name} has only {len(train.labels)} images in train, but every {task.held_out}th is for dev.",
+            "a smaller held_out in the task file, or files.dev",
         )
     return images
 
@@ -93,7 +93,7 @@ def _read(task: ImageTask, split: str, folders: list[Path]) -> Images:
 
 
 def _names(task: ImageTask, split: str, folders: list[Path]) -> list[str]:
-    """The files of a split: those of `files`, or of `hub_files` where these alone are there."""
+    """The files of a split: those in `files`, or those in `hub_files` if only these exist."""
 
     def there(names: list[str]) -> bool:
         return any(is_there(folder / name) for name in names for folder in folders)
@@ -106,7 +106,7 @@ def _digits(task: ImageTask, split: str) -> Images:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
-    # 17 shades of grey, as bytes.
+    # scikit-learn's values are 0 to 16; here they are bytes.
     pixels = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
     images = Images(pixels, bunch.target.astype(np.int64))
     _check_shape(images.pixels, task, "scikit-learn's digits")
@@ -115,14 +115,14 @@ def _digits(task: ImageTask, split: str) -> Images:
 
 
 def _binary(path: Path, task: ImageTask) -> Images:
-    """CIFAR's binary form: each row is its label bytes, then its channels one after the other."""
+    """Reads CIFAR's binary format: each row has its label bytes, then all values of each channel in turn."""
     channels, height, width = task.image
     size = task.label_bytes + channels * height * width
     data = np.frombuffer(read_bytes(path, _LARGEST), np.uint8)
     if not len(data) or len(data) % size:
         raise MissingInputError(
-            f"{path} has {len(data)} bytes, which is no multiple of {size}: {task.label_bytes} bytes of label and "
-            f"{'×'.join(map(str, task.image))} of image.",
+            f"{path} has {len(data)} bytes, which is not a multiple of {size}, the size of a row: {task.label_bytes} "
+            f"of label and {'×'.join(map(str, task.image))} of image.",
             "label_bytes and image in the task file",
         )
     rows = data.reshape(-1, size)
@@ -135,7 +135,7 @@ def _binary(path: Path, task: ImageTask) -> Images:
 
 
 def _parquet(path: Path, task: ImageTask) -> Images:
-    """The hub's form: a column of pictures, and one of classes."""
+    """Reads the hub's parquet format: a column of pictures and a column of classes."""
     import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
@@ -155,14 +155,14 @@ def _parquet(path: Path, task: ImageTask) -> Images:
             where = f"{path}, row {number}"
             data = value.get("bytes") if isinstance(value, dict) else value
             if not isinstance(data, bytes):
-                raise MissingInputError(f"{where}: the column {image} holds no picture.")
+                raise MissingInputError(f"{where}: the column {image} has no picture.")
             yield where, data, given
 
     return _pictures(task, rows())
 
 
 def _listed(path: Path, task: ImageTask) -> Images:
-    """A .csv with the columns path (relative to the file) and label."""
+    """Reads a .csv file with the columns path (relative to the file) and label."""
 
     def rows() -> Iterator[tuple[str, bytes, object]]:
         reader = csv.DictReader(lines(path, _LONGEST_LINE))
@@ -177,7 +177,7 @@ def _listed(path: Path, task: ImageTask) -> Images:
 
 
 def _folder(path: Path, task: ImageTask) -> Images:
-    """One folder of pictures per class, in the order of their names."""
+    """Reads one folder of pictures per class, in the order of the names of the files."""
     classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
     def rows() -> Iterator[tuple[str, bytes, object]]:
@@ -190,10 +190,10 @@ def _folder(path: Path, task: ImageTask) -> Images:
 
 
 def read_picture(path: Path, task: ImageTask) -> NDArray[np.uint8]:
-    """A picture (channels, height, width) of a task's size.
+    """Reads a picture of the task's size as an array (channels, height, width).
 
     Raises:
-        MissingInputError: it is not there, cannot be read, or has another size.
+        MissingInputError: the file is missing, cannot be read, or has another size.
     """
     if not is_there(path):
         raise MissingInputError(f"There is no picture {path}.")
@@ -209,7 +209,7 @@ def _file(path: Path, named_in: Path) -> bytes:
 
 
 def _pictures(task: ImageTask, rows: Iterator[tuple[str, bytes, object]]) -> Images:
-    """Pictures of any format that Pillow reads; each comes with its place, for errors, and its label."""
+    """Decodes rows of (place for errors, picture file in any format that Pillow reads, label)."""
     known = Labels(task.labels, None)
     pixels, labels = [], []
     for where, data, given in rows:
@@ -230,12 +230,12 @@ def _decoded(data: bytes, channels: int, where: str) -> NDArray[np.uint8]:
         with Image.open(BytesIO(data)) as picture:
             values = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MissingInputError(f"{where} is no picture that can be read: {error}.") from error
+        raise MissingInputError(f"{where} is not a readable picture: {error}.") from error
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """The PNG file of an image (channels, height, width) of one channel or three."""
+    """Encodes an image (channels, height, width), with one or three channels, as the bytes of a PNG file."""
     from PIL import Image
 
     file = BytesIO()
@@ -246,7 +246,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def _check_shape(pixels: NDArray[np.uint8], task: ImageTask, where: str) -> None:
     if list(pixels.shape[1:]) != task.image:
         found, wanted = ("×".join(map(str, shape)) for shape in (pixels.shape[1:], task.image))
-        raise MissingInputError(f"{where} has {found} values, but task {task.name} has images of {wanted}.")
+        raise MissingInputError(f"{where}: an image is {found}, but the images of task {task.name} are {wanted}.")
 
 
 _READERS: dict[str, Callable[[Path, ImageTask], Images]] = {".bin": _binary, ".parquet": _parquet, ".csv": _listed}

@@ -14,8 +14,8 @@ from kdqat_cli.tasks.networks import LoadedNetwork, NetworkKind
 from kdqat_cli.tasks.records import task_file
 
 
-class Image(NetworkKind):
-    """Images of one size, which a network of kdqat's reads."""
+class ImageKind(NetworkKind):
+    """Images of one size, for kdqat's own networks."""
 
     name = "image"
 
@@ -26,7 +26,7 @@ class Image(NetworkKind):
     def reading(
         self, loaded: LoadedNetwork, task: ImageTask, training: Training, section: Literal["teacher", "student"]
     ) -> Record:
-        """The task; an image is read whole."""
+        """See `Kind`; an image is not truncated, so the settings must have no `max_length`."""
         if training.max_length is not None:
             raise ConfigError(
                 f"{section}.max_length has no meaning for task {task.name}, whose rows are images.",
@@ -43,12 +43,12 @@ class Image(NetworkKind):
         record: Record,
         limit: int | None = None,
     ) -> ImageRows:
-        """Images as bytes."""
+        """See `Kind`."""
         return ImageRows(task, load_images(task, split, data_dir).first(limit))
 
     def reads_lines(self, loaded: LoadedNetwork, task: ImageTask) -> ImageAnswerer:
-        """Paths of pictures."""
+        """An answerer whose lines are paths of pictures."""
         return ImageAnswerer(loaded, task)
 
 
-IMAGE = Image()
+IMAGE = ImageKind()

@@ -1,4 +1,4 @@
-"""A task's images as a network reads them, and its score on them."""
+"""The images of a task in the form that a network reads, and a network's score on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Example = tuple[Tensor, int]
 _SCORED = 256  # images per forward pass of an evaluation
-_SHIFT = 4  # pixels, at most, that crop-flip shifts an image by
+_SHIFT = 4  # crop-flip shifts an image by at most so many pixels
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class ImageRows:
 
     @property
     def lengths(self) -> list[int]:
-        """All images cost the same."""
+        """1 for every row, because all images have the same size."""
         return [1] * len(self.images.labels)
 
     def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
-        """Puts images of a training together: see `Rows` in tasks/kind.py. They need no padding."""
+        """See `Rows` in tasks/kind.py. Images need no padding."""
 
         def batch(rows: list[Example]) -> dict[str, Tensor]:
             pixels = torch.stack([image for image, _ in rows])
@@ -81,7 +81,7 @@ class ImageRows:
         return replace(self, images=Images(self.images.pixels[numbers], self.images.labels[numbers]))
 
     def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """None: an image has no tokens."""
+        """No groups, because an image has no tokens."""
         return {}
 
     def sample(self, number: int) -> Sample:
@@ -90,7 +90,7 @@ class ImageRows:
 
     @torch.no_grad()
     def logits(self, model: PreTrainedModel) -> NDArray[np.float32]:
-        """Logits (rows, labels); the model is in eval mode meanwhile. The processes of a group take turns."""
+        """Computes the logits (rows, labels) in eval mode. Each process of a group computes a share of the batches."""
         pixels = torch.from_numpy(self.images.pixels)
         logits = torch.zeros(len(pixels), self.task.num_labels, device=model.device)
         training = model.training
@@ -107,7 +107,7 @@ class ImageRows:
         return compute_metrics(self.task, self.logits(model), self.labels)
 
     def answers(self, model: PreTrainedModel, engine: "Engine | None" = None) -> Answers:
-        """What a model says of each image, which its number alone names."""
+        """A model's answers to all images; the tables show only the numbers of the images."""
         return Answers(self.logits(model), self.labels, {})
 
     def _normalized(self, pixels: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ class ImageRows:
 
 
 def crop_flip(pixels: Tensor) -> Tensor:
-    """Shifts each image (B, C, H, W) by up to four pixels, with zeros at the edge, and mirrors every other one.
+    """Shifts each image (B, C, H, W) at random by up to four pixels, and mirrors it with probability 1/2.
 
-    As the public code of Polino et al. does: a random crop of the image in a frame of four pixels, and a flip. Both
-    are drawn from torch's generator.
+    It is the augmentation in the public code of Polino et al.: the image gets a border of four zeros, and a random
+    window of the original size is cut out. The random numbers are torch's.
     """
     count, _, height, width = pixels.shape
     framed = torch.nn.functional.pad(pixels, (_SHIFT,) * 4)

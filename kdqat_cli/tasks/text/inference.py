@@ -1,4 +1,4 @@
-"""Tokenised rows, and logits for them: the one way in which kdqat evaluates."""
+"""Tokenises rows and computes their logits. Every evaluation of a text classifier uses this module."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -39,7 +39,7 @@ def reader_of(tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: K
 
 
 def columns(rows: Sequence[Row]) -> dict[str, Sequence[object]]:
-    """Rows as columns: input_ids, attention_mask, length, and token_type_ids where the model is given them."""
+    """Rows as columns: input_ids, attention_mask, length, and token_type_ids if the model has this input."""
     ids = [row for row, _ in rows]
     lengths = [len(row) for row in ids]
     masks = [[1] * length for length in lengths]
@@ -95,7 +95,7 @@ def padded_batches(
 
 
 class Predictor:
-    """A classifier that is ready to predict: a ternary student by the engine where that serves it, else by torch."""
+    """A classifier that is ready to predict, on the engine if that supports the model, otherwise in torch."""
 
     def __init__(self, model: PreTrainedModel, engine: Engine | None = None) -> None:
         """Takes `model` as it is now; a student that trains on needs another predictor.

@@ -27,11 +27,11 @@ from kdqat_cli.tasks.text.rows import TaskRows, row_length, task_rows
 from kdqat_cli.tasks.text.schema import TextTask
 
 
-class Text:
+class TextKind:
     """Texts, or pairs of texts, that encoders of transformers read through a tokenizer."""
 
     def inputs(self, source: str) -> dict[str, str]:
-        """The encoder."""
+        """See `Kind`; the only input is the encoder."""
         return {"encoder": encoder_location(source)}
 
     def new(
@@ -42,7 +42,7 @@ class Text:
         teacher: Classifier | None = None,
         fields: Mapping[str, object] | None = None,
     ) -> Classifier:
-        """An encoder (hub id, folder, or `embedded`) with a new head for the task."""
+        """Loads an encoder (hub id, folder, or `embedded`) and gives it a new head for the task."""
         if fields:
             name = next(iter(fields))
             raise ConfigError(
@@ -53,17 +53,17 @@ class Text:
         return Classifier(model, tokenizer, None, Record(encoder=source, sources={"encoder": encoder_digest(source)}))
 
     def load(self, source: str, fix: str | None = None) -> Classifier:
-        """A classifier."""
+        """Loads a classifier."""
         return load_classifier(source, fix)
 
     def align(self, loaded: Classifier, task: TextTask, name: str) -> None:
-        """Reorders the rows of the head."""
+        """Reorders the rows of the head; see `Kind`."""
         align_labels(loaded.model, task, name)
 
     def reading(
         self, loaded: Classifier, task: TextTask, training: Training, section: Literal["teacher", "student"]
     ) -> Record:
-        """Length in tokens, inputs, and how rows are put together."""
+        """See `Kind`; the record has the length in tokens, the inputs, and how rows are batched."""
         option = "--max-length " if section == "teacher" else "--set student.max_length="
         max_length = row_length(task, loaded.tokenizer, training.max_length, option)
         # Where a batch shares a scale, a student's score belongs to one way of making batches: the training's.
@@ -80,7 +80,7 @@ class Text:
         )
 
     def as_recorded(self, loaded: Classifier, task: TextTask, max_length: int | None) -> Record:
-        """Rows are cut to `max_length`, else to what is recorded, else to the task's own length."""
+        """See `Kind`; rows are cut to `max_length`, else to the recorded length, else to the task's length."""
         record = loaded.record
         batches = record.batches
         if max_length:
@@ -97,15 +97,15 @@ class Text:
         record: Record,
         limit: int | None = None,
     ) -> TaskRows:
-        """Rows as tokens."""
+        """See `Kind`."""
         return task_rows(task, split, data_dir, loaded.tokenizer, record.row_length, record.batches, limit)
 
     def taught(self, rows: TaskRows, loaded: Classifier, folder: Path) -> NoReturn:
-        """Refuses: a label is no sentence."""
+        """Refuses, because a label is not a sentence."""
         raise no_targets("text")
 
     def write_reader(self, loaded: Classifier, folder: Path, name: str) -> dict[str, object]:
-        """The tokenizer."""
+        """Writes the tokenizer."""
         reader = reader_of(loaded.tokenizer, loaded.record.row_length)
         if fault := reader.fault(loaded.model.config.to_dict(), loaded.record.pairs):
             raise ConfigError(f"The tokenizer of {name} does not fit the model: {fault}", "kdqat distill")
@@ -117,11 +117,11 @@ class Text:
         }
 
     def pack(self, loaded: Classifier, folder: Path, record: Record, half: bool, codec: CodecName | None) -> None:
-        """As config.json and the packed file, which transformers loads as well."""
+        """Writes config.json and the packed file, which transformers can load too."""
         save_packed(loaded.model, folder, record, half, codec)
 
     def answerer(self, source: str, task: Callable[[], TextTask], device: Device | None) -> LoadedAnswerer:
-        """A line is a text, or a pair of texts; the model says how it reads them."""
+        """See `Kind`; a line is a text or a pair of texts, and the task is not needed."""
         answerer = LoadedAnswerer(source)
         if device == "cpu":
             answerer.loaded.model.cpu()
@@ -132,4 +132,4 @@ class Text:
         save_classifier(loaded.model, loaded.tokenizer, folder, record)
 
 
-TEXT = Text()
+TEXT = TextKind()

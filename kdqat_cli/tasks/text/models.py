@@ -100,13 +100,13 @@ def load_encoder(encoder: str, task: TextTask) -> tuple[PreTrainedModel, PreTrai
 
 
 def encoder_digest(encoder: str) -> str | None:
-    """sha256 of an encoder's weights; None where they are not one local safetensors file."""
+    """sha256 of an encoder's weights; None: they are not one local safetensors file."""
     weights = Path(encoder_location(encoder)) / _WEIGHTS
     return file_digest(weights) if weights.is_file() else None
 
 
 def encoder_location(encoder: str) -> str:
-    """The folder or hub id of an encoder, which may be `embedded`; of a teacher of ours its `model` folder."""
+    """The folder or hub id of an encoder, which may be `embedded`; for the output folder of a stage, its model/."""
     folder = ASSETS / "encoder" if encoder == EMBEDDED else model_folder(encoder)
     return str(folder) if folder.is_dir() or encoder == EMBEDDED else encoder
 

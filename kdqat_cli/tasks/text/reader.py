@@ -1,16 +1,17 @@
-"""Texts → token ids, by the tokenizers library alone: training, evaluation and serving read a text in one way.
+"""Texts → token ids, only by the tokenizers library. Training, evaluation and serving all read texts in this way.
 
-A long text is cut before it is tokenised; the ids are the same, memory and time are not. What is kept of a text is the
-shortest beginning of 2L, 4L, 8L, … characters (L tokens being a row's length) of which at least L tokens cannot depend
-on the rest. Tokenizers work piece by piece: a text is normalised and split into pieces (words), and a model looks at
-one piece alone. With the normalisers and splitters named below, what follows a beginning changes at most its last
-`_MARGIN` pieces and those that one added token or one replaced string can span; the tokens of all pieces before are
-final. A tokenizer with any other part (a splitter with a pattern of its own, say) gets the whole text. From the left it
-is the same with an end of the text that begins at a blank, where every splitter begins anew.
+A long text is cut before it is tokenised. The ids stay the same, but memory and time become smaller. The part that is
+kept is the shortest beginning of 2L, 4L, 8L, … characters (L is the row length in tokens) that has at least L final
+tokens, that is, tokens that cannot depend on the rest of the text. A tokenizer normalises a text and splits it into
+pieces (words); then its model reads each piece separately. With the normalisers and splitters named below, the rest of
+a text can change at most the last `_MARGIN` pieces of the beginning, and pieces that one added token or one replaced
+string can span. The tokens of all earlier pieces are final. A tokenizer with any other part (for example a splitter
+with its own pattern) gets the whole text. If texts are truncated on the left, an end of the text is kept instead. It
+begins at a space, where every splitter starts a new piece.
 
-Of a pair that is too long, tokenizers cuts the longer text first, and where both are too long and the number of tokens
-is odd, the text with more tokens keeps one more. So which text has more is found out, too; of two texts whose tokens
-both go on after 2^20 characters, only so much is counted. With `keeps_more: first` the first text keeps one more, as in
+If a pair is too long, the tokenizers library cuts the longer text first. If both are too long and the number of tokens
+is odd, the text with more tokens keeps one more. So kdqat finds out which text has more tokens; if both have more than
+2^20 characters, it compares only the tokens of that many. With `keeps_more: first` the first text keeps one more, as in
 the public code of Kim et al. (2022).
 """
 
@@ -35,14 +36,14 @@ _NORMALISERS |= {"Prepend", "Strip", "StripAccents"}
 _SPLITTERS = {"BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Metaspace", "Punctuation"}
 _SPLITTERS |= {"UnicodeScripts", "Whitespace", "WhitespaceSplit"}
 _MARGIN = 3
-"""Pieces that the rest may change: the one that is cut, and a letter with its marks, which may be two pieces."""
+"""Number of pieces that the rest may change: the piece that is cut, and a letter with its marks, which may be two."""
 _COUNTED = 2**20  # characters
 _LARGEST_FILE = 2**28  # bytes; a vocabulary of 250,000 tokens takes a tenth
 TOKENIZER_FILE = "tokenizer.json"
 
 
 def inputs_of(tokenizer: Any) -> Inputs:
-    """What a tokenizer of transformers feeds its model."""
+    """The inputs that a tokenizer of transformers makes for its model."""
     return Inputs(
         names=[name for name in get_args(InputName) if name in tokenizer.model_input_names],
         truncation_side=tokenizer.truncation_side,
@@ -98,7 +99,7 @@ class Reader:
         return [(row.ids, row.type_ids if self._types else None) for row in encoded]
 
     def fault(self, config: Config, pairs: bool | None) -> str | None:
-        """What of the rows does not fit a model, as a sentence; None: nothing.
+        """Why rows do not fit a model, as a sentence; None: they fit.
 
         Args:
             config: the model's, as in config.json.
@@ -190,7 +191,7 @@ def _unrecorded_inputs(folder: Path) -> Inputs:
 
 
 class _Part(NamedTuple):
-    """A part of a text: itself, its tokens, how many of them are final, and whether it is all of the text."""
+    """A part of a text, with its tokens, the number of final tokens, and whether the part is the whole text."""
 
     text: str
     tokens: int
@@ -199,7 +200,7 @@ class _Part(NamedTuple):
 
 
 class _Cut:
-    """Cuts texts for one tokenizer, which must have no truncation meanwhile."""
+    """Cuts texts for one tokenizer, whose truncation must be off."""
 
     def __init__(self, tokenizer: Tokenizer, left: bool) -> None:
         self._tokenizer = tokenizer
@@ -245,7 +246,7 @@ class _Cut:
 
 
 def _margin(tokenizer: Tokenizer, left: bool) -> int | None:
-    """Pieces at a cut whose tokens are not final; None: there is no saying, and texts must not be cut."""
+    """The number of pieces at a cut whose tokens are not final; None: not known, so texts must not be cut."""
     normaliser, splitter = _state(tokenizer.normalizer), _state(tokenizer.pre_tokenizer)
     strings = [str(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
 
@@ -274,7 +275,7 @@ def _normalised(tokenizer: Tokenizer) -> Callable[[str], str]:
 
 
 def _state(part: Any) -> list[dict[str, Any]]:
-    """The settings of a normaliser or splitter, those of a sequence one after the other; none of None."""
+    """The settings of a normaliser or splitter, or of each member of a sequence; None has no settings."""
     if part is None:
         return []
     todo, found = [json.loads(part.__getstate__())], []

@@ -1,4 +1,4 @@
-"""A task's rows as a model reads them, and its score on them."""
+"""The rows of a text task in the form that a model reads, and a model's score on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ class TaskRows:
         return list(self.rows["length"])
 
     def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-        """Puts rows together, padded to the longest of them or to `max_length`; see `Rows` in tasks/kind.py."""
+        """See `Rows` in tasks/kind.py. Rows are padded to the longest of the batch or to `max_length`."""
         padded = DataCollatorWithPadding(self.tokenizer, padding=padding, max_length=self.max_length)
 
         def batch(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class TaskRows:
         return replace(self, rows=self.rows.select(numbers), texts=self.texts.select(numbers))
 
     def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """[CLS], [SEP], and the rest, whatever the tokenizer calls the two."""
+        """[CLS], [SEP], and all other tokens, also for tokenizers with other names of these two."""
         ids, counted = batch["input_ids"], batch["counted"].bool()
         special = {"[CLS]": self.tokenizer.cls_token_id, "[SEP]": self.tokenizer.sep_token_id}
         groups = {name: (ids == number) & counted for name, number in special.items() if number is not None}

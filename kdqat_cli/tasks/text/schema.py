@@ -1,4 +1,4 @@
-"""The YAML file of a text task: which columns of which files hold texts and labels."""
+"""The YAML file of a text task: the files and columns of its texts and labels."""
 
 from math import isclose
 from pathlib import Path
@@ -16,7 +16,7 @@ FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
 
 
 class Columns(Section):
-    """Names of the columns that are read; dots lead into nested JSON."""
+    """Names of the columns to read; dots separate the keys of nested JSON."""
 
     text: str
     """Column of the text, or of a pair's first text."""
@@ -30,15 +30,15 @@ class Columns(Section):
         return [column for column in (self.text, self.pair, self.label) if column is not None]
 
     def twice(self, header: list[str]) -> str | None:
-        """The first column that is read and that a header names twice, so that nobody knows which is meant."""
+        """The first column to read that occurs twice in a header, so that it is ambiguous; None: none does."""
         return next((column for column in self.used() if header.count(column) > 1), None)
 
 
 class Hub(Section):
-    """Where a task lies on the model hub."""
+    """The place of a task on the model hub."""
 
     path: str
-    """The data set's id, with its namespace."""
+    """Id of the data set, with its namespace."""
     name: str | None = None
     """Configuration within the data set."""
     revision: str | None = None
@@ -46,7 +46,7 @@ class Hub(Section):
     splits: dict[str, str]
     """The hub's name of each of our splits."""
     columns: Columns | None = None
-    """The hub's columns, where they differ from the local files'."""
+    """The hub's columns, if they differ from those of the local files."""
 
 
 class TextTask(LabelledTask):
@@ -60,14 +60,14 @@ class TextTask(LabelledTask):
     """Of splits that have one file in common: the share of its rows that each gets. A row's split follows from its
     texts (split.py). Absent: every split has a file of its own."""
     quoting: bool | None = None
-    """Whether double quotes enclose a cell in the tab or comma separated files, which may then hold separators and line
-    ends. Absent: they do in a .csv file; a cell of a .tsv or .txt file that begins with one is refused."""
+    """Whether double quotes enclose a cell of a tab or comma separated file; the cell may then have separators and line
+    ends. Absent: they do in a .csv file, and a cell of a .tsv or .txt file that begins with one is refused."""
     header: list[str] | None = None
     """Column names of tab or comma separated files that have no header line."""
     columns: Columns
     """Columns of the local files, and of the hub unless it names its own."""
     max_length: int = Field(gt=2)
-    """Length in tokens that a row is cut to."""
+    """Largest number of tokens of a row; longer rows are truncated."""
     skip_bad_rows: bool = False
     """Whether incomplete rows are left out instead of refused."""
 

@@ -1,9 +1,10 @@
-"""Tab and comma separated files: their records, with the line on which each begins.
+"""Tab and comma separated files: their rows, with the line on which each begins.
 
-Files of both kinds come in two dialects. In one a double quote is a character like any other (GLUE, NSMC); in the
-other it encloses a cell, which may then hold separators and line ends (what spreadsheets and pandas write). Read in
-the wrong dialect, a stray quote joins rows in silence. A task file says which it is (`quoting`). Where it does not, a
-.csv has enclosed cells, and a cell of a .tsv or .txt that begins with a double quote is refused.
+Such files have one of two dialects. In the first, a double quote is a character like any other (GLUE, NSMC). In the
+second, which spreadsheets and pandas write, double quotes enclose a cell, and the cell may contain separators and line
+ends. If a file is read in the wrong dialect, a stray quote joins rows without an error. So a task file can name the
+dialect (`quoting`). If it does not, a .csv has enclosed cells, and a cell of a .tsv or .txt that begins with a double
+quote is refused.
 """
 
 import csv
@@ -15,9 +16,9 @@ from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import lines
 
 LONGEST_CELL = 2**24
-"""Characters of one cell; the standard library's own limit, 2**17, is short for documents."""
+"""Largest number of characters of a cell; the limit of the standard library, 2**17, is too small for documents."""
 LONGEST_LINE = 4 * LONGEST_CELL
-"""Bytes of one line, whatever its format."""
+"""Largest number of bytes of a line, in any format."""
 CONVERT_LINE_ENDS = "tr '\\r' '\\n' < FILE > NEW, if a carriage return (CR) ends each line of the file"
 
 
@@ -25,22 +26,22 @@ class Record(NamedTuple):
     """One row of a table."""
 
     line: int
-    """The line on which it begins, counted from 1."""
+    """The line on which it begins, from 1."""
     cells: list[str]
     """Its cells."""
     parts: list[list[str]]
-    """Of a record of several lines, the cells of each line, were quotes characters like any other; else empty."""
+    """For a row of several lines: the cells of each line if quotes were ordinary characters; otherwise empty."""
 
 
 def records(path: Path, quoting: bool | None) -> Iterator[Record]:
-    """The records of a .tsv, .txt or .csv file, its header among them; empty lines are left out.
+    """The rows of a .tsv, .txt or .csv file, with its header; empty lines are left out.
 
     Args:
         path: the file.
-        quoting: whether double quotes enclose a cell; None: yes in a .csv, and unknown in other files.
+        quoting: whether double quotes enclose a cell; None: yes in a .csv, not known in other files.
 
     Raises:
-        MissingInputError: the file cannot be read, or its quotes are wrong or of unknown meaning.
+        MissingInputError: the file cannot be read, or its quotes are wrong, or their meaning is not known.
     """
     comma = path.suffix == ".csv"
     separator = "," if comma else "\t"

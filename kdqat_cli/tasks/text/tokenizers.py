@@ -1,9 +1,12 @@
-"""Tokenizers, loaded from files that are there and fitted to their encoder.
+"""Loads tokenizers from existing files, and checks that they fit their encoder.
 
-A tokenizer and an encoder are saved side by side, but nothing makes them agree. What is settled here holds for every
-stage: that texts are split as tokenizer.json says, which inputs the encoder is given, how many tokens a row may have,
-that padding is on the right and masked (an answer must not depend on batch mates), and that every token has an
-embedding.
+A tokenizer and an encoder are saved side by side, but they need not agree. For every stage, this module makes sure that
+
+- texts are split as tokenizer.json says,
+- the encoder gets the inputs that it has,
+- a row has at most as many tokens as the encoder can read,
+- padding is on the right and masked, so that an answer does not depend on other rows of the batch,
+- every token has an embedding.
 """
 
 import json
@@ -24,10 +27,10 @@ from kdqat_cli.record import Inputs
 from kdqat_cli.tasks.text.reader import TOKENIZER_FILE
 
 _LOGGER = logging.getLogger(__name__)
-_SAMPLE = 20  # words that are tried
-_SHORTEST = 3  # tokens of a row: one word between the two that every row has
+_SAMPLE = 20  # number of words that are tried
+_SHORTEST = 3  # smallest number of tokens of a row: one word between [CLS] and [SEP]
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
-"""Of tokenizer.json, what decides which tokens a text has."""
+"""The parts of tokenizer.json that determine the tokens of a text."""
 _BERT_NORMALIZER = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -70,7 +73,7 @@ def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | No
 
 
 def _load(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer, read from files; without any transformers would make one that knows special tokens alone."""
+    """Reads the tokenizer from files; without files, transformers would make a tokenizer of only special tokens."""
     fix = (
         f"AutoTokenizer.from_pretrained(ENCODER).save_pretrained({source.location!r}), with the ENCODER that the model "
         "was trained from"
@@ -108,7 +111,7 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
 
 
 def _read(path: str, fix: str) -> Tokenizer:
-    """What tokenizer.json itself describes."""
+    """The tokenizer that tokenizer.json describes."""
     open_file(Path(path)).close()
     try:
         return Tokenizer.from_file(path)
@@ -121,7 +124,7 @@ def _read(path: str, fix: str) -> Tokenizer:
 
 
 def _why(error: Exception) -> str:
-    """The reason of transformers, but for the one that lists how a tokenizer could be built, and names no file."""
+    """The reason that transformers gives, unless it is a list of ways to build a tokenizer, which names no file."""
     reason = first_line(error).rstrip(" :")
     return "" if reason.startswith("Couldn't instantiate") else f": {reason}"
 
@@ -162,7 +165,7 @@ def _same(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, part: str) -> 
 
 
 def _told(source: Source) -> dict[str, object]:
-    """What tokenizer_config.json says; nothing where there is none."""
+    """The content of tokenizer_config.json; empty: there is no such file."""
     config: dict[str, object] = get_tokenizer_config(source.location, local_files_only=bool(source.unreachable))
     return config
 
@@ -178,7 +181,7 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConf
 
 
 def _require_case(tokenizer: PreTrainedTokenizerBase, source: Source, names: str) -> None:
-    """Refuses to guess at the case of texts. BERT's class makes lower case of them, even if the words have capitals."""
+    """Refuses to guess whether texts are lower-cased. BERT's class does it even if the vocabulary has capitals."""
     lost = _lost_capital(tokenizer)
     if lost is not None and "do_lower_case" not in _told(source):
         raise MissingInputError(
@@ -198,13 +201,13 @@ def _remark_on_case(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
 
 
 def _lost_capital(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A word with capitals that no text can give, in a vocabulary that has such words alone; None: there is none."""
+    """A word with capitals, if no text can give such a word of the vocabulary; None: there is none, or texts can."""
     capitals = [token for token in tokenizer.get_vocab() if token.isalpha() and token != token.lower()][:_SAMPLE]
     return capitals[0] if capitals and all(tokenizer.tokenize(token) != [token] for token in capitals) else None
 
 
 def _give_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str) -> None:
-    """Names the padding token where the tokenizer does not, but holds the configuration's as a special token.
+    """Sets the padding token if the tokenizer has none but has the configuration's padding token as a special token.
 
     An ordinary token is not taken: a special one is cut out of every text before its words are told apart.
     """
@@ -222,7 +225,7 @@ def _give_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, 
 def _input_names(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, inputs: Inputs | None, where: str
 ) -> list[str]:
-    """The inputs in an order of ours. The mask is always one; token types are, where the encoder tells them apart."""
+    """The inputs in kdqat's order: ids, mask, and token types if the encoder distinguishes them."""
     given = tokenizer.model_input_names if inputs is None else inputs.names
     values = config.to_dict()
     types = configured(values).type_count(values)

@@ -1,1 +1,1 @@
-"""Translation tasks: parallel sentences of two languages."""
+"""Translation: sentences in one language, each with its translation."""

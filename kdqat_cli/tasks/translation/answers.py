@@ -18,8 +18,8 @@ class TranslationAnswerer:
 
     Attributes:
         model: the network.
-        vocabulary: its words, and how sentences are cut.
-        task: how translations are searched.
+        vocabulary: its words, and how sentences are split into words.
+        task: the task, which has the settings of the beam search.
     """
 
     model: PreTrainedModel
@@ -30,8 +30,8 @@ class TranslationAnswerer:
     remark: str | None = None
 
     def answers(self, batch: list[Text]) -> list[Answer]:
-        """See `Answerer`; a line is a sentence. One without a word has an error."""
-        found = [Answer(error="It has no word.") for _ in batch]
+        """See `Answerer`. A line is a sentence; the answer to a line without words is an error."""
+        found = [Answer(error="The line has no words.") for _ in batch]
         words = {place: self.vocabulary.cutters[0](line.text) for place, line in enumerate(batch)}
         words = {place: row for place, row in words.items() if row}
         if words:

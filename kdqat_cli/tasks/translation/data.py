@@ -1,4 +1,4 @@
-"""Sentences of a task with their translations, from two files that have as many lines."""
+"""The sentences of a task with their translations, from two files with the same number of lines."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from kdqat_cli.tasks.translation.words import Cut
 from kdqat_cli.tasks.translation.words import cutters as plain_cutters
 
 _LONGEST_LINE = 2**16  # bytes
-_READ_BY = {"metric", "words", "lower", "longest", "beam", "most"}  # what rows and their score depend on
+_READ_BY = {"metric", "words", "lower", "longest", "beam", "most"}  # fields that rows and their score depend on
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pairs:
     Attributes:
         source: words of each source sentence, at least one.
         target: words of each target sentence, at least one.
-        references: the target sentences as they stand in the file.
+        references: the lines of the target file.
     """
 
     source: Sequence[Sequence[str]]
@@ -32,20 +32,20 @@ class Pairs:
     references: Sequence[str]
 
     def __len__(self) -> int:
-        """Pairs."""
+        """The number of pairs."""
         return len(self.references)
 
     @property
     def longer_sides(self) -> list[int]:
-        """Words of the longer side of each pair."""
+        """The number of words of the longer side of each pair."""
         return [max(len(one), len(other)) for one, other in zip(self.source, self.target, strict=True)]
 
     def first(self, limit: int | None) -> "Pairs":
-        """At most so many pairs from the beginning; None: all."""
+        """The first `limit` pairs; None: all."""
         return Pairs(self.source[:limit], self.target[:limit], self.references[:limit])
 
     def up_to(self, longest: int) -> "Pairs":
-        """The pairs without those of which a side has more words."""
+        """The pairs of which both sides have at most `longest` words."""
         return self.part([index for index, length in enumerate(self.longer_sides) if length <= longest])
 
     def part(self, numbers: Sequence[int]) -> "Pairs":
@@ -54,7 +54,7 @@ class Pairs:
         return Pairs(source, target, [self.references[index] for index in numbers])
 
     def digest(self, task: TranslationTask) -> str:
-        """sha256 over all pairs in their order, and what a task says of reading and scoring them."""
+        """sha256 over all pairs in their order, and over the fields of the task that their score depends on."""
         state = hashlib.sha256(json.dumps(task.model_dump(include=_READ_BY), sort_keys=True).encode())
         for rows in (self.source, self.references):
             state.update(json.dumps(rows).encode())
@@ -62,16 +62,16 @@ class Pairs:
 
 
 def load_sentences(task: TranslationTask, split: str, data_dir: Path | None = None) -> tuple[list[str], list[str]]:
-    """The source's and the target's sentences of one split, as they stand in the files.
+    """Loads the lines of the source and of the target file of one split.
 
     Args:
         task: the task.
-        split: train, dev, or another of the task's splits.
-        data_dir: the user's folder of local data.
+        split: train, dev, or another split of the task.
+        data_dir: the user's folder of local data, or None.
 
     Raises:
-        MissingInputError: a file is missing or cannot be read, the two have not as many lines, or a line has a carriage
-            return within.
+        MissingInputError: a file is missing or cannot be read, the two have different numbers of lines, or a carriage
+            return is inside a line.
     """
     return _read(task, split, data_dir)[0]
 
@@ -79,16 +79,16 @@ def load_sentences(task: TranslationTask, split: str, data_dir: Path | None = No
 def load_pairs(
     task: TranslationTask, split: str, data_dir: Path | None = None, cutters: tuple[Cut, Cut] | None = None
 ) -> Pairs:
-    """The pairs of one split; those of train have at most `longest` words per side.
+    """Loads the pairs of one split. From train, pairs with more than `longest` words on a side are left out.
 
     Args:
         task: the task.
-        split: train, dev, or another of the task's splits.
-        data_dir: the user's folder of local data.
-        cutters: what cuts source and target; None: as the task says, without pieces.
+        split: train, dev, or another split of the task.
+        data_dir: the user's folder of local data, or None.
+        cutters: functions that split source and target sentences into words; None: those of `words.cutters`.
 
     Raises:
-        MissingInputError: as of `load_sentences`, or a line has no word, or no pair is short enough.
+        MissingInputError: see `load_sentences`; or a line has no words, or no pair is short enough.
     """
     sentences, paths = _read(task, split, data_dir)
     cuts = cutters or plain_cutters(task)
@@ -97,8 +97,8 @@ def load_pairs(
     short = pairs.up_to(task.longest)
     if not len(short):
         raise MissingInputError(
-            f"Task {task.name}: no pair of its split {split} has at most {task.longest} words per side.",
-            "longest in the task file, with a larger number",
+            f"Task {task.name}: every pair of the split {split} has a side with more than {task.longest} words.",
+            "a larger longest in the task file",
         )
     return short if split == "train" else pairs
 
@@ -122,7 +122,7 @@ def _sentences(path: Path) -> list[str]:
         sentence = line.removesuffix("\n").removesuffix("\r")
         if "\r" in sentence:
             raise MissingInputError(
-                f"{path}, line {number} has a carriage return within; lines must end in \\n or \\r\\n.",
+                f"{path}, line {number} has a carriage return inside it; lines must end in \\n or \\r\\n.",
                 f"tr '\\r' '\\n' < {path} > NEW, if its lines end in \\r",
             )
         found.append(sentence)
@@ -133,5 +133,5 @@ def _words(cut: Cut, sentences: list[str], path: Path) -> list[list[str]]:
     rows = [cut(sentence) for sentence in sentences]
     if [] in rows:
         number = rows.index([]) + 1
-        raise MissingInputError(f"{path}, line {number} has no word.", f"line {number} left out of both files")
+        raise MissingInputError(f"{path}, line {number} has no words.", f"remove line {number} from both files")
     return rows

@@ -1,7 +1,7 @@
-"""A teacher's translations of its training rows, made once and kept (sequence-level distillation, Kim and Rush, 2016).
+"""A cache of a teacher's translations of the training rows (for sequence-level distillation, Kim and Rush, 2016).
 
-A file holds those of one teacher and set of rows. Its name is the digest of the teacher's weights, of the rows and of
-what the task says of the search.
+There is one file per teacher and set of rows. Its name is a digest of the teacher's weights, of the rows and of the
+task's settings of the beam search.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ _KEY = "translations"
 
 
 def kept_translations(rows: TranslationRows, teacher: PreTrainedModel, weights: Path | None, folder: Path) -> list[str]:
-    """A translation of each row by the teacher's beam search, from the folder or made now and kept there.
+    """The teacher's translation of each row, by beam search; read from the folder, or computed and written there.
 
     Args:
         rows: the rows.
-        teacher: translates them.
-        weights: its file.
-        folder: of kept translations; need not be there.
+        teacher: the teacher.
+        weights: file of the teacher's weights.
+        folder: folder of the cache; it is created if needed.
 
     Raises:
         ConfigError: the teacher's weights are not one local file.
-        MissingInputError: what is kept is damaged, or the folder cannot be written.
+        MissingInputError: a file of the cache is damaged, or the folder cannot be written.
     """
     if weights is None:
         raise ConfigError(
@@ -40,7 +40,7 @@ def kept_translations(rows: TranslationRows, teacher: PreTrainedModel, weights: 
     search = f"{rows.task.beam} {rows.task.most}"
     key = hashlib.sha256(f"{file_digest(weights)} {rows.digest} {search}".encode()).hexdigest()
     path = folder / f"{key[:32]}.json"
-    # All processes translate together, or none does.
+    # Either all processes translate or none does, because they exchange their shares.
     there = torch.tensor(float(path.is_file()), device=teacher.device)
     if int(group.add_up(there).item()) == group.size():
         return _read(path, len(rows.pairs))
@@ -54,7 +54,7 @@ def kept_translations(rows: TranslationRows, teacher: PreTrainedModel, weights: 
 def _read(path: Path, count: int) -> list[str]:
     found = (read_object(path) or {}).get(_KEY)
     if not isinstance(found, list) or len(found) != count or not all(isinstance(text, str) for text in found):
-        raise MissingInputError(f"{path} does not hold {count} translations; it is damaged.", f"rm {path}")
+        raise MissingInputError(f"{path} does not have {count} translations; it is damaged.", f"rm {path}")
     return found
 
 

@@ -21,13 +21,13 @@ from kdqat_cli.tasks.translation.words import FILE, Vocabulary
 
 @dataclass
 class Translator(LoadedNetwork):
-    """A network with the words that it knows."""
+    """A network with its vocabulary."""
 
     vocabulary: Vocabulary
 
 
-class Translation(NetworkKind):
-    """Sentences and their translations, which a network of kdqat's reads word by word."""
+class TranslationKind(NetworkKind):
+    """Sentences and their translations, for kdqat's own networks, which read them word by word."""
 
     name = "translation"
 
@@ -39,7 +39,7 @@ class Translation(NetworkKind):
         teacher: Translator | None = None,
         fields: Mapping[str, object] | None = None,
     ) -> Translator:
-        """A network by name, with random weights; it knows its teacher's words, else those of the training rows."""
+        """Makes a network with random weights. Its vocabulary is its teacher's, or without one that of train."""
         if teacher is not None:
             vocabulary: Vocabulary = teacher.vocabulary
         else:
@@ -48,18 +48,18 @@ class Translation(NetworkKind):
         return Translator(placed(model), None, Record(network=source), vocabulary)
 
     def load(self, source: str, fix: str | None = None) -> Translator:
-        """A network that kdqat trained, with its words."""
+        """Loads a network that kdqat trained, with its vocabulary."""
         loaded = super().load(source, fix)
         config = loaded.model.config
         sizes = {"source_words": config.source_words, "target_words": config.target_words}
         again = made_by(loaded.record) or "kdqat export"
         vocabulary = Vocabulary.load(model_folder(source), sizes, again)
         if vocabulary.digest != loaded.record.sources.get("vocabulary"):
-            raise MissingInputError(f"{source}: {FILE} is not the one that the network was trained with.", again)
+            raise MissingInputError(f"{source}: the network was trained with another {FILE}.", again)
         return Translator(loaded.model, loaded.weights, loaded.record, vocabulary)
 
     def align(self, loaded: Translator, task: TranslationTask, name: str) -> None:
-        """Refuses a network that was made for other languages or other words than the task's."""
+        """Refuses a network whose languages or form of words differ from the task's."""
         known = loaded.vocabulary
         fix = f"kdqat finetune-teacher --task {task.name}"
         if known.languages != task.languages:
@@ -73,10 +73,10 @@ class Translation(NetworkKind):
     def reading(
         self, loaded: Translator, task: TranslationTask, training: Training, section: Literal["teacher", "student"]
     ) -> Record:
-        """The task, whose file says how long a pair may be."""
+        """See `Kind`; the task file has the length of pairs (`longest`), so the settings must have no `max_length`."""
         if training.max_length is not None:
             raise ConfigError(
-                f"{section}.max_length has no meaning for task {task.name}: its file says how long a pair may be "
+                f"{section}.max_length has no meaning for task {task.name}: the length of pairs is in the task file "
                 "(longest).",
                 f"--set {section}.max_length=null",
             )
@@ -92,35 +92,35 @@ class Translation(NetworkKind):
         record: Record,
         limit: int | None = None,
     ) -> TranslationRows:
-        """Pairs as numbers of words."""
+        """See `Kind`."""
         pairs = load_pairs(task, split, data_dir, loaded.vocabulary.cutters).first(limit)
         return TranslationRows(task, pairs, loaded.vocabulary)
 
     def taught(self, rows: TranslationRows, loaded: Translator, folder: Path) -> TranslationRows:
-        """The rows with the teacher's translations, found by beam search, as targets."""
+        """The rows with the teacher's translations, by beam search, as targets."""
         return rows.taught(kept_translations(rows, loaded.model, loaded.weights, folder))
 
     def reads_lines(self, loaded: Translator, task: TranslationTask) -> TranslationAnswerer:
-        """Sentences."""
+        """An answerer whose lines are sentences."""
         return TranslationAnswerer(loaded.model, loaded.vocabulary, task)
 
     def write_reader(self, loaded: Translator, folder: Path, name: str) -> dict[str, object]:
-        """The words."""
+        """Writes vocabulary.json."""
         loaded.vocabulary.save(folder)
         return {}
 
     def save(self, loaded: Translator, folder: Path, record: Record) -> None:
-        """Writes what `NetworkKind.save` writes, and vocabulary.json."""
+        """Writes the files of `NetworkKind.save`, and vocabulary.json."""
         super().save(loaded, folder, record)
         loaded.vocabulary.save(folder)
 
 
 def _vocabulary(task: TranslationTask, data_dir: Path | None) -> Vocabulary:
-    """The words of the training rows."""
+    """The vocabulary of the training rows."""
     if task.words == "sentencepiece":
         return Vocabulary.of_pieces(task, *load_sentences(task, "train", data_dir))
     rows = load_pairs(task, "train", data_dir)
     return Vocabulary.of(task, rows.source, rows.target)
 
 
-TRANSLATION = Translation()
+TRANSLATION = TranslationKind()

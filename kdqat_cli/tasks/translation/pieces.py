@@ -1,7 +1,7 @@
-"""Pieces of words by SentencePiece (Kudo and Richardson, 2018): its unigram model, learnt from the training sentences.
+"""Pieces of words, by SentencePiece's unigram model (Kudo and Richardson, 2018), trained on the training sentences.
 
-A piece that begins a word begins with ▁, so that pieces are joined to a sentence again. The package sentencepiece is
-imported where it is needed: no other vocabulary takes it.
+The first piece of a word begins with ▁, so pieces can be joined to a sentence again. The package sentencepiece is only
+imported for such a vocabulary.
 """
 
 import io
@@ -16,18 +16,18 @@ _NUMBERS = {"unk_id": 0, "bos_id": -1, "eos_id": -1, "pad_id": -1}  # the vocabu
 
 
 def learn(sentences: Sequence[str], size: int) -> bytes:
-    """A model of pieces.
+    """Trains a SentencePiece model.
 
     Args:
-        sentences: that it is learnt from.
-        size: pieces at most; there are fewer where the sentences give no more.
+        sentences: the training sentences.
+        size: largest number of pieces; a small corpus gives fewer.
 
     Raises:
-        ConfigError: the size is too small for the letters of the sentences.
+        ConfigError: the size is too small for the characters of the sentences.
         MissingInputError: sentencepiece is not installed.
     """
     model = io.BytesIO()
-    # One thread: several add up in another order, and equal rows must give equal pieces.
+    # One thread, because equal rows must give equal pieces, and several threads sum in a varying order.
     options = {"vocab_size": size, "hard_vocab_limit": False, "character_coverage": 1.0, "num_threads": 1}
     try:
         _package().SentencePieceTrainer.train(
@@ -36,27 +36,27 @@ def learn(sentences: Sequence[str], size: int) -> bytes:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
         raise ConfigError(
-            f"SentencePiece learns no {size} pieces from train: {reason}.", "vocabulary in the task file"
+            f"SentencePiece cannot learn {size} pieces from train: {reason}.", "another vocabulary in the task file"
         ) from error
     return model.getvalue()
 
 
 @lru_cache(maxsize=4)
 def processor(model: bytes) -> Any:
-    """What cuts a sentence, from the bytes of `learn`.
+    """Loads a SentencePiece model from the bytes that `learn` returns.
 
     Raises:
         MissingInputError: sentencepiece is not installed.
-        ValueError: the bytes are no model of SentencePiece.
+        ValueError: the bytes are not a SentencePiece model.
     """
     try:
         return _package().SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
-        raise ValueError("no model of SentencePiece") from error
+        raise ValueError("not a SentencePiece model") from error
 
 
 def pieces(model: bytes) -> list[str]:
-    """All pieces, in their order, without the one for what is not known."""
+    """All pieces in the order of their numbers, without the piece for unknown text."""
     found = processor(model)
     return [found.id_to_piece(number) for number in range(1, found.get_piece_size())]
 
@@ -68,7 +68,7 @@ def cut(model: bytes, sentence: str) -> list[str]:
 
 
 def joined(words: Sequence[str]) -> str:
-    """The sentence of pieces."""
+    """Joins pieces to a sentence."""
     return "".join(words).replace(_SPACE, " ").strip()
 
 
@@ -77,6 +77,6 @@ def _package() -> Any:
         import sentencepiece
     except ImportError as error:
         raise MissingInputError(
-            "`words: sentencepiece` needs the package sentencepiece, not installed here.", "pip install sentencepiece"
+            "words: sentencepiece needs the package sentencepiece, which is not installed.", "pip install sentencepiece"
         ) from error
     return sentencepiece

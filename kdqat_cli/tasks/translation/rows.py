@@ -1,4 +1,4 @@
-"""A task's pairs as a network reads them, its translations, and its score on them."""
+"""The pairs of a task in the form that a network reads, and a network's translations and score."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Example = tuple[list[int], list[int]]
 _NO_LABEL = -100
-_LARGEST_LOSS = 700.0  # exp of more is no float
+_LARGEST_LOSS = 700.0  # exp of a larger number overflows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TranslationRows:
     Attributes:
         task: the task.
         pairs: its sentences and their translations.
-        vocabulary: the words that the network knows.
+        vocabulary: the network's vocabulary.
     """
 
     task: TranslationTask
@@ -46,28 +46,28 @@ class TranslationRows:
 
     @property
     def digest(self) -> str:
-        """sha256 of the rows, and of what the task says of reading and scoring them."""
+        """sha256 of the rows, and of the fields of the task that their score depends on."""
         return self.pairs.digest(self.task)
 
     @property
     def chance(self) -> float:
-        """The headline score of a constant answer: the first reference."""
+        """The headline score of a constant answer, which is the first reference."""
         return self._measured([self.vocabulary.text(self.pairs.target[0])] * len(self.pairs))[self.task.metric]
 
     @cached_property
     def examples(self) -> list[Example]:
-        """Numbers of the source's and of the target's words of each row."""
+        """The numbers of the source words and of the target words of each row."""
         known = self.vocabulary
         pairs = zip(self.pairs.source, self.pairs.target, strict=True)
         return [(known.source_numbers(source), known.target_numbers(target)) for source, target in pairs]
 
     @property
     def lengths(self) -> list[int]:
-        """Words of the longer side of each row."""
+        """The number of words of the longer side of each row."""
         return self.pairs.longer_sides
 
     def collate(self, padding: PaddingName) -> Callable[[list[Example]], dict[str, Tensor]]:
-        """Puts rows together, padded to the longest of them: see `Rows` in tasks/kind.py."""
+        """See `Rows` in tasks/kind.py. Rows are padded to the longest of the batch."""
         return _batch
 
     def part(self, numbers: list[int]) -> "TranslationRows":
@@ -75,7 +75,7 @@ class TranslationRows:
         return replace(self, pairs=self.pairs.part(numbers))
 
     def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """None: no measure tells groups of words apart."""
+        """No groups, because no measure uses groups of words."""
         return {}
 
     def sample(self, number: int) -> Sample:
@@ -83,24 +83,24 @@ class TranslationRows:
         return Sample((self.vocabulary.text(self.pairs.source[number]), self.pairs.references[number]))
 
     def score(self, model: PreTrainedModel, engine: "Engine | None" = None) -> dict[str, float]:
-        """BLEU and chrF in percent of beam search's translations, and the perplexity, a plain number.
+        """BLEU and chrF of the beam search's translations, in percent, and the perplexity, which is a plain number.
 
-        The perplexity is exp of the mean negative log likelihood per target word, the end counted as one, over the
-        pairs that are no longer than the task's `longest`.
+        The perplexity is exp of the mean negative log likelihood per target word, with the end of the sentence as a
+        word. Pairs with more than the task's `longest` words on a side do not count in it.
         """
         figures = self._measured(self.translations(model)) | {"perplexity": self._perplexity(model)}
         return {"score": figures[self.task.metric]} | {name: figures[name] for name in self.task.metrics}
 
     def answers(self, model: PreTrainedModel, engine: "Engine | None" = None) -> None:
-        """Nothing: a translation is neither a class nor a number."""
+        """None, because a translation is neither a class nor a number."""
 
     def translations(self, model: PreTrainedModel) -> list[str]:
-        """The translation of every row, as `Vocabulary.text` writes it.
+        """The translation of every row, in the form of `Vocabulary.text`.
 
-        A word that the network does not know is the source word that it looked at most. The processes of a group take
-        turns.
+        An unknown word is replaced by the source word with the largest attention weight. Each process of a group
+        translates a share of the batches.
         """
-        # Per row and word: 1 + its number (0: there is none), and the place of a source word.
+        # Per row and word: 1 + the number of the word (0: no word), and the position of a source word.
         found = torch.zeros((len(self.pairs), self.task.most, 2), dtype=torch.long, device=model.device)
         with _evaluating(model):
             for rows in self._mine(range(len(self.pairs))):
@@ -115,9 +115,9 @@ class TranslationRows:
         return sentences
 
     def taught(self, translations: list[str]) -> "TranslationRows":
-        """These rows with other targets: a translation of each; where one has no word, the target stays.
+        """These rows with a translation of each row as its target; an empty translation leaves the target unchanged.
 
-        Those of which a side has more words than the task's `longest` are left out.
+        Rows with more than the task's `longest` words on a side are left out.
         """
         cut = self.vocabulary.cutters[1]
         targets = [cut(new) or old for new, old in zip(translations, self.pairs.target, strict=True)]
@@ -142,7 +142,7 @@ class TranslationRows:
         return math.exp(min(total / words, _LARGEST_LOSS))
 
     def _mine(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """Batches of rows of similar length, of which this process takes every so many-th."""
+        """This process's share of the batches; a batch has rows of similar length."""
         lengths = self.lengths
         for number, batch in enumerate(BY_LENGTH.of([lengths[row] for row in rows])):
             if number % group.size() == group.rank():
@@ -152,7 +152,7 @@ class TranslationRows:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
-        # `force` silences the remark that the translations are cut already; they are cut as BLEU cuts them.
+        # `force` suppresses a warning that the translations are tokenised; they are, by BLEU's own tokenizer.
         tokenizer = "none" if self.task.words == "spaces" else "13a"
         bleu = BLEU(lowercase=self.task.lower, tokenize=tokenizer, force=True)
         references = [list(self.pairs.references)]
@@ -161,13 +161,13 @@ class TranslationRows:
 
 
 def _padded(rows: list[list[int]], value: int = PADDING) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor (B, longest), padded at the end, and their lengths (B,)."""
+    """The rows as one tensor (B, longest), padded at the end, and their lengths (B,)."""
     padded = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
     return padded, torch.tensor([len(row) for row in rows])
 
 
 def _batch(rows: list[Example]) -> dict[str, Tensor]:
-    """Rows as the inputs of a network, with labels and what of these counts."""
+    """A batch: the inputs of a network, `labels` and `counted` (see `Rows.collate` in tasks/kind.py)."""
     source, lengths = _padded([source for source, _ in rows])
     target_in, _ = _padded([[BEGIN, *target] for _, target in rows])
     labels, _ = _padded([[*target, END] for _, target in rows], _NO_LABEL)
@@ -177,7 +177,7 @@ def _batch(rows: list[Example]) -> dict[str, Tensor]:
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode meanwhile."""
+    """Puts the model into eval mode for the duration of the block."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The YAML file of a translation task: where its sentences lie, and how they are cut into words."""
+"""The YAML file of a translation task: the files of its sentences, and how sentences are split into words."""
 
 import re
 from typing import Annotated, Literal
@@ -8,10 +8,10 @@ from pydantic import Field
 from kdqat_cli.tasks.task import Hosted, Task
 
 WordsName = Literal["13a", "spaces", "sentencepiece"]
-"""How a sentence is cut into words; words.py says what each is."""
+"""Ways to split a sentence into words; words.py explains them."""
 
 Both = Annotated[list[str], Field(min_length=2, max_length=2)]
-"""One of the source, one of the target."""
+"""One value for the source, one for the target."""
 
 
 class TranslationTask(Task):
@@ -20,29 +20,28 @@ class TranslationTask(Task):
     metric: Literal["bleu", "chrf"] = "bleu"
     """The headline score."""
     languages: Both
-    """Names of the source's and the target's language."""
+    """Names of the source language and the target language."""
     files: dict[str, Both]
     """Per split, the source's and the target's file, with one sentence per line; relative to the data folder or, for a
     user's task, to the task file's own folder. Line i of one translates line i of the other."""
     words: WordsName = "13a"
-    """How sentences are cut into words: by sacrebleu's tokenizer 13a; at spaces, where they are cut already; or into
-    SentencePiece's pieces, learnt from train (package sentencepiece). BLEU counts the words of 13a, or those between
-    spaces."""
+    """How sentences are split into words: 13a, by sacrebleu's tokenizer; spaces, for text that is tokenised already; or
+    sentencepiece, into pieces that are learnt from train (package sentencepiece). BLEU uses the words of 13a, or with
+    `spaces` those between spaces."""
     lower: bool = False
     """Whether words are lower-cased; the scores then ignore case."""
     vocabulary: int = Field(default=50_000, ge=1)
-    """Words of each language at most: the most frequent of train, or SentencePiece's."""
+    """Largest number of words of each language: the most frequent words of train, or SentencePiece's pieces."""
     least: int = Field(default=1, ge=1)
-    """Times that a word must stand in train to be one of them."""
+    """Smallest number of occurrences in train of a word of the vocabulary."""
     longest: int = Field(default=50, ge=1)
-    """Words per side of the longest pair that is trained on and that counts in the perplexity; BLEU and chrF count all
-    pairs."""
+    """Largest number of words per side of a pair for training and perplexity; BLEU and chrF are over all pairs."""
     beam: int = Field(default=5, ge=1, le=100)
-    """Unfinished translations that the search follows; 1 takes the likeliest word each time."""
+    """Width of the beam search: the number of unfinished translations; 1 always takes the most probable word."""
     most: int = Field(default=100, ge=1, le=10_000)
-    """Words of a translation at most."""
+    """Largest number of words of a translation."""
     network: str
-    """Network of a teacher that names none."""
+    """Network of a teacher, unless --network names another."""
 
     @property
     def splits(self) -> list[str]:
@@ -51,22 +50,22 @@ class TranslationTask(Task):
 
     @property
     def metrics(self) -> list[str]:
-        """Names of all metrics, the headline's first."""
+        """Names of all metrics; the headline is first."""
         return list(dict.fromkeys([self.metric, "bleu", "chrf", "perplexity"]))
 
     @property
     def answers(self) -> str:
-        """What `kdqat ls tasks` shows of the answers."""
+        """See `Task.answers`."""
         return "words"
 
     @property
     def row(self) -> dict[str, object]:
-        """What `kdqat ls tasks` shows of a row."""
+        """See `Task.row`."""
         return {"rows": f"{' → '.join(self.languages)}", "files": self.files["train"][0]}
 
     @property
     def hosted(self) -> Hosted:
-        """The task in the words of the model hub."""
+        """See `Task.hosted`."""
         codes = [name for name in self.languages if re.fullmatch("[a-z]{2,3}", name)]
         return Hosted("translation", codes)
 

@@ -1,13 +1,16 @@
-"""Sentences as words, and words as the numbers that a network reads.
+"""Splits sentences into words, and maps words to the numbers that a network reads.
 
-A sentence is cut as BLEU cuts it, by sacrebleu's tokenizer 13a (that of mteval-v13a): to cut its words again changes
-nothing, so that a translation, whose words stand between spaces, is scored as it was made. Text that is cut already is
-cut at spaces. The most frequent words of train are numbered from 2 in the source and from 4 in the target; the numbers
-below are those of the public code of Polino et al., that is OpenNMT's:
+There are three ways to split a sentence:
 
-    0 a word that is not known, 1 padding, 2 begin and 3 end of a target sentence
+    13a             sacrebleu's tokenizer 13a (that of mteval-v13a), which BLEU uses too. It splits its own words,
+                    joined with spaces, into the same words again, so BLEU scores exactly the words of a translation
+    spaces          at spaces, for text that is tokenised already
+    sentencepiece   pieces of words (pieces.py); the vocabulary then contains the SentencePiece models
 
-Words may also be pieces of words (pieces.py); the vocabulary then holds what cuts a sentence into them.
+The most frequent words of train are numbered from 2 in the source and from 4 in the target. The smaller numbers are
+those of the public code of Polino et al., that is, OpenNMT's:
+
+    0 unknown word, 1 padding, 2 begin and 3 end of a target sentence
 """
 
 import base64
@@ -32,16 +35,16 @@ from kdqat_cli.tasks.translation.schema import Both, TranslationTask, WordsName
 
 FILE = "vocabulary.json"
 UNKNOWN, PADDING, BEGIN, END = range(4)
-_BEFORE_SOURCE, _BEFORE_TARGET = 2, 4  # numbers that are no words
+_BEFORE_SOURCE, _BEFORE_TARGET = 2, 4  # the number of the first word
 _LARGEST = 2**28  # bytes of a vocabulary file
 
 
 Cut = Callable[[str], list[str]]
-"""Cuts a sentence into words."""
+"""Splits a sentence into words."""
 
 
 def cutters(task: TranslationTask) -> tuple[Cut, Cut]:
-    """What cuts source and target of a task whose words are no pieces."""
+    """The functions that split source and target sentences of a task without pieces."""
     plain = partial(cut, words=task.words, lower=task.lower)
     return plain, plain
 
@@ -61,14 +64,14 @@ def _tokenizer() -> Callable[[str], str]:
 
 
 class Vocabulary(Section):
-    """The words that a network knows, and how sentences are cut; saved beside it as vocabulary.json."""
+    """The words of a network, and how sentences are split into them; saved as vocabulary.json beside the network."""
 
     version: Literal[1] = 1
     """Version of this schema."""
     languages: Both
-    """Names of the source's and the target's language."""
+    """Names of the source language and the target language."""
     words: WordsName
-    """How sentences are cut into words."""
+    """How sentences are split into words."""
     lower: bool
     """Whether words are lower-cased."""
     source: list[str] = Field(min_length=1)
@@ -76,7 +79,7 @@ class Vocabulary(Section):
     target: list[str] = Field(min_length=1)
     """Words of the target in the order of their numbers, from 4."""
     models: list[str] | None = Field(default=None, min_length=2, max_length=2)
-    """SentencePiece's models of source and target, in base64, where words are pieces."""
+    """SentencePiece models of source and target, in base64; null: words are not pieces."""
 
     @model_validator(mode="after")
     def _no_word_twice(self) -> Self:
@@ -85,17 +88,15 @@ class Vocabulary(Section):
             if len(set(words)) < len(words):
                 raise PydanticCustomError("twice", "{side}: a word occurs twice", {"side": side})
         if (self.words == "sentencepiece") != (self.models is not None):
-            raise PydanticCustomError(
-                "models", "models must be given for the words of sentencepiece, and no others", {}
-            )
+            raise PydanticCustomError("models", "models must be given for words: sentencepiece, and only for these", {})
         return self
 
     @classmethod
     def of(cls, task: TranslationTask, source: Iterable[Sequence[str]], target: Iterable[Sequence[str]]) -> Self:
-        """The most frequent words of the training rows; of equally frequent ones, the first in the order of Unicode.
+        """The most frequent words of the training rows; among equally frequent words, those first in Unicode order.
 
         Args:
-            task: says how many, and how they were cut.
+            task: the task, which has the limits of the vocabulary.
             source: words of each source sentence.
             target: words of each target sentence.
 
@@ -105,13 +106,13 @@ class Vocabulary(Section):
         sides = [_frequent(task, sentences) for sentences in (source, target)]
         if not all(sides):
             raise MissingInputError(
-                f"Task {task.name}: no word stands {task.least} times in train.", "a smaller least in the task file"
+                f"Task {task.name}: no word occurs {task.least} times in train.", "a smaller least in the task file"
             )
         return cls(languages=task.languages, words=task.words, lower=task.lower, source=sides[0], target=sides[1])
 
     @classmethod
     def of_pieces(cls, task: TranslationTask, source: Sequence[str], target: Sequence[str]) -> Self:
-        """The pieces of the training sentences.
+        """Learns pieces from the training sentences.
 
         Raises:
             ConfigError: the task's vocabulary is too small.
@@ -131,10 +132,10 @@ class Vocabulary(Section):
 
     @cached_property
     def cutters(self) -> tuple[Cut, Cut]:
-        """What cuts a source and a target sentence.
+        """The functions that split source and target sentences.
 
         Raises:
-            MissingInputError: a model of SentencePiece is damaged, or sentencepiece is not installed.
+            MissingInputError: a SentencePiece model is damaged, or sentencepiece is not installed.
         """
         if self.models is None:
             plain = partial(cut, words=self.words, lower=self.lower)
@@ -146,12 +147,12 @@ class Vocabulary(Section):
         return pieces.cut(model, sentence.lower() if self.lower else sentence)
 
     def text(self, words: Sequence[str]) -> str:
-        """The sentence of words: pieces are joined, others stand between spaces."""
+        """Joins words to a sentence, with spaces between them; pieces are joined to words first."""
         return " ".join(words) if self.models is None else pieces.joined(words)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What a network's configuration says of it."""
+        """The sizes of the vocabulary, as fields of a network's configuration."""
         return {
             "source_words": len(self.source) + _BEFORE_SOURCE,
             "target_words": len(self.target) + _BEFORE_TARGET,
@@ -159,7 +160,7 @@ class Vocabulary(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of everything in it."""
+        """sha256 of all fields."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     def source_numbers(self, words: Iterable[str]) -> list[int]:
@@ -171,11 +172,11 @@ class Vocabulary(Section):
         return [self._target_numbers.get(word, UNKNOWN) for word in words]
 
     def sentence(self, numbers: Iterable[int], instead: Iterable[str]) -> str:
-        """A target sentence; see `text`.
+        """A target sentence, in the form of `text`.
 
         Args:
-            numbers: of its words, without begin and end.
-            instead: a word for each, which takes its place where it is not known.
+            numbers: numbers of its words, without begin and end.
+            instead: for each word a replacement, used if the word is unknown.
         """
         pairs = zip(numbers, instead, strict=True)
         return self.text(
@@ -196,11 +197,11 @@ class Vocabulary(Section):
 
     @classmethod
     def load(cls, folder: Path, sizes: dict[str, int], fix: str | None) -> "Vocabulary":
-        """The vocabulary beside a network.
+        """Loads the vocabulary beside a network.
 
         Args:
-            folder: of the network.
-            sizes: of the network, as `sizes` gives them.
+            folder: folder of the network.
+            sizes: sizes in the network's configuration, with the keys of the property `sizes`.
             fix: the command that makes the folder again.
 
         Raises:
@@ -208,7 +209,7 @@ class Vocabulary(Section):
         """
         path = folder / FILE
         if not path.is_file():
-            raise MissingInputError(f"{folder} has no {FILE}, the words that the network knows.", fix)
+            raise MissingInputError(f"{folder} has no {FILE}, which has the words of the network.", fix)
         text = text_of(path, read_bytes(path, _LARGEST))
         try:
             found = parse(cls, _value(text, path, fix), str(path))
@@ -217,8 +218,8 @@ class Vocabulary(Section):
         for name, size in sizes.items():
             if found.sizes[name] != size:
                 raise MissingInputError(
-                    f"{path} has {found.sizes[name]} {name.replace('_', ' ')}, special ones included, but the network "
-                    f"beside it {size}.",
+                    f"{path} has {found.sizes[name]} {name.replace('_', ' ')}, special ones included, but its network "
+                    f"has {size}.",
                     fix,
                 )
         return found
@@ -229,7 +230,7 @@ def _model(text: str) -> bytes:
         model = base64.b64decode(text, validate=True)
         pieces.processor(model)
     except (binascii.Error, ValueError) as error:
-        raise MissingInputError(f"{FILE}: its model of SentencePiece is damaged.", "kdqat finetune-teacher") from error
+        raise MissingInputError(f"{FILE}: a SentencePiece model is damaged.", "kdqat finetune-teacher") from error
     return model
 
 

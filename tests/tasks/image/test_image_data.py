@@ -143,13 +143,17 @@ def test_a_grey_picture_has_one_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.bin", bytes(62), "62 bytes, which is no multiple of 61: 1 bytes of label and 3×4×5 of image"),
-        ("a.bin", b"", "0 bytes, which is no multiple of 61"),
+        (
+            "a.bin",
+            bytes(62),
+            "62 bytes, which is not a multiple of 61, the size of a row: 1 of label and 3×4×5 of image",
+        ),
+        ("a.bin", b"", "0 bytes, which is not a multiple of 61"),
         ("a.bin", bytes([7]) + bytes(60), "image 1: the label 7 is unknown; the task has 2"),
         ("a.csv", b"path,label\nx.png,cat\n", "names .*x.png, which is not there"),
         ("a.csv", b"file,class\n", "must have the columns path and label; it has file, class"),
-        ("a.csv", b"path,label\nwide.png,cat\n", r"wide.png has 3×4×6 values, but task pets has images of 3×4×5"),
-        ("a.csv", b"path,label\nbroken.png,cat\n", "broken.png is no picture that can be read"),
+        ("a.csv", b"path,label\nwide.png,cat\n", r"wide.png: an image is 3×4×6, but the images of task pets are 3×4×5"),
+        ("a.csv", b"path,label\nbroken.png,cat\n", "broken.png is not a readable picture"),
         ("a.csv", b"path,label\nright.png,cow\n", "the label 'cow' is unknown; the labels are cat, dog"),
         ("a.csv", b"path,label\n", "holds no images in its split train"),
         ("a.parquet", b"PAR1", "is not a readable parquet file"),
@@ -169,7 +173,7 @@ def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
         load_images(pets(tmp_path, train=["gone.bin"]), "train")
     assert caught.value.fix == "--data-dir FOLDER, where FOLDER holds gone.bin"
     (tmp_path / "a.bin").write_bytes(bytes(61 * 3))
-    with pytest.raises(MissingInputError, match="has 3 images in train, too few to hold out every 10th"):
+    with pytest.raises(MissingInputError, match="has only 3 images in train, but every 10th is for dev"):
         load_images(pets(tmp_path, train=["a.bin"]), "dev")
 
 
@@ -178,10 +182,10 @@ def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
     [
         ({"builtin": "digits"}, "exactly one of builtin and files must be given"),
         ({"files": {"dev": ["a.bin"]}}, "files: train must be given"),
-        ({"hub_files": {"test": ["a.parquet"]}}, "hub_files: it must have the splits that files has"),
+        ({"hub_files": {"test": ["a.parquet"]}}, "hub_files: must have the same splits as files"),
         ({"hub_files": {"train": ["a.zip"]}}, r"hub_files.train: a.zip must be a folder, or end in one of"),
-        ({"image": [4, 4, 5]}, "it must be 1 or 3 channels"),
-        ({"mean": [0.5]}, "each must hold 3 numbers"),
+        ({"image": [4, 4, 5]}, "must be 1 or 3 channels"),
+        ({"mean": [0.5]}, "each must have 3 numbers"),
         ({"std": [0.5, 0.0, 0.5]}, "every number must be above 0"),
         ({"files": {"train": ["a.zip"]}}, r"a.zip must be a folder, or end in one of .bin, .parquet, .csv"),
         ({"labels": None, "range": [0.0, 1.0], "metric": "pearson"}, "an image has a class, not a number"),

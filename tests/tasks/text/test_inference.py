@@ -61,7 +61,7 @@ def test_batches_by_hand() -> None:
     assert list(BY_LENGTH.of([])) == []
 
 
-def test_rows_of_like_length_are_padded_to_the_longest(
+def test_rows_of_similar_length_are_padded_to_the_longest(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with seen_by(model) as seen:

@@ -119,7 +119,7 @@ def test_a_tokenizer_without_its_unknown_token_is_one_sentence() -> None:
         read(Reader(tokenizer, 16, Inputs(names=["input_ids"])), "%", None)
 
 
-def test_what_does_not_fit_the_model_is_told() -> None:
+def test_what_does_not_fit_the_model_is_reported() -> None:
     bert: dict[str, Any] = {"model_type": "bert", "vocab_size": 1000, "type_vocab_size": 1}
     both = Reader(KINDS["wordpiece"](), 16, Inputs(names=["input_ids", "token_type_ids"]))
     assert both.fault(bert, pairs=False) is None

@@ -52,7 +52,7 @@ def test_words_are_those_that_bleu_counts() -> None:
     assert cut("A woman 's dog ,", "spaces", lower=True) == ["a", "woman", "'s", "dog", ","]
 
 
-def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_sentence(files: Path) -> None:
+def test_line_ends_and_a_byte_order_mark_are_not_part_of_a_sentence(files: Path) -> None:
     plain = load_pairs(pets(files), "dev")
     write(files, "dev", "\ufeff" + GERMAN.replace("\n", "\r\n"), ENGLISH.removesuffix("\n"))
     pairs = load_pairs(pets(files), "dev")
@@ -65,11 +65,11 @@ def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_sentence(files: Path) 
     ("german", "english", "said"),
     [
         (GERMAN + "Ja.\n", ENGLISH, r"dev.de has 3 lines, but .*dev.en has 2; line i of one must translate line i of"),
-        ("Ja.\n\n", "Yes.\nNo.\n", r"dev.de, line 2 has no word"),
-        ("Ja.\nNein.\n", "Yes.\n \t\n", r"dev.en, line 2 has no word"),
-        ("Ja.\rNein.\r", "Yes.\nNo.\n", r"dev.de, line 1 has a carriage return within; lines must end in"),
-        ("", "", "no pair of its split dev has at most 50 words per side"),
-        ("Ja. " * 30, "Yes.", "no pair of its split dev has at most 50 words per side"),
+        ("Ja.\n\n", "Yes.\nNo.\n", r"dev.de, line 2 has no words"),
+        ("Ja.\nNein.\n", "Yes.\n \t\n", r"dev.en, line 2 has no words"),
+        ("Ja.\rNein.\r", "Yes.\nNo.\n", r"dev.de, line 1 has a carriage return inside it; lines must end in"),
+        ("", "", "every pair of the split dev has a side with more than 50 words"),
+        ("Ja. " * 30, "Yes.", "every pair of the split dev has a side with more than 50 words"),
         ("ja " * 30_000, "Yes.", "dev.de, line 1 has more than 65,536 bytes"),
     ],
 )
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_one_sentence(german: str, english: str, said: str, fil
         load_pairs(pets(files), "dev")
 
 
-def test_a_file_that_is_missing_or_no_text(files: Path) -> None:
+def test_a_file_that_is_missing_or_not_text(files: Path) -> None:
     (files / "dev.en").write_bytes(b"caf\xe9\nx\n")
     with pytest.raises(MissingInputError, match=r"dev.en, line 1 is not UTF-8 text"):
         load_pairs(pets(files), "dev")
@@ -89,7 +89,7 @@ def test_a_file_that_is_missing_or_no_text(files: Path) -> None:
     assert caught.value.fix == "--data-dir FOLDER, where FOLDER holds dev.en"
 
 
-def test_long_pairs_are_left_out_of_train_alone(files: Path) -> None:
+def test_long_pairs_are_left_out_only_of_train(files: Path) -> None:
     task = pets(files, longest=5)
     assert len(load_pairs(task, "train")) == 1
     assert len(load_pairs(task, "dev")) == 2
@@ -109,7 +109,7 @@ def test_a_vocabulary_has_the_most_frequent_words(files: Path) -> None:
     pairs = load_pairs(fewer, "train")
     assert Vocabulary.of(fewer, pairs.source, pairs.target).source == ['"', "."]
     assert Vocabulary.of(pets(files, least=2), pairs.source, pairs.target).source == ['"', ".", "der", "hund"]
-    with pytest.raises(MissingInputError, match="no word stands 9 times in train"):
+    with pytest.raises(MissingInputError, match="no word occurs 9 times in train"):
         Vocabulary.of(pets(files, least=9), pairs.source, pairs.target)
 
 
@@ -138,12 +138,12 @@ def test_the_digest_is_that_of_the_rows_and_of_how_they_are_read(files: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, r"has no vocabulary.json, the words that the network knows"),
+        (None, r"has no vocabulary.json, which has the words of the network"),
         ("{", "vocabulary.json is not JSON; the vocabulary is damaged"),
         ("[]", "must have keys and values"),
         ({"source": ["a", "a"]}, "source: a word occurs twice"),
         ({"target": "abc"}, "target: input should be a valid list"),
-        ({"target": ["a"]}, "vocabulary.json has 5 target words, special ones included, but the network beside it 13"),
+        ({"target": ["a"]}, "vocabulary.json has 5 target words, special ones included, but its network has 13"),
     ],
 )
 def test_a_vocabulary_that_is_missing_or_damaged(content: Any, said: str, files: Path) -> None:
