@@ -5,11 +5,12 @@ from typing import Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from kdqat_cli.tasks.labels import reached
 from kdqat_cli.texts import Text
 
 
 class Answer(TypedDict, total=False):
-    """What `predict` says of a line: label and probabilities, a value, a translation, or an error."""
+    """What `predict` says of a line: label or labels and probabilities, a value, a translation, or an error."""
 
     text: str
     """The line: a text, the path of a picture, a sentence."""
@@ -17,8 +18,10 @@ class Answer(TypedDict, total=False):
     """The second text of a pair."""
     label: str
     """The most probable class."""
+    labels: list[str]
+    """Of a multi-label model: the labels whose probability reaches its threshold."""
     probabilities: dict[str, float]
-    """Of every class."""
+    """Of every class; of a multi-label model, of each label by itself."""
     value: float
     """Of a regression."""
     translation: str
@@ -50,18 +53,24 @@ class Answerer(Protocol):
         """
 
 
-def answer_of(labels: list[str] | None, logits: NDArray[np.float32]) -> Answer:
-    """Label and probabilities, or the value.
+def answer_of(labels: list[str] | None, logits: NDArray[np.float32], threshold: float | None = None) -> Answer:
+    """Label or labels and probabilities, or the value.
 
     Args:
         labels: names of the classes; None: regression.
         logits: (labels,).
+        threshold: of a multi-label model; None: it is another one.
     """
     if not np.isfinite(logits).all():
         return {"error": "The model's answer is NaN or infinite."}
     exact = logits.astype(np.float64)
     if labels is None:
         return {"value": round(float(exact[0]), 6)}
+    if threshold is not None:
+        with np.errstate(over="ignore"):
+            each = (1 / (1 + np.exp(-exact))).round(6).tolist()
+        chosen = [name for name, found in zip(labels, reached(logits, threshold), strict=True) if found]
+        return {"labels": chosen, "probabilities": dict(zip(labels, each, strict=True))}
     power = np.exp(exact - exact.max())
     probabilities = (power / power.sum()).round(6).tolist()
     return {"label": labels[int(exact.argmax())], "probabilities": dict(zip(labels, probabilities, strict=True))}

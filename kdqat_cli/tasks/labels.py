@@ -1,11 +1,35 @@
-"""A row's label: a class by its name or its index, or a number in a range.
+"""A row's label: a class by its name or its index, any number of classes (multi-label), or a number in a range.
 
 A class name goes first. An index, counted from 0, is accepted only where no class name is a number: among the classes
 1 to 5, a row's 0 is wrong rather than the class 1. Spaces around a name do not count, nor does its Unicode form (file
 systems and keyboards differ in it: NFC or NFD); case does.
+
+A multi-label model gives each label a probability of its own, the sigmoid σ of its logit. A row has the labels whose
+probability reaches one threshold t, the same for all labels. σ(x) >= t is computed as x >= log(t / (1 - t)), without an
+exponential, so that training, evaluation and serving decide alike.
 """
 
+import math
 import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEPARATOR = "|"
+"""Stands between the labels of a row in a cell."""
+THRESHOLD = 0.5
+"""Of a multi-label model that kdqat did not train."""
+
+
+def reached(logits: NDArray[np.generic], threshold: float) -> NDArray[np.bool_]:
+    """Which labels of each row have at least a probability.
+
+    Args:
+        logits: (rows, labels) or (labels,).
+        threshold: the probability, above 0 and below 1.
+    """
+    least = math.log(threshold / (1 - threshold))
+    return logits.astype(np.float64) >= least
 
 
 def plain(name: str) -> str:
@@ -16,12 +40,26 @@ def plain(name: str) -> str:
 class Labels:
     """The labels that a task's rows may have."""
 
-    def __init__(self, classes: list[str] | None, limits: list[float] | None) -> None:
-        """Takes a task's `labels` and `range`, of which one is None."""
-        self._range = limits
+    def __init__(self, classes: list[str] | None, limits: list[float] | None, several: bool = False) -> None:
+        """Takes a task's `labels` and `range`, of which one is None, and its `multi_label`."""
+        self._range, self._several = limits, several
         names = [plain(name) for name in classes or []]
         self._classes = {name: index for index, name in enumerate(names)}
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
+
+    def read(self, given: object, named: bool = False) -> int | float | list[float] | None:
+        """What `value` says; of a multi-label task 1 or 0 per class, or None.
+
+        Args:
+            given: what the row holds; of a multi-label task a list, or a cell with `SEPARATOR` between labels.
+            named: as of `value`.
+        """
+        if not self._several:
+            return self.value(given, named)
+        if isinstance(given, str):
+            given = given.split(SEPARATOR) if given.strip() else []
+        found = [self.value(one, named) for one in given] if isinstance(given, list) else [None]
+        return None if None in found else [float(index in found) for index in range(len(self._classes))]
 
     def value(self, given: object, named: bool = False) -> int | float | None:
         """A class index or a number; None: no label of the task.
@@ -42,7 +80,10 @@ class Labels:
         """What is wrong with a value that is no label."""
         if self._range is not None:
             return "is not a number from {:g} to {:g}".format(*self._range)
-        return f"is unknown; the labels are {', '.join(self._classes)}"
+        names = ", ".join(self._classes)
+        if self._several:
+            return f"is neither a list of labels nor labels with {SEPARATOR} between them; the labels are {names}"
+        return f"is unknown; the labels are {names}"
 
     def _number(self, given: str | float) -> float | None:
         lowest, highest = self._range or (0, 0)

@@ -2,7 +2,7 @@
 
 A task file says where rows come from, what the answers are, and which metric is the headline. What a kind has beside
 that stands in its own schema (text/schema.py, image/schema.py, translation/schema.py). `LabelledTask` is the base of
-kinds whose answer is one class or one number per row.
+kinds whose answer is one class, any number of labels, or one number per row.
 """
 
 from pathlib import Path
@@ -12,10 +12,11 @@ from pydantic import Field
 
 from kdqat_cli.config import MetricName, Section, Training
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.tasks.labels import plain
+from kdqat_cli.tasks.labels import SEPARATOR, plain
 
 SUFFIXES = (".yaml", ".yml")
 CORRELATIONS = {"pearson", "spearman"}
+_OF_LABEL_SETS = {"accuracy", "micro_f1", "macro_f1"}  # metrics of rows with any number of labels
 
 
 class Hosted(NamedTuple):
@@ -103,14 +104,17 @@ class Task(Section):
 
 
 class LabelledTask(Task):
-    """A task that asks for one class or one number per row."""
+    """A task that asks for one class, any number of labels, or one number per row."""
 
     labels: list[str] | None = Field(default=None, min_length=2)
     """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
     counted from 0."""
+    multi_label: bool = False
+    """Whether a row has any number of the labels, none included. A row's label is then a list in a JSONL file, and in
+    other files a cell with a vertical bar between labels (a|b); an empty cell is no label."""
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """Smallest and largest label of a regression task."""
-    metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
+    metric: Literal["accuracy", "matthews", "f1+accuracy", "micro_f1", "macro_f1", "pearson+spearman", "pearson"]
     """The headline score; with a plus, the mean of the two."""
     also: list[MetricName] = Field(default_factory=list)
     """Metrics that are reported beside the headline."""
@@ -133,6 +137,8 @@ class LabelledTask(Task):
     @property
     def answers(self) -> str:
         """What `kdqat ls tasks` shows of the answers."""
+        if self.multi_label:
+            return f"any of {self.num_labels}"
         return "number" if self.regression else str(self.num_labels)
 
     def faults(self) -> list[str]:
@@ -147,13 +153,23 @@ class LabelledTask(Task):
             faults.append("labels: a name is empty.")
         if self.range and not self.range[0] < self.range[1]:
             faults.append("range: the smallest label must come first.")
-        for metric in self.metrics:
-            if (metric in CORRELATIONS) != self.regression:
-                kind = "regression" if self.regression else "classification"
-                faults.append(f"metric: {metric} does not fit a {kind}.")
-            if metric == "f1" and self.num_labels > 2:
-                faults.append("metric: f1 needs two labels; macro_f1 takes more.")
-        return faults
+        if self.multi_label and self.labels is None:
+            faults.append("multi_label: labels must be given.")
+        if self.multi_label and (barred := [name for name in names if SEPARATOR in name]):
+            faults.append(f"labels: {barred[0]} has a vertical bar, which stands between labels.")
+        return faults + [fault for metric in self.metrics if (fault := self._misfit(metric))]
+
+    def _misfit(self, metric: str) -> str | None:
+        if (metric in CORRELATIONS) != self.regression:
+            kind = "regression" if self.regression else "classification"
+            return f"metric: {metric} does not fit a {kind}."
+        if self.multi_label and metric not in _OF_LABEL_SETS:
+            return f"metric: {metric} needs one label per row; multi_label takes {', '.join(sorted(_OF_LABEL_SETS))}."
+        if metric == "micro_f1" and not self.multi_label:
+            return "metric: micro_f1 is for multi_label; with one label per row it is the accuracy."
+        if metric == "f1" and self.num_labels > 2:
+            return "metric: f1 needs two labels; macro_f1 takes more."
+        return None
 
 
 def check_keep_best(task: Task, section: str, training: Training) -> None:
@@ -184,5 +200,5 @@ def label_config(task: LabelledTask) -> dict[str, object]:
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if task.multi_label else 'single'}_label_classification",
     }

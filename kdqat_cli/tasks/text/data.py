@@ -1,7 +1,8 @@
 """Rows of a task, from local files or the hub, checked one by one.
 
 Whatever the source, the result has the columns text, pair (where the task has pairs) and label: a class index in the
-order of the task's labels, or a number. A wrong row is refused with its file and place, never guessed at.
+order of the task's labels, 1 or 0 per label (multi-label), or a number. A wrong row is refused with its file and place,
+never guessed at.
 """
 
 import hashlib
@@ -85,10 +86,10 @@ def data_digest(dataset: "Dataset") -> str:
 def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
     from datasets import Dataset, DatasetInfo
 
-    known = Labels(task.labels, task.range)
+    known = _labels(task)
     texts, pairs, labels, left_out = [], [], [], 0
     for row in rows:
-        fault = row.fault or _incomplete(row, columns)
+        fault = row.fault or _incomplete(row, columns, task.multi_label)
         if fault and task.skip_bad_rows:
             left_out += 1
             continue
@@ -108,10 +109,16 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str
     return Dataset.from_dict(table, info=DatasetInfo(description=description))
 
 
-def _incomplete(row: _Row, columns: Columns) -> str:
+def _labels(task: TextTask) -> Labels:
+    return Labels(task.labels, task.range, task.multi_label)
+
+
+def _incomplete(row: _Row, columns: Columns, unlabelled: bool) -> str:
+    """What a row lacks; where `unlabelled`, an empty label is none."""
     for column in columns.used():
         value = _cell(row, column)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        empty = isinstance(value, str) and not value.strip() and not (unlabelled and column == columns.label)
+        if value is None or empty:
             return f"the column {column!r} is empty or missing"
     return ""
 
@@ -147,9 +154,9 @@ def _text(row: _Row, column: str) -> str:
     return value
 
 
-def _label(row: _Row, column: str, known: Labels) -> int | float:
+def _label(row: _Row, column: str, known: Labels) -> int | float | list[float]:
     given = _cell(row, column)
-    label = known.value(given, row.named)
+    label = known.read(given, row.named)
     if label is None:
         place = f"{row.where}: the label {shown(given)} in the column {column!r}"
         raise MissingInputError(f"{place} {known.fault()}.", "that label mended, or labels or range in the task file")
@@ -180,7 +187,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
     if missing:
         given, fix = ", ".join(map(repr, header))[:200], _column_fix(missing[0], header)
         raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
-    label, known = header.index(task.columns.label), Labels(task.labels, task.range)
+    label, known = header.index(task.columns.label), _labels(task)
     for record in table:
         line, cells, parts = record
         where = f"{path}, line {line}"
@@ -223,7 +230,7 @@ def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> boo
     for place, column in enumerate(columns):
         line, at = (record.parts[place], label - width) if column < label else (record.parts[place + 1], label)
         prose = any(cell.startswith(" ") for cell in line[at:][:2])
-        if len(line) >= width and not prose and known.value(line[at]) is not None:
+        if len(line) >= width and not prose and line[at].strip() and known.read(line[at]) is not None:
             return True
     return False
 
@@ -298,6 +305,8 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
         if names and isinstance(label, int):
             row.values[columns.label] = names[label]
+        if names and isinstance(label, list):
+            row.values[columns.label] = [names[one] if one in range(len(names)) else one for one in label]
         yield row
 
 
@@ -306,4 +315,4 @@ def _class_names(table: "Dataset", column: str) -> list[str] | None:
     feature: Any = table.features
     for key in column.split("."):
         feature = feature.get(key) if isinstance(feature, dict) else None
-    return getattr(feature, "names", None)
+    return getattr(getattr(feature, "feature", feature), "names", None)  # of a list of classes, the list's feature
