@@ -66,7 +66,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Pat
     """A working folder with the task, its teacher, a student and its packed file."""
     folder = tmp_path_factory.mktemp("moods")
     write_task(folder / "tasks")
-    run(folder, "kdqat", "finetune-teacher", *SMALL, "--encoder", str(tiny_encoder), "--epochs", "8", "--out", "teacher")
+    run(
+        folder, "kdqat", "finetune-teacher", *SMALL, "--encoder", str(tiny_encoder), "--epochs", "8", "--out", "teacher"
+    )
     run(folder, "kdqat", "distill", *SMALL, "--teacher", "teacher", "--epochs", "3", "--out", "student")
     run(folder, "kdqat", "export", "--student", "student", "--out", "packed", "-q")
     return folder

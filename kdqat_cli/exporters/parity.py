@@ -94,8 +94,8 @@ def require(parity: Parity, name: str, bound: float = BOUND) -> None:
     if parity.share > bound:
         raise GateError(
             f"{name} gives other answers than the student on {parity.differing} of {parity.rows} rows, more than "
-            f"{100 * bound:g} % of the answers (the largest difference of a logit is {parity.largest:.3g}); nothing was "
-            "written."
+            f"{100 * bound:g} % of the answers (the largest difference of a logit is {parity.largest:.3g}); "
+            "nothing was written."
         )
 
 

@@ -1,6 +1,7 @@
 """Metrics in percent, as the paper's tables print them (81.2, not 0.812).
 
-All but those of multi-label tasks are scikit-learn's and scipy's. Where a metric is not defined, as the correlation of a constant prediction, it is 0.
+All but those of multi-label tasks are scikit-learn's and scipy's. Where a metric is not defined, as the correlation of
+a constant prediction, it is 0.
 
 Of a multi-label task, with labels counted over all rows:
 
