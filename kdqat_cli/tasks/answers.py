@@ -1,6 +1,6 @@
 """What `kdqat predict` gets of a model, whatever kind of rows it reads. No torch here: the engine needs none."""
 
-from typing import Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ class Answer(TypedDict, total=False):
     pair: str
     """The second text of a pair."""
     label: str
-    """The most probable class."""
+    """The most probable class; missing where `--threshold` is above its probability."""
     labels: list[str]
     """Of a multi-label model: the labels whose probability reaches its threshold."""
     probabilities: dict[str, float]
@@ -30,8 +30,16 @@ class Answer(TypedDict, total=False):
     """Why there is no answer."""
 
 
+Gives = Literal["label", "labels", "value", "translation"]
+"""The field of an answer that a model gives."""
+
+
 class Answerer(Protocol):
     """A model that is ready to answer."""
+
+    @property
+    def gives(self) -> Gives:
+        """What it answers with."""
 
     @property
     def labels(self) -> list[str] | None:
@@ -74,3 +82,27 @@ def answer_of(labels: list[str] | None, logits: NDArray[np.float32], threshold: 
     power = np.exp(exact - exact.max())
     probabilities = (power / power.sum()).round(6).tolist()
     return {"label": labels[int(exact.argmax())], "probabilities": dict(zip(labels, probabilities, strict=True))}
+
+
+def with_threshold(answer: Answer, threshold: float | None) -> Answer:
+    """An answer with another least probability of a label than the model's own.
+
+    Args:
+        answer: from a model; one without probabilities stays as it is.
+        threshold: the least probability. A model with one label per text then has none for a text whose best one is
+            below. None: the model's own; with one label per text there is none.
+    """
+    probabilities = answer.get("probabilities")
+    if probabilities is None or threshold is None:
+        return answer
+    if "labels" in answer:
+        return {**answer, "labels": [label for label, one in probabilities.items() if one >= threshold]}
+    return answer if max(probabilities.values()) >= threshold else Answer(probabilities=probabilities)
+
+
+def with_top(answer: Answer, top: int | None) -> Answer:
+    """An answer with its highest probabilities alone, the highest first; None: as it is."""
+    probabilities = answer.get("probabilities")
+    if probabilities is None or top is None:
+        return answer
+    return {**answer, "probabilities": dict(sorted(probabilities.items(), key=lambda entry: -entry[1])[:top])}

@@ -10,7 +10,7 @@ from kdqat_cli.config import Device
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.record import LONGEST_ROW
-from kdqat_cli.tasks.answers import Answer, answer_of
+from kdqat_cli.tasks.answers import Answer, Gives, answer_of
 from kdqat_cli.tasks.text.reader import Reader, packed_reader
 from kdqat_cli.texts import Text
 
@@ -28,6 +28,11 @@ class TextAnswerer(ABC):
     pairs: bool | None
     remark: str | None
     _reader: Reader
+
+    @property
+    def gives(self) -> Gives:
+        """See `Answerer`."""
+        return "value" if self.labels is None else "label" if self.threshold is None else "labels"
 
     @abstractmethod
     def logits(self, rows: list[Row]) -> NDArray[np.float32]:

@@ -7,37 +7,24 @@ never guessed at.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kdqat_cli.errors import MissingInputError, shown
-from kdqat_cli.files import is_there, lines, read_bytes, text_of
+from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
+from kdqat_cli.tasks.text.cells import Row, cell, json_lines, json_row, parsed, text_in
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
-from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, Record, records
+from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, Record, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LARGEST_JSON = 2**28
 """Bytes of a .json file, which is read as a whole; a .jsonl file is read row by row, and may have any size."""
-_TWICE = object()  # stands for the value of a JSON key that an object has twice
-
-
-class _Row(NamedTuple):
-    """One row as its source holds it."""
-
-    where: str
-    """File and place, for messages."""
-    values: dict[str, object]
-    fault: str = ""
-    """What is wrong with the row's shape."""
-    named: bool = False
-    """Whether its label is a class name for sure, and never an index."""
 
 
 def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dataset":
@@ -83,7 +70,7 @@ def data_digest(dataset: "Dataset") -> str:
     return digest.hexdigest()
 
 
-def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str) -> "Dataset":
+def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str) -> "Dataset":
     from datasets import Dataset, DatasetInfo
 
     known = _labels(task)
@@ -98,9 +85,9 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[_Row], source: str
                 f"{row.where}: {fault}.",
                 "that row mended, or skip_bad_rows: true in the task file, which leaves such rows out",
             )
-        texts.append(_text(row, columns.text))
+        texts.append(text_in(row, columns.text))
         if columns.pair:
-            pairs.append(_text(row, columns.pair))
+            pairs.append(text_in(row, columns.pair))
         labels.append(_label(row, columns.label, known))
     if not texts:
         raise MissingInputError(f"{source} holds no rows.", "--data-dir FOLDER, where FOLDER holds a file with rows")
@@ -113,49 +100,18 @@ def _labels(task: TextTask) -> Labels:
     return Labels(task.labels, task.range, task.multi_label)
 
 
-def _incomplete(row: _Row, columns: Columns, unlabelled: bool) -> str:
+def _incomplete(row: Row, columns: Columns, unlabelled: bool) -> str:
     """What a row lacks; where `unlabelled`, an empty label is none."""
     for column in columns.used():
-        value = _cell(row, column)
+        value = cell(row, column)
         empty = isinstance(value, str) and not value.strip() and not (unlabelled and column == columns.label)
         if value is None or empty:
             return f"the column {column!r} is empty or missing"
     return ""
 
 
-def _cell(row: _Row, column: str) -> object:
-    """A row's value, where a dotted name leads into nested dictionaries."""
-    value: object = row.values
-    for key in [column] if column in row.values else column.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-        if value is _TWICE:
-            raise MissingInputError(f"{row.where}: the key {key!r} occurs twice.", "one of them removed")
-    return value
-
-
-def _text(row: _Row, column: str) -> str:
-    value = _cell(row, column)
-    if not isinstance(value, str):
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.",
-            f"{column}: a string in double quotes",
-        )
-    if len(value) > LONGEST_CELL:
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.", "a shorter text"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair.",
-            "the text without that character",
-        ) from error
-    return value
-
-
-def _label(row: _Row, column: str, known: Labels) -> int | float | list[float]:
-    given = _cell(row, column)
+def _label(row: Row, column: str, known: Labels) -> int | float | list[float]:
+    given = cell(row, column)
     label = known.read(given, row.named)
     if label is None:
         place = f"{row.where}: the label {shown(given)} in the column {column!r}"
@@ -163,15 +119,15 @@ def _label(row: _Row, column: str, known: Labels) -> int | float | list[float]:
     return label
 
 
-def _read_file(path: Path, task: TextTask) -> Iterator[_Row]:
+def _read_file(path: Path, task: TextTask) -> Iterator[Row]:
     if path.suffix == ".json":
         return _read_json(path)
     if path.suffix == ".jsonl":
-        return _read_json_lines(path)
+        return json_lines(path)
     return _read_table(path, task)
 
 
-def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
+def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
     table = records(path, task.quoting)
     header = task.header
     if header is None:
@@ -198,7 +154,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[_Row]:
                 "right",
             )
         fault = "" if len(cells) == len(header) else f"{len(cells)} columns instead of {len(header)}"
-        yield _Row(where, dict(zip(header, cells, strict=False)), fault)
+        yield Row(where, dict(zip(header, cells, strict=False)), fault)
 
 
 def _column_fix(missing: str, header: list[str]) -> str:
@@ -235,43 +191,14 @@ def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> boo
     return False
 
 
-def _read_json_lines(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(lines(path, LONGEST_LINE), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _json_row(where, _parse_json(line, where))
-
-
-def _read_json(path: Path) -> Iterator[_Row]:
-    items = _parse_json(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
+def _read_json(path: Path) -> Iterator[Row]:
+    items = parsed(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
     if not isinstance(items, list):
         raise MissingInputError(
             f"{path} is not an array of rows.", "[{…}, {…}] in a .json file, or one object per line in a .jsonl file"
         )
     for number, item in enumerate(items, 1):
-        yield _json_row(f"{path}, item {number}", item)
-
-
-def _parse_json(text: str, where: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_json_object)
-    except (ValueError, RecursionError) as error:
-        raise MissingInputError(f"{where} is not valid JSON: {error}.", "one JSON object per row") from error
-
-
-def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
-    item = dict(pairs)
-    if len(item) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        item |= {key: _TWICE for key, count in counts.items() if count > 1}
-    return item
-
-
-def _json_row(where: str, item: object) -> _Row:
-    if not isinstance(item, dict):
-        raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
-    return _Row(where, item)
+        yield json_row(f"{path}, item {number}", item)
 
 
 class _HubError(Exception):
@@ -290,7 +217,7 @@ def _load_from_hub(hub: Hub, split: str) -> "Dataset":
         raise _HubError(unreachable or first_line(error)) from error
 
 
-def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]:
+def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[Row]:
     """Rows of a hub data set; class indices become the hub's class names, whose order may differ from ours."""
     fields = [column.split(".")[0] for column in columns.used()]
     for field in fields:
@@ -299,8 +226,8 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[_Row]
     names = _class_names(table, columns.label)
     telling = names is not None and names != [str(index) for index in range(len(names))]
     for number, values in enumerate(zip(*(table[field][:] for field in fields), strict=True), 1):
-        row = _Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)), named=telling)
-        label = _cell(row, columns.label)
+        row = Row(f"{source}, row {number}", dict(zip(fields, values, strict=True)), named=telling)
+        label = cell(row, columns.label)
         if names and label == -1:
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
         if names and isinstance(label, int):
