@@ -13,7 +13,8 @@ from scipy.special import expit
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kdqat_cli.packing.packed_file import packed_record
+from kdqat_cli.packing.packed_file import PackedFile, PackedParts, packed_record
+from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.serving import load
 from tests.commands import run
 from tests.conftest import GLAD, NEUTRAL, SAD
@@ -109,6 +110,16 @@ def test_the_threshold_stands_in_record_configuration_and_packed_file(project: P
     assert AutoConfig.from_pretrained(project / "student/model").threshold == threshold
 
 
+def test_a_packed_file_that_contradicts_itself_is_refused(project: Path) -> None:
+    file = PackedFile(project / "packed/model/kdqat.safetensors")
+    for threshold in (0.987, None):
+        record = file.record.model_copy(update={"threshold": threshold})
+        fault = fault_of(PackedParts(file.arrays, file.config, record, file.shapes, file.coded))
+        assert fault == f"the record has the threshold {threshold}, but the configuration {file.record.threshold}."
+    plain = {name: value for name, value in file.config.items() if name != "threshold"}
+    assert fault_of(PackedParts(file.arrays, plain, file.record, file.shapes, file.coded)) is not None
+
+
 def test_what_is_served_is_what_was_scored(project: Path) -> None:
     texts, gold = dev_rows(project)
     (project / "texts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
@@ -145,6 +156,22 @@ def test_details_count_each_label_by_itself(project: Path) -> None:
         assert row["label"] == "|".join(np.array(LABELS)[gold[int(row["row"]) - 1]])
         assert row["text"] == texts[int(row["row"]) - 1]
         assert row["label"] != row["predicted"]
+
+
+def test_a_table_has_the_labels_of_each_row(project: Path) -> None:
+    """A gold label in the table stands beside the answer's columns, which have other names."""
+    run(project, "kdqat", "predict", "packed", "--file", "tasks/test.csv", "--out", "table.csv", "--top-k", "2")
+    with (project / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    answers = load(project / "packed")([row["sentence"] for row in rows])
+    for row, answer in zip(rows, answers, strict=True):
+        assert row["labels"] == "|".join(answer["labels"])
+        chances = [str(answer["probabilities"][label]) for label in answer["labels"]]
+        assert row["probabilities"] == "|".join(chances)
+        assert float(row["probability_1"]) == max(answer["probabilities"].values())
+    gold = np.array([[name in row["is"].split("|") for name in LABELS] for row in rows])
+    found = np.array([[name in row["labels"].split("|") for name in LABELS] for row in rows])
+    assert told(project, "packed")["test_micro_f1"] == pytest.approx(100 * f1_score(gold, found, average="micro"))
 
 
 def test_other_formats_hold_the_logits_and_the_meaning(project: Path) -> None:

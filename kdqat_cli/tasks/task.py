@@ -6,7 +6,7 @@ kinds whose answer is one class, any number of labels, or one number per row.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -106,6 +106,8 @@ class Task(Section):
 class LabelledTask(Task):
     """A task that asks for one class, any number of labels, or one number per row."""
 
+    takes_label_sets: ClassVar[bool] = False
+    """Whether a task of the kind may be multi-label."""
     labels: list[str] | None = Field(default=None, min_length=2)
     """Class names in the order of the model's outputs. Files hold a name or, where no name is a number, its index,
     counted from 0."""
@@ -153,6 +155,8 @@ class LabelledTask(Task):
             faults.append("labels: a name is empty.")
         if self.range and not self.range[0] < self.range[1]:
             faults.append("range: the smallest label must come first.")
+        if self.multi_label and not self.takes_label_sets:
+            faults.append(f"multi_label: a row of the kind {self.kind} has one class.")
         if self.multi_label and self.labels is None:
             faults.append("multi_label: labels must be given.")
         if self.multi_label and (barred := [name for name in names if SEPARATOR in name]):

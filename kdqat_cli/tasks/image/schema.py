@@ -62,8 +62,6 @@ class ImageTask(LabelledTask):
         faults = super().faults()
         if self.regression:
             faults.append("range: an image has a class, not a number.")
-        if self.multi_label:
-            faults.append("multi_label: an image has one class.")
         if (self.builtin is None) == (not self.files):
             faults.append("exactly one of builtin and files must be given.")
         if self.files and "train" not in self.files:

@@ -1,6 +1,7 @@
 """The YAML file of a text task: which columns of which files hold texts and labels."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -49,6 +50,8 @@ class Hub(Section):
 
 class TextTask(LabelledTask):
     """A task whose rows are texts, or pairs of texts."""
+
+    takes_label_sets: ClassVar[bool] = True
 
     hub: Hub | None = None
     """The task on the model hub; absent: local files only."""
