@@ -243,10 +243,7 @@ def predict(
     tables = _tables(file, answer, batch_size)
     with open_source(file) if text is None and tables is None else nullcontext() as source:
         runner = open_model(model, threads, device)
-        if runner.remark:
-            output.remark(runner.remark)
-        if runner.labels is None and (answer.top_k or answer.threshold is not None):
-            raise ConfigError(f"{model} has no labels, so --top-k and --threshold have no meaning.", "neither of them")
+        _check_model(output, runner, model, answer)
         if tables is not None:
             _answer_table(output, runner, model, tables)
             return
@@ -255,6 +252,18 @@ def predict(
         else:
             batches = read_texts(source, file, batch_size, runner.pairs)
         _answer(output, _answers(runner, batches, answer))
+
+
+def _check_model(output: Output, runner: "Answerer", model: str, answer: AnswerOptions) -> None:
+    """Passes on what the model has to say, and refuses options that it gives no meaning.
+
+    Raises:
+        ConfigError: it has no labels.
+    """
+    if runner.remark:
+        output.remark(runner.remark)
+    if runner.labels is None and (answer.top_k or answer.threshold is not None):
+        raise ConfigError(f"{model} has no labels, so --top-k and --threshold have no meaning.", "neither of them")
 
 
 def _check_source(text: str | None, file: Path | None, answer: AnswerOptions) -> None:

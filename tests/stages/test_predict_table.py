@@ -71,7 +71,7 @@ def answers(folder: Path, texts: list[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["packed", "student", "teacher"])
 def test_rows_keep_their_fields_and_get_the_answers_of_predict(kind: str, folder: Path, tmp_path: Path) -> None:
-    write_csv(tmp_path / "rows.csv", TEXTS, note='say "a,b"')
+    write_csv(tmp_path / "rows.csv", TEXTS, note='say\r"a,b"')
     (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "rows.csv").read_bytes())  # as Excel writes it
     column = () if kind != "teacher" else ("--text-column", "sentence")  # this teacher does not name its task
     done = run(tmp_path, "kdqat", "predict", str(folder / kind), "--file", "rows.csv", "--out", "out/a.csv", *column)
@@ -81,7 +81,7 @@ def test_rows_keep_their_fields_and_get_the_answers_of_predict(kind: str, folder
     assert list(found[0]) == ["id", "sentence", "note", "label", "probability", "error"]
     expected = answers(folder / kind, TEXTS)
     for number, (row, answer) in enumerate(zip(found, expected, strict=True)):
-        assert (row["id"], row["sentence"], row["note"]) == (str(number), TEXTS[number], 'say "a,b"')
+        assert (row["id"], row["sentence"], row["note"]) == (str(number), TEXTS[number], 'say\r"a,b"')
         assert (row["label"], row["error"]) == (answer["label"], "")
         assert float(row["probability"]) == pytest.approx(max(answer["probabilities"].values()), abs=1e-5)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.csv"], "no temporary file is left"

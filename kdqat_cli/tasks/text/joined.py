@@ -142,8 +142,9 @@ class Joined:
         line = separator.join(cells) + "\n"
         if self._enclosed:
             text = StringIO()
-            csv.writer(text, delimiter=separator, lineterminator="\n").writerow(cells)
-            line = text.getvalue()
+            # With csv's own line end a cell with a carriage return is enclosed; with another one it is not.
+            csv.writer(text, delimiter=separator).writerow(cells)
+            line = text.getvalue().removesuffix("\r\n") + "\n"
         elif any(mark in text for text in cells for mark in _LITERAL_BREAKS):
             raise ConfigError(f"{where}: a cell has a tab or a line end, which a .tsv cannot hold.", "--out NAME.csv")
         try:
