@@ -1,8 +1,12 @@
 """Measures per class and the tables of rows, on answers whose numbers can be counted by hand."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from kdqat_cli.store.details import write_details
 from kdqat_cli.tasks.details import Answers, agreement, tables
 from kdqat_cli.tasks.task import LabelledTask
 
@@ -57,6 +61,13 @@ def test_of_a_regression_the_rows_that_are_farthest_off_come_first() -> None:
     assert list(made) == ["wrong"]
     assert [(row["row"], row["error"]) for row in made["wrong"].rows] == [(2, 3.0), (1, 0.5), (3, 0.0)]
     assert agreement(RATED, answers, Answers(answers.logits + 1, answers.labels)) == {"teacher_distance": 1.0}
+
+
+def test_every_text_survives_in_a_table(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\r\nb", "a\nb", 'say "a", b', " "]
+    write_details(tmp_path / "d", {"wrong": (["text"], [{"text": text} for text in texts])}, {})
+    with (tmp_path / "d/wrong.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
 
 
 SETS = LabelledTask(name="m", title="M", metric="micro_f1", labels=["a", "b"], multi_label=True)
