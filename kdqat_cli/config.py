@@ -67,7 +67,7 @@ PerName = Literal["answer", "row"]
 PrecisionName = Literal["fp32", "bf16"]
 """Values of `--precision`."""
 
-MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
+MetricName = Literal["accuracy", "f1", "macro_f1", "micro_f1", "matthews", "pearson", "spearman"]
 """Metrics; tasks/metrics.py explains them."""
 
 READ_BY: dict[str, tuple[LossName, ...]] = {
@@ -216,7 +216,7 @@ class Distillation(Section):
     logits: float = Field(default=1.0, ge=0)
     """Weight of the loss of the logits."""
     logits_temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits of both models before softmax; the loss is multiplied by its square."""
+    """Divides the logits of both models before softmax (multi-label: sigmoid); the loss is multiplied by its square."""
     logits_mean: Literal["rows", "classes"] = "rows"
     """The loss of the logits is a mean over rows, or over rows and classes, as in the public code of Polino et al."""
     mix: MixName

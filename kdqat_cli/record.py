@@ -74,6 +74,8 @@ class Record(Section):
     """Path of the YAML file of the task, for a task of the user."""
     labels: list[_Label] | None = Field(default=None, min_length=2, max_length=100_000)
     """Class names in the order of the logits; null: regression."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Least probability of a label in an answer of a multi-label model, as in its config.json; null: another model."""
     rows_kind: str = Field(default="text", max_length=1000)
     """Kind of the task."""
     pairs: bool | None = None

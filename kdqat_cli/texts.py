@@ -87,7 +87,9 @@ def open_source(file: Path | None) -> Iterator[int]:
         yield sys.stdin.fileno()
         return
     if file.suffix.lower() == ".csv":
-        raise ConfigError(f"{file} is a table with a header and quoted cells, but --file takes lines.", _LINES)
+        raise ConfigError(
+            f"{file} is a table with a header and quoted cells, but --file takes lines.", f"--out ANSWERS; or {_LINES}"
+        )
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError as error:
@@ -229,4 +231,7 @@ def _refuse_whole(first: Text, where: str) -> None:
 
 def _refuse_header(first: Text, where: str) -> None:
     if all(cell is None or cell.strip().lower() in _HEADERS for cell in first):
-        raise ConfigError(f"The first line of {where} is the header of a table, but --file takes lines.", _LINES)
+        raise ConfigError(
+            f"The first line of {where} is the header of a table, but --file takes lines.",
+            f"--out ANSWERS; or {_LINES}",
+        )

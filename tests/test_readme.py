@@ -50,11 +50,12 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
 
     (tmp_path / "texts.tsv").write_text("A man eats.\tSomebody eats.\n", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("id,sentence1,sentence2\n7,A man eats.,Somebody eats.\n", encoding="utf-8")
 
     # A project, a pipeline and a sweep take their time; tests/test_init.py and tests/parallel/ run them.
     apart = ("kdqat init", "kdqat repro", "kdqat sweep", "kdqat distill --task rte --recipe sweeps/")
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export") and not line.startswith(apart)]
-    assert len(script) == 19
+    assert len(script) == 20
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", "\n".join(script))
     assert "ternary, packed" in done.stdout
 

@@ -54,7 +54,14 @@ def test_its_command_predicts_and_says_what_it_lacks(python: Path, folder: Path)
     done = subprocess.run(
         [kdqat, "predict", "packed", TEXTS[0]], cwd=folder, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout)["label"] == load(folder / "packed")(TEXTS[0])["label"]
+    label = load(folder / "packed")(TEXTS[0])["label"]
+    assert json.loads(done.stdout)["label"] == label
+    (folder / "rows.csv").write_text(f"id,sentence\n7,{TEXTS[0]}\n", encoding="utf-8")
+    table = ("--file", "rows.csv", "--out", "rows.jsonl", "--top-k", "1")
+    subprocess.run([kdqat, "predict", "packed", *table], cwd=folder, check=True)
+    assert (
+        json.loads((folder / "rows.jsonl").read_text(encoding="utf-8")).items() >= {"id": "7", "label": label}.items()
+    )
     done = subprocess.run([kdqat, "evaluate", "packed"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "kdqat evaluate needs" in done.stderr

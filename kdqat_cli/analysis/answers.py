@@ -7,7 +7,8 @@
 The calibration error is Σ over ten bins of equal width of (rows in the bin / rows) · |share right − mean probability|
 (Naeini et al., AAAI 2015). If an answer is one number, agreement is the mean distance of the numbers, and there is no
 calibration. If an answer is a class per token, every token counts, and a row of `disagreement` has the share of tokens
-with different answers.
+with different answers. A multi-label model gives one answer per row and label: whether the label's probability is above
+one half.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
 from kdqat_cli.analysis.result import Cell, Row
+from kdqat_cli.distillation.objective import are_sets
 from kdqat_cli.tasks.task import LabelledTask
 
 BINS = 10
@@ -26,7 +28,7 @@ _NO_LABEL = -100
 
 @dataclass(frozen=True)
 class _Answered:
-    """Answers to one batch. Each row of the tensors is one answer: to a row of the task, or to a token of a row."""
+    """Answers to one batch. A row of the tensors is one answer: to a row of the task, or to a token or label in it."""
 
     numbers: Tensor
     labels: Tensor
@@ -48,6 +50,9 @@ class _Answers:
             real = labels != _NO_LABEL
             numbers = numbers[:, None].expand_as(labels)[real]
             labels, teacher, model = labels[real], teacher[real], model[real]
+        if are_sets(labels):
+            numbers = numbers[:, None].expand_as(labels).flatten()
+            labels, teacher, model = labels.long().flatten(), _two_classes(teacher), _two_classes(model)
         self._batches.append(_Answered(numbers, labels, teacher, model))
 
     def answered(self) -> _Answered:
@@ -61,6 +66,11 @@ class _Answers:
         task = self.pair.task
         labels = task.labels if isinstance(task, LabelledTask) else None
         return labels[answer] if labels else answer
+
+
+def _two_classes(logits: Tensor) -> Tensor:
+    """Logits (B, C), whose sigmoid is a probability → logits (B · C, 2), whose softmax has it and the rest."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(0, 1)
 
 
 def calibration(probabilities: Tensor, labels: Tensor) -> list[Row]:

@@ -181,7 +181,9 @@ class _Diagnosis:
         task = self._pair.task
         if not isinstance(task, LabelledTask):
             return None, loss
-        return compute_metrics(task, np.asarray(torch.cat(logits)), np.asarray(torch.cat(labels)))["score"], loss
+        threshold = getattr(model.config, "threshold", None)  # of a multi-label model
+        metrics = compute_metrics(task, np.asarray(torch.cat(logits)), np.asarray(torch.cat(labels)), threshold)
+        return metrics["score"], loss
 
 
 def _minus(left: float | None, right: float | None) -> float | None:

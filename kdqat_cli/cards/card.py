@@ -23,6 +23,7 @@ from kdqat_cli.tasks.task import Hosted
 _METRICS = {
     "matthews": "matthews_correlation",
     "macro_f1": "f1",
+    "micro_f1": "f1",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
@@ -124,6 +125,7 @@ def _about(facts: Facts) -> str:
         lead = f"**A smoke run, not to be quoted: {record.not_to_be_quoted}.**\n\n{lead}"
     title = f"{record.task}: {facts.task.title}" if facts.task else record.task
     rows: list[tuple[str, object]] = [("task", title), ("labels", ", ".join(record.labels or []) or None)]
+    rows += [("a text has each label whose probability is at least", record.threshold)]
     rows += [("base model", facts.base or _folder(record.encoder)), ("network", record.network)]
     rows += [("distillation loss", facts.record.loss), ("seed", record.seed)]
     rows += [("weights", facts.weights), ("activations", made.activations if made else None)]
@@ -189,28 +191,34 @@ def _use(facts: Facts) -> str:
     if facts.format != "packed":
         needed = " ".join(facts.packages)
         install = f"```sh\npip install {needed}\n```\n\n" if needed else ""
-        code = _program(facts.usage, given) if facts.usage else f"Load the folder with {facts.engine}."
+        code = _program(record, facts.usage, given) if facts.usage else f"Load the folder with {facts.engine}."
         return f"{install}`folder` is the folder with the files of this model.\n\n{code}"
     if record.rows_kind != "text":
         asked = _ASKED.get(facts.hosted.pipeline or "")
         predict = f'kdqat predict model "{asked}"\n' if asked else ""
         evaluate = f"```sh\n{predict}kdqat evaluate model --task {record.task}\n```"
-        program = _program(_PACKED_NETWORK, 'folder = "model"')
+        program = _program(record, _PACKED_NETWORK, 'folder = "model"')
         return f"{evaluate}\n\nIn Python:\n\n{program}"
     text = f'folder, text = "model", {tuple(texts) if record.pairs else texts[0]!r}'.replace("'", '"')
     quoted = " ".join(f'"{text}"' for text in texts)
+    unpacked = _program(record, _PACKED_IN_TRANSFORMERS, given)
     return "\n\n".join(
         [
             f"`model` is the folder with the files of this model.\n\n```sh\nkdqat predict model {quoted}\n```",
-            f"In Python, without torch:\n\n{_program(_PACKED, text)}",
-            f"With transformers, which unpacks the weights to floats:\n\n{_program(_PACKED_IN_TRANSFORMERS, given)}",
+            f"In Python, without torch:\n\n{_program(record, _PACKED, text)}",
+            f"With transformers, which unpacks the weights to floats:\n\n{unpacked}",
         ]
     )
 
 
-def _program(text: str, given: str) -> str:
-    """A program as Markdown code; the line with its values comes after its imports."""
+def _program(record: Record, text: str, given: str) -> str:
+    """A program as Markdown code; the line with its values comes after its imports.
+
+    The probabilities are those of the record's kind of model.
+    """
     imports, rest = text.rsplit("\n\n", 1)
+    if record.threshold is not None:
+        rest = rest.replace("softmax(-1)", "sigmoid()")
     return f"```python\n{imports}\n\n{given}\n{rest}```"
 
 

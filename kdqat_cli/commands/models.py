@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdqat_cli.commands.app import command, inputs, start
 from kdqat_cli.commands.options import (
+    AnswerOptions,
     DataDirOption,
     DeviceOption,
     ForceOption,
@@ -34,6 +35,11 @@ from kdqat_cli.processors import processors
 from kdqat_cli.store.places import export_folder, student_folder, writer_of
 from kdqat_cli.streams import input_closed
 from kdqat_cli.tasks.registry import load_task
+from kdqat_cli.texts import Text, open_source, read_texts, require_fit
+
+if TYPE_CHECKING:
+    from kdqat_cli.stages.predict_table import Tables
+    from kdqat_cli.tasks.answers import Answer, Answerer
 
 _MODEL = "kdqat evaluate MODEL, with a folder that kdqat wrote; with --task TASK, any model folder or hub id"
 _STUDENT = "kdqat distill --task TASK"
@@ -56,7 +62,10 @@ _TextArgument = Annotated[
 ]
 _FileOption = Annotated[
     Path | None,
-    typer.Option("--file", help="File of lines, without a header: a text, two texts with a tab between, or JSON."),
+    typer.Option(
+        "--file",
+        help="File of lines, without a header: a text, two texts with a tab between, or JSON. With --out: a table.",
+    ),
 ]
 _ScoringDevice = Annotated[
     Device | None,
@@ -209,6 +218,7 @@ def card(
 @command
 def predict(
     model: Annotated[str, typer.Argument(help="Packed folder or file; or a student, a teacher, a hub id.")],
+    answer: AnswerOptions,
     text: _TextArgument = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: _FileOption = None,
@@ -220,32 +230,89 @@ def predict(
     """Classify texts or pictures, or translate sentences.
 
     The output has one JSON line per line of input. A line of input is a text, the path of a picture or a sentence,
-    depending on the model's task. Each line is answered as soon as it has been read.
+    depending on the model's task. Each line is answered as soon as it has been read. With --out, --file is a table, and
+    its rows are written with their answers.
     """
     use_plugins()
-    if text is not None and file is not None:
-        raise ConfigError("A text and --file cannot both be given.", "kdqat predict MODEL --file FILE")
-    if text is None and file is None and input_closed():
-        raise MissingInputError(
-            "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'
-        )
+    _check_source(text, file, answer)
     text, pair = text_argument(text), text_argument(pair)
     from kdqat_cli.stages.predict import open_model, packed_file
-    from kdqat_cli.stages.predict import predict as stage
-    from kdqat_cli.texts import Text, open_source, read_texts, require_fit
 
     if packed_file(model) is None:
         refuse_absent(model, writer_of(model))
     output = start(False, quiet)
-    with open_source(file) if text is None else nullcontext() as source:
+    tables = _tables(file, answer, batch_size)
+    with open_source(file) if text is None and tables is None else nullcontext() as source:
         runner = open_model(model, threads, device)
-        if runner.remark:
-            output.remark(runner.remark)
+        _check_model(output, runner, model, answer)
+        if tables is not None:
+            _answer_table(output, runner, model, tables)
+            return
         if source is None:
             batches = iter([[require_fit(Text(text or "", pair), runner.pairs, "The text")]])
         else:
             batches = read_texts(source, file, batch_size, runner.pairs)
-        _answer(output, stage(runner, batches))
+        _answer(output, _answers(runner, batches, answer))
+
+
+def _check_model(output: Output, runner: "Answerer", model: str, answer: AnswerOptions) -> None:
+    """Passes on what the model has to say, and refuses options that it gives no meaning.
+
+    Raises:
+        ConfigError: it has no labels.
+    """
+    if runner.remark:
+        output.remark(runner.remark)
+    if runner.labels is None and (answer.top_k or answer.threshold is not None):
+        raise ConfigError(f"{model} has no labels, so --top-k and --threshold have no meaning.", "neither of them")
+
+
+def _check_source(text: str | None, file: Path | None, answer: AnswerOptions) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        ConfigError: there is more than one source, or --out and its columns do not fit it.
+        MissingInputError: there is no source.
+    """
+    if text is not None and file is not None:
+        raise ConfigError("Both a text and --file are given; one of them is enough.")
+    if answer.out is not None and file is None:
+        raise ConfigError("--out writes the rows of a table with their answers.", "--file TABLE --out ANSWERS")
+    if answer.out is None and (answer.text_column or answer.pair_column):
+        raise ConfigError("--text-column and --pair-column are those of a table.", "--file TABLE --out ANSWERS")
+    if text is None and file is None and input_closed():
+        raise MissingInputError(
+            "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'
+        )
+
+
+def _tables(file: Path | None, answer: AnswerOptions, batch_size: int) -> "Tables | None":
+    if file is None or answer.out is None:
+        return None
+    from kdqat_cli.stages.predict_table import Tables, check_tables
+
+    columns = answer.text_column, answer.pair_column
+    tables = Tables(file, answer.out, *columns, answer.top_k, answer.threshold, batch_size)
+    check_tables(tables)
+    return tables
+
+
+def _answer_table(output: Output, runner: "Answerer", model: str, tables: "Tables") -> None:
+    from kdqat_cli.stages.predict_table import predict_table
+
+    done = predict_table(runner, model, tables)
+    named = f"; the table has columns of their names, so those of the answers begin with {done.prefix}"
+    output.remark(f"{tables.out}: {done.rows} rows with their answers{named if done.prefix else ''}")
+    if done.without:
+        raise MissingInputError(f"{done.without} rows of {tables.out} have no answer; they hold an error.")
+
+
+def _answers(runner: "Answerer", batches: Iterable[list[Text]], answer: AnswerOptions) -> "Iterable[Answer]":
+    from kdqat_cli.stages.predict import predict as stage
+    from kdqat_cli.tasks.answers import with_threshold, with_top
+
+    for found in stage(runner, batches):
+        yield with_top(with_threshold(found, answer.threshold), answer.top_k)
 
 
 def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:

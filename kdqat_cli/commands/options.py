@@ -236,6 +236,36 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class AnswerOptions:
+    """What is told of an answer, and where a table of rows gets it."""
+
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Tell the most probable labels alone, the best first.")
+    ] = None
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0,
+            max=1,
+            help="Least probability of a label. [default: multi-label, the one that was chosen on dev; else none]",
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Take --file for a table (CSV, TSV, JSONL), and write its rows with their answers."),
+    ] = None
+    text_column: Annotated[
+        str | None,
+        typer.Option("--text-column", help="With --out: the text's column. [default: the task's, else text]"),
+    ] = None
+    pair_column: Annotated[
+        str | None,
+        typer.Option("--pair-column", help="With --out: column of a pair's second. [default: the task's, else pair]"),
+    ] = None
+
+
+@dataclass(frozen=True)
 class RepeatOptions:
     """Options of a training that are not part of its settings."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kdqat_cli.autograd import Context
 from kdqat_cli.config import Distillation
+from kdqat_cli.distillation.logits import label_sets_loss, logits_loss, wide
 from kdqat_cli.names import LOSSES as LOSS_NAMES
 from kdqat_cli.native import fused
 from kdqat_cli.networks.captures import Captures
@@ -27,33 +28,6 @@ from kdqat_cli.networks.captures import Captures
 Layers = list[Tensor]
 Options = dict[str, bool | float | None]
 """Keyword arguments of a layer-wise loss."""
-
-
-def logits_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
-    """Soft cross entropy −T² · Σ_c softmax(t/T)_c · log softmax(s/T)_c, mean over the batch; one column: squared error.
-
-    For logits per token (B, L, C) it is the mean over the real tokens of the batch. The public code of Polino et al.
-    instead divides the sum over all tokens, padding included, by the number of sentences.
-
-    The factor T² keeps the size of the gradient (Hinton et al., 2015). The loss differs from the loss of Polino et al.,
-    T² · KL(teacher ‖ student), only by the teacher's entropy, which has no gradient.
-
-    Args:
-        student: logits (B, C) or (B, L, C).
-        teacher: logits of the same shape.
-        temperature: T.
-        mask: (B, L), true at real tokens; used for logits per token.
-    """
-    if student.dim() == 3 and mask is not None:
-        student, teacher = student[mask.bool()], teacher[mask.bool()]
-    if student.size(-1) == 1:
-        return F.mse_loss(student, teacher)
-    return temperature**2 * F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1))
-
-
-def wide(values: Tensor) -> Tensor:
-    """Converts half precision to FP32, because the losses square, exponentiate and sum; wider types stay."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def hidden_loss(student: Layers, teacher: Layers, mask: Tensor, count_padding: bool = False) -> Tensor:
@@ -323,16 +297,22 @@ class DistillationLoss:
         self, student: Captures, teacher: Captures, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
         """The weighted terms that compare student and teacher, by name; their sum is the loss."""
-        running = RunningLoss(self, Captures(**{name: list(getattr(teacher, name)) for name in self.captures}), mask)
+        taught = Captures(**{name: list(getattr(teacher, name)) for name in self.captures})
+        running = RunningLoss(self, taught, mask)
         for name in self.captures:
             for tensor in getattr(student, name):
                 running.compare(name, tensor)
         return running.terms(student_logits, teacher_logits)
 
-    def of_logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The weighted loss of logits (B, C), or of logits per token (B, L, C) at the real tokens of the mask."""
+    def of_logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, sets: bool = False) -> Tensor:
+        """The weighted loss of logits (B, C), or of logits per token (B, L, C) at the real tokens of the mask.
+
+        With `sets` the rows are multi-label ones.
+        """
         chosen = self.settings
         weight = chosen.logits / (student.size(-1) if chosen.logits_mean == "classes" else 1)
+        if sets:
+            return weight * label_sets_loss(student, teacher, chosen.logits_temperature)
         return weight * logits_loss(student, teacher, chosen.logits_temperature, mask)
 
     def counts(self, mask: Tensor, per_token: bool = False) -> dict[str, Tensor]:
@@ -363,15 +343,16 @@ class DistillationLoss:
 class RunningLoss:
     """Computes the terms of one batch layer by layer during the student's forward pass, which frees maps early."""
 
-    def __init__(self, loss: DistillationLoss, teacher: Captures, mask: Tensor) -> None:
+    def __init__(self, loss: DistillationLoss, teacher: Captures, mask: Tensor, sets: bool = False) -> None:
         """Starts before the first layer.
 
         Args:
             loss: the loss to compute.
             teacher: the teacher's captures; each tensor is removed when it has been compared.
             mask: (B, L), true at real tokens.
+            sets: whether rows are multi-label.
         """
-        self._loss, self._teacher, self._mask = loss, teacher, mask
+        self._loss, self._teacher, self._mask, self._sets = loss, teacher, mask, sets
         self._layers = {name: len(getattr(teacher, name)) for name in loss.captures}
         self._values: dict[tuple[str, int], Tensor] = {}  # by term and layer
 
@@ -391,7 +372,8 @@ class RunningLoss:
             name: torch.stack([value for (term, _), value in self._values.items() if term == name]).sum()
             for name in self._loss.weights
         }
-        return {"logits": self._loss.of_logits(wide(student_logits), wide(teacher_logits), self._mask)} | sums
+        logits = self._loss.of_logits(wide(student_logits), wide(teacher_logits), self._mask, sets=self._sets)
+        return {"logits": logits} | sums
 
     def by_layer(self) -> dict[str, Tensor]:
         """The values of the layer-wise terms per layer, in the order of the forward pass; layers are counted from 0."""

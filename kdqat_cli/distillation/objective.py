@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdqat_cli.config import PerName, PrecisionName
-from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, answers, wide
+from kdqat_cli.distillation.logits import wide
+from kdqat_cli.distillation.losses import TERMS, DistillationLoss, RunningLoss, answers
 from kdqat_cli.networks.captures import capture
 from kdqat_cli.networks.modules import family_of
 from kdqat_cli.networks.shallower import keep_layers
@@ -48,7 +49,7 @@ class Objective(Protocol):
 
 
 class OnLabels:
-    """Cross entropy with the labels, or the squared error."""
+    """Cross entropy with the labels (multi-label: binary), or the squared error."""
 
     trains = "model"
 
@@ -121,7 +122,7 @@ class OnTeacher:
             teacher_logits = self._teacher(**inputs).logits
         if loss.settings.layers is not None:
             keep_layers(taught, loss.settings.layers, family_of(self._teacher).pre_norm)
-        running = RunningLoss(loss, taught, batch["counted"])
+        running = RunningLoss(loss, taught, batch["counted"], are_sets(batch["labels"]))
         with self._products.on(batch), capture(self._student, loss.captures, running.compare):
             logits = model(**inputs).logits
         terms = running.terms(logits, teacher_logits)
@@ -147,9 +148,13 @@ class _Products:
 def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy with the labels (B,), or the squared error for one column of logits.
 
-    For logits per token (B, L, C) and labels (B, L), it is the mean over the tokens with a label other than -100.
+    For logits per token (B, L, C) and labels (B, L), it is the mean over the tokens with a label other than -100. For
+    multi-label rows, with labels y (B, C) of 1 and 0, it is −Σ_c y_c · log σ(x_c) + (1 − y_c) · log(1 − σ(x_c)), mean
+    over the batch.
     """
     logits = wide(logits)
+    if are_sets(labels):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / len(logits)
     if logits.dim() == 3:
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     if logits.size(-1) == 1:
@@ -170,8 +175,13 @@ def model_inputs(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 
+def are_sets(labels: Tensor) -> bool:
+    """Whether labels are those of multi-label rows: floats (B, C), where classes per token (B, L) are integers."""
+    return labels.dim() == 2 and labels.is_floating_point()
+
+
 def _per_token(batch: Batch) -> bool:
-    return batch["labels"].dim() > 1
+    return batch["labels"].dim() > 1 and not are_sets(batch["labels"])
 
 
 def _counted(batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
 """Checks that an exported model gives the same answers as the student.
 
-Rows are compared by their answer: the label with the largest logit, or the number itself if the head gives one number.
+Rows are compared by their answer: the label with the largest logit, the labels that reach the threshold (multi-label),
+or the number itself if the head gives one number.
 Logits cannot be compared within a fixed distance. If an activation is within float error of a rounding boundary,
 another engine may round it to the other side, and such differences add up through the layers. Two engines that compute
 the same formula in FP32 differ by up to 0.08 on the film reviews of `movie`, where logits are within ±1.9. This noise
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdqat_cli.errors import GateError, shown
+from kdqat_cli.tasks.labels import reached
 
 Batch = dict[str, NDArray[np.int64]]
 """Tokenised rows as inputs of a model: name of the input → (B, L), padded."""
@@ -42,17 +44,24 @@ class Parity:
 
     Attributes:
         rows: number of compared rows.
-        differing: number of rows with another label or number.
+        differing: number of rows with another label or number, or other labels.
         largest: the largest difference of two logits.
+        share: share of differing answers; a multi-label model answers once per row and label.
     """
 
     rows: int
     differing: int
     largest: float
+    share: float
 
 
-def compare(student: Logits, exported: Logits) -> Parity:
+def compare(student: Logits, exported: Logits, threshold: float | None = None) -> Parity:
     """Compares logits (rows, labels) of the same rows.
+
+    Args:
+        student: the student's.
+        exported: the export's.
+        threshold: least probability of a label in an answer of a multi-label model; None: it is another one.
 
     Raises:
         ValueError: the shapes differ.
@@ -60,30 +69,33 @@ def compare(student: Logits, exported: Logits) -> Parity:
     if student.shape != exported.shape:
         raise ValueError(f"the export gives logits of shape {exported.shape}, but the student {student.shape}")
     distance = np.abs(student - exported)
-    if student.shape[1] == 1:
-        differing = distance[:, 0] > NUMBER_TOLERANCE * student.std()
+    if threshold is not None:
+        answers = reached(student, threshold) != reached(exported, threshold)
+    elif student.shape[1] == 1:
+        answers = distance > NUMBER_TOLERANCE * student.std()
     else:
-        differing = student.argmax(1) != exported.argmax(1)
+        answers = (student.argmax(1) != exported.argmax(1))[:, None]
     # NaN is never a correct answer, whatever argmax returns for it.
-    differing |= ~np.isfinite(exported).all(1)
-    return Parity(len(student), int(differing.sum()), float(distance.max()))
+    answers = answers | ~np.isfinite(exported).all(1, keepdims=True)
+    return Parity(len(student), int(answers.any(1).sum()), float(distance.max()), float(answers.mean()))
 
 
 def require(parity: Parity, name: str, bound: float = BOUND) -> None:
-    """Fails if too many rows differ.
+    """Fails if too many answers differ.
 
     Args:
         parity: the comparison.
         name: the name of the export in the error.
-        bound: share of rows that may differ.
+        bound: share of answers that may differ.
 
     Raises:
-        GateError: more than `bound` of the rows differ.
+        GateError: more than `bound` of the answers differ.
     """
-    if parity.differing > bound * parity.rows:
+    if parity.share > bound:
         raise GateError(
             f"{name} gives other answers than the student on {parity.differing} of {parity.rows} rows, more than "
-            f"{100 * bound:g} % (the largest difference of a logit is {parity.largest:.3g}); nothing was written."
+            f"{100 * bound:g} % of the answers (the largest difference of a logit is {parity.largest:.3g}); "
+            "nothing was written."
         )
 
 

@@ -46,7 +46,8 @@ def save_packed(
     """
     parts = model_parts(model, record, half)
     write_packed(folder / FILE_NAME, parts, codec)
-    labels = {key: parts.config[key] for key in ("id2label", "label2id", "problem_type")}
+    told = ("id2label", "label2id", "problem_type", *(["threshold"] if record.threshold is not None else []))
+    labels = {key: parts.config[key] for key in told}
     outline = {"model_type": MODEL_TYPE, "architectures": [KdqatForSequenceClassification.__name__], **labels}
     (folder / "config.json").write_text(json.dumps(outline, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

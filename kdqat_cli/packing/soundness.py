@@ -128,9 +128,13 @@ def _wrong_labels(parts: "PackedParts", outputs: int, family: Family) -> str | N
     if names is not None and names != [told[key] for key in sorted(told, key=int)]:
         return "the labels of the record differ from id2label."
     problem = config.get("problem_type")
-    regression = problem == "regression"
-    if problem not in (None, "regression", "single_label_classification") or (regression and outputs != 1):
+    several = problem == "multi_label_classification"
+    known = several or problem in (None, "regression", "single_label_classification")
+    if not known or (problem == "regression" and outputs != 1) or (several and outputs == 1):
         return f"problem_type is {shown(problem)}, but the classifier has {outputs} outputs."
+    threshold = config.get("threshold") if several else None
+    if parts.record.kind == "packed" and (parts.record.threshold != threshold or (threshold is None) == several):
+        return f"the record has the threshold {parts.record.threshold}, but the configuration {shown(threshold)}."
     if parts.record.kind == "packed" and (names is None) != (outputs == 1):
         return f"the record has {'no labels' if names is None else 'labels'}, but the classifier has {outputs} outputs."
     return None

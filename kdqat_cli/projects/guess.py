@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
-from kdqat_cli.tasks.text.data import Row, cell, column_fix, raw_rows
+from kdqat_cli.tasks.text.cells import Row, cell
+from kdqat_cli.tasks.text.data import column_fix, raw_rows
 from kdqat_cli.tasks.text.schema import Columns
 
 _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "stars", "score")

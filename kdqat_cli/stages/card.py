@@ -19,6 +19,7 @@ from kdqat_cli.store.writing import refuse_target, write_text
 from kdqat_cli.tasks.records import model_folder, recorded
 
 _SIZE = ("parameters", "bytes", "bits_per_weight", "ratio_to_fp32")
+_NO_SCORE = ("rows", "threshold")  # ends of names of figures that are not scores, of any split
 _LARGEST_BENCH = 2**20  # bytes
 _EXPORT = "kdqat export, whose folder holds model/ and run.json"
 
@@ -158,7 +159,7 @@ def _measured(scored: list[_Scored]) -> Measured | None:
     if not scored:
         return None
     figures = [one.metrics.figures for one in scored]
-    names = [name for name in figures[0] if name not in _SIZE and not name.endswith("rows")]
+    names = [name for name in figures[0] if name not in _SIZE and not name.endswith(_NO_SCORE)]
     scores = [Score(name, [row[name] for row in figures]) for name in names if all(name in row for row in figures)]
     whose = "this model" if len(scored) == 1 else "this model and the same model with other seeds"
     return Measured(scores, [one.seed for one in scored], f"{whose}, measured by `kdqat evaluate`", True)

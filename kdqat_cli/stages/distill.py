@@ -37,6 +37,7 @@ from kdqat_cli.tasks.models import (
     student_record,
     teacher_fault,
     teacher_score,
+    undecided,
 )
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
@@ -127,7 +128,7 @@ def _distil(
     resume = work.resume_folder(record)
     set_seed(seed)
     student = _begun(task, source, settings, data_dir, network)
-    trained = _train(student.model, source.model, settings, rows, dev, seed, resume, progress)
+    trained = _train(undecided(student.model), source.model, settings, rows, dev, seed, resume, progress)
     return taught, write_result(work, kind, student, record, trained, rows, dev, watch)
 
 

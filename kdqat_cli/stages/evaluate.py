@@ -150,7 +150,7 @@ def _detailed(
             f"The answers of task {task.name} are neither classes nor numbers; there are no details of them.",
             "kdqat evaluate, without --details and --teacher",
         )
-    figures = compute_metrics(task, answers.logits, answers.labels)
+    figures = compute_metrics(task, answers.logits, answers.labels, answers.threshold)
     figures |= {} if teacher is None else agreement(task, answers, teacher)
     return figures, tables(task, answers, teacher)
 

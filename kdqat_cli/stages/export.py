@@ -25,6 +25,7 @@ from kdqat_cli.tasks.records import model_folder, recorded, require_text, size_f
 from kdqat_cli.tasks.registry import kind_named
 from kdqat_cli.tasks.task import Task
 from kdqat_cli.tasks.text.data import load_split
+from kdqat_cli.tasks.text.head import threshold_of
 from kdqat_cli.tasks.text.inference import padded_batches, predict_logits
 from kdqat_cli.tasks.text.kind import TEXT
 from kdqat_cli.tasks.text.models import Classifier
@@ -205,14 +206,15 @@ def _compare(
     rows = task_rows(task, "dev", data_dir, source.tokenizer, source.record.row_length, batches)
     expected = predict_logits(source.model, rows.rows, source.tokenizer, batches)
     found = _foreign_logits(spec.logits, folder, rows, expected.shape)
-    parity = compare(expected, found)
+    threshold = threshold_of(source.model.config)
+    parity = compare(expected, found, threshold)
     require(parity, name)
     compared: Compared = {
         "rows": parity.rows,
         "rows_differing": parity.differing,
         "largest_difference": round(parity.largest, 6),
-        "student_score": compute_metrics(task, expected, rows.labels)["score"],
-        "score": compute_metrics(task, found, rows.labels)["score"],
+        "student_score": compute_metrics(task, expected, rows.labels, threshold)["score"],
+        "score": compute_metrics(task, found, rows.labels, threshold)["score"],
     }
     if spec.tokens is not None:
         texts = load_split(task, "dev", data_dir)

@@ -10,7 +10,7 @@ from kdqat_cli.distillation.objective import OnLabels
 from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.folder import HISTORY, MODEL, Work, output_folder, refuse_inputs, shared_folder
 from kdqat_cli.store.run import Stopwatch, versions, write_run
-from kdqat_cli.tasks.models import cut_short, load_teacher, marked
+from kdqat_cli.tasks.models import cut_short, load_teacher, marked, undecided
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task, check_keep_best
 from kdqat_cli.training.batches import SharedBatches
@@ -130,5 +130,5 @@ def _train(
     resume = work.resume_folder(record)
     batches = SharedBatches.of(rows, settings.teacher, seed)
     objective = OnLabels(settings.teacher.precision, settings.teacher.loss_per)
-    training = Loop(loaded.model, batches, objective, dev.score, settings.teacher, seed, resume, progress)
+    training = Loop(undecided(loaded.model), batches, objective, dev.score, settings.teacher, seed, resume, progress)
     return write_result(work, kind, loaded, record, training.run(), rows, dev, watch)

@@ -8,7 +8,15 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.quantizers.parameters import freeze, level_bits
 from kdqat_cli.store.folder import MODEL, output_folder, refuse_inputs
 from kdqat_cli.store.run import Stopwatch, write_run
-from kdqat_cli.tasks.models import load_teacher, marked, student_record, teacher_fault, teacher_score
+from kdqat_cli.tasks.models import (
+    decided,
+    load_teacher,
+    marked,
+    student_record,
+    teacher_fault,
+    teacher_score,
+    undecided,
+)
 from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import Task
 
@@ -55,9 +63,10 @@ def quantize(
         taught = teacher_score(source.model, task, dev, teacher, weak)
         record = marked(record, [teacher_fault(source.record, taught, dev)])
         work.refuse_other(record)
-        quantize_model(source.model, settings.quantization)
+        quantize_model(undecided(source.model), settings.quantization)
         freeze(source.model)
-        score = dev.score(source.model)["score"]
+        metrics = dev.score(source.model)
+        score, record = metrics["score"], decided(source.model, record, metrics)
         kind.save(source, work.scratch / MODEL, record)
         run = write_run(work.scratch, watch, score=score, level_bits=level_bits(source.model))
     return {"folder": str(out), "score": score, "seconds": run.seconds}

@@ -66,7 +66,8 @@ def _listed(folder: Path) -> list[str] | None:
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     text = StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    # Lines end as csv's own do: with another end, a cell with a carriage return would not be enclosed.
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -276,7 +276,7 @@ def model_record(model: Path) -> Record:
 def _settings(record: Record) -> dict[str, object]:
     """Every value of a record by its place, except versions; results of equal settings have equal values."""
     unsaid = {"version", "versions", "task_file"}
-    unsaid |= {name for name in ("encoder", "network", "seed") if getattr(record, name) is None}
+    unsaid |= {name for name in ("encoder", "network", "seed", "threshold") if getattr(record, name) is None}
     return _flat(record.model_dump(mode="json", exclude=unsaid))
 
 

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from kdqat_cli.errors import ConfigError, KdqatError, MissingInputError
 
@@ -104,8 +105,11 @@ def refuse_target(path: Path, ours: Ours | None = None) -> None:
         _refuse_unwritable(path.absolute().parent)
 
 
-def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
-    """Writes a file under another name and renames it; makes missing folders. A link at `path` is replaced.
+@contextmanager
+def writing(path: Path, ours: Ours | None = None) -> Iterator[BinaryIO]:
+    """A file under another name, which is renamed at the end; makes missing folders. A link at `path` is replaced.
+
+    After an error in the block nothing is at `path` that was not there before.
 
     Raises:
         ConfigError: as `refuse_target`.
@@ -117,13 +121,19 @@ def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
         aside = path.with_name(f".kdqat-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             with aside.open("xb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
             sync(path.parent)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
+    """Writes a file as a whole; arguments and errors as of `writing`."""
+    with writing(path, ours) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str, ours: Ours | None = None) -> None:

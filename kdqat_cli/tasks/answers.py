@@ -1,24 +1,27 @@
 """The interface between `kdqat predict` and a model, for all kinds of rows. It does not import torch."""
 
-from typing import Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdqat_cli.tasks.labels import reached
 from kdqat_cli.texts import Text
 
 
 class Answer(TypedDict, total=False):
-    """The answer to a line: label and probabilities, a value, a translation, or an error."""
+    """The answer to a line: label or labels and probabilities, a value, a translation, or an error."""
 
     text: str
     """The line: a text, the path of a picture, a sentence."""
     pair: str
     """The second text of a pair."""
     label: str
-    """The most probable class."""
+    """The most probable class; missing where `--threshold` is above its probability."""
+    labels: list[str]
+    """Of a multi-label model: the labels whose probability reaches its threshold."""
     probabilities: dict[str, float]
-    """Class name → its probability."""
+    """Class name → its probability; of a multi-label model, each label has a probability of its own."""
     value: float
     """The number, for a regression."""
     translation: str
@@ -27,8 +30,16 @@ class Answer(TypedDict, total=False):
     """The reason why there is no answer."""
 
 
+Gives = Literal["label", "labels", "value", "translation"]
+"""The field of an answer that a model gives."""
+
+
 class Answerer(Protocol):
     """A model that is ready to answer."""
+
+    @property
+    def gives(self) -> Gives:
+        """What it answers with."""
 
     @property
     def labels(self) -> list[str] | None:
@@ -50,18 +61,48 @@ class Answerer(Protocol):
         """
 
 
-def answer_of(labels: list[str] | None, logits: NDArray[np.float32]) -> Answer:
-    """Makes an answer of logits: label and probabilities, or the value.
+def answer_of(labels: list[str] | None, logits: NDArray[np.float32], threshold: float | None = None) -> Answer:
+    """Makes an answer of logits: label or labels and probabilities, or the value.
 
     Args:
         labels: names of the classes; None: regression.
         logits: logits (labels,) of one row; for a regression (1,).
+        threshold: least probability of an answered label of a multi-label model; None: the model is not multi-label.
     """
     if not np.isfinite(logits).all():
         return {"error": "The model's answer is NaN or infinite."}
     exact = logits.astype(np.float64)
     if labels is None:
         return {"value": round(float(exact[0]), 6)}
+    if threshold is not None:
+        with np.errstate(over="ignore"):
+            each = (1 / (1 + np.exp(-exact))).round(6).tolist()
+        chosen = [name for name, found in zip(labels, reached(logits, threshold), strict=True) if found]
+        return {"labels": chosen, "probabilities": dict(zip(labels, each, strict=True))}
     power = np.exp(exact - exact.max())
     probabilities = (power / power.sum()).round(6).tolist()
     return {"label": labels[int(exact.argmax())], "probabilities": dict(zip(labels, probabilities, strict=True))}
+
+
+def with_threshold(answer: Answer, threshold: float | None) -> Answer:
+    """An answer with another least probability of a label than the model's own.
+
+    Args:
+        answer: from a model; one without probabilities stays as it is.
+        threshold: the least probability. A model with one label per text then has none for a text whose best one is
+            below. None: the model's own; with one label per text there is none.
+    """
+    probabilities = answer.get("probabilities")
+    if probabilities is None or threshold is None:
+        return answer
+    if "labels" in answer:
+        return {**answer, "labels": [label for label, one in probabilities.items() if one >= threshold]}
+    return answer if max(probabilities.values()) >= threshold else Answer(probabilities=probabilities)
+
+
+def with_top(answer: Answer, top: int | None) -> Answer:
+    """An answer with its highest probabilities alone, the highest first; None: as it is."""
+    probabilities = answer.get("probabilities")
+    if probabilities is None or top is None:
+        return answer
+    return {**answer, "probabilities": dict(sorted(probabilities.items(), key=lambda entry: -entry[1])[:top])}

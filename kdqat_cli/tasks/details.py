@@ -6,8 +6,8 @@ For a class c:
     recall    = number of right answers c / number of rows with the gold label c
     F1        = 2 precision · recall / (precision + recall)
 
-all in percent; a measure with the denominator 0 is 0. A regression has no classes. Its table of rows has every row, in
-the order of falling error.
+all in percent; a measure with the denominator 0 is 0. In a multi-label task each label is counted separately, and there
+is no confusion matrix. A regression has no classes. Its table of rows has every row, in the order of falling error.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 from sklearn.metrics import precision_recall_fscore_support
 
+from kdqat_cli.tasks.labels import SEPARATOR, reached
 from kdqat_cli.tasks.task import LabelledTask
 
 Row = dict[str, object]
@@ -39,22 +40,26 @@ class Answers:
 
     Attributes:
         logits: (rows, labels); for a regression (rows, 1), the predicted numbers.
-        labels: (rows,), the gold class indices or numbers.
+        labels: (rows,), the gold class indices or numbers; for a multi-label task (rows, labels), 1 or 0.
         shown: further columns that show a row to users: column → one value per row.
+        threshold: least probability of an answered label of a multi-label model; None: the model is not multi-label.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.generic]
     shown: dict[str, list[str]] = field(default_factory=dict)
+    threshold: float | None = None
 
     @property
     def predicted(self) -> NDArray[np.generic]:
-        """The predicted class indices (rows,); for a regression the predicted numbers."""
+        """The predicted class indices (rows,); for a regression the numbers; for multi-label (rows, labels), bool."""
+        if self.threshold is not None:
+            return reached(self.logits, self.threshold)
         return self.logits[:, 0] if self.logits.shape[1] == 1 else self.logits.argmax(axis=1)
 
 
 def tables(task: LabelledTask, answers: Answers, teacher: Answers | None = None) -> dict[str, Table]:
-    """Makes the tables of a split: `wrong`, and for a classification `classes` and `confusion`.
+    """Makes the tables of a split: `wrong`; `classes`, if there are classes; `confusion`, if each row has one class.
 
     `confusion` has the gold and the predicted label of each row, which DVC's template `confusion` counts.
 
@@ -63,16 +68,18 @@ def tables(task: LabelledTask, answers: Answers, teacher: Answers | None = None)
         answers: the model's answers.
         teacher: a teacher's answers to the same rows, for a further column, or None.
     """
-    made = {} if task.labels is None else {"classes": _classes(task, answers), "confusion": _confusion(task, answers)}
+    made = {} if task.labels is None else {"classes": _classes(task, answers)}
+    if task.labels is not None and not task.multi_label:
+        made["confusion"] = _confusion(task, answers)
     return made | {"wrong": _wrong(task, answers, teacher)}
 
 
 def _classes(task: LabelledTask, answers: Answers) -> Table:
     names = task.labels or []
-    measures = precision_recall_fscore_support(
-        answers.labels, answers.predicted, labels=range(len(names)), zero_division=0.0
-    )
-    counts = np.bincount(answers.predicted.astype(np.int64), minlength=len(names)).tolist()
+    predicted = answers.predicted
+    measures = precision_recall_fscore_support(answers.labels, predicted, labels=range(len(names)), zero_division=0.0)
+    found = predicted.nonzero()[1] if task.multi_label else predicted.astype(np.int64)
+    counts = np.bincount(found, minlength=len(names)).tolist()
     rows: list[Row] = []
     for name, count, precision, recall, f1, gold in zip(names, counts, *measures, strict=True):
         percent = {"precision": precision, "recall": recall, "f1": f1}
@@ -93,8 +100,9 @@ def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Tab
         name, values = "error", np.abs(answers.predicted.astype(np.float64) - answers.labels.astype(np.float64))
         order = np.argsort(-values, kind="stable").tolist()
     else:
-        name, values = "probability", np.exp(log_softmax(answers.logits.astype(np.float64), axis=1).max(axis=1))
-        order = np.flatnonzero(answers.predicted != answers.labels).tolist()
+        name, values = "probability", _probabilities(answers)
+        wrong = answers.predicted != answers.labels
+        order = np.flatnonzero(wrong.any(axis=1) if task.multi_label else wrong).tolist()
     sides = {"label": answers.labels, "predicted": answers.predicted}
     sides |= {} if teacher is None else {"teacher": teacher.predicted}
     rows: list[Row] = [
@@ -107,24 +115,44 @@ def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Tab
     return Table(["row", *answers.shown, *sides, name], rows)
 
 
+def _probabilities(answers: Answers) -> NDArray[np.float64]:
+    """Of each row's answer (rows,); for a multi-label model, of exactly these labels: the product over all labels."""
+    logits = answers.logits.astype(np.float64)
+    if answers.threshold is None:
+        logs = log_softmax(logits, axis=1).max(axis=1)
+    else:
+        logs = log_expit(np.where(answers.predicted, logits, -logits)).sum(axis=1)
+    found: NDArray[np.float64] = np.exp(logs)
+    return found
+
+
 def agreement(task: LabelledTask, answers: Answers, teacher: Answers) -> dict[str, float]:
     """Measures how far a model's answers agree with its teacher's.
 
     Returns:
-        For a classification `teacher_agreement`, the share of rows with the same label, in percent, and `teacher_kl`,
-        the mean over rows of KL(teacher ‖ model), in nats. For a regression `teacher_distance`, the mean absolute
-        difference of the numbers.
+        For a classification `teacher_agreement`, the share of rows with the same label or labels, in percent, and
+        `teacher_kl`, the mean over rows of KL(teacher ‖ model), in nats; for a multi-label task it is the sum over the
+        labels. For a regression `teacher_distance`, the mean absolute difference of the numbers.
     """
     ours, theirs = answers.logits.astype(np.float64), teacher.logits.astype(np.float64)
     if task.labels is None:
         return {"teacher_distance": float(np.abs(ours - theirs).mean())}
-    p, q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
+    same = answers.predicted == teacher.predicted
+    if task.multi_label:
+        same = same.all(axis=1)
+        # A label and its absence are the two classes of a Bernoulli distribution each.
+        theirs, ours = (np.concatenate([log_expit(side), log_expit(-side)], axis=1) for side in (theirs, ours))
+    else:
+        theirs, ours = (log_softmax(side, axis=1) for side in (theirs, ours))
     return {
-        "teacher_agreement": 100 * float((answers.predicted == teacher.predicted).mean()),
-        "teacher_kl": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
+        "teacher_agreement": 100 * float(same.mean()),
+        "teacher_kl": float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()),
     }
 
 
 def _name(task: LabelledTask, value: object) -> object:
+    if task.multi_label:
+        names = task.labels or []
+        return SEPARATOR.join(name for name, found in zip(names, value, strict=True) if found)  # type: ignore[call-overload]
     number = float(value)  # type: ignore[arg-type]
     return round(number, 6) if task.labels is None else task.labels[int(number)]

@@ -1,11 +1,35 @@
-"""The label of a row: a class by its name or its index, or a number in a range.
+"""The label of a row: a class by its name or its index, any number of classes (multi-label), or a number in a range.
 
 A class name takes precedence. An index, from 0, is accepted only if no class name is a number: if the classes are 1 to
 5, the label 0 is an error, not the class 1. Spaces around a name and its Unicode form (NFC or NFD, which depends on the
 file system or the keyboard) are ignored; case is not.
+
+A multi-label model gives each label a probability of its own, the sigmoid σ of its logit. A row has the labels whose
+probability reaches one threshold t, the same for all labels. σ(x) >= t is computed as x >= log(t / (1 - t)), without an
+exponential, so training, evaluation and serving decide alike.
 """
 
+import math
 import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEPARATOR = "|"
+"""Stands between the labels of a row in a cell."""
+THRESHOLD = 0.5
+"""Of a multi-label model that kdqat did not train."""
+
+
+def reached(logits: NDArray[np.generic], threshold: float) -> NDArray[np.bool_]:
+    """Which labels of each row have at least a probability.
+
+    Args:
+        logits: (rows, labels) or (labels,).
+        threshold: the probability, above 0 and below 1.
+    """
+    least = math.log(threshold / (1 - threshold))
+    return logits.astype(np.float64) >= least
 
 
 def plain(name: str) -> str:
@@ -16,12 +40,26 @@ def plain(name: str) -> str:
 class Labels:
     """The labels that a task's rows may have."""
 
-    def __init__(self, classes: list[str] | None, limits: list[float] | None) -> None:
-        """Takes the fields `labels` and `range` of a task; one of the two is None."""
-        self._range = limits
+    def __init__(self, classes: list[str] | None, limits: list[float] | None, several: bool = False) -> None:
+        """Takes the fields `labels` and `range` of a task, of which one is None, and `multi_label`."""
+        self._range, self._several = limits, several
         names = [plain(name) for name in classes or []]
         self._classes = {name: index for index, name in enumerate(names)}
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
+
+    def read(self, given: object, named: bool = False) -> int | float | list[float] | None:
+        """What `value` says; of a multi-label task 1 or 0 per class, or None.
+
+        Args:
+            given: what the row holds; of a multi-label task a list, or a cell with `SEPARATOR` between labels.
+            named: as of `value`.
+        """
+        if not self._several:
+            return self.value(given, named)
+        if isinstance(given, str):
+            given = given.split(SEPARATOR) if given.strip() else []
+        found = [self.value(one, named) for one in given] if isinstance(given, list) else [None]
+        return None if None in found else [float(index in found) for index in range(len(self._classes))]
 
     def value(self, given: object, named: bool = False) -> int | float | None:
         """The class index or the number; None: the value is not a label of the task.
@@ -42,7 +80,10 @@ class Labels:
         """The end of the error sentence about a value that is not a label."""
         if self._range is not None:
             return "is not a number from {:g} to {:g}".format(*self._range)
-        return f"is unknown; the labels are {', '.join(self._classes)}"
+        names = ", ".join(self._classes)
+        if self._several:
+            return f"is neither a list of labels nor labels with {SEPARATOR} between them; the labels are {names}"
+        return f"is unknown; the labels are {names}"
 
     def _number(self, given: str | float) -> float | None:
         lowest, highest = self._range or (0, 0)

@@ -1,7 +1,7 @@
 """Loads and checks models for a task of any kind."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -100,6 +100,29 @@ def marked(record: Record, reasons: Iterable[str | None]) -> Record:
     if given:
         _LOGGER.warning("The result is marked as not to be quoted: %s.", "; ".join(given))
     return record.model_copy(update={"not_to_be_quoted": "; ".join(given)}) if given else record
+
+
+def undecided(model: PreTrainedModel) -> PreTrainedModel:
+    """Takes the threshold from a multi-label model that is to be trained: each evaluation then chooses one.
+
+    Returns:
+        The same model.
+    """
+    if getattr(model.config, "threshold", None) is not None:
+        model.config.threshold = None
+    return model
+
+
+def decided(model: PreTrainedModel, record: Record, metrics: Mapping[str, float]) -> Record:
+    """Gives a trained multi-label model the threshold that it was scored with on dev.
+
+    Returns:
+        The record, which has it too; of another model the record as it was.
+    """
+    if "threshold" not in metrics:
+        return record
+    model.config.threshold = metrics["threshold"]
+    return record.model_copy(update={"threshold": metrics["threshold"]})
 
 
 def cut_short(rows: Rows, limit: int | None) -> str | None:

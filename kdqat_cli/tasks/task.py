@@ -2,20 +2,21 @@
 
 A task file names the source of the rows, the possible answers, and the headline metric. Each kind has its own schema
 with further fields (text/schema.py, image/schema.py, translation/schema.py). `LabelledTask` is the base of the kinds
-whose answer is one class or one number per row.
+whose answer is one class, any number of labels, or one number per row.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from kdqat_cli.config import MetricName, Section, Training
 from kdqat_cli.errors import ConfigError
-from kdqat_cli.tasks.labels import plain
+from kdqat_cli.tasks.labels import SEPARATOR, plain
 
 SUFFIXES = (".yaml", ".yml")
 CORRELATIONS = {"pearson", "spearman"}
+_OF_LABEL_SETS = {"accuracy", "micro_f1", "macro_f1"}  # metrics of rows with any number of labels
 
 
 class Hosted(NamedTuple):
@@ -103,14 +104,19 @@ class Task(Section):
 
 
 class LabelledTask(Task):
-    """A task with one class or one number per row."""
+    """A task with one class, any number of labels, or one number per row."""
 
+    takes_label_sets: ClassVar[bool] = False
+    """Whether a task of the kind may be multi-label."""
     labels: list[str] | None = Field(default=None, min_length=2)
     """Class names in the order of the model's outputs. Files contain names or, if no name is a number, indices from
     0."""
+    multi_label: bool = False
+    """Whether a row has any number of the labels, or none. In a JSONL file the label of a row is then a list, and in
+    other files a cell with a vertical bar between labels (a|b); an empty cell is no label."""
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """Smallest and largest label of a regression task."""
-    metric: Literal["accuracy", "matthews", "f1+accuracy", "pearson+spearman", "pearson"]
+    metric: Literal["accuracy", "matthews", "f1+accuracy", "micro_f1", "macro_f1", "pearson+spearman", "pearson"]
     """The headline score; with a plus, the mean of the two."""
     also: list[MetricName] = Field(default_factory=list)
     """Further metrics to report."""
@@ -133,6 +139,8 @@ class LabelledTask(Task):
     @property
     def answers(self) -> str:
         """See `Task.answers`."""
+        if self.multi_label:
+            return f"any of {self.num_labels}"
         return "number" if self.regression else str(self.num_labels)
 
     def faults(self) -> list[str]:
@@ -147,13 +155,25 @@ class LabelledTask(Task):
             faults.append("labels: a name is empty.")
         if self.range and not self.range[0] < self.range[1]:
             faults.append("range: the smallest label must come first.")
-        for metric in self.metrics:
-            if (metric in CORRELATIONS) != self.regression:
-                kind = "regression" if self.regression else "classification"
-                faults.append(f"metric: {metric} does not fit a {kind}.")
-            if metric == "f1" and self.num_labels > 2:
-                faults.append("metric: f1 needs two labels; use macro_f1 for more.")
-        return faults
+        if self.multi_label and not self.takes_label_sets:
+            faults.append(f"multi_label: a row of the kind {self.kind} has one class.")
+        if self.multi_label and self.labels is None:
+            faults.append("multi_label: labels must be given.")
+        if self.multi_label and (barred := [name for name in names if SEPARATOR in name]):
+            faults.append(f"labels: {barred[0]} has a vertical bar, which stands between labels.")
+        return faults + [fault for metric in self.metrics if (fault := self._misfit(metric))]
+
+    def _misfit(self, metric: str) -> str | None:
+        if (metric in CORRELATIONS) != self.regression:
+            kind = "regression" if self.regression else "classification"
+            return f"metric: {metric} does not fit a {kind}."
+        if self.multi_label and metric not in _OF_LABEL_SETS:
+            return f"metric: {metric} needs one label per row; multi_label takes {', '.join(sorted(_OF_LABEL_SETS))}."
+        if metric == "micro_f1" and not self.multi_label:
+            return "metric: micro_f1 is for multi_label; with one label per row it is the accuracy."
+        if metric == "f1" and self.num_labels > 2:
+            return "metric: f1 needs two labels; macro_f1 takes more."
+        return None
 
 
 def check_keep_best(task: Task, section: str, training: Training) -> None:
@@ -184,5 +204,5 @@ def label_config(task: LabelledTask) -> dict[str, object]:
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if task.multi_label else 'single'}_label_classification",
     }

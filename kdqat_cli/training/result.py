@@ -6,6 +6,7 @@ from kdqat_cli.record import Record
 from kdqat_cli.store.folder import HISTORY, MODEL, Work
 from kdqat_cli.store.run import Stopwatch, write_run
 from kdqat_cli.tasks.kind import Kind, Loaded, Rows
+from kdqat_cli.tasks.models import decided
 from kdqat_cli.training.history import write_history
 from kdqat_cli.training.loop import Trained
 
@@ -29,7 +30,8 @@ def write_result(
         The dev score in percent.
     """
     steps, history = trained
-    score = dev.score(loaded.model)["score"]
+    metrics = dev.score(loaded.model)
+    score, record = metrics["score"], decided(loaded.model, record, metrics)
     if group.leads():
         kind.save(loaded, work.scratch / MODEL, record)
         write_history(work.scratch / HISTORY, history)

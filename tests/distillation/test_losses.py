@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from kdqat_cli.distillation.logits import logits_loss
 from kdqat_cli.distillation.losses import (
     LOSSES,
     TERMS,
     DistillationLoss,
     hidden_loss,
-    logits_loss,
     map_loss,
     score_loss,
 )

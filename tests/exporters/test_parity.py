@@ -10,8 +10,8 @@ from kdqat_cli.exporters.parity import BOUND, Parity, compare, require, require_
 def test_labels_are_counted_by_hand() -> None:
     student = np.array([[1.0, 0.0], [0.2, 0.1], [-1.0, 3.0]], dtype=np.float32)
     exported = np.array([[1.5, 0.0], [0.1, 0.2], [-1.0, 3.0]], dtype=np.float32)
-    assert compare(student, student) == Parity(rows=3, differing=0, largest=0.0)
-    assert compare(student, exported) == Parity(rows=3, differing=1, largest=0.5)
+    assert compare(student, student) == Parity(rows=3, differing=0, largest=0.0, share=0.0)
+    assert compare(student, exported) == Parity(rows=3, differing=1, largest=0.5, share=1 / 3)
 
 
 def test_a_single_number_differs_where_it_moves_by_a_tenth_of_the_spread() -> None:
@@ -28,17 +28,28 @@ def test_not_a_number_differs(labels: int) -> None:
     assert compare(student, exported).differing == 1
 
 
+def test_each_label_of_a_multi_label_row_is_an_answer() -> None:
+    """σ(0.5) = 0.62: above a threshold of 0.6, below one of 0.7."""
+    student = np.array([[1.0, 0.5, -2.0], [1.0, 1.0, 1.0]], dtype=np.float32)
+    exported = np.array([[1.0, 0.3, -2.0], [1.0, 1.0, 1.0]], dtype=np.float32)
+    assert compare(student, exported, 0.7).share == 0
+    found = compare(student, exported, 0.6)
+    assert (found.differing, found.share) == (1, 1 / 6)
+    exported[1, 0] = np.inf
+    assert compare(student, exported, 0.6).share == 4 / 6
+
+
 def test_other_shapes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="shape"):
         compare(np.zeros((3, 2), dtype=np.float32), np.zeros((2, 2), dtype=np.float32))
 
 
 def test_the_bound_is_a_share_of_the_rows() -> None:
-    require(Parity(rows=1000, differing=int(1000 * BOUND), largest=1.0), "it")
+    require(Parity(rows=1000, differing=int(1000 * BOUND), largest=1.0, share=BOUND), "it")
     with pytest.raises(
         GateError, match="it gives other answers than the student on 31 of 1000 rows, more than 3 %"
     ) as caught:
-        require(Parity(rows=1000, differing=31, largest=1.0), "it")
+        require(Parity(rows=1000, differing=31, largest=1.0, share=0.031), "it")
     assert caught.value.exit_code == 4
 
 

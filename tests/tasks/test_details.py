@@ -1,8 +1,12 @@
 """Measures per class and the tables of rows, on answers whose numbers can be counted by hand."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from kdqat_cli.store.details import write_details
 from kdqat_cli.tasks.details import Answers, agreement, tables
 from kdqat_cli.tasks.task import LabelledTask
 
@@ -57,3 +61,41 @@ def test_of_a_regression_the_rows_that_are_farthest_off_come_first() -> None:
     assert list(made) == ["wrong"]
     assert [(row["row"], row["error"]) for row in made["wrong"].rows] == [(2, 3.0), (1, 0.5), (3, 0.0)]
     assert agreement(RATED, answers, Answers(answers.logits + 1, answers.labels)) == {"teacher_distance": 1.0}
+
+
+def test_every_text_survives_in_a_table(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\r\nb", "a\nb", 'say "a", b', " "]
+    write_details(tmp_path / "d", {"wrong": (["text"], [{"text": text} for text in texts])}, {})
+    with (tmp_path / "d/wrong.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+
+
+SETS = LabelledTask(name="m", title="M", metric="micro_f1", labels=["a", "b"], multi_label=True)
+# Probabilities 0.9 and 0.2, 0.6 and 0.6, 0.1 and 0.3, with a threshold of 0.5: {a}, {a, b}, {}.
+CHANCES = np.array([[0.9, 0.2], [0.6, 0.6], [0.1, 0.3]])
+HELD = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+
+
+def answered(chances: np.ndarray, threshold: float = 0.5) -> Answers:
+    return Answers(np.log(chances / (1 - chances)).astype(np.float32), HELD, {"text": list("xyz")}, threshold)
+
+
+def test_of_label_sets_each_label_is_counted_by_itself() -> None:
+    made = tables(SETS, answered(CHANCES), answered(CHANCES, 0.25))
+    assert list(made) == ["classes", "wrong"]
+    a, b = made["classes"].rows
+    assert a == {"label": "a", "rows": 2, "answers": 2, "precision": 50.0, "recall": 50.0, "f1": 50.0}
+    assert b == {"label": "b", "rows": 1, "answers": 1, "precision": 100.0, "recall": 100.0, "f1": 100.0}
+    assert made["wrong"].rows == [
+        {"row": 2, "text": "y", "label": "b", "predicted": "a|b", "teacher": "a|b", "probability": 0.36},
+        {"row": 3, "text": "z", "label": "a", "predicted": "", "teacher": "b", "probability": 0.63},
+    ]
+
+
+def test_agreement_of_label_sets_against_a_plain_loop() -> None:
+    ours, theirs = answered(CHANCES), answered(CHANCES[::-1], 0.5)
+    found = agreement(SETS, ours, theirs)
+    pairs = zip(CHANCES[::-1].flatten(), CHANCES.flatten(), strict=True)
+    divergence = sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)) for p, q in pairs) / 3
+    assert found["teacher_kl"] == pytest.approx(divergence, rel=1e-6)
+    assert found["teacher_agreement"] == pytest.approx(100 / 3)

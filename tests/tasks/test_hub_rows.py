@@ -90,3 +90,11 @@ def test_a_wrong_hub_row_is_named(label: int, column: str, sentence: str, hub: P
     with pytest.raises(MissingInputError) as caught:
         load_split(mood(hub=source), "dev")
     assert sentence in caught.value.sentence
+
+
+def test_lists_of_hub_classes_are_mapped_by_name(hub: Path) -> None:
+    classes = datasets.ClassLabel(names=["glad", "sad"])
+    rows: dict[str, list[Any]] = {"text": ["A", "B", "C"], "label": [[0], [], [1, 0]]}
+    source = put_on_hub(hub, {"text": TEXT, "label": datasets.List(classes)}, rows)
+    several = mood(hub=source, multi_label=True, metric="micro_f1", also=[])
+    assert load_split(several, "dev")["label"][:] == [[0, 1], [0, 0], [1, 1]]

@@ -88,3 +88,32 @@ def test_a_number_in_a_range(given: Any, number: float | None) -> None:
 def test_the_text_of_an_error() -> None:
     assert Labels(STARS, None).fault() == "is unknown; the labels are 1, 2, 3, 4, 5"
     assert Labels(None, [0.0, 5.0]).fault() == "is not a number from 0 to 5"
+
+
+@pytest.mark.parametrize(
+    ("classes", "given", "found"),
+    [
+        (MOODS, ["glad"], [0, 1]),
+        (MOODS, ["glad", "sad", "glad"], [1, 1]),
+        (MOODS, [], [0, 0]),
+        (MOODS, "", [0, 0]),
+        (MOODS, " ", [0, 0]),
+        (MOODS, "glad", [0, 1]),
+        (MOODS, " sad | glad ", [1, 1]),
+        (MOODS, "1|0", [1, 1]),
+        (MOODS, [1], [0, 1]),
+        (STARS, "1|5", [1, 0, 0, 0, 1]),
+        (STARS, "0", None),
+        (MOODS, "glad|", None),
+        (MOODS, "|", None),
+        (MOODS, "glad,sad", None),
+        (MOODS, ["glad|sad"], None),
+        (MOODS, [["glad"]], None),
+        (MOODS, [None], None),
+        (MOODS, None, None),
+        (MOODS, 1, None),
+        (MOODS, {"glad": 1}, None),
+    ],
+)
+def test_any_number_of_labels(classes: list[str], given: Any, found: list[int] | None) -> None:
+    assert Labels(classes, None, several=True).read(given) == found

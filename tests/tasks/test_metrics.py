@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
+from sklearn import metrics
 
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.registry import load_text_task
+from kdqat_cli.tasks.task import LabelledTask
 
 LABELS = np.array([1, 1, 1, 1, 1, 0, 0, 0])
 PREDICTIONS = np.array(
@@ -113,3 +116,51 @@ def test_scores_are_plain_floats(name: str) -> None:
     task = load_text_task(name)
     logits = np.random.default_rng(0).normal(size=(8, task.num_labels)).astype(np.float32)
     assert all(type(value) is float for value in compute_metrics(task, logits, LABELS).values())
+
+
+def of_sets(metric: str, **fields: Any) -> LabelledTask:
+    return LabelledTask.model_validate(
+        {"name": "t", "title": "T", "metric": metric, "labels": ["a", "b", "c"], "multi_label": True} | fields
+    )
+
+
+ALL = {"also": ["micro_f1", "macro_f1", "accuracy"]}
+
+
+def test_label_sets_by_hand() -> None:
+    """Gold {a}, {a, b}, {}, answered {a, c}, {b}, {}: 2 labels right of 3 answered and 3 of the rows."""
+    gold = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]])
+    logits = np.where([[1, 0, 1], [0, 1, 0], [0, 0, 0]], 1.0, -1.0).astype(np.float32)
+    found = compute_metrics(of_sets("micro_f1", **ALL), logits, gold, 0.5)
+    expected = {"micro_f1": 200 * 2 / 6, "macro_f1": 100 * (2 / 3 + 1 + 0) / 3, "accuracy": 100 / 3, "threshold": 0.5}
+    assert found == pytest.approx(expected | {"score": 200 * 2 / 6})
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "accuracy"])
+def test_label_sets_agree_with_scikit_learn_and_the_threshold_is_the_best(metric: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(-0.5, 2, (40, 3)).astype(np.float32)
+    gold = (random.random((40, 3)) < expit(logits) * [1, 1, seed % 2]).astype(float)  # c is never there
+    found = compute_metrics(of_sets(metric, **ALL), logits, gold)
+    answers = logits.astype(np.float64) >= logit(found["threshold"])
+    assert found["micro_f1"] == pytest.approx(100 * metrics.f1_score(gold, answers, average="micro"))
+    assert found["macro_f1"] == pytest.approx(100 * metrics.f1_score(gold, answers, average="macro", zero_division=0))
+    assert found["accuracy"] == pytest.approx(100 * metrics.accuracy_score(gold, answers))
+    thresholds = [number / 100 for number in range(1, 100)]
+    scores = {one: compute_metrics(of_sets(metric, **ALL), logits, gold, one)["score"] for one in thresholds}
+    best = [one for one, score in scores.items() if score == max(scores.values())]
+    assert found["threshold"] == min(best, key=lambda one: abs(one - 0.5))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "accuracy"])
+def test_chance_of_label_sets_is_the_best_of_all_constant_sets(metric: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    gold = (random.random((30, 3)) < random.random(3)).astype(float)
+    task = of_sets(metric)
+    constants = [np.array([number >> label & 1 for label in range(3)]) for number in range(8)]
+    scores = [
+        compute_metrics(task, np.tile(np.where(one, 9.0, -9.0), (30, 1)), gold, 0.5)["score"] for one in constants
+    ]
+    assert chance_score(task, gold) == max(scores)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kdqat_cli.errors import MissingInputError
-from kdqat_cli.tasks.answers import Answer, answer_of
+from kdqat_cli.tasks.answers import Answer, Gives, answer_of
 from kdqat_cli.tasks.image.data import Images, read_picture
 from kdqat_cli.tasks.image.rows import ImageRows
 from kdqat_cli.tasks.image.schema import ImageTask
@@ -25,6 +25,7 @@ class ImageAnswerer:
 
     loaded: LoadedNetwork
     task: ImageTask
+    gives: Gives = "label"
     pairs: bool | None = False
     remark: str | None = None
 

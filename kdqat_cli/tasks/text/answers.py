@@ -10,7 +10,7 @@ from kdqat_cli.config import Device
 from kdqat_cli.engine.row import Row
 from kdqat_cli.errors import MissingInputError
 from kdqat_cli.record import LONGEST_ROW
-from kdqat_cli.tasks.answers import Answer, answer_of
+from kdqat_cli.tasks.answers import Answer, Gives, answer_of
 from kdqat_cli.tasks.text.reader import Reader, packed_reader
 from kdqat_cli.texts import Text
 
@@ -20,12 +20,19 @@ class TextAnswerer(ABC):
 
     Attributes:
         labels: names of the classes; None: regression.
+        threshold: least probability of a label in an answer of a multi-label model; None: it is another one.
     """
 
     labels: list[str] | None
+    threshold: float | None
     pairs: bool | None
     remark: str | None
     _reader: Reader
+
+    @property
+    def gives(self) -> Gives:
+        """See `Answerer`."""
+        return "value" if self.labels is None else "label" if self.threshold is None else "labels"
 
     @abstractmethod
     def logits(self, rows: list[Row]) -> NDArray[np.float32]:
@@ -45,7 +52,7 @@ class TextAnswerer(ABC):
             raise MissingInputError(f"The model fails on a text: {error}.") from error
         found = [Answer(error="The tokenizer makes no tokens of it.") for _ in batch]
         for place, values in zip(taken, logits, strict=True):
-            found[place] = answer_of(self.labels, values)
+            found[place] = answer_of(self.labels, values, self.threshold)
         return found
 
 
@@ -58,7 +65,8 @@ class PackedAnswerer(TextAnswerer):
 
         self.engine = Engine.load(path, threads, device or "cpu")
         record = self.engine.record
-        self.labels, self.pairs, self.remark = record.labels, record.pairs, self.engine.remark
+        self.labels, self.threshold, self.pairs = record.labels, record.threshold, record.pairs
+        self.remark = self.engine.remark
         self._reader = packed_reader(path, record, self.engine.config)
 
     def logits(self, rows: list[Row]) -> NDArray[np.float32]:
@@ -71,13 +79,14 @@ class LoadedAnswerer(TextAnswerer):
 
     def __init__(self, model: str) -> None:
         """Loads a folder or hub id."""
+        from kdqat_cli.tasks.text.head import threshold_of
         from kdqat_cli.tasks.text.inference import Predictor, reader_of
         from kdqat_cli.tasks.text.models import load_classifier
 
         self.loaded = load_classifier(model)
         self.predictor = Predictor(self.loaded.model)
         config, tokenizer = self.loaded.model.config, self.loaded.tokenizer
-        self.labels = None
+        self.labels, self.threshold = None, threshold_of(config)
         self.pairs, self.remark = self.loaded.record.pairs, None
         if config.problem_type != "regression":
             self.labels = [config.id2label[index] for index in range(config.num_labels)]

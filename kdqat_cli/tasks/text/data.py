@@ -1,43 +1,31 @@
 """Rows of a task, from local files or the hub, checked one by one.
 
 Whatever the source, the result has the columns text, pair (where the task has pairs) and label: a class index in the
-order of the task's labels, or a number. A wrong row is refused with its file and place, never guessed at.
+order of the task's labels, 1 or 0 per label (multi-label), or a number. A wrong row is refused with its file and place,
+never guessed at.
 """
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kdqat_cli.errors import MissingInputError, shown
-from kdqat_cli.files import is_there, lines, read_bytes, text_of
+from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
+from kdqat_cli.tasks.text.cells import Row, cell, json_lines, json_row, parsed, text_in
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
 from kdqat_cli.tasks.text.split import split_of
-from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, LONGEST_CELL, LONGEST_LINE, Record, records
+from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, Record, records
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LARGEST_JSON = 2**28
 """Bytes of a .json file, which is read as a whole; a .jsonl file is read row by row, and may have any size."""
-_TWICE = object()  # stands for the value of a JSON key that an object has twice
-
-
-class Row(NamedTuple):
-    """One row as its source holds it."""
-
-    where: str
-    """File and place, for messages."""
-    values: dict[str, object]
-    fault: str = ""
-    """What is wrong with the row's shape."""
-    named: bool = False
-    """Whether its label is a class name for sure, and never an index."""
 
 
 def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dataset":
@@ -89,10 +77,10 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str,
     """The rows as a data set; with `part`, only those of one of the splits that share the file."""
     from datasets import Dataset, DatasetInfo
 
-    known = Labels(task.labels, task.range)
+    known = _labels(task)
     texts, pairs, labels, left_out = [], [], [], 0
     for row in rows:
-        fault = row.fault or _incomplete(row, columns)
+        fault = row.fault or _incomplete(row, columns, task.multi_label)
         if fault and task.skip_bad_rows:
             left_out += 1
             continue
@@ -101,7 +89,7 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str,
                 f"{row.where}: {fault}.",
                 "that row mended, or skip_bad_rows: true in the task file, which leaves such rows out",
             )
-        read = [_text(row, column) for column in (columns.text, columns.pair) if column is not None]
+        read = [text_in(row, column) for column in (columns.text, columns.pair) if column is not None]
         label = _label(row, columns.label, known)
         if part is not None and split_of(read, task.shares or {}) != part:
             continue
@@ -119,52 +107,23 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str,
     return Dataset.from_dict(table, info=DatasetInfo(description=description))
 
 
-def _incomplete(row: Row, columns: Columns) -> str:
+def _labels(task: TextTask) -> Labels:
+    return Labels(task.labels, task.range, task.multi_label)
+
+
+def _incomplete(row: Row, columns: Columns, unlabelled: bool) -> str:
+    """The missing part of a row; `unlabelled`: an empty label is allowed."""
     for column in columns.used():
         value = cell(row, column)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        empty = isinstance(value, str) and not value.strip() and not (unlabelled and column == columns.label)
+        if value is None or empty:
             return f"the column {column!r} is empty or missing"
     return ""
 
 
-def cell(row: Row, column: str) -> object:
-    """A row's value, where a dotted name leads into nested dictionaries; None: it has none.
-
-    Raises:
-        MissingInputError: a JSON object has the key twice.
-    """
-    value: object = row.values
-    for key in [column] if column in row.values else column.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-        if value is _TWICE:
-            raise MissingInputError(f"{row.where}: the key {key!r} occurs twice.", "one of them removed")
-    return value
-
-
-def _text(row: Row, column: str) -> str:
-    value = cell(row, column)
-    if not isinstance(value, str):
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.",
-            f"{column}: a string in double quotes",
-        )
-    if len(value) > LONGEST_CELL:
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.", "a shorter text"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
-        raise MissingInputError(
-            f"{row.where}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair.",
-            "the text without that character",
-        ) from error
-    return value
-
-
-def _label(row: Row, column: str, known: Labels) -> int | float:
+def _label(row: Row, column: str, known: Labels) -> int | float | list[float]:
     given = cell(row, column)
-    label = known.value(given, row.named)
+    label = known.read(given, row.named)
     if label is None:
         place = f"{row.where}: the label {shown(given)} in the column {column!r}"
         raise MissingInputError(f"{place} {known.fault()}.", "that label mended, or labels or range in the task file")
@@ -211,7 +170,7 @@ def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
     if missing:
         given, fix = ", ".join(map(repr, header))[:200], column_fix(missing[0], header)
         raise MissingInputError(f"{path} has no column {missing[0]!r}; it has {given}.", fix)
-    label, known = header.index(task.columns.label), Labels(task.labels, task.range)
+    label, known = header.index(task.columns.label), _labels(task)
     for record in table:
         line, cells, parts = record
         where = f"{path}, line {line}"
@@ -259,51 +218,22 @@ def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> boo
     for place, column in enumerate(columns):
         line, at = (record.parts[place], label - width) if column < label else (record.parts[place + 1], label)
         prose = any(cell.startswith(" ") for cell in line[at:][:2])
-        if len(line) >= width and not prose and known.value(line[at]) is not None:
+        if len(line) >= width and not prose and line[at].strip() and known.read(line[at]) is not None:
             return True
     return False
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(lines(path, LONGEST_LINE), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _json_row(where, _parse_json(line, where))
-
-
 def _read_json(path: Path) -> Iterator[Row]:
-    items = _parse_json(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
+    items = parsed(text_of(path, read_bytes(path, LARGEST_JSON)), str(path))
     if not isinstance(items, list):
         raise MissingInputError(
             f"{path} is not an array of rows.", "[{…}, {…}] in a .json file, or one object per line in a .jsonl file"
         )
     for number, item in enumerate(items, 1):
-        yield _json_row(f"{path}, item {number}", item)
+        yield json_row(f"{path}, item {number}", item)
 
 
-_JSON = {".json": _read_json, ".jsonl": _read_json_lines}
-
-
-def _parse_json(text: str, where: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_json_object)
-    except (ValueError, RecursionError) as error:
-        raise MissingInputError(f"{where} is not valid JSON: {error}.", "one JSON object per row") from error
-
-
-def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
-    item = dict(pairs)
-    if len(item) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        item |= {key: _TWICE for key, count in counts.items() if count > 1}
-    return item
-
-
-def _json_row(where: str, item: object) -> Row:
-    if not isinstance(item, dict):
-        raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
-    return Row(where, item)
+_JSON = {".json": _read_json, ".jsonl": json_lines}
 
 
 class _HubError(Exception):
@@ -337,6 +267,8 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[Row]:
             raise MissingInputError(f"{source}: its labels are hidden (-1), so nothing can be scored on it.")
         if names and isinstance(label, int):
             row.values[columns.label] = names[label]
+        if names and isinstance(label, list):
+            row.values[columns.label] = [names[one] if one in range(len(names)) else one for one in label]
         yield row
 
 
@@ -345,4 +277,4 @@ def _class_names(table: "Dataset", column: str) -> list[str] | None:
     feature: Any = table.features
     for key in column.split("."):
         feature = feature.get(key) if isinstance(feature, dict) else None
-    return getattr(feature, "names", None)
+    return getattr(getattr(feature, "feature", feature), "names", None)  # of a list of classes, the list's feature

@@ -1,4 +1,8 @@
-"""What a classifier's outputs mean: its configuration checked, and its rows put in a task's order."""
+"""What a classifier's outputs mean: its configuration checked, and its rows put in a task's order.
+
+The configuration of a multi-label classifier has its `threshold` too (tasks/labels.py), so that every folder and file
+with the model has it. While a model is being trained there is none: each evaluation chooses one.
+"""
 
 from collections import Counter
 
@@ -8,43 +12,62 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
 from kdqat_cli.networks.modules import classifier_of
-from kdqat_cli.tasks.labels import plain
+from kdqat_cli.tasks.labels import THRESHOLD, plain
 from kdqat_cli.tasks.task import LabelledTask, label_config
+
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def check_outputs(config: PreTrainedConfig, name: str) -> None:
     """Checks that a classifier's configuration says plainly what its outputs are.
 
-    One output is a number (regression), several are classes that exclude each other; `problem_type` is set so.
+    One output is a number (regression), several are classes that exclude each other, unless `problem_type` says that
+    they do not; `problem_type` is set so, and of labels that do not exclude each other the threshold.
 
     Args:
         config: changed in place.
         name: what errors call the model.
 
     Raises:
-        ConfigError: several labels may be true at once, or the number of outputs does not fit `problem_type`.
+        ConfigError: the number of outputs does not fit `problem_type`.
         MissingInputError: the names of the labels are incomplete or contradict each other.
     """
-    if config.problem_type == "multi_label_classification":
-        raise ConfigError(
-            f"{name} gives every label a probability of its own (problem_type multi_label_classification); kdqat takes "
-            "single_label_classification and regression.",
-            "kdqat finetune-teacher, on rows with one label each",
-        )
     one = config.num_labels == 1
-    if config.problem_type not in (None, "regression", "single_label_classification"):
+    if config.problem_type not in (None, *_PROBLEMS):
         raise ConfigError(
             f"{name} has the problem_type {shown(config.problem_type)}, which kdqat does not know.",
-            '"problem_type" in its config.json: single_label_classification or regression',
+            f'"problem_type" in its config.json: {", ".join(_PROBLEMS)}',
         )
     if config.problem_type is not None and one != (config.problem_type == "regression"):
         raise ConfigError(
             f"{name} has the problem_type {config.problem_type}, but {_count(config.num_labels, 'output')}.",
             '"problem_type" in its config.json: regression for 1 output, single_label_classification for more',
         )
-    config.problem_type = "regression" if one else "single_label_classification"
+    config.problem_type = config.problem_type or ("regression" if one else "single_label_classification")
     if not one:
         _check_names(config, name)
+    if several(config):
+        _check_threshold(config, name)
+
+
+def several(config: PreTrainedConfig) -> bool:
+    """Whether a classifier gives each label a probability of its own."""
+    return bool(config.problem_type == "multi_label_classification")
+
+
+def threshold_of(config: PreTrainedConfig) -> float | None:
+    """The threshold of a multi-label classifier; None: it has none yet, or it is another one."""
+    return getattr(config, "threshold", None) if several(config) else None
+
+
+def _check_threshold(config: PreTrainedConfig, name: str) -> None:
+    given = getattr(config, "threshold", None)
+    config.threshold = THRESHOLD if given is None else given
+    if type(config.threshold) is not float or not 0 < config.threshold < 1:
+        raise MissingInputError(
+            f"{name} has the threshold {shown(given)}, which is no number between 0 and 1.",
+            f'"threshold" in its config.json: {THRESHOLD}',
+        )
 
 
 def _check_names(config: PreTrainedConfig, name: str) -> None:
@@ -88,9 +111,13 @@ def align_labels(model: PreTrainedModel, task: LabelledTask, name: str) -> None:
         name: what the error calls the model.
 
     Raises:
-        ConfigError: another number of labels, or other names.
+        ConfigError: another number of labels, or other names; or of model and task only one is multi-label.
     """
     fix = f"kdqat finetune-teacher --task {task.name}"
+    if several(model.config) != task.multi_label:
+        gives = "one answer per row" if task.multi_label else "every label a probability of its own (multi-label)"
+        wants = "any number of labels (multi_label)" if task.multi_label else "one answer per row"
+        raise ConfigError(f"{name} gives {gives}, but task {task.name} wants {wants}.", fix)
     if model.config.num_labels != task.num_labels:
         raise ConfigError(
             f"{name} has {model.config.num_labels} labels, but task {task.name} has {task.num_labels}.", fix

@@ -19,6 +19,7 @@ from kdqat_cli.tasks.details import Answers
 from kdqat_cli.tasks.kind import Sample
 from kdqat_cli.tasks.metrics import chance_score, compute_metrics
 from kdqat_cli.tasks.text.data import data_digest, load_split
+from kdqat_cli.tasks.text.head import threshold_of
 from kdqat_cli.tasks.text.inference import Predictor, tokenize
 from kdqat_cli.tasks.text.schema import TextTask
 
@@ -47,7 +48,7 @@ class TaskRows:
 
     @property
     def labels(self) -> Any:
-        """The gold labels (rows,)."""
+        """The gold labels (rows,); of a multi-label task (rows, labels)."""
         return np.asarray(self.rows["labels"])
 
     @property
@@ -97,12 +98,12 @@ class TaskRows:
 
     def score(self, model: PreTrainedModel, engine: Engine | None = None) -> dict[str, float]:
         """A model's metrics on these rows, in percent; `score` is the headline. For `engine` see `Predictor`."""
-        return compute_metrics(self.task, self._logits(model, engine), self.labels)
+        return compute_metrics(self.task, self._logits(model, engine), self.labels, threshold_of(model.config))
 
     def answers(self, model: PreTrainedModel, engine: Engine | None = None) -> Answers:
         """What a model says of each row, beside its texts."""
         shown = {name: list(self.texts[name]) for name in self.texts.column_names if name != "label"}
-        return Answers(self._logits(model, engine), self.labels, shown)
+        return Answers(self._logits(model, engine), self.labels, shown, threshold_of(model.config))
 
     def _logits(self, model: PreTrainedModel, engine: Engine | None) -> NDArray[np.float32]:
         return Predictor(model, engine).logits(self.rows, self.tokenizer, self.batches)

@@ -2,7 +2,7 @@
 
 from math import isclose
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -51,6 +51,8 @@ class Hub(Section):
 
 class TextTask(LabelledTask):
     """A task whose rows are texts, or pairs of texts."""
+
+    takes_label_sets: ClassVar[bool] = True
 
     hub: Hub | None = None
     """The task on the model hub; absent: local files only."""

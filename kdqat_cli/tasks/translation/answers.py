@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from kdqat_cli.tasks.answers import Answer
+from kdqat_cli.tasks.answers import Answer, Gives
 from kdqat_cli.tasks.translation.data import Pairs
 from kdqat_cli.tasks.translation.rows import TranslationRows
 from kdqat_cli.tasks.translation.schema import TranslationTask
@@ -25,6 +25,7 @@ class TranslationAnswerer:
     model: PreTrainedModel
     vocabulary: Vocabulary
     task: TranslationTask
+    gives: Gives = "translation"
     labels: list[str] | None = None
     pairs: bool | None = False
     remark: str | None = None

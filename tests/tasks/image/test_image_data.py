@@ -189,6 +189,7 @@ def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
         ({"std": [0.5, 0.0, 0.5]}, "every number must be above 0"),
         ({"files": {"train": ["a.zip"]}}, r"a.zip must be a folder, or end in one of .bin, .parquet, .csv"),
         ({"labels": None, "range": [0.0, 1.0], "metric": "pearson"}, "an image has a class, not a number"),
+        ({"multi_label": True}, "multi_label: a row of the kind image has one class"),
         ({"kind": "sound"}, "kind is 'sound'; the kinds are text, image, translation"),
         ({"max_length": 3}, "max_length is not a known key"),
     ],

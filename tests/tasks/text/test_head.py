@@ -131,10 +131,24 @@ class TestCheckOutputs:
         assert three.problem_type == "single_label_classification"
         assert three.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
 
-    def test_labels_of_which_several_may_be_true_are_refused(self) -> None:
+    def test_labels_of_which_several_may_be_true_have_a_threshold(self) -> None:
         several = config(num_labels=3, problem_type="multi_label_classification")
-        with pytest.raises(ConfigError, match="The model x gives every label a probability of its own"):
+        check_outputs(several, "The model x")
+        assert several.problem_type == "multi_label_classification"
+        assert several.threshold == 0.5
+        several.threshold = 0.2
+        check_outputs(several, "The model x")
+        assert several.threshold == 0.2
+
+    @pytest.mark.parametrize("threshold", [0.0, 1.0, 1, "0.5", float("nan")])
+    def test_an_odd_threshold_is_refused(self, threshold: object) -> None:
+        several = config(num_labels=3, problem_type="multi_label_classification", threshold=threshold)
+        with pytest.raises(MissingInputError, match=r"The model x has the threshold .*, which is no number between 0"):
             check_outputs(several, "The model x")
+
+    def test_several_labels_need_several_outputs(self) -> None:
+        with pytest.raises(ConfigError, match="multi_label_classification, but 1 output"):
+            check_outputs(config(num_labels=1, problem_type="multi_label_classification"), "The model x")
 
     def test_two_numbers_are_refused(self) -> None:
         two = config(num_labels=2, problem_type="regression")

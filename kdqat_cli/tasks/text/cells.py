@@ -1,0 +1,111 @@
+"""Rows as their sources hold them: the values of a row by column, and the rows of a .jsonl file."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kdqat_cli.errors import MissingInputError, shown
+from kdqat_cli.files import lines
+from kdqat_cli.tasks.text.tables import LONGEST_CELL, LONGEST_LINE
+
+_TWICE = object()  # stands for the value of a JSON key that an object has twice
+
+
+class Row(NamedTuple):
+    """One row as its source holds it."""
+
+    where: str
+    """File and place, for messages."""
+    values: dict[str, object]
+    fault: str = ""
+    """What is wrong with the row's shape."""
+    named: bool = False
+    """Whether its label is a class name for sure, and never an index."""
+    line: str = ""
+    """Its line, if it is one of a .jsonl file."""
+
+
+def cell(row: Row, column: str) -> object:
+    """A row's value, where a dotted name leads into nested dictionaries; None: it has no such column.
+
+    Raises:
+        MissingInputError: a JSON object has the key twice.
+    """
+    value: object = row.values
+    for key in [column] if column in row.values else column.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+        if value is _TWICE:
+            raise MissingInputError(f"{row.where}: the key {key!r} occurs twice.", "one of them removed")
+    return value
+
+
+def text_in(row: Row, column: str) -> str:
+    """A row's text.
+
+    Raises:
+        MissingInputError: the value is not text, too long, or not valid Unicode.
+    """
+    value = cell(row, column)
+    if not isinstance(value, str):
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} holds {shown(value)}, which is not text.",
+            f"{column}: a string in double quotes",
+        )
+    if len(value) > LONGEST_CELL:
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} has more than {LONGEST_CELL:,} characters.", "a shorter text"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
+        raise MissingInputError(
+            f"{row.where}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair.",
+            "the text without that character",
+        ) from error
+    return value
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl file; empty lines are left out.
+
+    Raises:
+        MissingInputError: the file cannot be read, or a line is not a JSON object.
+    """
+    for number, line in enumerate(lines(path, LONGEST_LINE), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield json_row(where, parsed(line, where))._replace(line=line)
+
+
+def parsed(text: str, where: str) -> object:
+    """The JSON value of a text.
+
+    Raises:
+        MissingInputError: it has none.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_json_object)
+    except (ValueError, RecursionError) as error:
+        raise MissingInputError(f"{where} is not valid JSON: {error}.", "one JSON object per row") from error
+
+
+def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        item |= {key: _TWICE for key, count in counts.items() if count > 1}
+    return item
+
+
+def json_row(where: str, item: object) -> Row:
+    """A JSON object as a row.
+
+    Raises:
+        MissingInputError: the value is none.
+    """
+    if not isinstance(item, dict):
+        raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')
+    return Row(where, item)
