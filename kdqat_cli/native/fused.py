@@ -57,22 +57,24 @@ def rounded(
     return codes, scales, inside if reached.value else None
 
 
-def product(codes: Tensor, scales: Tensor, signs: Tensor, alpha: float) -> Tensor:
-    """A linear layer without its bias: (c·qᵀ)·(s·α); the sums of c·qᵀ are exact.
+def product(codes: Tensor, scales: Tensor, signs: Tensor, alpha: float, bias: Tensor | None = None) -> Tensor:
+    """A linear layer: (c·qᵀ)·(s·α) + b. The sums of c·qᵀ are exact; the product and the sum with b are rounded once.
 
     Args:
         codes: c, (N, I), int8.
         scales: s, (N, 1), or (1, 1) for all rows.
         signs: q, (O, I), int8, of -1, 0 and 1.
         alpha: α.
+        bias: b, (O,); None: nothing is added.
 
     Returns:
         (N, O).
     """
     (rows, inputs), outputs = codes.shape, signs.size(0)
     codes, signs, scales = codes.contiguous(), signs.contiguous(), scales.expand(rows, 1).contiguous()
-    out = torch.empty(rows, outputs)
-    _call("kdqat_product", _at(codes), _at(scales), rows, inputs, _at(signs), outputs, alpha, _at(out))
+    bias, out = None if bias is None else bias.contiguous(), torch.empty(rows, outputs)
+    results = (_at(bias), _at(out))
+    _call("kdqat_product", _at(codes), _at(scales), rows, inputs, _at(signs), outputs, alpha, *results)
     return out
 
 

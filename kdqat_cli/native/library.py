@@ -39,7 +39,10 @@ _PROTOTYPES: dict[str, tuple[type | None, list[type]]] = {
     "kdqat_chain_run": (c_int, [c_void_p, _F32, c_int, c_float, _F32]),
     "kdqat_chain_free": (None, [c_void_p]),
     "kdqat_round": (c_int, [c_char_p, c_int, *[c_void_p] * 3, c_int, c_float, c_int, *[c_void_p] * 5]),
-    "kdqat_product": (c_int, [c_char_p, c_int, *[c_void_p] * 2, c_int, c_int, c_void_p, c_int, c_float, c_void_p]),
+    "kdqat_product": (
+        c_int,
+        [c_char_p, c_int, *[c_void_p] * 2, *[c_int] * 2, c_void_p, c_int, c_float, *[c_void_p] * 2],
+    ),
     "kdqat_divergence": (c_int, [c_char_p, c_int, *[c_void_p] * 4, *[c_int] * 3, c_float, c_float, c_void_p, c_void_p]),
     "kdqat_levels": (c_int, [c_char_p, c_int, c_void_p, c_int64, c_int64, c_int, c_float, *[c_void_p] * 3]),
     "kdqat_values": (c_int, [c_char_p, c_int, c_void_p, c_int, c_int64, c_int64, *[c_void_p] * 3]),

@@ -78,11 +78,10 @@ class _IntegerLinear(torch.autograd.Function):
         ctx.save_for_backward(values, scale, rounded.inside, signs, alpha, weight if reaches else None)
         ctx.clip, ctx.shape, ctx.kind = clip, inputs.shape, product_type(inputs)
         if fused.multiplies(inputs):
-            out = fused.product(values, scale, signs, float(alpha))
+            out = fused.product(values, scale, signs, float(alpha), bias)
         else:
-            out = torch._int_mm(values, signs.t()).to(inputs.dtype).mul_(scale * alpha)
-        if bias is not None:
-            out.add_(bias)
+            out = torch._int_mm(values, signs.t()).to(inputs.dtype)
+            out = out.mul_(scale * alpha) if bias is None else torch.addcmul(bias, out, scale * alpha, out=out)
         return out.view(*inputs.shape[:-1], -1)
 
     @staticmethod

@@ -106,11 +106,12 @@ KDQAT_API void kdqat_chain_free(kdqat_chain* chain);
 KDQAT_API int kdqat_round(
     const char* kernel, int threads, const float* x, const int64_t* sizes, const int64_t* strides, int width,
     float clip, int shared, int8_t* codes, float* values, uint8_t* inside, float* scales, int32_t* reached);
-/* A student's linear layer without its bias: out (rows, outputs) = (sum of code * sign) * (scale of the row * alpha).
- * The sums are exact. `codes` is (rows, inputs), and `signs`, of -1, 0 and 1, (outputs, inputs). */
+/* A student's linear layer: out (rows, outputs) = (sum of code * sign) * (scale of the row * alpha) + bias, with exact
+ * sums, and the product and the last sum rounded once. `codes` is (rows, inputs), and `signs`, of -1, 0 and 1, (outputs,
+ * inputs). `bias` may be null. */
 KDQAT_API int kdqat_product(
     const char* kernel, int threads, const int8_t* codes, const float* scales, int rows, int inputs,
-    const int8_t* signs, int outputs, float alpha, float* out);
+    const int8_t* signs, int outputs, float alpha, const float* bias, float* out);
 /* The sum of weight * KL(teacher || student) over the rows of scores (batch, heads, length, length), and its gradient
  * with respect to the student's scores. The softmax is of score / temperature over the keys of `mask` (batch, length).
  * `weight` is (batch, length), one per query; a query of weight 0 is left out. Probabilities below `floor` are raised to

@@ -140,10 +140,10 @@ int kdqat_round(
 
 int kdqat_product(
     const char* kernel, int threads, const int8_t* codes, const float* scales, int rows, int inputs,
-    const int8_t* signs, int outputs, float alpha, float* out) {
+    const int8_t* signs, int outputs, float alpha, const float* bias, float* out) {
     return guarded([&] {
         const Kernels& kernels = kernels_named(kernel);
-        const TernaryMatrix weight(signs, outputs, inputs, alpha);
+        const TernaryMatrix weight(signs, outputs, inputs, alpha, bias);
         const Matrix& matrix = weight.view();
         const size_t width = static_cast<size_t>(inputs), results = static_cast<size_t>(outputs);
         const size_t stride = static_cast<size_t>(up_to(inputs, kLine)) + kLine;  // no power of two: rows share sets

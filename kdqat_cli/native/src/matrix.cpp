@@ -96,8 +96,8 @@ TernaryMatrix::TernaryMatrix(
     });
 }
 
-TernaryMatrix::TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale) {
-    fill(outputs, inputs, scale, nullptr, [&](int row, uint8_t* to) {
+TernaryMatrix::TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale, const float* bias) {
+    fill(outputs, inputs, scale, bias, [&](int row, uint8_t* to) {
         const int8_t* from = codes + static_cast<size_t>(row) * static_cast<size_t>(inputs);
         for (int i = 0; i < inputs; ++i) to[i] = static_cast<uint8_t>(from[i] + 1);
     });

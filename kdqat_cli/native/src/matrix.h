@@ -23,8 +23,8 @@ public:
     // From five codes per byte (codecs/trits.py), row by row; `bias` may be null. Throws std::invalid_argument if a
     // byte is invalid or the number of codes is not outputs·inputs.
     TernaryMatrix(const uint8_t* trits, int64_t bytes, int outputs, int inputs, float scale, const float* bias);
-    // From codes -1, 0 and 1, row by row, without a bias. Other codes give wrong products.
-    TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale);
+    // From codes -1, 0 and 1, row by row; `bias` may be null. Other codes give wrong products.
+    TernaryMatrix(const int8_t* codes, int outputs, int inputs, float scale, const float* bias);
 
     bool empty() const { return !codes_; }
     const Matrix& view() const { return view_; }
