@@ -81,21 +81,26 @@ def use_plugins(path: Path = PARAMS_FILE) -> None:
         load_plugins(plugins, path.parent, str(path))
 
 
-def refuse_other_version(params: Params, version: str) -> None:
-    """Refuses a project of another kdqat: its results would stand beside those of this one in one table.
+def refuse_other_version(version: str, path: Path = PARAMS_FILE) -> None:
+    """Refuses a project of another version of kdqat, because the report would mix the results of both.
+
+    Other keys are not checked: `kdqat repro` also runs DVC projects whose params.yaml is not kdqat's.
 
     Args:
-        params: params.yaml.
-        version: of this kdqat.
+        version: version of this kdqat.
+        path: params.yaml.
 
     Raises:
         ConfigError: params.yaml names another version.
+        MissingInputError: params.yaml cannot be read.
     """
-    if params.kdqat_version not in (None, version):
+    value = read_yaml(path) if is_there(path) else None
+    named = value.get("kdqat_version") if isinstance(value, dict) else None
+    if named not in (None, version):
         raise ConfigError(
-            f"{PARAMS_FILE}: kdqat_version is {params.kdqat_version}, but this is kdqat {version}.",
-            f'pip install kdqat=={params.kdqat_version}; or kdqat_version: "{version}" in {PARAMS_FILE}, '
-            "and then dvc repro --force, which makes all results anew",
+            f"{path}: kdqat_version is {named}, but this is kdqat {version}.",
+            f'pip install kdqat=={named}; or kdqat_version: "{version}" in {path}, and then dvc repro --force, which '
+            "makes all results anew",
         )
 
 

@@ -227,5 +227,5 @@ def inputs(task: str, data_dir: str | None) -> tuple[Params, "Task", Path | None
     from kdqat_cli.tasks.sources import resolve_data_dir
 
     params = load_params()
-    refuse_other_version(params, __version__)
+    refuse_other_version(__version__)
     return params, load_task(task), resolve_data_dir(data_dir, params.data_dir)

@@ -58,7 +58,7 @@ def repro(
 
     Several stages run at once. The result of each is recorded as `dvc repro` does it.
     """
-    refuse_other_version(load_params(), __version__)
+    refuse_other_version(__version__)
     output = Output(json, quiet)
     from kdqat_cli.stages.repro import preview, refuse_failures
     from kdqat_cli.stages.repro import repro as stage
@@ -103,7 +103,7 @@ def sweep(
     from kdqat_cli.stages.sweep import sweep as stage
 
     params = load_params()
-    refuse_other_version(params, __version__)
+    refuse_other_version(__version__)
     if teacher is not None:
         refuse_absent(teacher, None)
         if len(task or params.tasks) > 1:

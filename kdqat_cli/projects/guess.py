@@ -145,7 +145,8 @@ def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] 
     """The classes, or the range of numbers."""
     where = f"{path}: the column {name!r}"
     if odd := next((value for value in values if isinstance(value, list | dict)), None):
-        raise ConfigError(f"{where} holds {shown(odd)}; a row must have one label.", "--label-column NAME")
+        fix = "--label-column NAME, or a task file with multi_label: true (docs/evaluation.md)"
+        raise ConfigError(f"{where} holds {shown(odd)}, but `kdqat init` takes one label per row.", fix)
     classes = Counter(_class(value) for value in values)
     if len(classes) < 2:
         what = f"has the value {shown(next(iter(classes)))} in every row" if classes else "is empty"

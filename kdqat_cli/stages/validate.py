@@ -48,7 +48,7 @@ def validate(recipes: list[str], fix: bool = False) -> dict[str, object]:
     known = {*tasks, *(task.name for task in loaded if task is not None)}
     faults += _unknown_tasks(params, read, known)
     if params:
-        _checked(partial(refuse_other_version, params, __version__), faults)
+        _checked(partial(refuse_other_version, __version__), faults)
     if params and not faults:
         faults += _unsound_settings(params)
     stale = _check_pipeline(faults, fix)

@@ -321,7 +321,7 @@ class TestOwnTask:
         assert load_text_task(recorded_task("model") or "").folder == Path("data")
         (work / "data" / "tiny.yaml").unlink()
         with pytest.raises(
-            MissingInputError, match=r"model was made for the task data/tiny.yaml, which is not"
+            MissingInputError, match=r"model was made for the task data/tiny.yaml, but that file does not exist"
         ) as caught:
             recorded_task("model")
         assert caught.value.fix == "--task FILE"
