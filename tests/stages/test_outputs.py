@@ -209,5 +209,5 @@ def test_a_sweep_replaces_its_own_files_only(inside: Path) -> None:
     with pytest.raises(ConfigError, match="is inside it"):
         plan("teacher")
     for name in (".", ".."):
-        with pytest.raises(ConfigError, match="cannot name a folder"):
+        with pytest.raises(ConfigError, match="cannot be the name of a folder"):
             plan(name)
