@@ -120,7 +120,8 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
     objective = OnTeacher(student, teacher, loss, "bf16" if precision == "bf16" else "fp32")
 
     def step(batch: dict[str, Tensor]) -> None:
-        counted = batch | {"counted": batch["attention_mask"]}
+        labels = torch.zeros(len(batch["input_ids"]), dtype=torch.long)  # of no weight in these losses
+        counted = batch | {"counted": batch["attention_mask"], "labels": labels}
         total: Any = torch.stack(list(objective.terms(student, counted).values())).sum()
         total.backward()
         if settings.student.optimizer == "adamw":  # the other clips for itself

@@ -200,7 +200,7 @@ def _pipeline(task: TextTask, choice: Choice) -> str:
     begins = ([] if not fetched else ["assets"]) + ([str(model_folder(begin))] if Path(begin).is_dir() else [])
     deps = _paths(begins) + data
     return _filled(
-        "dvc.yaml",
+        "pipeline.yaml",
         FETCH=_FETCH if fetched else "",
         BEGIN=f"    deps:{deps}\n" if deps else "",
         DATA=data,

@@ -38,6 +38,7 @@ for step in (1, 2, 3, 4):
     while time.monotonic() < end:  # a bad one waits for its verdict
         time.sleep(0.05)
 (out / "model" / "weights").write_text(str(rows))
+(out / "model" / "kdqat.json").write_text(json.dumps({{"version": 1, "kind": "teacher"}}))  # a student's is longer
 (out / "history.csv").write_text("step,score\\n" + "".join(f"{{step}},{{score}}\\n" for step, score in rows))
 (out / "run.json").write_text(json.dumps({{"score": rows[-1][1], "seconds": 1.0}}))
 """
