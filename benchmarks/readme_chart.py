@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from kdqat_cli.analysis.figures import COLOURS, STYLE
 
-_SHAPE = "1 × 128"
+_SHAPE = "1 × 32"
 
 
 class _Point(NamedTuple):
