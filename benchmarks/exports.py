@@ -99,10 +99,8 @@ def forms(
             found["packed, torch"] = {**row, **scored(in_torch(packed, rows))}, partial(by_torch, packed)
         else:
             row |= {"score": told["score"], "labels that differ": told["rows_differing"]}
-            found[name] = (
-                row | {"largest difference": told["largest_difference"]},
-                partial(FORMATS[name].logits, out / "model"),
-            )
+            row |= {"largest difference": told["largest_difference"]}
+            found[name] = row, partial(FORMATS[name].logits, out / "model")
     return found
 
 

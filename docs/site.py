@@ -51,7 +51,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Makes links between docs/ and the folder above it links within one folder."""
-    moved = _LINK.sub(r"\1\2", markdown)
-    for name, new in _PAGES.items():
-        moved = moved.replace(f"]({name}", f"]({new}")
-    return moved
+    return _LINK.sub(r"\1\2", markdown).replace("](README.md", "](index.md")

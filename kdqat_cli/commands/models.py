@@ -154,13 +154,7 @@ def export(
     use_plugins()
     if format_ not in FORMATS:
         raise ConfigError(f"--format: there is no format {format_!r}; there is {FORMATS.listed()}.", "kdqat ls formats")
-    if student is not None:
-        folder = student.resolve() if student.name in ("", "..") else student
-        source, target = student, folder.with_name(f"{folder.name}-{format_}")
-    elif task is not None:
-        source, target = _of_task(task, loss, seed, format_)
-    else:
-        raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
+    source, target = _of_task(task, loss, seed, format_) if student is None else _of_student(student, format_)
     refuse_absent(str(source), writer_of(str(source)) or _STUDENT)
     output = start(json, quiet)
     from kdqat_cli.stages.export import export as stage
@@ -172,8 +166,16 @@ def export(
     output.result(stage(str(source), out or target, half, format_, spec, data, force, codec))
 
 
-def _of_task(task: str, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:
+def _of_student(student: Path, format_: str) -> tuple[Path, Path]:
+    """The folder of a student, and the default folder of its export."""
+    folder = student.resolve() if student.name in ("", "..") else student
+    return student, folder.with_name(f"{folder.name}-{format_}")
+
+
+def _of_task(task: str | None, loss: str | None, seed: int, format_: str) -> tuple[Path, Path]:
     """The folder of a task's student, and the default folder of its export."""
+    if task is None:
+        raise ConfigError("Nothing to export: give --task or --student.", "kdqat export --task TASK")
     spec = load_task(task)
     name = spec.name
     run = loss or resolve(name, load_params(), kind=spec.kind).distillation.loss
@@ -277,9 +279,9 @@ def _check_source(text: str | None, file: Path | None, answer: AnswerOptions) ->
     if text is not None and file is not None:
         raise ConfigError("Both a text and --file are given; one of them is enough.")
     if answer.out is not None and file is None:
-        raise ConfigError("--out writes the rows of a table with their answers.", "--file TABLE --out ANSWERS")
+        raise ConfigError("--out needs --file: a table, whose rows it writes.", "--file TABLE --out ANSWERS")
     if answer.out is None and (answer.text_column or answer.pair_column):
-        raise ConfigError("--text-column and --pair-column are those of a table.", "--file TABLE --out ANSWERS")
+        raise ConfigError("--text-column and --pair-column need --file and --out.", "--file TABLE --out ANSWERS")
     if text is None and file is None and input_closed():
         raise MissingInputError(
             "There is no text, and standard input is closed.", 'kdqat predict MODEL "A text.", or --file FILE'

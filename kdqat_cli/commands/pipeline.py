@@ -9,8 +9,6 @@ from kdqat_cli import __version__
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption, TeacherOption
 from kdqat_cli.config import Params, field_help
-from kdqat_cli.errors import ConfigError
-from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, refuse_other_version
 
@@ -102,13 +100,8 @@ def sweep(
     from kdqat_cli.stages.sweep import plan_sweep
     from kdqat_cli.stages.sweep import sweep as stage
 
-    params = load_params()
     refuse_other_version(__version__)
-    if teacher is not None:
-        refuse_absent(teacher, None)
-        if len(task or params.tasks) > 1:
-            raise ConfigError("--teacher is the teacher of one task, but the sweep has several.", "--task TASK")
-    plan = plan_sweep(name, over, seeds, task or [], recipe, params, teacher)
+    plan = plan_sweep(name, over, seeds, task or [], recipe, load_params(), teacher)
     with output.board() as board:
         outcome = stage(plan, jobs, ray, stop, board)
     output.rows(outcome.rows)

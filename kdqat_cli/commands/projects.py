@@ -14,27 +14,31 @@ from kdqat_cli.commands.options import (
     numbers_option,
 )
 
+_SourceArgument = Annotated[
+    str | None,
+    typer.Argument(help="File of rows (.csv, .tsv, .jsonl), which becomes a task; or the folder of a teacher."),
+]
+_TaskOption = Annotated[
+    str | None, typer.Option("--task", help="A task that is there already; `kdqat ls tasks` lists them.")
+]
+_PipelineOption = Annotated[
+    str | None, typer.Option("--pipeline", help="A paper's pipeline; `kdqat ls pipelines` lists them.")
+]
+_NameOption = Annotated[str | None, typer.Option("--name", help="Name of the new task. [default: that of the file]")]
+_TeacherOption = Annotated[
+    str | None, typer.Option("--teacher", help="A model that is fine-tuned already: folder or hub id.")
+]
+
 
 @command
 def init(
-    source: Annotated[
-        str | None,
-        typer.Argument(help="File of rows (.csv, .tsv, .jsonl), which becomes a task; or the folder of a teacher."),
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option("--task", help="A task that is there already; `kdqat ls tasks` lists them.")
-    ] = None,
-    pipeline: Annotated[
-        str | None, typer.Option("--pipeline", help="A paper's pipeline; `kdqat ls pipelines` lists them.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the new task. [default: that of the file]")
-    ] = None,
+    source: _SourceArgument = None,
+    task: _TaskOption = None,
+    pipeline: _PipelineOption = None,
+    name: _NameOption = None,
     *,
     columns: ColumnOptions,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="A model that is fine-tuned already: folder or hub id.")
-    ] = None,
+    teacher: _TeacherOption = None,
     encoder: EncoderOption = None,
     recipe: RecipeOption = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds of the students. [default: 42]")] = None,

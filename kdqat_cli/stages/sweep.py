@@ -24,6 +24,7 @@ import yaml
 
 from kdqat_cli.config import Params, Settings
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Board
 from kdqat_cli.parallel.judge import SweepJudge, SweepRun, is_stopped
 from kdqat_cli.parallel.scheduler import StageState
@@ -154,18 +155,26 @@ def plan_sweep(
     chosen = tasks or params.tasks
     if not chosen:
         raise ConfigError(f"{PARAMS_FILE} names no tasks.", f"kdqat sweep {name} --task TASK")
-    for task in chosen:
+    _check_teachers(chosen, teacher)
+    numbers = [int(seed) for seed in seeds.split(",")]
+    sweep = Sweep(name, axes, numbers, chosen, recipe or params.recipe, params, teacher)
+    sweep.runs()  # raises an error for wrong values before anything is written
+    _refuse_folder(sweep)
+    return sweep
+
+
+def _check_teachers(tasks: list[str], teacher: str | None) -> None:
+    """Refuses a task that is not there by name, and a task without a teacher."""
+    if teacher is not None:
+        refuse_absent(teacher, None)
+        if len(tasks) > 1:
+            raise ConfigError("--teacher is the teacher of one task, but the sweep has several.", "--task TASK")
+    for task in tasks:
         if load_task(task).name != task:
             raise ConfigError(f"A sweep takes tasks by name, not {task}: put its file into tasks/.")
         if teacher is None and not (teacher_folder(task) / MODEL).is_dir():
             fix = f"kdqat finetune-teacher --task {task}, or --teacher"
             raise MissingInputError(f"There is no teacher of {task} in {teacher_folder(task)}.", fix)
-    sweep = Sweep(
-        name, axes, [int(seed) for seed in seeds.split(",")], chosen, recipe or params.recipe, params, teacher
-    )
-    sweep.runs()  # raises an error for wrong values before anything is written
-    _refuse_folder(sweep)
-    return sweep
 
 
 def _axes(over: list[str]) -> dict[str, list[str]]:

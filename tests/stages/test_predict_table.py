@@ -227,7 +227,7 @@ def test_options_that_do_not_go_together(folder: Path, rated_teacher: Path, tmp_
     model = str(folder / "packed")
     assert "--out" in run(tmp_path, "kdqat", "predict", model, "a text", "--out", "a.csv", code=2).stderr
     done = run(tmp_path, "kdqat", "predict", model, "a text", "--text-column", "sentence", code=2)
-    assert "--text-column and --pair-column are those of a table" in done.stderr
+    assert "--text-column and --pair-column need --file and --out" in done.stderr
     done = run(tmp_path, "kdqat", "predict", str(rated_teacher), "a text", "--top-k", "2", code=2)
     assert "has no labels" in done.stderr
 

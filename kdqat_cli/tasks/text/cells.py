@@ -1,4 +1,4 @@
-"""Rows as their sources hold them: the values of a row by column, and the rows of a .jsonl file."""
+"""Rows as their sources hold them: the values of a row by column, and the rows of .jsonl, .csv and .tsv files."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import lines
-from kdqat_cli.tasks.text.tables import LONGEST_CELL, LONGEST_LINE
+from kdqat_cli.tasks.text.tables import LONGEST_CELL, LONGEST_LINE, records
 
 _TWICE = object()  # stands for the value of a JSON key that an object has twice
 
@@ -65,6 +65,30 @@ def text_in(row: Row, column: str) -> str:
             "the text without that character",
         ) from error
     return value
+
+
+def table_rows(path: Path, quoting: bool | None) -> Iterator[Row]:
+    """The rows of a table that no task file describes; a row with too many or too few cells has a fault.
+
+    Args:
+        path: a .csv or .tsv file, whose first line names its columns.
+        quoting: see `TextTask.quoting`.
+
+    Raises:
+        MissingInputError: the file cannot be read, is empty, or has two columns of one name.
+    """
+    table = records(path, quoting)
+    header = next(table, None)
+    if header is None:
+        raise MissingInputError(f"{path} is empty.", "a first line with the names of the columns")
+    names = header.cells
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise MissingInputError(
+            f"{path}, line {header.line}: the column {twice!r} occurs twice.", "another name for one of them"
+        )
+    for line, cells, _ in table:
+        fault = "" if len(cells) == len(names) else f"{len(cells)} columns instead of {len(names)}"
+        yield Row(f"{path}, line {line}", dict(zip(names, cells, strict=False)), fault)
 
 
 def json_lines(path: Path) -> Iterator[Row]:

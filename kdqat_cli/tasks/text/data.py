@@ -16,7 +16,7 @@ from kdqat_cli.files import is_there, read_bytes, text_of
 from kdqat_cli.hub import first_line, why_unreachable
 from kdqat_cli.tasks.labels import Labels
 from kdqat_cli.tasks.sources import data_folders
-from kdqat_cli.tasks.text.cells import Row, cell, json_lines, json_row, parsed, text_in
+from kdqat_cli.tasks.text.cells import Row, cell, json_lines, json_row, parsed, table_rows, text_in
 from kdqat_cli.tasks.text.schema import Columns, Hub, TextTask
 from kdqat_cli.tasks.text.split import split_of
 from kdqat_cli.tasks.text.tables import CONVERT_LINE_ENDS, Record, records
@@ -140,14 +140,8 @@ def raw_rows(path: Path, quoting: bool | None) -> Iterator[Row]:
     Raises:
         MissingInputError: the file cannot be read.
     """
-    if path.suffix in _JSON:
-        yield from _JSON[path.suffix](path)
-        return
-    table = records(path, quoting)
-    header = next(table, Record(0, [], [])).cells
-    for line, cells, _ in table:
-        if len(cells) == len(header):
-            yield Row(f"{path}, line {line}", dict(zip(header, cells, strict=True)))
+    rows = _JSON[path.suffix](path) if path.suffix in _JSON else table_rows(path, quoting)
+    return (row for row in rows if not row.fault)
 
 
 def _read_file(path: Path, task: TextTask) -> Iterator[Row]:

@@ -20,8 +20,7 @@ from typing import BinaryIO
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.tasks.answers import Answer, Gives, with_top
 from kdqat_cli.tasks.labels import SEPARATOR
-from kdqat_cli.tasks.text.cells import Row, cell, json_lines
-from kdqat_cli.tasks.text.tables import records
+from kdqat_cli.tasks.text.cells import Row, cell, json_lines, table_rows
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PREFIX = "predicted_"
@@ -38,26 +37,10 @@ def rows_of(path: Path, quoting: bool | None) -> Iterator[Row]:
     Raises:
         MissingInputError: the file cannot be read, has no rows or no header, or a row is wrong.
     """
-    return json_lines(path) if path.suffix == ".jsonl" else _cells(path, quoting)
-
-
-def _cells(path: Path, quoting: bool | None) -> Iterator[Row]:
-    table = records(path, quoting)
-    header = next(table, None)
-    if header is None:
-        raise MissingInputError(f"{path} is empty.", "a first line with the names of the columns")
-    names = header.cells
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise MissingInputError(
-            f"{path}, line {header.line}: the column {twice!r} occurs twice.", "another name for one of them"
-        )
-    for record in table:
-        where = f"{path}, line {record.line}"
-        if len(record.cells) != len(names):
-            raise MissingInputError(
-                f"{where}: {len(record.cells)} columns instead of {len(names)}.", "as many cells as the first line has"
-            )
-        yield Row(where, dict(zip(names, record.cells, strict=True)))
+    for row in json_lines(path) if path.suffix == ".jsonl" else table_rows(path, quoting):
+        if row.fault:
+            raise MissingInputError(f"{row.where}: {row.fault}.", "as many cells as the first line has")
+        yield row
 
 
 class Joined:
