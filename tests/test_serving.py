@@ -22,6 +22,13 @@ sys.modules["torch"] = None  # an import of it fails
 from kdqat_cli.serving import load
 print(load(sys.argv[1])("a great film")["label"])
 """
+AT_EXIT = """\
+import sys, torch
+from kdqat_cli.serving import load
+model = load(sys.argv[1])
+answers = [lambda: model("a great film")]
+print(answers[0]()["label"])
+"""
 
 pytestmark = pytest.mark.pipeline
 
@@ -86,6 +93,11 @@ def test_a_forked_process_answers_too(folder: Path) -> None:
 def test_a_packed_model_needs_no_torch(folder: Path) -> None:
     done = commands.run(folder, sys.executable, "-c", WITHOUT_TORCH, "packed")
     assert done.stdout.strip() == load(folder / "packed")(TEXTS[0])["label"]
+
+
+def test_a_program_ends_without_a_message(folder: Path) -> None:
+    # torch keeps the program's functions, and so the model, until the interpreter has cleared its modules.
+    assert commands.run(folder, sys.executable, "-c", AT_EXIT, "packed").stderr == ""
 
 
 @pytest.mark.parametrize(

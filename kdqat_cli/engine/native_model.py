@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from ctypes import c_float, c_int32
 from functools import lru_cache
@@ -75,6 +76,8 @@ class NativeModel:
             self._handle = self._library.kdqat_model_new(ctypes.byref(config), kernel.encode(), threads)
             if not self._handle:
                 raise ValueError(self._library.kdqat_error().decode())
+            # Not at exit: another thread may still compute, and the process ends anyway.
+            weakref.finalize(self, _free, self._library, self._handle, self._process).atexit = False
             self.threads: int = self._library.kdqat_model_threads(self._handle)
             self._fill(file, config.layers)
             call("kdqat_model_complete", self._handle)
@@ -172,9 +175,11 @@ class NativeModel:
         buckets = relative_buckets(np.arange(1 - span, span), self._buckets(), farthest)
         return np.ascontiguousarray(self._relative[buckets].T)
 
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) and os.getpid() == self._process:
-            self._library.kdqat_model_free(self._handle)
+
+def _free(found: ctypes.CDLL, handle: int, process: int) -> None:
+    """Frees a model in the process that made it; a fork has no threads to end."""
+    if os.getpid() == process:
+        found.kdqat_model_free(handle)
 
 
 def relative_buckets(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:
