@@ -19,9 +19,9 @@ class Answer(TypedDict, total=False):
     label: str
     """The most probable class; missing where `--threshold` is above its probability."""
     labels: list[str]
-    """Of a multi-label model: the labels whose probability reaches its threshold."""
+    """The labels whose probability reaches the threshold; only for a multi-label model."""
     probabilities: dict[str, float]
-    """Class name → its probability; of a multi-label model, each label has a probability of its own."""
+    """Class name → its probability; in a multi-label model, each label has its own independent probability."""
     value: float
     """The number, for a regression."""
     translation: str
@@ -39,7 +39,7 @@ class Answerer(Protocol):
 
     @property
     def gives(self) -> Gives:
-        """What it answers with."""
+        """The kind of its answers."""
 
     @property
     def labels(self) -> list[str] | None:
@@ -62,7 +62,7 @@ class Answerer(Protocol):
 
 
 def answer_of(labels: list[str] | None, logits: NDArray[np.float32], threshold: float | None = None) -> Answer:
-    """Makes an answer of logits: label or labels and probabilities, or the value.
+    """Makes an answer from logits: label or labels and probabilities, or the value.
 
     Args:
         labels: names of the classes; None: regression.
@@ -85,12 +85,12 @@ def answer_of(labels: list[str] | None, logits: NDArray[np.float32], threshold: 
 
 
 def with_threshold(answer: Answer, threshold: float | None) -> Answer:
-    """An answer with another least probability of a label than the model's own.
+    """An answer with another threshold than the model's own.
 
     Args:
-        answer: from a model; one without probabilities stays as it is.
-        threshold: the least probability. A model with one label per text then has none for a text whose best one is
-            below. None: the model's own; with one label per text there is none.
+        answer: answer of a model; an answer without probabilities is not changed.
+        threshold: the smallest probability of an answered label. If a model gives one label per text, a text whose best
+            label is below it gets no label. None: the model's own threshold; a model with one label per text has none.
     """
     probabilities = answer.get("probabilities")
     if probabilities is None or threshold is None:
@@ -101,7 +101,7 @@ def with_threshold(answer: Answer, threshold: float | None) -> Answer:
 
 
 def with_top(answer: Answer, top: int | None) -> Answer:
-    """An answer with its highest probabilities alone, the highest first; None: as it is."""
+    """An answer with only its `top` highest probabilities, the highest first; None: all of them."""
     probabilities = answer.get("probabilities")
     if probabilities is None or top is None:
         return answer

@@ -7,7 +7,7 @@ For a class c:
     F1        = 2 precision · recall / (precision + recall)
 
 all in percent; a measure with the denominator 0 is 0. In a multi-label task each label is counted separately, and there
-is no confusion matrix. A regression has no classes. Its table of rows has every row, in the order of falling error.
+is no confusion matrix. A regression has no classes. Its table of rows has every row, the largest error first.
 """
 
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ def _confusion(task: LabelledTask, answers: Answers) -> Table:
 
 
 def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Table:
-    """The rows with a wrong label, in their order; for a regression all rows, in the order of falling error."""
+    """The rows with a wrong label, in their order; for a regression all rows, the largest error first."""
     if task.labels is None:
         name, values = "error", np.abs(answers.predicted.astype(np.float64) - answers.labels.astype(np.float64))
         order = np.argsort(-values, kind="stable").tolist()
@@ -116,7 +116,7 @@ def _wrong(task: LabelledTask, answers: Answers, teacher: Answers | None) -> Tab
 
 
 def _probabilities(answers: Answers) -> NDArray[np.float64]:
-    """Of each row's answer (rows,); for a multi-label model, of exactly these labels: the product over all labels."""
+    """The probability of each row's answer (rows,); for a multi-label model, the product over all labels."""
     logits = answers.logits.astype(np.float64)
     if answers.threshold is None:
         logs = log_softmax(logits, axis=1).max(axis=1)

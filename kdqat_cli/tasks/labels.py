@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEPARATOR = "|"
-"""Stands between the labels of a row in a cell."""
+"""Separates the labels of a row in a cell."""
 THRESHOLD = 0.5
-"""Of a multi-label model that kdqat did not train."""
+"""The threshold of a multi-label model that kdqat did not train."""
 
 
 def reached(logits: NDArray[np.generic], threshold: float) -> NDArray[np.bool_]:
-    """Which labels of each row have at least a probability.
+    """Which labels of each row have at least the given probability.
 
     Args:
         logits: (rows, labels) or (labels,).
@@ -48,11 +48,11 @@ class Labels:
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
 
     def read(self, given: object, named: bool = False) -> int | float | list[float] | None:
-        """What `value` says; of a multi-label task 1 or 0 per class, or None.
+        """The result of `value`; for a multi-label task 1 or 0 per class, or None.
 
         Args:
-            given: what the row holds; of a multi-label task a list, or a cell with `SEPARATOR` between labels.
-            named: as of `value`.
+            given: the value in the row; for a multi-label task a list, or a cell with `SEPARATOR` between labels.
+            named: see `value`.
         """
         if not self._several:
             return self.value(given, named)
@@ -72,7 +72,7 @@ class Labels:
             return None
         if self._range is not None:
             return self._number(given)
-        spellings = [str(given), str(given).lower()] if isinstance(given, bool) else [str(given)]  # JSON says true
+        spellings = [str(given), str(given).lower()] if isinstance(given, bool) else [str(given)]  # true in JSON
         known = self._classes if named else self._indices | self._classes
         return next((known[name] for name in map(plain, spellings) if name in known), None)
 

@@ -6,11 +6,11 @@ example the correlation of a constant prediction.
 For a multi-label task, with labels counted over all rows:
 
     micro_f1 = 2 · right labels / (answered labels + labels of the rows)
-    macro_f1 = mean over the labels of each one's F1
+    macro_f1 = mean of the labels' F1
     accuracy = share of rows whose answered labels are exactly the labels of the row
 
-The answered labels are those that reach a threshold (tasks/labels.py). A training chooses it on dev: the threshold of
-0.01, 0.02, …, 0.99 with the best headline, and of equally good ones the nearest to 0.5. There is one for all labels,
+The answered labels are those that reach a threshold (tasks/labels.py). A training chooses it on dev: the one of
+0.01, 0.02, …, 0.99 with the best headline. Among equally good ones it is the nearest to 0.5. All labels share one,
 because one per label would fit the few rows of rare labels. It is among the figures, as the probability `threshold`.
 """
 
@@ -56,7 +56,7 @@ def chance_score(task: LabelledTask, labels: Array) -> float:
 
 
 def _constant_label_sets(labels: Array) -> list[Array]:
-    """Sets (labels,) of which one is best: the k most frequent labels for F1, the most frequent set for accuracy."""
+    """Candidates (labels,) that include the best set: the k most frequent labels for F1, the most frequent set."""
     order = np.argsort(-labels.sum(axis=0), kind="stable")
     frequent = [np.isin(np.arange(len(order)), order[:count]) for count in range(len(order) + 1)]
     sets, counts = np.unique(labels, axis=0, return_counts=True)
@@ -116,7 +116,7 @@ _METRICS: dict[str, Callable[[Array, Array], float]] = {
 
 
 def _counts(labels: Array, predictions: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Per label the rows that have it and whose answer has it, and the sum of the rows and of the answers with it."""
+    """Per label: the rows with it in gold and answer; and the rows with it in gold plus those with it in the answer."""
     gold, found = labels.astype(bool), predictions.astype(bool)
     return (gold & found).sum(axis=0), gold.sum(axis=0) + found.sum(axis=0)
 
@@ -140,4 +140,4 @@ _OF_SETS: dict[str, Callable[[Array, Array], float]] = {
     "macro_f1": _macro_f1_of_sets,
     "accuracy": _accuracy_of_sets,
 }
-"""Not scikit-learn's, which take a hundred times as long: a training computes them for every threshold."""
+"""Own code, because scikit-learn takes a hundred times as long, and a training computes them for every threshold."""

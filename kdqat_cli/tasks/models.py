@@ -117,7 +117,7 @@ def decided(model: PreTrainedModel, record: Record, metrics: Mapping[str, float]
     """Gives a trained multi-label model the threshold that it was scored with on dev.
 
     Returns:
-        The record, which has it too; of another model the record as it was.
+        The record with the threshold; the record unchanged if the model is not multi-label.
     """
     if "threshold" not in metrics:
         return record

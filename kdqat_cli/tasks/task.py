@@ -112,8 +112,8 @@ class LabelledTask(Task):
     """Class names in the order of the model's outputs. Files contain names or, if no name is a number, indices from
     0."""
     multi_label: bool = False
-    """Whether a row has any number of the labels, or none. In a JSONL file the label of a row is then a list, and in
-    other files a cell with a vertical bar between labels (a|b); an empty cell is no label."""
+    """Whether a row may have any number of labels, or none. The label of a row is then a list in a JSONL file, and in
+    other files a cell with a vertical bar between labels (a|b). An empty cell means no label."""
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """Smallest and largest label of a regression task."""
     metric: Literal["accuracy", "matthews", "f1+accuracy", "micro_f1", "macro_f1", "pearson+spearman", "pearson"]

@@ -33,7 +33,7 @@ class ImageTask(LabelledTask):
     augment: Literal["none", "crop-flip"] = "none"
     """Random change of the training images: none, or a shift by up to four pixels and a mirroring."""
     held_out: int = Field(default=10, ge=2)
-    """Without a dev file, every so many-th row of train belongs to dev instead of train."""
+    """If there is no dev file, every n-th row of train, n being this number, belongs to dev instead of train."""
     network: str
     """Network of a teacher, unless --network names another."""
 

@@ -20,7 +20,7 @@ class TextAnswerer(ABC):
 
     Attributes:
         labels: names of the classes; None: regression.
-        threshold: least probability of a label in an answer of a multi-label model; None: it is another one.
+        threshold: least probability of an answered label of a multi-label model; None: the model is not multi-label.
     """
 
     labels: list[str] | None
@@ -43,7 +43,7 @@ class TextAnswerer(ABC):
         return self._reader.rows([row.text for row in texts], [row.pair for row in texts])
 
     def answers(self, batch: list[Text]) -> list[Answer]:
-        """See `Answerer`; a text that makes no tokens has an error."""
+        """See `Answerer`; the answer to a text without tokens is an error."""
         rows = self.read(batch)
         taken = [place for place, (ids, _) in enumerate(rows) if len(ids)]
         try:
@@ -60,7 +60,7 @@ class PackedAnswerer(TextAnswerer):
     """A packed classifier on the engine."""
 
     def __init__(self, path: Path, threads: int | None, device: Device | None) -> None:
-        """Loads a packed file; arguments as of `open_model` in stages/predict.py."""
+        """Loads a packed file; the arguments are those of `open_model` in stages/predict.py."""
         from kdqat_cli.engine.engine import Engine
 
         self.engine = Engine.load(path, threads, device or "cpu")

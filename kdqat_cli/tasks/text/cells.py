@@ -1,4 +1,4 @@
-"""Rows as their sources hold them: the values of a row by column, and the rows of .jsonl, .csv and .tsv files."""
+"""Rows in the form of their source: column name → value. Reads the rows of .jsonl, .csv and .tsv files."""
 
 import json
 from collections import Counter
@@ -10,25 +10,25 @@ from kdqat_cli.errors import MissingInputError, shown
 from kdqat_cli.files import lines
 from kdqat_cli.tasks.text.tables import LONGEST_CELL, LONGEST_LINE, records
 
-_TWICE = object()  # stands for the value of a JSON key that an object has twice
+_TWICE = object()  # replaces the value of a JSON key that occurs twice in an object
 
 
 class Row(NamedTuple):
-    """One row as its source holds it."""
+    """One row in the form of its source."""
 
     where: str
-    """File and place, for messages."""
+    """The file and the place in it, for messages."""
     values: dict[str, object]
     fault: str = ""
-    """What is wrong with the row's shape."""
+    """What is wrong with the number of its cells, for messages."""
     named: bool = False
-    """Whether its label is a class name for sure, and never an index."""
+    """Whether its label is certainly a class name, not an index."""
     line: str = ""
-    """Its line, if it is one of a .jsonl file."""
+    """Its line, if the source is a .jsonl file."""
 
 
 def cell(row: Row, column: str) -> object:
-    """A row's value, where a dotted name leads into nested dictionaries; None: it has no such column.
+    """A row's value in a column; a dotted name leads into nested dictionaries. None: there is no such column.
 
     Raises:
         MissingInputError: a JSON object has the key twice.
@@ -59,7 +59,7 @@ def text_in(row: Row, column: str) -> str:
         )
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
+    except UnicodeEncodeError as error:  # JSON can contain one half of a surrogate pair
         raise MissingInputError(
             f"{row.where}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair.",
             "the text without that character",
@@ -68,14 +68,14 @@ def text_in(row: Row, column: str) -> str:
 
 
 def table_rows(path: Path, quoting: bool | None) -> Iterator[Row]:
-    """The rows of a table that no task file describes; a row with too many or too few cells has a fault.
+    """The rows of a table without a task file; a row with too many or too few cells has a fault.
 
     Args:
         path: a .csv or .tsv file, whose first line names its columns.
         quoting: see `TextTask.quoting`.
 
     Raises:
-        MissingInputError: the file cannot be read, is empty, or has two columns of one name.
+        MissingInputError: the file cannot be read, is empty, or has two columns with the same name.
     """
     table = records(path, quoting)
     header = next(table, None)
@@ -107,7 +107,7 @@ def parsed(text: str, where: str) -> object:
     """The JSON value of a text.
 
     Raises:
-        MissingInputError: it has none.
+        MissingInputError: the text is not valid JSON.
     """
     try:
         return json.loads(text, object_pairs_hook=_json_object)
@@ -116,7 +116,7 @@ def parsed(text: str, where: str) -> object:
 
 
 def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused where it is used."""
+    """A JSON object; a key that occurs twice has the value `_TWICE`, which is refused when it is used."""
     item = dict(pairs)
     if len(item) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -128,7 +128,7 @@ def json_row(where: str, item: object) -> Row:
     """A JSON object as a row.
 
     Raises:
-        MissingInputError: the value is none.
+        MissingInputError: the value is not an object.
     """
     if not isinstance(item, dict):
         raise MissingInputError(f"{where} is not an object with columns.", '{"COLUMN": …, "COLUMN": …} per row')

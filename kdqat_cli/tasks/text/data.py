@@ -1,8 +1,8 @@
-"""Rows of a task, from local files or the hub, checked one by one.
+"""The rows of a task, from local files or the hub. Every row is checked.
 
-Whatever the source, the result has the columns text, pair (where the task has pairs) and label: a class index in the
+The result of every source has the columns text, pair (if the task has pairs) and label. A label is a class index in the
 order of the task's labels, 1 or 0 per label (multi-label), or a number. A wrong row is refused with its file and place,
-never guessed at.
+and never corrected by a guess.
 """
 
 import hashlib
@@ -25,27 +25,28 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LARGEST_JSON = 2**28
-"""Bytes of a .json file, which is read as a whole; a .jsonl file is read row by row, and may have any size."""
+"""Largest number of bytes of a .json file, because it is read as a whole. A .jsonl file may have any size."""
 
 
 def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dataset":
-    """The rows of one split, with the columns text, pair (only of tasks with pairs) and label.
+    """Loads the rows of one split, with the columns text, pair (only for tasks with pairs) and label.
 
-    The first that has the split is read: `data_dir`, the folder of a user's task file, what `kdqat fetch` brought,
-    the hub. The data set's `info.description` names that source and how many bad rows were left out, if any.
+    The first source that has the split is read, in this order: `data_dir`, the folder of a user's task file, the data
+    of `kdqat fetch`, the hub. The data set's `info.description` names the source, and how many bad rows were left out,
+    if any.
 
     Args:
         task: the task.
-        split: train, dev, or another of the task's splits.
+        split: train, dev, or another split of the task.
         data_dir: the user's folder of local data in the published layouts.
 
     Raises:
-        MissingInputError: no such folder, no source has the split, a file cannot be read, or a row is wrong.
+        MissingInputError: the folder does not exist, no source has the split, a file cannot be read, or a row is wrong.
     """
     folders = data_folders(task, data_dir)
     file = task.files.get(split)
     for folder in folders:
-        if file and is_there(folder / file):  # of whatever kind: what cannot be read is told, not passed over
+        if file and is_there(folder / file):  # of any type: a file that cannot be read is an error, not a missing file
             rows = _read_file(folder / file, task)
             part = split if split in (task.shares or {}) else None
             return _checked(task, task.columns, rows, str(folder / file), part)
@@ -112,7 +113,7 @@ def _labels(task: TextTask) -> Labels:
 
 
 def _incomplete(row: Row, columns: Columns, unlabelled: bool) -> str:
-    """The missing part of a row; `unlabelled`: an empty label is allowed."""
+    """A sentence about the missing part of a row, or None; `unlabelled`: an empty label is allowed."""
     for column in columns.used():
         value = cell(row, column)
         empty = isinstance(value, str) and not value.strip() and not (unlabelled and column == columns.label)
@@ -131,11 +132,11 @@ def _label(row: Row, column: str, known: Labels) -> int | float | list[float]:
 
 
 def raw_rows(path: Path, quoting: bool | None) -> Iterator[Row]:
-    """The rows of a file that no task file describes yet; those of a table that are too long or short are left out.
+    """The rows of a file without a task file; rows of a table with too many or too few cells are left out.
 
     Args:
-        path: a file of one of the formats that a task may name.
-        quoting: as in a task file.
+        path: a file in one of the formats that a task may name.
+        quoting: see `TextTask.quoting`.
 
     Raises:
         MissingInputError: the file cannot be read.
@@ -179,11 +180,11 @@ def _read_table(path: Path, task: TextTask) -> Iterator[Row]:
 
 
 def column_fix(missing: str, header: list[str]) -> str:
-    """How to mend a header that lacks a column.
+    """The remedy for a header that lacks a column.
 
     Args:
         missing: the column.
-        header: its cells.
+        header: the cells of the header.
     """
     if any("\r" in name for name in header):
         return CONVERT_LINE_ENDS
@@ -196,17 +197,18 @@ def column_fix(missing: str, header: list[str]) -> str:
 
 
 def _takes_in_rows(record: Record, width: int, label: int, known: Labels) -> bool:
-    """Whether a line end inside a cell looks like one between rows, so that a stray quote may have joined them.
+    """Whether a line end inside a cell looks like the end of a row, so that a stray quote may have joined rows.
 
-    A line end in a cell before the label's ends a row if the line ends with a label; one in a cell after it, if the
-    next line begins with one. The texts of rows that a stray quote joins may hold separators, so a row has at least as
-    many cells as the header. In prose a blank follows a comma; between cells it does not.
+    If the cell is before the label's cell, the line end looks like the end of a row if the line ends with a label. If
+    it is after the label's cell, it does if the next line begins with a label. The texts of rows that a stray quote
+    joins may contain separators, so a row has at least as many cells as the header. In prose a space follows a comma;
+    between cells it does not.
 
     Args:
-        record: what was read as one row.
-        width: columns of the header.
-        label: the column of the label.
-        known: the task's labels.
+        record: the lines that were read as one row.
+        width: number of columns of the header.
+        label: index of the label's column.
+        known: labels of the task.
     """
     columns = [column for column, cell in enumerate(record.cells) for _ in range(cell.count("\n"))]
     for place, column in enumerate(columns):
@@ -239,15 +241,15 @@ def _load_from_hub(hub: Hub, split: str) -> "Dataset":
 
     unreachable = why_unreachable(hub.path, "dataset", hub.revision)
     if unreachable:
-        datasets.config.HF_HUB_OFFLINE = True  # what was loaded before is in the hub's cache, and needs no network
+        datasets.config.HF_HUB_OFFLINE = True  # data that was loaded before is in the hub's cache, and needs no network
     try:
         return datasets.load_dataset(hub.path, hub.name, split=hub.splits[split], revision=hub.revision)
-    except Exception as error:  # of many classes, the HTTP library's among them
+    except Exception as error:  # of many classes, including those of the HTTP library
         raise _HubError(unreachable or first_line(error)) from error
 
 
 def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[Row]:
-    """Rows of a hub data set; class indices become the hub's class names, whose order may differ from ours."""
+    """Rows of a hub data set, with class names instead of indices, because the hub's order of classes may differ."""
     fields = [column.split(".")[0] for column in columns.used()]
     for field in fields:
         if field not in table.column_names:
@@ -267,8 +269,8 @@ def _hub_rows(table: "Dataset", columns: Columns, source: str) -> Iterator[Row]:
 
 
 def _class_names(table: "Dataset", column: str) -> list[str] | None:
-    """The hub's names of a column's classes; None where it has none."""
+    """The hub's names of a column's classes; None: it has no names."""
     feature: Any = table.features
     for key in column.split("."):
         feature = feature.get(key) if isinstance(feature, dict) else None
-    return getattr(getattr(feature, "feature", feature), "names", None)  # of a list of classes, the list's feature
+    return getattr(getattr(feature, "feature", feature), "names", None)  # a list has a feature of its elements

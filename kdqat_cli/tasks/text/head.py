@@ -1,7 +1,7 @@
-"""What a classifier's outputs mean: its configuration checked, and its rows put in a task's order.
+"""The meaning of a classifier's outputs: checks its configuration, and puts its outputs into a task's order.
 
-The configuration of a multi-label classifier has its `threshold` too (tasks/labels.py), so that every folder and file
-with the model has it. While a model is being trained there is none: each evaluation chooses one.
+The configuration of a multi-label classifier contains its `threshold` too (tasks/labels.py), so that every folder and
+file with the model has it. A model in training has no threshold: each evaluation chooses one.
 """
 
 from collections import Counter
@@ -19,14 +19,14 @@ _PROBLEMS = ("regression", "single_label_classification", "multi_label_classific
 
 
 def check_outputs(config: PreTrainedConfig, name: str) -> None:
-    """Checks that a classifier's configuration says plainly what its outputs are.
+    """Checks that a classifier's configuration defines its outputs without ambiguity.
 
-    One output is a number (regression), several are classes that exclude each other, unless `problem_type` says that
-    they do not; `problem_type` is set so, and of labels that do not exclude each other the threshold.
+    One output is a number (regression). Several outputs are classes that exclude each other, unless `problem_type` says
+    that they do not. The function sets `problem_type` and, if labels do not exclude each other, the threshold.
 
     Args:
-        config: changed in place.
-        name: what errors call the model.
+        config: the configuration; it is changed in place.
+        name: the model's name in errors.
 
     Raises:
         ConfigError: the number of outputs does not fit `problem_type`.
@@ -56,7 +56,7 @@ def several(config: PreTrainedConfig) -> bool:
 
 
 def threshold_of(config: PreTrainedConfig) -> float | None:
-    """The threshold of a multi-label classifier; None: it has none yet, or it is another one."""
+    """The threshold of a multi-label classifier; None: it has none yet, or it is not multi-label."""
     return getattr(config, "threshold", None) if several(config) else None
 
 
@@ -65,7 +65,7 @@ def _check_threshold(config: PreTrainedConfig, name: str) -> None:
     config.threshold = THRESHOLD if given is None else given
     if type(config.threshold) is not float or not 0 < config.threshold < 1:
         raise MissingInputError(
-            f"{name} has the threshold {shown(given)}, which is no number between 0 and 1.",
+            f"{name} has the threshold {shown(given)}, which is not a number between 0 and 1.",
             f'"threshold" in its config.json: {THRESHOLD}',
         )
 
@@ -92,7 +92,7 @@ def _check_names(config: PreTrainedConfig, name: str) -> None:
     inverse = {str(label): index for label, index in told.items()}
     unnamed = {
         f"LABEL_{index}": index for index in range(len(inverse))
-    }  # what transformers writes where it is not told
+    }  # what transformers writes if the model does not set it
     if inverse not in (own, unnamed):
         raise MissingInputError(f"{name}: id2label and label2id in its config.json contradict each other.", fix)
     config.id2label = dict(enumerate(labels))
@@ -100,18 +100,18 @@ def _check_names(config: PreTrainedConfig, name: str) -> None:
 
 
 def align_labels(model: PreTrainedModel, task: LabelledTask, name: str) -> None:
-    """Reorders the rows of a classifier's head so that its labels stand in the task's order, by name.
+    """Reorders the rows of a classifier's head, by the names of its labels, so that they are in the task's order.
 
-    A head whose names say nothing (LABEL_0, …) is taken to be in the task's order. Case, outer spaces and the form of
-    Unicode do not count, unless they tell labels apart.
+    Labels with default names (LABEL_0, …) are assumed to be in the task's order. Case, outer spaces and the Unicode
+    form are ignored, unless two labels differ only in them.
 
     Args:
-        model: changed in place.
-        task: whose order is wanted.
-        name: what the error calls the model.
+        model: the classifier; it is changed in place.
+        task: the task.
+        name: the model's name in errors.
 
     Raises:
-        ConfigError: another number of labels, or other names; or of model and task only one is multi-label.
+        ConfigError: the number of labels or their names differ, or only one of model and task is multi-label.
     """
     fix = f"kdqat finetune-teacher --task {task.name}"
     if several(model.config) != task.multi_label:
@@ -142,7 +142,7 @@ def _says_nothing(labels: list[str]) -> bool:
 
 
 def _rows(given: list[str], wanted: list[str]) -> list[int] | None:
-    """For each wanted label its place among the given ones; None: they are not the same, or one occurs twice."""
+    """For each wanted label, its index among the given ones; None: the labels differ, or one occurs twice."""
     if sorted(given) != sorted(wanted) or len(set(given)) < len(given):
         return None
     return [given.index(label) for label in wanted]

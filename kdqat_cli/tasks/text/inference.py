@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 def reader_of(tokenizer: PreTrainedTokenizerBase, max_length: int, keeps_more: KeepsMoreName = "longer") -> Reader:
-    """What reads texts as rows of at most `max_length` tokens; for `keeps_more` see `Reader`.
+    """The reader that turns texts into rows of at most `max_length` tokens; for `keeps_more` see `Reader`.
 
     Raises:
-        ConfigError: a tokenizer that is written in Python.
+        ConfigError: the tokenizer is written in Python.
     """
     if not tokenizer.is_fast:
         raise ConfigError(
@@ -55,12 +55,12 @@ def tokenize(
 
     Args:
         rows: a split of a task.
-        tokenizer: the model's.
-        max_length: tokens a row is cut to, the longer text of a pair first.
-        keeps_more: as of `Reader`.
+        tokenizer: tokenizer of the model.
+        max_length: largest number of tokens of a row; the longer text of a pair is cut first.
+        keeps_more: see `Reader`.
 
     Raises:
-        ConfigError: a tokenizer that is written in Python.
+        ConfigError: the tokenizer is written in Python.
         MissingInputError: the tokenizer fails, or makes no tokens of a text.
     """
     reader = reader_of(tokenizer, max_length, keeps_more)
@@ -81,7 +81,7 @@ def padded_batches(
     """Tokenised rows as the batches of a forward pass.
 
     Yields:
-        The rows' places (B), and the model's inputs (B, L) by name.
+        The indices of the rows (B,), and the model's inputs (B, L) by name.
     """
     padding = "longest" if batches.pad_to is None else "max_length"
     for indices in batches.of(rows["length"]):
@@ -95,14 +95,15 @@ def padded_batches(
 
 
 class Predictor:
-    """A classifier that is ready to predict, on the engine if that supports the model, otherwise in torch."""
+    """A classifier that is ready to predict: on the engine, if it supports the model, otherwise in torch."""
 
     def __init__(self, model: PreTrainedModel, engine: Engine | None = None) -> None:
-        """Takes `model` as it is now; a student that trains on needs another predictor.
+        """Takes the present weights of `model`; after more training, a student needs a new predictor.
 
         Args:
             model: the classifier.
-            engine: of the same model's packed file, on a GPU; None: whatever serves the model where it is.
+            engine: engine on a GPU with the packed file of the same model; None: the engine or torch, on the model's
+                device.
 
         Raises:
             ConfigError: KDQAT_KERNEL names a kernel that does not run here.
@@ -114,9 +115,9 @@ class Predictor:
     def logits(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batches: Batches = BY_LENGTH
     ) -> NDArray[np.float32]:
-        """Logits (rows, labels) of tokenised rows, in their order; the model is in eval mode meanwhile.
+        """Computes the logits (rows, labels) of tokenised rows, in their order, in eval mode.
 
-        The processes of a group take turns at the batches, and each returns all logits.
+        Each process of a group computes a share of the batches, and each returns all logits.
         """
         if not len(rows):
             raise ValueError("no rows to predict")

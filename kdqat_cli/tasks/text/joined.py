@@ -1,13 +1,14 @@
 """Tables with answers: the rows of a .csv, .tsv or .jsonl file, each with a model's answer beside its own fields.
 
-The own fields stay as they are: in a .jsonl file the text of a line, elsewhere the cells. The answer's columns follow:
+The row's own fields do not change: a line of a .jsonl file keeps its text, other rows keep their cells. The answer's
+columns follow:
 
     .jsonl        the fields of `kdqat predict`: label or labels and probabilities, a value, a translation; or an error
     .csv, .tsv    label and probability; labels (a|b) and probabilities (0.9|0.7) of these labels; value; or translation
                   with top k: top_1, probability_1, … top_k, probability_k
-                  error, which is empty where there is an answer
+                  error, which is empty if there is an answer
 
-Where the table has a column of such a name, all of them begin with `predicted_`.
+If the table has a column with such a name already, the names of all added columns begin with `predicted_`.
 """
 
 import csv
@@ -52,12 +53,12 @@ class Joined:
         """Writes the header.
 
         Args:
-            file: takes the table.
-            suffix: of its name, which says its format.
-            quoting: of a .tsv: whether double quotes enclose cells; else no cell may hold a tab or a line end.
-            gives: what the model answers with.
-            top: probabilities that each answer has; None: those of all labels.
-            first: the first row, which says what columns there are.
+            file: the open file for the table.
+            suffix: ending of the file's name, which determines the format.
+            quoting: whether double quotes enclose cells of a .tsv; if not, no cell may have a tab or a line end.
+            gives: kind of the model's answers.
+            top: number of probabilities of each answer; None: those of all labels.
+            first: the first row, which determines the columns.
         """
         self._file, self._suffix, self._gives, self._top = file, suffix, gives, top
         self._enclosed = suffix == ".csv" or bool(quoting)
@@ -72,7 +73,7 @@ class Joined:
         """Writes a row.
 
         Raises:
-            ConfigError: it has a field that the first row lacks, or a cell that the format cannot hold.
+            ConfigError: the row has a field that the first row lacks, or a cell that the format cannot represent.
         """
         self._refuse_taken(row)
         if self._suffix == ".jsonl":
@@ -89,7 +90,7 @@ class Joined:
         self._write_cells([*own, *(cells.get(name, "") for name in self._added)], row.where)
 
     def _columns(self) -> list[str]:
-        """The names of what is added, without their prefix."""
+        """The names of the added columns, without their prefix."""
         more = {"label": "probability", "labels": "probabilities"}.get(self._gives)
         if self._suffix == ".jsonl":
             return [self._gives, *(["probabilities"] if more else []), "error"]
@@ -104,7 +105,7 @@ class Joined:
             )
 
     def _answered(self, answer: Answer) -> dict[str, str]:
-        """The cells of an answer by the names of their columns."""
+        """The cells of an answer, by the name of their column."""
         cells = {"error": answer.get("error", ""), "translation": answer.get("translation", "")}
         if "value" in answer:
             cells["value"] = str(answer["value"])
@@ -125,21 +126,21 @@ class Joined:
         line = separator.join(cells) + "\n"
         if self._enclosed:
             text = StringIO()
-            # With csv's own line end a cell with a carriage return is enclosed; with another one it is not.
+            # The csv module encloses a cell with a carriage return only if it writes its default line end.
             csv.writer(text, delimiter=separator).writerow(cells)
             line = text.getvalue().removesuffix("\r\n") + "\n"
         elif any(mark in text for text in cells for mark in _LITERAL_BREAKS):
             raise ConfigError(f"{where}: a cell has a tab or a line end, which a .tsv cannot hold.", "--out NAME.csv")
         try:
             self._file.write(line.encode())
-        except UnicodeEncodeError as error:  # JSON can hold one half of a surrogate pair
+        except UnicodeEncodeError as error:  # JSON can contain one half of a surrogate pair
             raise ConfigError(
                 f"{where}: a field has half of a surrogate pair, which is not valid Unicode.", "--out NAME.jsonl"
             ) from error
 
 
 def _line(row: Row, answer: dict[str, object]) -> bytes:
-    """A line of a .jsonl file; of a row that was one already, the own fields are not written anew."""
+    """A line of a .jsonl file; if the row comes from a .jsonl file, the text of its own fields is copied."""
     if row.line:
         return f"{row.line.strip()[:-1].rstrip()}, {json.dumps(answer, ensure_ascii=False)[1:]}\n".encode()
     return f"{json.dumps(row.values | answer, ensure_ascii=False)}\n".encode()
@@ -151,7 +152,7 @@ def _cell(row: Row, name: str) -> str:
         return value or ""
     try:
         return json.dumps(value, ensure_ascii=False)
-    except TypeError as error:  # what stands for a key that an object has twice
+    except TypeError as error:  # the value that replaces a key that occurs twice in an object
         raise MissingInputError(
             f"{row.where}: the field {name!r} has a key twice.", "one of them removed, or --out NAME.jsonl"
         ) from error

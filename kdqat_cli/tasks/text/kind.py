@@ -66,7 +66,7 @@ class TextKind:
         """See `Kind`; the record has the length in tokens, the inputs, and how rows are batched."""
         option = "--max-length " if section == "teacher" else "--set student.max_length="
         max_length = row_length(task, loaded.tokenizer, training.max_length, option)
-        # Where a batch shares a scale, a student's score belongs to one way of making batches: the training's.
+        # If a batch shares a scale, a student's score depends on how batches are made: here as in the training.
         fixed = section == "student" and training.padding == "max_length"
         batches = Batches(size=training.batch_size, pad_to=max_length) if fixed else BY_LENGTH
         return Record(

@@ -1,7 +1,7 @@
-"""Loading and saving classifiers: hub ids, plain folders, kdqat's own folders, packed folders.
+"""Loads and saves classifiers: hub ids, plain folders, kdqat's own folders, packed folders.
 
-The parts of it: networks/loading.py loads weights whole, tokenizers.py fits a tokenizer to its encoder, head.py says
-what the outputs mean. Everything that can be told from the small files is checked before the weights are read.
+This module uses networks/loading.py (complete weights), tokenizers.py (a tokenizer that fits its encoder) and head.py
+(the meaning of the outputs). Everything that the small files show is checked before the weights are read.
 """
 
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ class Classifier:
     """A loaded classifier.
 
     Attributes:
-        model: in eval mode, FP32, on the GPU where there is one.
+        model: the network, in eval mode, FP32, on the GPU if there is one.
         tokenizer: its tokenizer.
-        weights: the file of its weights; None for a hub id.
-        record: what the stage that made it recorded; of kind `plain` where none of ours made it.
+        weights: the file of its weights; None: a hub id.
+        record: the record of the stage that made it; its kind is `plain` if kdqat did not make the model.
     """
 
     model: PreTrainedModel
@@ -49,15 +49,15 @@ class Classifier:
 
 
 def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
-    """A classifier from a hub id, a folder (or the `model` folder in it), or a packed file.
+    """Loads a classifier from a hub id, a folder (or its subfolder `model`), or a packed file.
 
     Args:
         source: hub id, folder or packed file.
         fix: the command that makes the folder, for the error.
 
     Raises:
-        ConfigError: a model that kdqat does not take: of another architecture, say, or with several labels at once.
-        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+        ConfigError: kdqat cannot use the model, for example because of its architecture.
+        MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
     """
     folder = model_folder(source)
     if (folder / FILE_NAME).exists():
@@ -78,15 +78,15 @@ def load_classifier(source: str | Path, fix: str | None = None) -> Classifier:
 
 
 def load_encoder(encoder: str, task: TextTask) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An encoder with a new head for the task.
+    """Loads an encoder, and adds a new head for the task.
 
     Args:
         encoder: hub id, local folder, or `embedded`.
-        task: gives the head's size and label names.
+        task: the task, which determines the head's size and label names.
 
     Raises:
-        ConfigError: a model that kdqat does not take: of another architecture, say, or a student.
-        MissingInputError: nothing to load there, or a file is missing, damaged or does not fit the others.
+        ConfigError: kdqat cannot use the model, for example because of its architecture, or because it is a student.
+        MissingInputError: there is no model, or a file is missing, is damaged or does not fit the others.
     """
     location = encoder_location(encoder)
     if encoder == EMBEDDED and not Path(location).is_dir():

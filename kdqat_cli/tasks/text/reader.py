@@ -1,4 +1,4 @@
-"""Texts → token ids, only by the tokenizers library. Training, evaluation and serving all read texts in this way.
+"""Texts → token ids, with the tokenizers library alone. Training, evaluation and serving all read texts in this way.
 
 A long text is cut before it is tokenised. The ids stay the same, but memory and time become smaller. The part that is
 kept is the shortest beginning of 2L, 4L, 8L, … characters (L is the row length in tokens) that has at least L final
@@ -57,14 +57,14 @@ class Reader:
     def __init__(
         self, tokenizer: Tokenizer, max_length: int, inputs: Inputs, keeps_more: KeepsMoreName = "longer"
     ) -> None:
-        """Takes a tokenizer, whose truncation and padding are set anew at each call of `rows`.
+        """Takes a tokenizer. Each call of `rows` sets its truncation and padding.
 
         Args:
             tokenizer: the model's.
-            max_length: tokens that a row is cut to.
-            inputs: what the model is given, and where a row is cut.
-            keeps_more: which text of a pair keeps one token more, where both are cut and an odd number is left:
-                `longer` as tokenizers do (of equally long ones the second), or `first`.
+            max_length: largest number of tokens of a row.
+            inputs: names of the model's inputs, and the side on which rows are cut.
+            keeps_more: which text of a pair keeps one more token if both are cut to an odd number of tokens together:
+                `longer`, as the tokenizers library does (of equally long texts the second), or `first`.
         """
         self._tokenizer = tokenizer
         self._length = max_length
@@ -79,10 +79,10 @@ class Reader:
 
         Args:
             texts: valid Unicode.
-            pairs: the second text of each; None: there is none.
+            pairs: the second text of each row; None: rows are single texts.
 
         Raises:
-            MissingInputError: the tokenizer fails; it is damaged.
+            MissingInputError: the tokenizer fails, because it is damaged.
         """
         try:
             self._tokenizer.no_padding()
@@ -102,12 +102,12 @@ class Reader:
         """Why rows do not fit a model, as a sentence; None: they fit.
 
         Args:
-            config: the model's, as in config.json.
-            pairs: whether its rows are pairs; None: they may be.
+            config: configuration of the model, as in config.json.
+            pairs: whether its rows are pairs; None: not known.
         """
         wanted = [None] if pairs is False else ["a"] if pairs else [None, "a"]
         rows = self.rows(["a"] * len(wanted), wanted)
-        # Those that a row begins and ends with stand apart from the vocabulary.
+        # The tokens at the beginning and the end of a row are listed outside of the vocabulary.
         known_ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         highest = max((*known_ids, *(token for ids, _ in rows for token in ids)), default=0)
         if highest >= config["vocab_size"]:
@@ -119,7 +119,7 @@ class Reader:
         return None
 
     def _cut_pair(self, text: str, pair: str | None) -> Encoding:
-        """A pair of which the first text keeps one token more: two long texts keep ⌈room / 2⌉ and ⌊room / 2⌋."""
+        """Cuts a pair so that the first text keeps one more token: long texts keep ⌈room / 2⌉ and ⌊room / 2⌋."""
         parts = (self._cut.short(one, self._length).text for one in (text, pair or ""))
         first, second = (self._tokenizer.encode(part, add_special_tokens=False) for part in parts)
         kept = min(len(second), max(self._room // 2, self._room - len(first)))
@@ -128,7 +128,7 @@ class Reader:
         return self._tokenizer.post_process(first, second)
 
     def _short(self, text: str, pair: str | None) -> str | tuple[str, str]:
-        enough = 4 * self._length  # characters: what is no longer than this is not looked at closer
+        enough = 4 * self._length  # characters: texts up to this length are not cut
         if pair is None:
             return text if len(text) <= enough else self._cut.short(text, self._length).text
         if max(len(text), len(pair)) <= enough:
@@ -140,23 +140,23 @@ class Reader:
                 first = self._cut.short(text, max(self._length, second.tokens + 1))
             else:
                 second = self._cut.short(pair, max(self._length, first.tokens))
-            # A part may have more tokens than its text, which goes on and makes fewer of its last pieces.
+            # A part may have more tokens than the whole text, in which its last pieces can become fewer tokens.
             if more != (first.tokens > second.tokens):
                 return text, pair
         return first.text, second.text
 
 
 def packed_reader(packed: Path, record: Record, config: Config) -> Reader:
-    """What reads texts for a packed model: the tokenizer beside its file.
+    """The reader of texts for a packed model, with the tokenizer beside its file.
 
     Args:
         packed: the packed file.
-        record: its record; an earlier version's does not say what the tokenizer feeds the model, and transformers is
+        record: record of the model. That of an earlier version does not name the model's inputs; then transformers is
             asked.
-        config: its configuration.
+        config: configuration of the model.
 
     Raises:
-        MissingInputError: another tokenizer than the one that the model was packed with, or it does not fit the model.
+        MissingInputError: the tokenizer is not the one that the model was packed with, or does not fit the model.
     """
     path = packed.with_name(TOKENIZER_FILE)
     refuse_odd_files(path.parent)
@@ -256,7 +256,7 @@ def _margin(tokenizer: Tokenizer, left: bool) -> int | None:
             if part["type"] in ("Replace", "Split") and "String" in pattern:
                 strings.append(pattern["String"])
                 return True
-            # Runs of blanks become one: what follows changes the last run alone.
+            # A run of spaces becomes one space, so the rest of the text can change only the last run.
             return part["type"] in known or (part["type"] == "Replace" and pattern == {"Regex": " {2,}"})
 
         return test
@@ -264,7 +264,7 @@ def _margin(tokenizer: Tokenizer, left: bool) -> int | None:
     if not (all(map(local(_NORMALISERS), normaliser)) and all(map(local(_SPLITTERS), splitter))):
         return None
     if left and any(" " in string for string in strings if string != " "):
-        return None  # a blank inside one is no place to begin at
+        return None  # a space inside such a string is not the beginning of a piece
     longest = max(map(len, [*strings, *map(_normalised(tokenizer), strings)]), default=0)
     return _MARGIN + longest
 

@@ -30,12 +30,12 @@ class TaskRows:
 
     Attributes:
         task: the task.
-        rows: input_ids, attention_mask, labels, length, and token_type_ids where the tokenizer gives them.
+        rows: input_ids, attention_mask, labels, length, and token_type_ids if the tokenizer gives them.
         texts: the columns text and pair of the same rows.
-        tokenizer: what they were tokenised with.
+        tokenizer: the tokenizer of the rows.
         digest: sha256 of the rows before tokenising.
-        batches: how they are put together to be scored.
-        max_length: tokens that they were cut to.
+        batches: how rows are batched for scoring.
+        max_length: largest number of tokens of a row.
     """
 
     task: TextTask
@@ -48,7 +48,7 @@ class TaskRows:
 
     @property
     def labels(self) -> Any:
-        """The gold labels (rows,); of a multi-label task (rows, labels)."""
+        """The gold labels (rows,); for a multi-label task (rows, labels)."""
         return np.asarray(self.rows["labels"])
 
     @property
@@ -58,12 +58,12 @@ class TaskRows:
 
     @property
     def examples(self) -> Dataset:
-        """The rows as `collate` takes them."""
+        """The rows, in the form that `collate` takes."""
         return self.rows.remove_columns("length")
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """The number of tokens of each row."""
         return list(self.rows["length"])
 
     def collate(self, padding: PaddingName) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
@@ -81,7 +81,7 @@ class TaskRows:
         return replace(self, rows=self.rows.select(numbers), texts=self.texts.select(numbers))
 
     def token_groups(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """[CLS], [SEP], and all other tokens, also for tokenizers with other names of these two."""
+        """Three groups: [CLS], [SEP] (or the tokenizer's own names for these two), and all other tokens."""
         ids, counted = batch["input_ids"], batch["counted"].bool()
         special = {"[CLS]": self.tokenizer.cls_token_id, "[SEP]": self.tokenizer.sep_token_id}
         groups = {name: (ids == number) & counted for name, number in special.items() if number is not None}
@@ -91,7 +91,7 @@ class TaskRows:
         return groups | {"rest": rest}
 
     def sample(self, number: int) -> Sample:
-        """Its texts and its tokens."""
+        """The texts and tokens of a row."""
         texts = self.texts[number]
         tokens = self.tokenizer.convert_ids_to_tokens(self.rows[number]["input_ids"])
         return Sample((texts["text"], *([texts["pair"]] if texts.get("pair") is not None else [])), tuple(tokens))
@@ -101,7 +101,7 @@ class TaskRows:
         return compute_metrics(self.task, self._logits(model, engine), self.labels, threshold_of(model.config))
 
     def answers(self, model: PreTrainedModel, engine: Engine | None = None) -> Answers:
-        """What a model says of each row, beside its texts."""
+        """A model's answers to all rows, with their texts."""
         shown = {name: list(self.texts[name]) for name in self.texts.column_names if name != "label"}
         return Answers(self._logits(model, engine), self.labels, shown, threshold_of(model.config))
 
@@ -112,16 +112,16 @@ class TaskRows:
 def row_length(
     task: TextTask, tokenizer: PreTrainedTokenizerBase, wanted: int | None, option: str = "--max-length "
 ) -> int:
-    """Tokens that rows are cut to: what is wanted, else the task's own length as far as the encoder reads.
+    """The largest number of tokens of a row: `wanted`, else the smaller of the task's length and the encoder's limit.
 
     Args:
-        task: gives its own length.
-        tokenizer: the model's; its `model_max_length` is what the encoder reads.
-        wanted: what the user or a record asks for, or None.
-        option: what sets it, for the error.
+        task: the task, which has its own length.
+        tokenizer: tokenizer of the model; its `model_max_length` is the encoder's limit.
+        wanted: the length that the user or a record asks for, or None.
+        option: the option that sets `wanted`, for the error.
 
     Raises:
-        ConfigError: the encoder does not read as many tokens as are wanted, or they leave no room for text.
+        ConfigError: `wanted` is more than the encoder's limit, or leaves no room for text.
     """
     limit = int(min(tokenizer.model_max_length, LONGEST_ROW))
     if wanted is None:
@@ -152,12 +152,12 @@ def task_rows(
 
     Args:
         task: the task.
-        split: `train`, `dev`, or another that the task names.
+        split: `train`, `dev`, or another split of the task.
         data_dir: folder of local task data, or None.
-        tokenizer: the model's.
-        max_length: tokens a row is cut to.
-        batches: how the rows are cut, and put together to be scored.
-        limit: rows at most, the first of the split; None: all.
+        tokenizer: tokenizer of the model.
+        max_length: largest number of tokens of a row.
+        batches: how rows are cut, and batched for scoring.
+        limit: largest number of rows, from the first; None: all.
     """
     rows = load_split(task, split, data_dir)
     if limit is not None and limit < len(rows):

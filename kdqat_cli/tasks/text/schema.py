@@ -30,7 +30,7 @@ class Columns(Section):
         return [column for column in (self.text, self.pair, self.label) if column is not None]
 
     def twice(self, header: list[str]) -> str | None:
-        """The first column to read that occurs twice in a header, so that it is ambiguous; None: none does."""
+        """The first of these columns that is ambiguous, because it occurs twice in a header; None: none is."""
         return next((column for column in self.used() if header.count(column) > 1), None)
 
 
@@ -59,15 +59,15 @@ class TextTask(LabelledTask):
     files: dict[str, str] = Field(default_factory=dict)
     """Per split, a file relative to the data folder or, for a user's task, to the task file's own folder."""
     shares: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
-    """Of splits that have one file in common: the share of its rows that each gets. A row's split follows from its
-    texts (split.py). Absent: every split has a file of its own."""
+    """For splits that share one file: the share of its rows that each split gets. A row's split is determined by its
+    texts (split.py). Absent: every split has its own file."""
     quoting: bool | None = None
-    """Whether double quotes enclose a cell of a tab or comma separated file; the cell may then have separators and line
-    ends. Absent: they do in a .csv file, and a cell of a .tsv or .txt file that begins with one is refused."""
+    """Whether double quotes enclose a cell of a tab or comma separated file; the cell may then contain separators and
+    line ends. Absent: they do in a .csv file, and in a .tsv or .txt file a cell that begins with one is refused."""
     header: list[str] | None = None
     """Column names of tab or comma separated files that have no header line."""
     columns: Columns
-    """Columns of the local files, and of the hub unless it names its own."""
+    """Columns of the local files, and of the hub unless `hub.columns` is given."""
     max_length: int = Field(gt=2)
     """Largest number of tokens of a row; longer rows are truncated."""
     skip_bad_rows: bool = False
@@ -86,7 +86,7 @@ class TextTask(LabelledTask):
 
     @property
     def hosted(self) -> Hosted:
-        """The task in the words of the model hub."""
+        """See `Task.hosted`."""
         plain = super().hosted._replace(pipeline="text-classification")
         if self.hub is None:
             return plain
@@ -97,7 +97,7 @@ class TextTask(LabelledTask):
 
         Raises:
             ConfigError: an option has no meaning for the task.
-            MissingInputError: there is no such folder, and the name is none of the hub's.
+            MissingInputError: there is no such folder, and the name does not have the form of a hub id.
         """
         if network is not None:
             raise ConfigError(f"--network has no meaning for task {self.name}, whose rows are text.", "--encoder")
@@ -108,7 +108,7 @@ class TextTask(LabelledTask):
 
     @property
     def row(self) -> dict[str, object]:
-        """What `kdqat ls tasks` shows of a row."""
+        """See `Task.row`."""
         return {"rows": f"{self.max_length} tokens", "files": self.files.get("dev", "-")}
 
     def faults(self) -> list[str]:

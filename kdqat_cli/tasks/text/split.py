@@ -1,7 +1,7 @@
-"""Splits the rows of one file: the hash of a row's texts decides, so that equal texts are never in two splits.
+"""Splits the rows of one file by the hash of their texts, so that equal texts are always in the same split.
 
-Texts that differ only in case, blanks or Unicode form count as equal, and so does a pair with its texts exchanged. A
-row keeps its split when others are added to the file or removed from it.
+Texts that differ only in case, spaces or Unicode form count as equal, and so do pairs whose texts are exchanged. A row
+keeps its split if other rows are added or removed.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ def split_of(texts: Sequence[str], shares: Mapping[str, float]) -> str:
         position -= share
         if position < 0:
             return name
-    return list(shares)[-1]  # the sum of the shares was rounded
+    return list(shares)[-1]  # the sum of the shares is rounded
 
 
 def plain_text(text: str) -> str:
-    """A text as it is compared with others."""
+    """The form of a text that is compared with other texts."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

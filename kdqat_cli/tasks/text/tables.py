@@ -1,4 +1,4 @@
-"""Tab and comma separated files: their rows, with the line on which each begins.
+"""Reads tab and comma separated files: their rows, with the line on which each row begins.
 
 Such files have one of two dialects. In the first, a double quote is a character like any other (GLUE, NSMC). In the
 second, which spreadsheets and pandas write, double quotes enclose a cell, and the cell may contain separators and line

@@ -40,17 +40,17 @@ _BERT_NORMALIZER = {
 
 
 def load_tokenizer(source: Source, config: PreTrainedConfig, inputs: Inputs | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """Loads the tokenizer of a model.
 
     Args:
-        source: where the model lies.
-        config: the model's configuration.
-        inputs: what was recorded of a model of ours; None: what the tokenizer itself says.
+        source: place of the model.
+        config: configuration of the model.
+        inputs: the recorded inputs, if kdqat made the model; None: those that the tokenizer itself names.
 
     Raises:
         ConfigError: the encoder is too small for the tokenizer.
-        MissingInputError: there are no tokenizer files, they are damaged or contradict each other, they name no padding
-            token, or they do not say whether texts keep their capitals.
+        MissingInputError: the tokenizer files are missing or damaged, contradict each other, name no padding token, or
+            do not say whether texts keep their capitals.
     """
     tokenizer = _load(source)
     _check_vocabulary(tokenizer, config, source.location)
@@ -102,7 +102,7 @@ def _load(source: Source) -> PreTrainedTokenizerBase:
         either = f"{TOKENIZER_FILE} or {names}" if names else TOKENIZER_FILE
         raise MissingInputError(f"{source.location} has no tokenizer files ({either}).", fix)
     for part in parts:
-        open_file(Path(tokenizer.init_kwargs[part])).close()  # a pointer of Git LFS would pass for a list of words
+        open_file(Path(tokenizer.init_kwargs[part])).close()  # a pointer of Git LFS would be read as a list of words
     if not tokenizer.is_fast:
         kind = type(tokenizer).__name__
         raise MissingInputError(f"{source.location} has no {TOKENIZER_FILE}, and {kind} cannot make one.", fix)
@@ -132,8 +132,8 @@ def _why(error: Exception) -> str:
 def _as_written(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer that splits texts as its tokenizer.json says.
 
-    The classes of transformers take the vocabulary from the file and build the rest anew. Where the tokenizer's
-    configuration does not say otherwise, BERT's makes lower case of texts, whatever the file says.
+    The classes of transformers take only the vocabulary from the file and build the rest again. Unless the tokenizer's
+    configuration says otherwise, BERT's class lower-cases texts, even if the file does not.
 
     Raises:
         MissingInputError: the tokenizer's configuration contradicts the file.
@@ -165,14 +165,14 @@ def _same(tokenizer: PreTrainedTokenizerBase, written: Tokenizer, part: str) -> 
 
 
 def _told(source: Source) -> dict[str, object]:
-    """The content of tokenizer_config.json; empty: there is no such file."""
+    """The content of tokenizer_config.json; empty if there is no such file."""
     config: dict[str, object] = get_tokenizer_config(source.location, local_files_only=bool(source.unreachable))
     return config
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str) -> None:
     token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    if largest >= config.vocab_size:  # met in a text, such a token ends the command
+    if largest >= config.vocab_size:  # such a token in a text would end the command
         raise ConfigError(
             f"The tokenizer of {where} has {largest + 1} tokens (the last is {token!r}), but the encoder has only "
             f"{config.vocab_size} embeddings.",
@@ -209,7 +209,7 @@ def _lost_capital(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _give_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, where: str) -> None:
     """Sets the padding token if the tokenizer has none but has the configuration's padding token as a special token.
 
-    An ordinary token is not taken: a special one is cut out of every text before its words are told apart.
+    An ordinary token is not taken, because as a padding token it would be cut out of every text.
     """
     if tokenizer.pad_token is not None:
         return

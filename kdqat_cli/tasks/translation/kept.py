@@ -21,7 +21,7 @@ _KEY = "translations"
 
 
 def kept_translations(rows: TranslationRows, teacher: PreTrainedModel, weights: Path | None, folder: Path) -> list[str]:
-    """The teacher's translation of each row, by beam search; read from the folder, or computed and written there.
+    """The teacher's translation of each row, by beam search. It is read from the folder, or computed and written there.
 
     Args:
         rows: the rows.

@@ -100,7 +100,7 @@ class TranslationRows:
         An unknown word is replaced by the source word with the largest attention weight. Each process of a group
         translates a share of the batches.
         """
-        # Per row and word: 1 + the number of the word (0: no word), and the position of a source word.
+        # For each row and word: 1 + the number of the word (0: no word), and the position of a source word.
         found = torch.zeros((len(self.pairs), self.task.most, 2), dtype=torch.long, device=model.device)
         with _evaluating(model):
             for rows in self._mine(range(len(self.pairs))):

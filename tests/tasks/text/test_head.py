@@ -143,7 +143,7 @@ class TestCheckOutputs:
     @pytest.mark.parametrize("threshold", [0.0, 1.0, 1, "0.5", float("nan")])
     def test_an_odd_threshold_is_refused(self, threshold: object) -> None:
         several = config(num_labels=3, problem_type="multi_label_classification", threshold=threshold)
-        with pytest.raises(MissingInputError, match=r"The model x has the threshold .*, which is no number between 0"):
+        with pytest.raises(MissingInputError, match=r"The model x has the threshold .*, which is not a number between 0"):
             check_outputs(several, "The model x")
 
     def test_several_labels_need_several_outputs(self) -> None:
