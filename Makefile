@@ -4,11 +4,11 @@
 # make test-sanitize  the engine's tests under the address and undefined-behaviour sanitizers
 # make test-arm   the engine's ARM kernels under qemu; it takes g++-aarch64-linux-gnu and qemu-user
 # make wheels     dist/: kdqat, and kdqat-runtime, which serves packed models without torch
-# make site       build/site/: the documentation as pages, with a reference made from the docstrings
+# make site       build/site/: the documentation as pages, with a reference from the docstrings
 # make lint       formatting, lint and types, as CI runs them
 PYTHON ?= python3
 BIN := .venv/bin
-# Stages call `kdqat`; so does a user's shell, once .venv is activated.
+# Stages call `kdqat`, so the environment's commands must be on the path.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: repro test test-slow test-sanitize test-arm wheels site lint

@@ -1,8 +1,8 @@
 """Builds the native library of the engine; all other settings are in pyproject.toml.
 
 Each kernel file is compiled for its own instruction set, and the library chooses a kernel at run time. The rest of the
-library is compiled for every processor. Without a compiler the installation goes on (`optional`), and torch computes in
-place of the engine.
+library is compiled for every processor. Without a compiler the installation continues (`optional`), and torch computes
+instead of the engine.
 """
 
 import platform
@@ -21,10 +21,10 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vnni"]
 INSTRUCTION_SETS = {
     "avx2": AVX2,
     "avx512vnni": AVX512,
-    "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],  # without: a kernel that is never available
+    "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],  # without the flag the kernel is never available
     "neon": ["-march=armv8.2-a+dotprod"],
 }
-# -Wno-*uninitialized: GCC 12 warns of its own header for AVX-512.
+# -Wno-*uninitialized: GCC 12 warns about its own header for AVX-512.
 COMMON = [
     "-std=c++17",
     "-O3",
@@ -37,17 +37,17 @@ COMMON = [
 
 
 class BuildNative(build_ext):
-    """Compiles each source with its own flags; `--flags` adds some to all, such as a sanitizer's."""
+    """Compiles each source with its own flags; `--flags` adds flags to all of them, for example a sanitizer's."""
 
     user_options: ClassVar = [*build_ext.user_options, ("flags=", None, "more flags for compiler and linker")]
 
     def initialize_options(self) -> None:
-        """Starts without more flags."""
+        """Starts without additional flags."""
         super().initialize_options()
         self.flags = ""
 
     def build_extension(self, ext: Any) -> None:
-        """Builds one extension; a failure is reported and passed over by setuptools where it is optional."""
+        """Builds one extension; if it is optional, setuptools reports a failure and continues."""
         ext.extra_compile_args += self.flags.split()
         ext.extra_link_args += self.flags.split()
         compile_one = self.compiler._compile

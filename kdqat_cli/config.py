@@ -147,11 +147,11 @@ class Training(Section):
 
 
 class TeacherTraining(Training):
-    """How to train the teacher, or which model it is without a training."""
+    """How to train the teacher, or which existing model is the teacher."""
 
     model: str | None = None
-    """A model that is fine-tuned for the task already, a folder or a hub id: it becomes the teacher as it is; null:
-    the teacher is trained."""
+    """A folder or hub id of a model that is fine-tuned for the task already; it becomes the teacher without more
+    training; null: the teacher is trained."""
 
 
 class Quantization(Section):
@@ -235,8 +235,8 @@ class Distillation(Section):
     """A teacher that is no better than a constant answer is refused, or allowed, as for a smoke run; the result is then
     marked as not to be quoted."""
     targets: Literal["references", "teacher"] = "references"
-    """Of a translation, what the student learns to write: the references of train, or the teacher's own translations
-    (sequence-level distillation), which are kept in runs/TASK/taught."""
+    """The targets of a translation student: the references of train, or the teacher's own translations (sequence-level
+    distillation), which are kept in runs/TASK/taught."""
     hidden_layers: Literal["all"] | Annotated[list[int], Field(min_length=1)]
     """Hidden states that are compared: all, or numbers: 0 for the first layer's input, -1 for the last state."""
     padding: Literal["ignored", "counted"]

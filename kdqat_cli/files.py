@@ -142,7 +142,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         most: largest number of bytes.
 
     Raises:
-        MissingInputError: as `open_file`, or the file has more bytes.
+        MissingInputError: see `open_file`; or the file has more bytes.
     """
     with open_file(path) as file:
         try:
@@ -163,7 +163,7 @@ def lines(path: Path, longest: int) -> Iterator[str]:
         longest: largest number of bytes of a line.
 
     Raises:
-        MissingInputError: as `open_file`, a line is longer, or the file is not UTF-8 text.
+        MissingInputError: see `open_file`; or a line is longer, or the file is not UTF-8 text.
     """
     number, start = 0, b""
     with open_file(path) as file:

@@ -51,7 +51,7 @@ def refuse_absent(model: str, fix: str | None) -> None:
 
 
 def _models_near(absent: Path) -> list[Path]:
-    """The model folders in the last folder on an absent one's way that exists, sorted."""
+    """The model folders in the nearest existing parent of an absent folder, sorted."""
     parent = next((folder for folder in absent.parents if folder.is_dir()), None)
     if parent is None:
         return []
@@ -78,10 +78,10 @@ def refuse_hollow(folder: Path, fix: str | None) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuses an adapter: transformers would load the model that it is for, from wherever that is.
+    """Refuses an adapter, because transformers would load its base model, perhaps from the hub.
 
     Raises:
-        MissingInputError: the folder holds one.
+        MissingInputError: the folder has an adapter.
     """
     if (folder / "adapter_config.json").is_file():
         raise MissingInputError(

@@ -12,7 +12,7 @@ class Names(dict[str, T]):
     """The names of one kind of thing in the order of their listing, each with a value (perhaps None)."""
 
     def add(self, name: str, value: T | None = None) -> None:
-        """Adds a name; the value is None where a name needs none.
+        """Adds a name; the value is None if the name needs none.
 
         Raises:
             ValueError: the name is taken.

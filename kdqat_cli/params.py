@@ -26,8 +26,8 @@ def read_recipe(name: str) -> str:
     """The text of a packaged recipe by name, or of a recipe file by path.
 
     Raises:
-        ConfigError: an unknown name.
-        MissingInputError: no such file.
+        ConfigError: the name is unknown.
+        MissingInputError: there is no such file.
     """
     return read_text(_recipe_path(name))
 
@@ -36,8 +36,8 @@ def load_recipe(name: str) -> Recipe:
     """A packaged recipe by name, or a recipe file by path.
 
     Raises:
-        ConfigError: an unknown name, or errors in the file.
-        MissingInputError: no such file.
+        ConfigError: the name is unknown, or the file has errors.
+        MissingInputError: there is no such file.
     """
     recipe = parse(Recipe, read_yaml(_recipe_path(name)), f"recipe {name}")
     for group in ("kinds", "tasks"):
@@ -123,7 +123,7 @@ def resolve(
         kind: the kind of the task.
 
     Raises:
-        ConfigError: an unknown recipe, or settings of a wrong type or range.
+        ConfigError: the recipe is unknown, or a setting has a wrong type or range.
     """
     base = load_recipe(recipe or params.recipe)
     merged = _merge(_merge(_sections(base), base.kinds.get(kind, {})), base.tasks.get(task, {}))

@@ -75,7 +75,7 @@ class Record(Section):
     labels: list[_Label] | None = Field(default=None, min_length=2, max_length=100_000)
     """Class names in the order of the logits; null: regression."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Least probability of a label in an answer of a multi-label model, as in its config.json; null: another model."""
+    """Least probability of an answered label, as in config.json; null: the model is not multi-label."""
     rows_kind: str = Field(default="text", max_length=1000)
     """Kind of the task."""
     pairs: bool | None = None
@@ -92,12 +92,12 @@ class Record(Section):
     """Encoder that a teacher was fine-tuned from; for a student, that of its teacher, or the id of a teacher that kdqat
     did not make."""
     network: str | None = Field(default=None, max_length=1000)
-    """Network that was trained from random weights; null: another model."""
+    """Network that was trained from random weights; null: the model is an encoder."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the training."""
     settings: dict[str, object] = Field(default_factory=dict)
-    """Sections of the resolved recipe that the stage used, as plain values: they document a model, and reading it must
-    need neither the plugin nor the version of kdqat whose names they have."""
+    """Sections of the resolved recipe that the stage used, as plain values. They only document the model: reading the
+    record must not need the plugin or the version of kdqat that defines their names."""
     sources: dict[str, str | None] = Field(default_factory=dict)
     """sha256 of the inputs of the model."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -105,7 +105,7 @@ class Record(Section):
     format: str | None = None
     """Format of an export."""
     not_to_be_quoted: str | None = Field(default=None, max_length=10_000)
-    """Why a score of the model says nothing about the method: what a smoke run shortened."""
+    """Why a score of the model says nothing about the method, for example a shortened training."""
     tokenizer: Digest | None = None
     """sha256 of the tokenizer.json of a packed model."""
 

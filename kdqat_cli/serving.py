@@ -40,21 +40,21 @@ class _Opened(NamedTuple):
 
 
 class Model:
-    """A model that answers; `load` makes one."""
+    """A model that answers texts; `load` makes one."""
 
     def __init__(self, source: str | Path, threads: int | None = None, device: Device | None = None) -> None:
-        """Loads a model; arguments and errors as of `load`."""
+        """Loads a model; for arguments and errors see `load`."""
         self._source, self._threads, self._device = str(source), threads, device
         self._opened = self._open()
 
     @property
     def labels(self) -> list[str] | None:
-        """Names of the classes, in the order of the logits; None: it answers with a value, or a translation."""
+        """Names of the classes, in the order of the logits; None: the answer is a value or a translation."""
         return self._opened.runner.labels
 
     @property
     def remark(self) -> str | None:
-        """A sentence where something slower took the place of what was meant to compute; None otherwise."""
+        """A sentence if a slower implementation computes than the intended one; else None."""
         return self._opened.runner.remark
 
     @overload
@@ -68,30 +68,30 @@ class Model:
 
         Args:
             given: a text, a pair of texts as a tuple, or a list of either.
-            batch_size: texts that are computed together.
+            batch_size: number of texts that are computed together.
 
         Returns:
-            Per text a dictionary with `label` and `probabilities`, with `value` (regression), with `translation`, or
-            with `error` where the model has no answer.
+            For each text a dictionary with `label` and `probabilities`, with `value` (regression), with `translation`,
+            or with `error` if the model has no answer.
 
         Raises:
-            ConfigError: something that is not a text, a pair for a model of single texts or the reverse, or a
-                `batch_size` below 1.
+            ConfigError: a value is not a text, a pair is given to a model of single texts or the reverse, or
+                `batch_size` is below 1.
             MissingInputError: the model is damaged.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}.", "batch_size=32")
         if isinstance(given, list):
             return self._answers(given, batch_size)
-        one: Any = given  # what is neither a text nor a pair is refused by name
+        one: Any = given  # a value that is neither a text nor a pair is refused by name
         return self._answers([one], 1)[0]
 
     def logits(self, given: Sequence[Given]) -> NDArray[np.float32]:
-        """Logits (texts, labels) of texts or pairs.
+        """Computes the logits (texts, labels) of texts or pairs.
 
         Raises:
-            ConfigError: as `__call__`, or the model is not one of texts.
-            ValueError: a text makes no tokens.
+            ConfigError: see `__call__`; or the model does not read texts.
+            ValueError: the tokenizer makes no tokens of a text.
         """
         opened = self._ready()
         runner = opened.runner
@@ -114,22 +114,22 @@ class Model:
         return _Opened(os.getpid(), open_model(self._source, self._threads, self._device), Lock())
 
     def _ready(self) -> _Opened:
-        if self._opened.process != os.getpid():  # threads of the engine do not live on in a forked process
+        if self._opened.process != os.getpid():  # the engine's threads do not exist in a forked process
             self._opened = self._open()
         return self._opened
 
 
 def load(source: str | Path, threads: int | None = None, device: Device | None = None) -> Model:
-    """A model to answer with.
+    """Loads a model that answers texts.
 
     Args:
-        source: a packed folder or file; or a student, a teacher, or a hub id, which torch computes.
-        threads: that compute together; None: as many as there are processors.
-        device: `cpu` or `cuda`; None: the processor for a packed model, else the GPU where there is one.
+        source: a packed folder or file; or a student, a teacher or a hub id, which torch computes.
+        threads: number of threads; None: the number of processors.
+        device: `cpu` or `cuda`; None: the CPU for a packed model, else the GPU if there is one.
 
     Raises:
-        ConfigError: a GPU is asked for a model that is not served there.
-        MissingInputError: nothing to load there, a damaged file, or no GPU.
+        ConfigError: the model cannot be served on a GPU.
+        MissingInputError: there is no model, a file is damaged, or there is no GPU.
     """
     return Model(source, threads, device)
 

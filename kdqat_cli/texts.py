@@ -57,7 +57,8 @@ def require_fit(text: Text, pairs: bool | None, place: str) -> Text:
         place: the name of the text in errors.
 
     Raises:
-        ConfigError: a pair for a model of single texts, or a single text for a model of pairs; or invalid Unicode.
+        ConfigError: a pair is given to a model of single texts, a single text to a model of pairs, or the Unicode is
+            invalid.
     """
     if pairs is not None and pairs != (text.pair is not None):
         given, wanted = ("a pair", "single texts") if pairs is False else ("a single text", "pairs of texts")
@@ -80,7 +81,7 @@ def open_source(file: Path | None) -> Iterator[int]:
     """The descriptor of a file; None: of standard input.
 
     Raises:
-        MissingInputError: no such file, or it cannot be read.
+        MissingInputError: there is no such file, or it cannot be read.
         ConfigError: the file is a table.
     """
     if file is None:
@@ -207,7 +208,7 @@ def _object(line: str, place: str) -> Text:
 
 
 class _TwiceError(Exception):
-    """A duplicate key, as JSON."""
+    """A key that occurs twice, in JSON form."""
 
 
 def _once(items: Iterable[tuple[str, object]]) -> dict[str, object]:
