@@ -1,12 +1,12 @@
-/* A newer x86 processor as a process sees one that ends at AVX2: preload it (avx2_machine.py does).
+/* Makes a newer x86 processor look like one without instruction sets beyond AVX2, if preloaded (see avx2_machine.py).
  *
  * Libraries choose their code by the instruction CPUID. Linux makes it trap (arch_prctl ARCH_SET_CPUID, on processors
  * with the flag cpuid_fault); the handler below runs it and takes the bits of AVX-512, AVX-VNNI, AVX10, APX and AMX out
- * of the answer. Threads and forks inherit the trap; a new program loses it, and gets it anew from its preloaded copy.
+ * of the answer. Threads and forks inherit the trap. A new program gets it from its own preloaded copy.
  *
- * XGETBV does not trap: it goes on to say that the system saves AVX-512's registers. Whoever asks that asks CPUID too.
- * The C library has chosen its memcpy before this runs; GLIBC_TUNABLES tells it. A program that sets a handler of
- * SIGSEGV of its own (Python's faulthandler) dies at its next CPUID.
+ * XGETBV does not trap: it still reports that the system saves AVX-512's registers, but programs that use it ask CPUID
+ * too. The C library chooses its memcpy before this runs; GLIBC_TUNABLES controls that. A program that sets its own
+ * handler of SIGSEGV (Python's faulthandler) dies at its next CPUID.
  */
 
 #define _GNU_SOURCE
@@ -39,9 +39,9 @@ static const registers kMoreInstructions = {
 /* Leaf 13: registers that the system can save: AVX-512's masks and registers, AMX's tiles, APX's. */
 static const uint32_t kStates = BIT(5) | BIT(6) | BIT(7) | BIT(17) | BIT(18) | BIT(19);
 
-static struct sigaction others; /* what SIGSEGV did before */
+static struct sigaction others; /* the previous handler of SIGSEGV */
 
-/* arch_prctl without the C library: no errno, nothing that a signal handler may not do. */
+/* arch_prctl without the C library, because a signal handler must not change errno. */
 static long trap_cpuid(int on) {
     long result;
     __asm__ volatile("syscall"
@@ -72,7 +72,7 @@ static registers answer(uint32_t leaf, uint32_t subleaf) {
 static void on_fault(int number, siginfo_t* info, void* context) {
     greg_t* at = ((ucontext_t*)context)->uc_mcontext.gregs;
     static const unsigned char kCpuid[] = {0x0f, 0xa2};
-    /* A trapped instruction is SI_KERNEL, and its bytes can be read: the processor has just read them. */
+    /* A trapped instruction has the code SI_KERNEL. Its bytes can be read, because the processor has just read them. */
     if (info->si_code == SI_KERNEL && memcmp((const void*)at[REG_RIP], kCpuid, sizeof kCpuid) == 0) {
         const registers r = answer((uint32_t)at[REG_RAX], (uint32_t)at[REG_RCX]);
         at[REG_RAX] = r.a, at[REG_RBX] = r.b, at[REG_RCX] = r.c, at[REG_RDX] = r.d;

@@ -1,4 +1,4 @@
-"""`--as-avx2`: the same benchmark as on a processor that ends at AVX2 (avx2_machine.c says how)."""
+"""`--as-avx2`: runs a benchmark as on a processor without newer instruction sets than AVX2 (see avx2_machine.c)."""
 
 import argparse
 import os
@@ -34,29 +34,29 @@ def hidden() -> bool:
 
 
 def machine() -> str:
-    """The processor, and what of it is hidden."""
+    """The name of the processor, and the hidden instruction sets."""
     return processor() + (" (AVX-512, VNNI and AMX hidden)" if hidden() else "")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a process to which newer instruction sets are hidden.
+    """The environment of a process that must not see newer instruction sets.
 
     Args:
-        folder: where the library is compiled to; it must be there as long as the process.
+        folder: folder for the compiled library; it must exist as long as the process runs.
     """
     flags = Path("/proc/cpuinfo")
     if not flags.exists() or _TRAPS not in flags.read_text(encoding="utf-8").split():
-        sys.exit(f"--as-avx2 takes Linux on a processor that lets CPUID trap (the flag {_TRAPS}); this one does not.")
+        sys.exit(f"--as-avx2 needs Linux and a processor that can trap CPUID (the flag {_TRAPS}); this one cannot.")
     library = folder / _LIBRARY
     command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE)]
     if shutil.which("cc") is None or subprocess.run(command, check=False).returncode:  # noqa: S603
-        sys.exit(f"--as-avx2 takes a C compiler, and `cc` does not compile {_SOURCE}.")
+        sys.exit(f"--as-avx2 needs a C compiler, but `cc` does not compile {_SOURCE}.")
     preload = " ".join(filter(None, [os.environ.get(_PRELOAD), str(library)]))
     return dict(os.environ, GLIBC_TUNABLES=_TUNABLES, **{_PRELOAD: preload})
 
 
 def undisguised() -> dict[str, str]:
-    """The environment of a process that sees the whole processor, as a compiler must: it handles SIGSEGV itself."""
+    """The environment of a process that sees the whole processor, such as a compiler, which handles SIGSEGV itself."""
     libraries = [name for name in os.environ.get(_PRELOAD, "").split() if _LIBRARY not in name]
     return dict(os.environ, **{_PRELOAD: " ".join(libraries)})
 

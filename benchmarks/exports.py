@@ -1,8 +1,9 @@
-"""Scores and times every export of a student on its own engine: `python benchmarks/exports.py STUDENT ...`.
+"""Scores and times each export of a student on its engine: `python benchmarks/exports.py STUDENT ...`.
 
-Score and differing labels are those that `kdqat export` finds on the dev rows. Time is for dev rows in batches of 8
-rows of similar length, without loading. The forms take turns, and the ratio is to kdqat's engine in the same round. A
-form that is not possible (a package is missing, or llama.cpp does not support sentence pairs) is reported and left out.
+The score and the number of different labels are those that `kdqat export` measures on the dev rows. The time is for dev
+rows in batches of 8 rows of similar length, without loading. The forms take turns, and a ratio compares with kdqat's
+engine in the same round. A form that is not possible (because a package is missing, or llama.cpp does not support
+sentence pairs) is reported and left out.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def by_engine(engine: Engine | NativeModel, batches: list[Batch]) -> None:
 
 
 def in_torch(loaded: Classifier, rows: TaskRows) -> Logits:
-    """The dev logits (rows, labels) where the engine does not serve."""
+    """The dev logits (rows, labels) from torch, if the engine does not serve the model."""
     os.environ[KERNEL_VARIABLE] = TORCH
     logits = predict_logits(loaded.model, rows.rows, rows.tokenizer, rows.batches)
     del os.environ[KERNEL_VARIABLE]
@@ -66,7 +67,7 @@ def in_torch(loaded: Classifier, rows: TaskRows) -> Logits:
 def forms(
     source: str, rows: TaskRows, data_dir: Path | None, scratch: Path, output: Output
 ) -> dict[str, tuple[Any, Run]]:
-    """Name → what is known of a form, and what runs it."""
+    """Name → the known facts of a form, and the function that runs it."""
     student, task = load_classifier(source), rows.task
     served = native_student(student.model)
     if served is None:
@@ -105,7 +106,7 @@ def forms(
 
 
 def milliseconds(run: Run, batches: list[Batch]) -> float:
-    """Time a row, without what loading takes: of all batches less that of the first alone."""
+    """Milliseconds per row without loading: the time of all batches minus the time of the first batch alone."""
     spent = []
     for part in (batches[:1], batches):
         start = time.perf_counter()
@@ -120,8 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("students", nargs="+", help="folders that `kdqat distill` wrote")
     parser.add_argument("--data-dir", type=Path, help="folder of local task data")
-    parser.add_argument("--batches", type=int, default=20, help="of 8 rows, of a turn")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each form")
+    parser.add_argument("--batches", type=int, default=20, help="batches of 8 rows per turn")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each form")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every engine")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

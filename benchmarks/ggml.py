@@ -1,13 +1,13 @@
-"""ggml's libraries: llama.cpp's by llama-cpp-python, and ik_llama.cpp's by its build folder.
+"""Calls ggml's libraries: those of llama.cpp in llama-cpp-python, and those of ik_llama.cpp in its build folder.
 
-llama-cpp-python compiles them for the processor at hand. For `--as-avx2` they must not hold AVX-512: others are made by
-`CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-deps --target FOLDER llama-cpp-python`, and named to llama-cpp-python by
-its variable LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib. ik_llama.cpp is on no index:
+llama-cpp-python compiles them for the present processor. For `--as-avx2` they must not use AVX-512. They are then made
+by `CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-deps --target FOLDER llama-cpp-python`, and llama-cpp-python finds
+them by its variable LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib. ik_llama.cpp is on no package index; it is compiled by
 
     cmake -S ik_llama.cpp -B BUILD -DCMAKE_BUILD_TYPE=Release
     cmake --build BUILD --target llama
 
-and likewise with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON.
+and for `--as-avx2` with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 
 _VARIABLE = "LLAMA_CPP_LIB_PATH"
 _F32, TQ2_0, IQ2_BN = 0, 35, 135  # enum ggml_type
-_BLOCK = 64  # codes of a block of IQ2_BN
+_BLOCK = 64  # codes per block of IQ2_BN
 _RECORDS = 1 << 20  # bytes for ggml's own records of tensors and graph
 
 
@@ -36,7 +36,7 @@ class _Memory(ctypes.Structure):
 
 
 class _Plan(ctypes.Structure):
-    """ggml_cplan: both libraries' begin like this; what follows they fill themselves."""
+    """The common first fields of ggml_cplan in both libraries; the libraries fill the rest."""
 
     _fields_ = [("work_size", c_size_t), ("work", c_void_p), ("threads", c_int), ("rest", c_void_p * 8)]
 
@@ -57,13 +57,13 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class Ggml:
-    """The functions of ggml's libraries, wherever each stands."""
+    """The functions of ggml, each from the library that has it."""
 
     def __init__(self, name: str, paths: list[Path]) -> None:
-        """Loads the libraries, those that others need first.
+        """Loads the libraries, in the order of their dependencies.
 
         Raises:
-            ConfigError: one does not load, or it was compiled for what this run hides.
+            ConfigError: a library does not load, or was compiled for instruction sets that this run hides.
         """
         try:
             libraries = [ctypes.CDLL(str(path)) for path in paths]
@@ -75,7 +75,7 @@ class Ggml:
             found.restype, found.argtypes = result, arguments
             self._functions[function] = found
         if hidden() and self("ggml_cpu_has_avx512"):
-            raise ConfigError(f"{name} was compiled for AVX-512, which is hidden here; benchmarks/ggml.py says more.")
+            raise ConfigError(f"{name} was compiled for AVX-512, which is hidden here; see benchmarks/ggml.py.")
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         """Calls a function."""
@@ -104,12 +104,12 @@ def ik_llama_cpp(build: Path | None) -> Ggml:
         MissingInputError: its build folder is not given.
     """
     if build is None:
-        raise MissingInputError("ik_llama.cpp must be compiled; benchmarks/ggml.py says how.", "--ik-llama BUILD")
+        raise MissingInputError("ik_llama.cpp must be compiled first; see benchmarks/ggml.py.", "--ik-llama BUILD")
     return Ggml("ik_llama.cpp", [build / "ggml/src/libggml.so"])
 
 
 class GgmlChain:
-    """x · Wᵀ by one matrix after another, on an input that stays in place."""
+    """x · Wᵀ with one matrix after another, for an input in fixed memory."""
 
     def __init__(
         self, ggml: Ggml, kind: int, codes: list[NDArray[np.int8]], scale: float, x: NDArray[np.float32], threads: int
@@ -120,9 +120,9 @@ class GgmlChain:
             ggml: the functions.
             kind: TQ2_0 or IQ2_BN.
             codes: (O, I) of each matrix.
-            scale: of all matrices.
+            scale: scale of all matrices.
             x: (rows, I) FP32.
-            threads: how many compute.
+            threads: number of threads.
         """
         self._ggml = ggml
         blocks = [_tq2_0(code, scale) if kind == TQ2_0 else _iq2_bn(code, scale) for code in codes]
@@ -155,7 +155,7 @@ class GgmlChain:
         rows, columns = shape or values.shape
         tensor = self._ggml("ggml_new_tensor_2d", self._context, kind, columns, rows)
         if self._ggml("ggml_nbytes", tensor) != values.nbytes:
-            raise RuntimeError("ggml lays this type out otherwise")
+            raise RuntimeError("ggml has another layout of this type")
         ctypes.memmove(self._ggml("ggml_get_data", tensor), values.tobytes(), values.nbytes)
         return tensor
 
@@ -170,7 +170,7 @@ def _tq2_0(codes: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
 
 
 def _iq2_bn(codes: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
-    """A row is its scale, FP32, then 16 bytes a block: byte j holds code + 1 of the block's codes j + 0, 16, 32, 48."""
+    """A row is an FP32 scale, then 16 bytes per block: byte j holds code + 1 of the block's codes j + 0, 16, 32, 48."""
     digits = (codes + 1).astype(np.uint8).reshape(len(codes), -1, 4, _BLOCK // 4)
     packed = digits[:, :, 0] | digits[:, :, 1] << 2 | digits[:, :, 2] << 4 | digits[:, :, 3] << 6
     scales = np.full((len(codes), 1), scale, np.float32).view(np.uint8)

@@ -1,10 +1,10 @@
 """The packed model on a GPU beside torch's FP16, int8, TF32 and FP32: `python benchmarks/gpu.py --help`.
 
-1. One linear, by the number of rows: the time of the GPU, without the time in which Python launches it (CUDA graphs).
-   So many weight matrices take turns that none is still in the cache at its next use. `kdqat` and `int8` include the
-   rounding of activations, as in each linear of a model; `product` is kdqat's product without it.
-2. A model of BERT-base's shape with random weights: the time of a call, and the time of the GPU alone. `int8` is the
-   packed model with int8 weights in memory, and torch's product.
+1. One linear layer, by the number of rows: the time of the GPU, without the launches from Python (CUDA graphs). Many
+weight matrices take turns, so that no matrix is still in the cache at its next use. `kdqat` and `int8` include the
+rounding of activations, as in each linear layer of a model; `product` is kdqat's product without it. 2. A model of
+BERT-base's shape with random weights: the time of a call, and the time of the GPU alone. `int8` is the
+   packed model with int8 weights in memory and torch's product.
 
 Runs are interleaved, and figures are medians. The values of the weights have no effect on the time. `--tiles` measures
 the tile sizes that kdqat's product chooses among, and others, to find better ones.
@@ -85,20 +85,20 @@ def _save(path: Path | None, result: dict[str, Any]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try the program out")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
-    parser.add_argument("--size", type=int, default=4096, help="inputs and outputs of the linear")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each engine")
+    parser.add_argument("--size", type=int, default=4096, help="inputs and outputs of the linear layer")
     parser.add_argument("--rows", type=int, nargs="+", default=[2**power for power in range(13)], help="of the linear")
     parser.add_argument("--layers", type=int, default=12, help="of the model")
     parser.add_argument("--hidden", type=int, default=768, help="width of the model, in heads of 64")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128], help="rows of the model")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--json", type=Path, help="file for the numbers of the linear and of the model")
     parser.add_argument("--tiles", action="store_true", help="measure kdqat's tiles as well")
     return parser.parse_args()
 
 
 def _check(device: torch.device) -> None:
-    """Sums of the product against torch's, over tails of rows, outputs and columns; the first compilation, too."""
+    """Compares the product's sums with torch's, for tails of rows, outputs and columns; also compiles the kernels."""
     for rows, outputs, columns in ((1, 9, 33), (3, 40, 768), (7, 130, 128), (40, 130, 300), (300, 200, 768)):
         codes = torch.randint(-127, 128, (rows, columns), dtype=torch.int8, device=device)
         weight = pack_two_bits(torch.randint(-1, 2, (outputs, columns), dtype=torch.int8, device=device))
@@ -111,7 +111,8 @@ def _linear(console: Console, device: torch.device, options: argparse.Namespace)
     """Prints the table of the linear.
 
     Returns:
-        size; rows, each with its number and the microseconds of every engine; crossover, for FP16 and int8.
+        The size; the rows, each with its number and the microseconds of every engine; and the crossover for FP16 and
+        int8.
     """
     size = options.size
     on_cpu = device.type == "cpu"
@@ -150,7 +151,7 @@ def _linear(console: Console, device: torch.device, options: argparse.Namespace)
 
 
 def crossover(times: list[dict[str, Any]], other: str) -> int | None:
-    """The fewest measured rows from which on `other` is never slower than kdqat; None: it is slower at the most."""
+    """The smallest number of rows from which `other` is never slower than kdqat; None: it is slower at the largest."""
     descending = sorted(times, key=lambda row: -row["rows"])
     faster = itertools.takewhile(lambda row: row[other] <= row["kdqat"], descending)
     return min((row["rows"] for row in faster), default=None)
@@ -165,7 +166,7 @@ def _quantizer(device: torch.device) -> ActivationQuantizer:
 
 
 def _packed_linear(quantizer: ActivationQuantizer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    rounded = quantizer._rounded(x)  # not `rounded`, which remembers them
+    rounded = quantizer._rounded(x)  # not `rounded`, which caches its result
     return ternary_product(rounded.values, rounded.scale.flatten(), weight, _ALPHA, bias)
 
 
@@ -185,13 +186,13 @@ def _tf32(run: Run) -> Run:
 
 
 def _int8_product(values: Tensor, scales: Tensor, weight: Tensor, alpha: float, bias: Tensor) -> Tensor:
-    padded = F.pad(values, (0, 0, 0, max(0, 32 - len(values))))  # torch's product on a GPU wants more than 16 rows
+    padded = F.pad(values, (0, 0, 0, max(0, 32 - len(values))))  # torch's product on a GPU needs more than 16 rows
     sums = torch._int_mm(padded, weight.t())[: len(values)]
     return torch.addcmul(bias, sums, scales * alpha)
 
 
 class _Int8Linear(nn.Module):
-    """A packed linear with its weight at 8 bits, under torch's product."""
+    """A packed linear layer with 8-bit weights, computed by torch's product."""
 
     def __init__(self, packed: PackedLinear, columns: int) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ class _Int8Linear(nn.Module):
 
 
 def _models(console: Console, device: torch.device, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prints the table of the model, and returns its rows: MB are 10^6 bytes, null where they are not known."""
+    """Prints the table of the model, and returns its rows: MB are 10^6 bytes, null if they are not known."""
     models = _built(device, options.layers, options.hidden)
     jobs: dict[int, dict[str, Run]] = {}
     for rows in options.batch:
@@ -215,7 +216,7 @@ def _models(console: Console, device: torch.device, options: argparse.Namespace)
         jobs[rows]["TF32"] = _tf32(jobs[rows]["FP32"])
     called = {rows: _measure(runs, options.rounds, device) for rows, runs in jobs.items()}
     peaks = {(rows, name): _peak(run, device) for rows, runs in jobs.items() for name, run in runs.items()}
-    # At the end: a recording that fails may take the process with it.
+    # At the end, because a recording that fails may end the process.
     alone = {rows: _measure(_recorded(runs, device), options.rounds, device) for rows, runs in jobs.items()}
     found = []
     for rows, times in called.items():
@@ -240,7 +241,7 @@ def _shown(value: float | None, places: int) -> str:
 
 
 def _peak(run: Run, device: torch.device) -> int | None:
-    """Bytes that a run allocates on a GPU at most, on top of what is there."""
+    """The peak of the bytes that a run allocates on a GPU, beyond those before the run."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()
@@ -301,7 +302,7 @@ def _tiles(console: Console, device: torch.device, options: argparse.Namespace) 
             jobs: dict[str, Run] = {}
             for name, tile in zip(names, tiles, strict=True):
                 runs: list[Run] = [partial(product, x, scales, weight, 1.0, None, tile) for weight in weights]
-                with contextlib.suppress(Exception):  # Triton's own: a tile that this GPU has no room for
+                with contextlib.suppress(Exception):  # Triton: too little shared memory for the tile
                     jobs[name] = _graph(runs, device)
             seconds = _measure(jobs, options.rounds, device)
             shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in names]
@@ -310,7 +311,7 @@ def _tiles(console: Console, device: torch.device, options: argparse.Namespace) 
 
 
 def _graph(runs: list[Run], device: torch.device) -> Run:
-    """All runs as one launch of the GPU; `_measure` divides by their number."""
+    """Records all runs as one launch of the GPU; `_measure` divides by their number."""
 
     def one_by_one() -> None:
         for run in runs:
@@ -336,7 +337,7 @@ class _Repeated:
 
 
 def _recorded(jobs: dict[str, Run], device: torch.device) -> dict[str, Run]:
-    """The jobs as graphs, without those that wait for the GPU in between and cannot be recorded."""
+    """Records the jobs as graphs; leaves out those that wait for the GPU, because they cannot be recorded."""
     graphs: dict[str, Run] = {}
     for name, run in jobs.items():
         with contextlib.suppress(RuntimeError):
@@ -345,7 +346,7 @@ def _recorded(jobs: dict[str, Run], device: torch.device) -> dict[str, Run]:
 
 
 def _measure(jobs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of one run of each job, the jobs taking turns."""
+    """Median seconds of one run of each job; the jobs take turns."""
     for run in jobs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in jobs}

@@ -1,9 +1,9 @@
-"""Gathers what benchmarks/on_gpu.sh needs on a machine without network: `python benchmarks/gpu_bundle.py --help`.
+"""Collects the files that benchmarks/on_gpu.sh needs without network: `python benchmarks/gpu_bundle.py --help`.
 
 Writes into a new folder:
 - wheels/: kdqat's dependencies that such a machine lacks, for Python 3.12 on Linux, x86-64, in the versions of this
-  environment. `PRESENT` is taken to be there, with what it depends on. dvc is left out: no part of the run uses it, and
-  its 70 dependencies take 17 MB.
+  environment. The machine is assumed to have the packages `PRESENT` and their dependencies. dvc is left out: no part of
+  the run uses it, and its 70 dependencies take 17 MB.
 - encoder/: the embedded encoder, in half precision.
 - data/: the task movie.
 """
@@ -50,16 +50,16 @@ PRESENT = (
 TESTING = ("pytest", "pytest-xdist")
 UNUSED = ("dvc",)
 LARGEST = 60e6
-"""Bytes that the whole folder may take."""
-_GLIBC = range(5, 36)  # the second number of versions that wheels are built for, and the machine is taken to have
+"""Largest size of the whole folder, in bytes."""
+_GLIBC = range(5, 36)  # minor versions of glibc whose wheels are downloaded; the machine is assumed to have the last
 _WEIGHTS = "model.safetensors"
 
 
 def main() -> None:
-    """Makes the folder, and prints what takes how much."""
+    """Makes the folder, and prints the size of each part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument("folder", type=Path, nargs="?", default=REPOSITORY / "build/gpu", help="new folder")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="what `kdqat fetch` brought, or will bring now")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of `kdqat fetch`, which is run if needed")
     options = parser.parse_args()
     try:
         gather(options.folder, options.assets)
@@ -72,11 +72,11 @@ def gather(folder: Path, assets: Path) -> None:
     """Makes the folder.
 
     Raises:
-        ConfigError: it is there already, or became too large.
+        ConfigError: the folder exists already, or became too large.
         MissingInputError: a package could not be downloaded.
     """
     if folder.exists():
-        raise ConfigError(f"{folder} is there already.", f"rm -r {folder}, or another folder")
+        raise ConfigError(f"{folder} exists already.", f"rm -r {folder}, or another folder")
     fetch(assets)
     folder.mkdir(parents=True)
     download(missing(), folder / "wheels")
@@ -102,7 +102,7 @@ def missing() -> list[str]:
 
 
 def needs(names: Iterable[str], without: Collection[str] = ()) -> set[str]:
-    """The packages themselves and all that they depend on, but for those of `without` and what only these need."""
+    """The packages and all their dependencies, except `without` and what only these need."""
     found: set[str] = set()
     todo = list(names)
     while todo:
@@ -129,7 +129,7 @@ def download(packages: list[str], folder: Path) -> None:
     """Downloads wheels from the package index that pip is configured for.
 
     Raises:
-        MissingInputError: pip's own reason.
+        MissingInputError: pip failed; the message has its reason.
     """
     tags = [f"manylinux_2_{minor}_x86_64" for minor in _GLIBC]
     tags += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
@@ -140,11 +140,11 @@ def download(packages: list[str], folder: Path) -> None:
     if done.returncode != 0:
         reasons = re.findall(r"^ERROR: (.+?)\.?$", done.stderr, re.MULTILINE) or done.stderr.splitlines()
         reason = reasons[-1] if reasons else f"pip failed with exit code {done.returncode}"
-        raise MissingInputError(f"The wheels could not be downloaded: {reason}.", "the same command, once online")
+        raise MissingInputError(f"The wheels could not be downloaded: {reason}.", "the same command, with network")
 
 
 def halve(encoder: Path, folder: Path) -> None:
-    """Copies an encoder, its weights in half precision."""
+    """Copies an encoder, with weights in half precision."""
     shutil.copytree(encoder, folder, ignore=shutil.ignore_patterns(_WEIGHTS))
     halves = {name: _half(tensor) for name, tensor in load_file(encoder / _WEIGHTS).items()}
     (folder / _WEIGHTS).write_bytes(save(halves, metadata={"format": "pt"}))

@@ -1,5 +1,5 @@
-/* What model_peers.py asks of ik_llama.cpp, compiled against its header: its structures change too often to be spelled
- * out elsewhere. It has BERT's encoder, but no classifier: a row's answer is the hidden state of its first token. */
+/* The functions of ik_llama.cpp that model_peers.py calls, compiled against its header, because its structures change
+ * often. It has BERT's encoder, but no classifier: the answer to a row is the hidden state of its first token. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +16,8 @@ static void say_nothing(enum ggml_log_level level, const char* text, void* data)
     (void)level, (void)text, (void)data;
 }
 
-/* FP32 file -> IQ2_BN file; 0, or not. Rows of IQ2_BN cannot be looked up: the word embedding becomes Q8_0, in which
- * ternary values are exact. */
+/* FP32 file -> IQ2_BN file; returns 0 on success. Rows of IQ2_BN cannot be looked up, so the word embedding becomes
+ * Q8_0, in which ternary values are exact. */
 int ik_quantize(const char* from, const char* to) {
     llama_log_set(say_nothing, NULL);
     struct llama_model_quantize_params options = llama_model_quantize_default_params();
@@ -26,7 +26,7 @@ int ik_quantize(const char* from, const char* to) {
     return (int)llama_model_quantize(from, to, &options);
 }
 
-/* NULL if it does not load. */
+/* Returns NULL if the file does not load. */
 encoder* ik_open(const char* path, int tokens, int threads) {
     llama_log_set(say_nothing, NULL);
     llama_backend_init();
@@ -46,7 +46,7 @@ encoder* ik_open(const char* path, int tokens, int threads) {
 
 int ik_width(const encoder* opened) { return opened->width; }
 
-/* The first token's hidden state (width,) of a row of tokens. 0, or not. */
+/* Writes the hidden state (width,) of the first token of a row. Returns 0 on success. */
 int ik_run(encoder* opened, const int32_t* ids, int count, float* hidden) {
     if (count > opened->tokens) return -1;
     struct llama_batch batch = llama_batch_init(count, 0, 1);

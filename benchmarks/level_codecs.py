@@ -1,7 +1,7 @@
-"""Speed of encoding and decoding levels, and their size: `python benchmarks/level_codecs.py`.
+"""The speed of encoding and decoding levels, and their size: `python benchmarks/level_codecs.py`.
 
-Levels are those of Gaussian weights: ternary ones (57.7 % are not 0), and uniform ones in buckets of 256. Rounds are
-interleaved, figures are medians; a weight is four bytes of FP32. One thread.
+The levels are those of Gaussian weights: ternary (57.7 % are not 0), and uniform in buckets of 256. Rounds are
+interleaved, and figures are medians. A weight counts as four bytes of FP32. There is one thread.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def levels_of(count: int) -> dict[str, Levels]:
 
 
 def measured(levels: Levels, trits: bool, rounds: int) -> dict[str, list[str]]:
-    """Codec → bits per level, and MB of FP32 a second to encode and to decode."""
+    """Codec → bits per level, and MB of FP32 weights per second for encoding and decoding."""
     codecs = {name: codec for name, codec in CODECS.items() if name != "trits" or trits}
     streams = {name: codec.encode(levels) for name, codec in codecs.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in codecs}

@@ -1,9 +1,9 @@
-"""Chains of ternary linears against torch, ONNX Runtime and ggml: `python benchmarks/linears.py --help`.
+"""Chains of ternary linear layers beside torch, ONNX Runtime and ggml: `python benchmarks/linears.py --help`.
 
 Two chains as in BERT-base: 768 → 768 twelve times, and 768 → 3072 → 768 three times. The time includes the quantisation
 of activations in each layer. Runs are interleaved; a ratio compares two runs of the same round. The other engines are
 torch FP32, ONNX Runtime's dynamic int8, ggml's TQ2_0 in llama-cpp-python, and ik_llama.cpp's IQ2_BN (benchmarks/ggml.py
-says how to compile them). The output of each engine is first compared with torch's.
+shows how to compile them). The output of each engine is first compared with torch's.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from kdqat_cli.native.library import kernels
 
 CHAINS = {"768→768 ×12": [(768, 768)] * 12, "768→3072→768 ×3": [(3072, 768), (768, 3072)] * 3}
 SCALE = 0.05
-FARTHEST = 0.1  # of torch's output: 8-bit activations of twelve layers are 0.02 to 0.03 off
+FARTHEST = 0.1  # relative to torch's output; with 8-bit activations in twelve layers the difference is 0.02 to 0.03
 
 Libraries = dict[str, tuple[ggml.Ggml, int]]
-"""Name → ggml's functions and the type of its matrices."""
+"""Name → ggml's functions, and the type of the matrices."""
 
 
 def main() -> None:
     """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128], help="rows of activations")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of every engine")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="number of threads of every engine")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each engine")
     parser.add_argument("--kernel", nargs="+", default=fast_kernels(), choices=kernels(), help="kernels of ours")
     parser.add_argument("--ik-llama", metavar="BUILD", type=Path, help="build folder of ik_llama.cpp")
     options = avx2_machine.parse(parser)
@@ -49,7 +49,7 @@ def main() -> None:
     versions = f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}"
     console.print(f"{avx2_machine.machine()}; {versions}; {options.rounds} rounds")
     peers = ["torch FP32", "ORT int8", *libraries]
-    table = Table("chain", "threads", "rows", "kernel", "µs", "G products/s a thread", *peers, box=None)
+    table = Table("chain", "threads", "rows", "kernel", "µs", "G products/s per thread", *peers, box=None)
     for name, shapes in CHAINS.items():
         draw = np.random.default_rng(0)
         codes = [draw.integers(-1, 2, shape).astype(np.int8) for shape in shapes]
@@ -65,7 +65,7 @@ def main() -> None:
                     speed = f"{products / median / threads / 1e9:.0f}"
                     table.add_row(name, str(threads), str(rows), kernel, f"{median * 1e6:,.0f}", speed, *ratios)
     console.print(table)
-    console.print("peers: how many times our time they take, median (and the middle half) of the rounds")
+    console.print("peers: time relative to kdqat, median (and the middle half) of the rounds")
 
 
 def _libraries(ik_llama: Path | None, console: Console) -> Libraries:
@@ -89,7 +89,7 @@ def _jobs(
     libraries: Libraries,
     stack: ExitStack,
 ) -> dict[str, Run]:
-    """Name → a run of the chain, each run once and compared; `stack` ends what they need."""
+    """Name → a function that runs the chain. Each is run once and compared; `stack` closes their resources."""
     x = np.random.default_rng(1).standard_normal((rows, codes[0].shape[1])).astype(np.float32)
     weights = [code * np.float32(SCALE) for code in codes]
     torch.set_num_threads(threads)
@@ -118,7 +118,7 @@ def _jobs(
     for name, run in jobs.items():
         off = np.linalg.norm(np.asarray(run()) - exact) / np.linalg.norm(exact)
         if not off <= FARTHEST:
-            raise SystemExit(f"{name} is {off:.2f} of torch's output off it: it computes something else.")
+            raise SystemExit(f"{name} differs from torch's output by {off:.2f} of it, so it computes something else.")
     return jobs
 
 

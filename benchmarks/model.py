@@ -1,7 +1,7 @@
-"""`kdqat bench` with more peers, on a BERT-base of random weights: `python benchmarks/model.py --help`.
+"""`kdqat bench` with more peers, on a BERT-base with random weights: `python benchmarks/model.py --help`.
 
 Peers: those of `kdqat bench`, ONNX Runtime's 2-bit MatMulNBits on kdqat's export, OpenVINO, torch's dynamic int8,
-llama.cpp's TQ2_0 and ik_llama.cpp's IQ2_BN. One that is not installed is left out with a remark:
+llama.cpp's TQ2_0 and ik_llama.cpp's IQ2_BN. A peer that is not installed is left out with a remark:
 
     pip install onnx onnxruntime onnxscript sympy openvino gguf llama-cpp-python     (ik_llama.cpp: benchmarks/ggml.py)
 
@@ -22,16 +22,16 @@ from kdqat_cli.native.library import KERNEL_VARIABLE, chosen_kernel
 from kdqat_cli.output import Output
 from kdqat_cli.stages.bench import SHAPES, bench
 
-# torch and what builds on it are imported by functions: the engines' processes import this file, and their memory and
-# threads are not to be torch's.
+# torch and packages that need it are imported inside functions. The engines' processes import this file, and their
+# memory and threads must not include torch's.
 
 
 def main() -> None:
     """Measures, and prints two tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of every engine")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each engine")
-    parser.add_argument("--layers", type=int, default=12, help="layers of the model")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of every engine")
+    parser.add_argument("--rounds", type=int, default=9, help="number of turns of each engine")
+    parser.add_argument("--layers", type=int, default=12, help="number of layers of the model")
     parser.add_argument("--kernel", help="the engine's kernel; default: the best that the processor has")
     parser.add_argument("--ik-llama", metavar="BUILD", type=Path, help="build folder of ik_llama.cpp")
     options = avx2_machine.parse(parser)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _write_model(folder: Path, layers: int) -> None:
-    """A packed student whose weights are drawn, and a tokenizer of made-up words, which exports ask for."""
+    """Writes a packed student with random weights, and a tokenizer with invented words, which exports need."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
     from transformers.utils import logging

@@ -1,9 +1,9 @@
-"""The peers that the whole model is measured against beside those of `kdqat bench`.
+"""The peers of the whole model, in addition to those of `kdqat bench`.
 
-OpenVINO reads the plain ONNX graph, in FP32 (on a processor with AMX it would choose BF16 by itself); torch's dynamic
-int8 has two engines, each a peer; ONNX Runtime's 2-bit MatMulNBits and llama.cpp's TQ2_0 load kdqat's own exports.
-ik_llama.cpp's IQ2_BN is the GGUF export quantised anew by its own quantiser (the codes come out the same); it has no
-classifier, so pooler and classifier are two products in numpy here. Both llama.cpps are given one row after another.
+OpenVINO reads the plain ONNX graph, in FP32 (on a processor with AMX it would choose BF16). torch's dynamic int8 has
+two engines, and each is a peer. ONNX Runtime's 2-bit MatMulNBits and llama.cpp's TQ2_0 load kdqat's own exports. For
+ik_llama.cpp's IQ2_BN, its own quantiser converts the GGUF export; the codes stay the same. It has no classifier, so
+numpy computes pooler and classifier here. llama.cpp and ik_llama.cpp get one row after another.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ from kdqat_cli.errors import ConfigError, GateError, MissingInputError
 from kdqat_cli.exporters.packages import require_packages
 from kdqat_cli.packing.packed_file import PackedFile
 
-_ONNX, _GGUF = "onnx", "gguf"  # kdqat's formats, and the folders they are written to
+_ONNX, _GGUF = "onnx", "gguf"  # kdqat's formats, and their folders
 _ONNX_FILE, _GGUF_FILE = f"{_ONNX}/model.onnx", f"{_GGUF}/model.gguf"
 _FLOATS, _IQ2_BN, _SHIM, _HEAD = "floats.gguf", "iq2_bn.gguf", "libik.so", "head.npz"
 
@@ -76,7 +76,7 @@ def peers(ik_llama: Path | None) -> dict[str, EngineSpec]:
 
 
 def _export(packed: Path, scratch: Path, form: str) -> None:
-    """Writes kdqat's own export, as `kdqat export --format` writes it."""
+    """Writes the same export as `kdqat export --format`."""
     from transformers import AutoTokenizer
 
     from kdqat_cli.exporters.catalogue import FORMATS
@@ -107,7 +107,7 @@ def _openvino(packed: Path, scratch: Path, threads: int) -> Forward:
 
 
 def _write_int8(packed: Path, scratch: Path, backend: str) -> None:
-    """Dynamic int8 of the plain checkpoint's linears, whose packed weights are one engine's own."""
+    """Writes the plain checkpoint with dynamic int8 linear layers; the packed weights fit only one engine."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -117,7 +117,7 @@ def _write_int8(packed: Path, scratch: Path, backend: str) -> None:
     torch.backends.quantized.engine = backend
     model = AutoModelForSequenceClassification.from_pretrained(scratch / DENSE).eval()
     quantize: Callable[..., Any] = torch.ao.quantization.quantize_dynamic
-    with warnings.catch_warnings(action="ignore"):  # that torch will give its quantised tensors up
+    with warnings.catch_warnings(action="ignore"):  # torch announces that its quantised tensors will be removed
         torch.save(quantize(model, {torch.nn.Linear}), scratch / f"{backend}.pt")
 
 
@@ -137,7 +137,7 @@ def _torch_int8(packed: Path, scratch: Path, threads: int, backend: str) -> Forw
 
 
 def _write_gguf(packed: Path, scratch: Path) -> None:
-    ggml.llama_cpp()  # here, where it is missed with a word on how to get it
+    ggml.llama_cpp()  # imported here, so that a missing package is reported with the command that installs it
     _export(packed, scratch, _GGUF)
 
 
@@ -162,14 +162,14 @@ def _write_iq2_bn(packed: Path, scratch: Path, build: Path | None) -> None:
 
 
 def _write_floats(scratch: Path) -> None:
-    """The GGUF export in FP32 without its pooler and classifier, and those in a file of their own."""
+    """Writes the GGUF export in FP32 without pooler and classifier, and these two into a file of their own."""
     import gguf
 
     reader = gguf.GGUFReader(scratch / _GGUF_FILE)
     writer = gguf.GGUFWriter(scratch / _FLOATS, "bert")
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:
-            continue  # the writer's own
+            continue  # the writer adds it itself
         array = field.types[0] == gguf.GGUFValueType.ARRAY
         writer.add_key_value(field.name, field.contents(), field.types[0], field.types[-1] if array else None)
     values = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
@@ -184,7 +184,7 @@ def _write_floats(scratch: Path) -> None:
 
 
 def _shim(scratch: Path, build: Path | None) -> ctypes.CDLL:
-    """ik_llama.c, compiled against the sources that the build folder was made of."""
+    """The library of ik_llama.c, compiled against the sources of the build folder."""
     if build is None:
         raise ValueError("no build folder")
     library, source = scratch / _SHIM, Path(__file__).with_name("ik_llama.c")

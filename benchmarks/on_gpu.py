@@ -1,10 +1,10 @@
-"""Runs every measurement on a GPU, in one go of 8 minutes at most: `benchmarks/on_gpu.sh --help` and docs/gpu.md.
+"""Runs every measurement on a GPU, in one run of at most 8 minutes: `benchmarks/on_gpu.sh --help` and docs/gpu.md.
 
 Each part is a process. If it fails or runs out of time, its last lines are reported and the other parts still run.
-Groups of parts run one after the other, the parts of a group at the same time. A group may also use the time that
-earlier groups saved, so that all of them together end in time.
+Groups of parts run one after the other; the parts of a group run at the same time. A group may also use the time that
+earlier groups saved, so all groups together end in time.
 
-This program imports the standard library only: it must be able to report that torch or a wheel is broken.
+This program imports only the standard library, because it must be able to report that torch or a wheel is broken.
 
 It writes on_gpu.json, on_gpu.md and on_gpu.log into the output folder, again after each group. Exit code: 0, or 5 if a
 part failed.
@@ -30,14 +30,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARY = REPOSITORY / f"kdqat_cli/native/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 PARTS_FAILED = 5
 RESERVE = 10.0
-"""Seconds of the whole run that no part gets: to start, and to write the results."""
+"""Seconds of the run that are reserved for its start and for the results."""
 CORES = os.cpu_count() or 1
 NAMES = {"cuda": "GPU", "cpu": "processor"}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Arguments of the programs that measure."""
+    """Arguments of the measuring programs."""
 
     tests: list[str]
     packed: list[str]
@@ -47,7 +47,7 @@ class Sizes:
 SHORT = ["--batch", "1", "--length", "5"]
 SIZES = {
     "cuda": Sizes(
-        tests=["-n", str(min(8, CORES))],  # most of the time Triton compiles, on one core per process
+        tests=["-n", str(min(8, CORES))],  # most of this time Triton compiles, on one core per process
         packed=[],
         training={shape: ["--shapes", f"{shape}-32x128", "--rounds", "5"] for shape in ("base", "large")},
     ),
@@ -63,16 +63,16 @@ class Plan:
     """The groups of parts of one run.
 
     Attributes:
-        groups: each group's share of the time, and its parts. The shares are seconds of a run of 8 minutes.
+        groups: share of the time and parts of each group. The shares are in seconds of a run of 8 minutes.
     """
 
     def __init__(self, device: str, bundle: Path, work: Path) -> None:
         """Plans a run.
 
         Args:
-            device: `cuda`, or `cpu` to try the run out on small sizes.
-            bundle: what gpu_bundle.py wrote.
-            work: an empty folder for whatever is made on the way.
+            device: `cuda`, or `cpu` for a trial run with small sizes.
+            bundle: folder that gpu_bundle.py wrote.
+            work: an empty folder for temporary files.
         """
         self._device, self._bundle, self._work = device, bundle, work
         paths = [str(work / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
@@ -112,7 +112,7 @@ class Plan:
 
     def _tests(self, sizes: Sizes) -> Part:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/engine/test_gpu.py", *sizes.tests]
-        # Without a GPU they would pass on the processor, and say nothing.
+        # Without a GPU they would pass on the processor, and would show nothing.
         return Part("tests", command, REPOSITORY, needs=["machine"], environment=self._environment)
 
     def _benchmark(self, name: str, program: str, arguments: list[str]) -> Part:
@@ -126,7 +126,7 @@ class Plan:
         return self._benchmark(f"training {name}", "training.py", arguments)
 
     def _kdqat(self, name: str, result: str, *command: str, needs: str = "", **environment: str) -> Part:
-        # In the folder that the user is in: its params.yaml holds.
+        # Runs in the user's folder, so that its params.yaml applies.
         return Part(
             name,
             [sys.executable, "-m", "kdqat_cli", *command],
@@ -145,7 +145,7 @@ class Plan:
         folder = self._work / f"student-{device}"
         options = ["--task", "movie", "--loss", "map+output", "--data-dir", str(self._bundle / "data")]
         options += ["--teacher", str(self._work / "teacher"), "--out", str(folder)]
-        # Both train at the same time: the GPU's gets two cores, the processor's the others.
+        # Both trainings run at the same time: that on the GPU gets two cores, that on the processor the others.
         threads = min(2, CORES) if device == "cuda" else max(1, CORES - 2)
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         if device == "cpu":
@@ -166,11 +166,11 @@ class Plan:
 
 
 def main() -> None:
-    """Runs the parts, and leaves with the exit code."""
+    """Runs the parts, and exits with the exit code."""
     start = time.monotonic()
     parser = _parser()
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the parts end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the parts end too
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     log = out / "on_gpu.log"
@@ -202,9 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, default=bundle, help="what benchmarks/gpu_bundle.py wrote")
     out = Path(os.environ.get("OUT") or REPOSITORY / "build/on_gpu")
     parser.add_argument("--out", type=Path, default=out, help="folder of the results; default: $OUT, else build/on_gpu")
-    parser.add_argument("--device", choices=list(SIZES), default="cuda", help="cpu: try the run out on small sizes")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of the whole run; each part has a share of them")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="run these parts only, by their names in the table")
+    parser.add_argument("--device", choices=list(SIZES), default="cuda", help="cpu: a trial run with small sizes")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of the whole run; each part gets a share")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="run only these parts, by their names in the table")
     return parser
 
 

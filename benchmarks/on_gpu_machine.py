@@ -1,4 +1,4 @@
-"""What on_gpu.py runs on: versions, processor, GPU. `--device cuda` ends with exit code 3 where there is no GPU."""
+"""The machine of on_gpu.py: versions, processor, GPU. `--device cuda` ends with exit code 3 if there is no GPU."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Runs the parts of on_gpu.py: processes with a deadline, of which each may fail without stopping the others."""
+"""Runs the parts of on_gpu.py: processes with a deadline. If one fails, the others still run."""
 
 import contextlib
 import json
@@ -22,13 +22,13 @@ class Part:
     """One process.
 
     Attributes:
-        name: what it measures.
+        name: name of the measurement.
         command: the program and its arguments.
-        folder: where it runs.
-        result: the JSON file that it writes; None: it writes none.
+        folder: working folder.
+        result: the JSON file that it writes, or None.
         needs: parts that must have succeeded before.
-        environment: variables on top of this process's.
-        unneeded: why it does not have to run; empty: it does.
+        environment: additional environment variables.
+        unneeded: the reason why it need not run; empty: it must run.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
-        name: of the part.
+        name: name of the part.
         state: `left out` if it did not run.
         note: why it was left out or failed; empty if it succeeded.
         seconds: wall-clock time.
         resident_mb: peak memory of its process on the processor's side, 10^6 bytes; None if it did not run.
-        last_lines: of its output, if it failed.
-        result: what it wrote, or had written when it failed.
+        last_lines: last lines of its output, if it failed.
+        result: its result, or what it had written before it failed.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether it ran and did not succeed."""
+        """Whether the part ran and did not succeed."""
         return self.state in ("failed", "out of time")
 
     def as_json(self) -> dict[str, Any]:
@@ -73,13 +73,13 @@ class Record:
 
 
 def run_group(parts: Sequence[Part], done: Mapping[str, Record], deadline: float, log: Path) -> list[Record]:
-    """Runs parts at the same time, and kills those that are not done in time, with all that they started.
+    """Runs parts at the same time. Kills those that exceed the deadline, with all processes that they started.
 
     Args:
-        parts: what to run.
+        parts: the parts to run.
         done: the records of earlier parts, by name.
-        deadline: on the clock of `time.monotonic`.
-        log: file that their output is appended to, one part after the other.
+        deadline: a time of `time.monotonic`.
+        log: file to which their output is appended, one part after the other.
 
     Returns:
         A record for each part.
@@ -107,7 +107,7 @@ def run_group(parts: Sequence[Part], done: Mapping[str, Record], deadline: float
 
 
 class _Process:
-    """A part that runs, as the leader of a process group of its own."""
+    """A running part, which leads a process group of its own."""
 
     def __init__(self, part: Part, log: Path) -> None:
         self.part = part
@@ -129,7 +129,7 @@ class _Process:
     def ended(self, wait: bool = False) -> bool:
         """Whether its process has ended."""
         if self._status is None:
-            # Not Popen.wait: it does not tell the memory that the process took.
+            # Not Popen.wait, because it does not return the memory of the process.
             pid, status, usage = os.wait4(self._process.pid, 0 if wait else os.WNOHANG)
             if pid:
                 self._status = self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -138,14 +138,14 @@ class _Process:
         return self._status is not None
 
     def kill(self) -> None:
-        """Ends the process if it still runs, and in any case what it started."""
+        """Kills the process if it still runs, and in any case the processes that it started."""
         self._killed = not self.ended()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.ended(wait=True)
 
     def record(self, log: Path) -> Record:
-        """What became of it; its output goes to the end of the log."""
+        """Returns the outcome, and appends the output to the log."""
         text = self.output.read_text(encoding="utf-8", errors="replace")
         self.output.unlink()
         with log.open("a", encoding="utf-8") as file:

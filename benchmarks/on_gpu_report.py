@@ -1,4 +1,4 @@
-"""The results of on_gpu.py as JSON and as Markdown tables; the standard library only."""
+"""Writes the results of on_gpu.py as JSON and as Markdown tables, with only the standard library."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write(folder: Path, report: dict[str, Any]) -> None:
-    """Writes on_gpu.json and on_gpu.md, each whole or not at all."""
+    """Writes on_gpu.json and on_gpu.md, each completely or not at all."""
     texts = {"on_gpu.json": json.dumps(report, indent=2) + "\n", "on_gpu.md": markdown(report)}
     for name, text in texts.items():
         aside = folder / f"{name}.part"
@@ -16,10 +16,10 @@ def write(folder: Path, report: dict[str, Any]) -> None:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The tables; what was not measured has no table.
+    """The tables; a missing measurement has no table.
 
     Args:
-        report: `date`, `device`, `seconds` of the whole run, and `parts`: records of on_gpu_parts.py as JSON.
+        report: `date`, `device`, `seconds` of the whole run, and `parts` (records of on_gpu_parts.py as JSON).
     """
     results = {part["name"]: part["result"] for part in report["parts"] if part["result"]}
     training = [step for name, result in results.items() if name.startswith("training ") for step in result["steps"]]

@@ -1,6 +1,6 @@
-"""How fast a BERT-base shape is packed and loaded, beside safetensors in FP32: `python benchmarks/packing.py`.
+"""The speed of packing and loading a BERT-base, beside safetensors in FP32: `python benchmarks/packing.py`.
 
-Rounds are interleaved and medians of five; throughput is in MB of FP32 weights a second.
+Rounds are interleaved, and figures are medians of five rounds. The unit is MB of FP32 weights per second.
 """
 
 import statistics
@@ -52,7 +52,7 @@ def main() -> None:
                 run()
                 seconds[job].append(time.perf_counter() - start)
         sizes = [(path.name, path.stat().st_size / 1e6) for path in (dense, folder / FILE_NAME)]
-    table = Table("job", "seconds", "min to max", "MB FP32 a second", box=None)
+    table = Table("job", "seconds", "min to max", "MB FP32 per second", box=None)
     for job, times in seconds.items():
         median = statistics.median(times)
         table.add_row(job, f"{median:.3f}", f"{min(times):.3f} to {max(times):.3f}", f"{megabytes / median:,.0f}")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired timing, and ONNX Runtime's sessions."""
+"""Common functions of the benchmarks: paired timing, and ONNX Runtime's sessions."""
 
 import logging
 import statistics
@@ -19,25 +19,25 @@ Run = Callable[[], object]
 
 
 def fast_kernels() -> list[str]:
-    """Our kernels, without the portable one, which is not made to be fast."""
+    """kdqat's kernels, except the portable one, which is not optimised."""
     return kernels()[:-1] or kernels()
 
 
 def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[float]]:
-    """Seconds of one run of each job, `rounds` times, in turns: what slows the machine down slows all of them.
+    """Seconds of one run of each job, `rounds` times. The jobs take turns, so other programs slow all of them alike.
 
-    A turn begins when the threads of the one before have gone to sleep, and with a run that is not timed.
+    A turn begins after the threads of the previous job have gone to sleep, and with a run that is not timed.
 
     Args:
-        jobs: name → what is measured; each was run once before.
-        rounds: how often each job has its turn.
-        least: seconds that a turn lasts at least; a job that is shorter runs several times, and the mean counts.
+        jobs: name → function to measure; each was run once before.
+        rounds: number of turns of each job.
+        least: least number of seconds of a turn; a shorter job runs several times, and the mean is returned.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, run in jobs.items():
-            settle()  # the threads of the one before
-            run()  # wakes its threads
+            settle()  # until the threads of the previous job sleep
+            run()  # wakes the threads of this job
             count, start = 0, time.perf_counter()
             while not count or time.perf_counter() - start < least:
                 run()
@@ -47,13 +47,13 @@ def paired(jobs: dict[str, Run], rounds: int, least: float) -> dict[str, list[fl
 
 
 def ratio(peer: list[float], own: list[float]) -> tuple[float, float, float]:
-    """Median, and the middle half's ends, of how many times as long the peer took in the same round."""
+    """Median and quartiles of the ratio of the peer's time to ours in the same round."""
     quarters = statistics.quantiles([a / b for a, b in zip(peer, own, strict=True)], n=4, method="inclusive")
     return quarters[1], quarters[0], quarters[2]
 
 
 def session(model: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the processor with all graph optimisations."""
+    """An ONNX Runtime session on the CPU with all graph optimisations."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -61,12 +61,12 @@ def session(model: Path, threads: int) -> Any:
 
 
 def quantize(model: Path, out: Path) -> None:
-    """ONNX Runtime's dynamic int8 of a graph.
+    """Quantises a graph by ONNX Runtime's dynamic int8.
 
-    Ternary weights stand at ±127 and saturate 16-bit sums on processors without VNNI: the range is reduced there.
+    Ternary weights become ±127, which saturates 16-bit sums on processors without VNNI. So the range is reduced there.
     """
-    logging.disable(logging.WARNING)  # it recommends a preparation that these graphs do not need
-    # Fused nodes have no inferred type of their own, and the quantiser must be told it.
+    logging.disable(logging.WARNING)  # it warns about a preparation that these graphs do not need
+    # The type of fused nodes is not inferred, so the quantiser needs it as an option.
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     quantize_dynamic(
         str(model), str(out), weight_type=QuantType.QInt8, reduce_range=not has_vnni(), extra_options=options
@@ -74,7 +74,7 @@ def quantize(model: Path, out: Path) -> None:
 
 
 def save_chain(weights: list[Any], path: Path) -> None:
-    """A graph of matrix products, x (rows, I) · Wᵀ each, without biases."""
+    """Writes a graph of matrix products, each x (rows, I) · Wᵀ without bias."""
     nodes, initializers, name = [], [], "x"
     for number, weight in enumerate(weights):
         initializers.append(onnx.numpy_helper.from_array(weight.T.copy(), f"w{number}"))

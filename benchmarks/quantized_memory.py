@@ -43,7 +43,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Callable[[], Any]
 
 
 def measured(name: str, method: str) -> tuple[float, float]:
-    """Bytes of the weights, and the peak of three steps beyond what the process had before the network."""
+    """Bytes of the weights, and the peak of three steps minus the memory before the network was made."""
     torch.set_num_threads(1)
     reads, config, inputs_of = NETWORKS[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     arguments = parser.parse_args()
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # a tensor that is freed goes back to the system
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # a freed tensor's memory is returned to the system
     table = Table("network", "weights, MB", *(f"{method}, copies" for method in METHODS), "qd - plain")
     for name in arguments.networks:
         copies, weights = {}, 0.0

@@ -3,7 +3,7 @@
     python benchmarks/quantized_steps.py
 
 `qd` quantises every matrix to 4 bits in buckets of 256 at each step. `dq` trains 16 points per matrix. A step is
-forward, backward and optimiser, on random images. Rounds are interleaved; a ratio is of two medians of one run.
+forward, backward and optimiser, on random images. Rounds are interleaved; a ratio compares two medians of one run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ METHODS = ("plain", "qd", "dq")
 
 
 def in_training(name: str, reads: str, method: str, **config: Any) -> tuple[Any, torch.optim.Optimizer]:
-    """A network that a method trains, and its optimiser."""
+    """A network prepared for a method, and its optimiser."""
     model: Any = new_network(name, reads, **config).train()
     settings: Quantization = resolve(name, Params(recipe="polino"), kind=reads).quantization
     if method == "dq":
@@ -42,7 +42,7 @@ def in_training(name: str, reads: str, method: str, **config: Any) -> tuple[Any,
 
 
 def step_of(name: str, rows: int, method: str) -> Callable[[], None]:
-    """One training step of a network of its own."""
+    """A function that makes one training step of a new network."""
     torch.manual_seed(0)
     model, optimizer = in_training(name, "image", method, image=(3, 32, 32), num_labels=10)
     images, labels = torch.randn(rows, 3, 32, 32), torch.randint(10, (rows,))
@@ -71,7 +71,7 @@ def main() -> None:
             for method, step in steps.items():
                 start = time.perf_counter()
                 step()
-                if number > 1:  # the first two warm up
+                if number > 1:  # the first two rounds warm up
                     seconds[method].append(time.perf_counter() - start)
         median = {method: statistics.median(times) for method, times in seconds.items()}
         ratios = [f"{median[method] / median['plain']:.2f}" for method in METHODS[1:]]

@@ -1,4 +1,4 @@
-"""Time to quantise latent weights, beside one copy |w|, forward and backward: `python benchmarks/quantizers.py`.
+"""The time to quantise latent weights, beside one copy |w|, forward and backward: `python benchmarks/quantizers.py`.
 
 The weights have the shapes of BERT-base (109 million with its embeddings). Rounds are interleaved; a ratio compares two
 medians of one run. The forward pass computes ŵ from w, the backward pass ∂L/∂w from ∂L/∂ŵ. `straightforward` is a

@@ -41,7 +41,7 @@ def main() -> None:
     for length in options.lengths:
         model, teacher = maps(1, length), maps(2, length)
         counted = torch.ones(LAYERS, length, dtype=torch.bool)
-        some = range(0, length, 4)  # of the first layer and head
+        some = range(0, length, 4)  # queries of the first layer and head
         pairs, sorts = [], []
         for _ in range(options.rounds):
             start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""The chart of the README: score, size and latency of the models that `make repro` makes, as an SVG.
+"""Draws the chart of the README: score, size and latency of the models of `make repro`, as an SVG.
 
     make repro
     kdqat bench runs/movie/packed/map+output-42 --json > bench.json
     python benchmarks/readme_chart.py bench.json docs/images/movie.svg
 
-A student without training has the size and the speed of the trained one, because only the codes differ.
+A student without training has the size and the speed of the trained student, because only the codes differ.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     bench = json.loads(options.bench.read_text(encoding="utf-8"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure = chart(points(options.metrics, bench), f"{bench['machine']}, {bench['threads']} threads")
-    with mpl.rc_context(STYLE):  # it fixes the names in an SVG, so equal charts have equal bytes
+    with mpl.rc_context(STYLE):  # this fixes the names in an SVG, so equal charts have equal bytes
         figure.savefig(options.out, metadata={"Date": None})
 
 

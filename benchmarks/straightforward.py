@@ -19,14 +19,14 @@ NAME = "straightforward"
 
 
 def rounded(x: Tensor) -> Tensor:
-    """8 bits, one scale per token."""
+    """Rounds to 8 bits, with one scale per token."""
     x = x.clamp(-CLIP, CLIP)
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
     return x + ((x / scale).round() * scale - x).detach()
 
 
 def ternary(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """-α, 0, +α of a matrix, or of each row."""
+    """Ternary values -α, 0, +α of a matrix, or of each row."""
     weight = weight.clamp(-CLIP, CLIP)
     size = weight.abs()
     kept = (size > 0.7 * size.mean(dims, keepdim=True)).to(weight.dtype)
@@ -53,7 +53,7 @@ class Embedding(nn.Embedding):
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0, **_: Any
 ) -> tuple[Tensor, None]:
-    """Attention that leaves its scores in the module; a student's rounds."""
+    """Attention that stores its scores in the module; a student's also rounds its inputs."""
     quantize: Callable[[Tensor], Tensor] = rounded if module.is_student else nn.Identity()
     scores = quantize(query) @ quantize(key).mT * query.size(-1) ** -0.5
     module.scores = scores if attention_mask is None else scores + attention_mask
@@ -81,7 +81,7 @@ def models(sizes: dict[str, int], device: str) -> tuple[Any, Any]:
 
 
 def step_of(sizes: dict[str, int], device: str) -> Callable[[dict[str, Tensor]], None]:
-    """A step of map + output, hidden states and logits, with AdamW."""
+    """A training step with the losses map + output, hidden states and logits, and AdamW."""
     teacher, student = models(sizes, device)
     optimizer = torch.optim.AdamW(student.parameters())
 

@@ -2,16 +2,16 @@
 
 The parts are a plain teacher's forward pass, and a plain student's forward pass, backward pass and AdamW step, in the
 same precision and at the same shapes, with transformers' sdpa attention. Rounds are interleaved, and the ratio is the
-median of the ratios of the rounds. On a CPU, time is processor time, so that other programs have little effect; on a
-GPU it is wall-clock time. Peak memory is measured for each side alone: on a CPU for its process, with Python and torch;
-on a GPU for torch's allocations. TF32 is FP32 whose matrix products are rounded by a GPU's tensor cores.
+median of the rounds' ratios. On a CPU the time is processor time, so that other programs have little effect; on a GPU
+it is wall-clock time. Peak memory is measured for each side alone: on a CPU for its process, with Python and torch; on
+a GPU for torch's allocations. TF32 is FP32 whose matrix products are rounded by a GPU's tensor cores.
 
 `straightforward` is a simple implementation of the step (straightforward.py), in FP32.
 
 `--as-avx2` hides AVX-512, VNNI and AMX.
 
 With --data-dir there is a second table: examples per second on the real lengths of a task's rows, in batches of similar
-length and in batches padded to the task's full length. Ratios are to the straightforward step on padded batches.
+length and in batches padded to the task's full length. Ratios compare with the straightforward step on padded batches.
 """
 
 import argparse
@@ -52,7 +52,7 @@ Step = Callable[[dict[str, Tensor]], None]
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-BASE: dict[str, int] = {}  # BertConfig's own sizes
+BASE: dict[str, int] = {}  # the default sizes of BertConfig
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
     "minilm-16x128": (MINILM, 16, 128),
@@ -60,7 +60,7 @@ SHAPES: dict[str, tuple[dict[str, int], int, int]] = {
     "base-16x128": (BASE, 16, 128),
     "base-32x128": (BASE, 32, 128),
     "large-32x128": (LARGE, 32, 128),  # for a GPU
-    "tiny-2x8": (TINY, 2, 8),  # to try the program out
+    "tiny-2x8": (TINY, 2, 8),  # for a trial run
 }
 PARTS = "parts"
 STRAIGHT = "straightforward"
@@ -72,7 +72,7 @@ def products_of(device: str, precision: str) -> torch.autocast:
 
 
 def model_of(sizes: dict[str, int], device: str) -> BertForSequenceClassification:
-    """A classifier in eval mode with random weights, drawn on its device: a processor takes seconds for BERT-large."""
+    """A classifier in eval mode with random weights, drawn on its device: a CPU takes seconds for BERT-large."""
     with torch.device(device):
         return BertForSequenceClassification(BertConfig(**sizes)).eval()
 
@@ -120,11 +120,11 @@ def kdqat_step(sizes: dict[str, int], device: str, recipe: str, name: str, preci
     objective = OnTeacher(student, teacher, loss, "bf16" if precision == "bf16" else "fp32")
 
     def step(batch: dict[str, Tensor]) -> None:
-        labels = torch.zeros(len(batch["input_ids"]), dtype=torch.long)  # of no weight in these losses
+        labels = torch.zeros(len(batch["input_ids"]), dtype=torch.long)  # labels have weight 0 in these losses
         counted = batch | {"counted": batch["attention_mask"], "labels": labels}
         total: Any = torch.stack(list(objective.terms(student, counted).values())).sum()
         total.backward()
-        if settings.student.optimizer == "adamw":  # the other clips for itself
+        if settings.student.optimizer == "adamw":  # the other optimiser clips by itself
             torch.nn.utils.clip_grad_norm_(student.parameters(), settings.student.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -142,7 +142,7 @@ def side_of(label: str, sizes: dict[str, int], device: str) -> Step:
 
 
 def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
-    """Random tokens of these lengths, padded to one."""
+    """A batch of random rows of these lengths, padded to `length`."""
     mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
     return {
         "input_ids": (torch.randint(1000, 20000, mask.shape) * mask).to(device),
@@ -151,7 +151,7 @@ def batch_of(lengths: list[int], length: int, device: str) -> dict[str, Tensor]:
 
 
 def seconds(step: Step, batches: list[dict[str, Tensor]], device: str) -> float:
-    """Time of a step on each batch."""
+    """The total seconds of one step per batch."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     start = clock()
     for batch in batches:
@@ -162,7 +162,7 @@ def seconds(step: Step, batches: list[dict[str, Tensor]], device: str) -> float:
 
 
 def peak(label: str, shape: str, device: str, threads: int) -> float:
-    """Peak memory in GB of three steps of one side: on a CPU their process's, on a GPU what torch allocates."""
+    """Peak memory in GB of three steps of one side: of the process on a CPU, of torch's allocations on a GPU."""
     if device == "cuda":
         return cuda_peak(label, shape)
     command = [sys.executable, __file__, "--peak-of", label, "--shapes", shape]
@@ -175,7 +175,7 @@ def cuda_peak(label: str, shape: str) -> float:
     torch.cuda.reset_peak_memory_stats()
     three_steps(label, shape, "cuda")
     most = torch.cuda.max_memory_allocated() - before
-    gc.collect()  # hooks of a model refer to it: it stays until cycles are looked for
+    gc.collect()  # the hooks of a model refer to it, so only the garbage collector frees it
     torch.cuda.empty_cache()
     return most / 1e9
 
@@ -193,15 +193,15 @@ def parts_of(label: str) -> str:
 
 
 def compare(shape: str, labels: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every recipe, loss and precision of a shape beside its parts.
+    """Measures every recipe, loss and precision of a shape beside its parts.
 
     Returns:
         For each: shape, label, seconds of the step and of the parts, their ratio and its range over the rounds, and
-        peak memory in GB of both, null where it is not asked for.
+        peak memory in GB of both (null if not measured).
     """
     device = options.device
     sizes, rows, length = SHAPES[shape]
-    # Before anything else: a process starts with the peak of the one that starts it.
+    # This comes first, because a process starts with the peak memory of its parent.
     peaks: dict[str, float | None] = {
         label: peak(label, shape, device, options.threads) if options.peaks else None
         for label in dict.fromkeys([*map(parts_of, labels), *labels])
@@ -240,13 +240,13 @@ def steps_table(records: list[dict[str, Any]]) -> Table:
 
 
 def lengths_table(name: str, options: argparse.Namespace) -> Table:
-    """Examples a second on a task's real lengths, in turns; random weights, as the time does not depend on them."""
+    """Examples per second on real lengths of a task's rows. Weights are random: time does not depend on them."""
     task = load_text_task(name)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     lengths: list[int] = list(task_rows(task, "train", options.data_dir, tokenizer, task.max_length).rows["length"])
     sizes, rows, _ = SHAPES[options.shapes[0]]
     draw = random.Random(0)  # noqa: S311
-    drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many as are sorted at a time
+    drawn = draw.sample(lengths, min(len(lengths), rows * 50))  # as many rows as are sorted at a time
     grouped = sorted(drawn)
     batches = [grouped[start : start + rows] for start in range(0, len(grouped) - rows + 1, rows)]
     chosen = draw.sample(batches, min(len(batches), options.batches))
@@ -312,7 +312,7 @@ def main() -> None:
     records: list[dict[str, Any]] = []
     for shape in options.shapes:
         records += compare(shape, labels, options)
-        if options.json:  # after each: the next one may not fit the memory
+        if options.json:  # written after each shape, because the next one may not fit the memory
             result = {"machine": machine, "torch": torch.__version__, "rounds": options.rounds, "steps": records}
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     console.print(steps_table(records))

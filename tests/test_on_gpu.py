@@ -155,7 +155,7 @@ def test_the_bundle_takes_what_is_missing_and_nothing_else(benchmarks: Any) -> N
 
 def test_the_bundle_reports_what_prevents_it(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = benchmarks("gpu_bundle")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         module.gather(tmp_path, tmp_path / "assets")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

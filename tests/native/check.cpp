@@ -1,5 +1,5 @@
-// Checks the kernels of a processor that Python is not at hand for, through the C interface: integer products against
-// plain sums, and everything in floats against the portable kernel. Built and run by cross.sh.
+// Checks kernels through the C interface, for a processor without Python: integer products against plain sums, and all
+// float results against the portable kernel. Built and run by cross.sh.
 
 #include <algorithm>
 #include <cmath>
@@ -105,7 +105,7 @@ void attention(const char* kernel, int length, int size) {
             names[i], heads[0].data(), heads[1].data(), heads[2].data(), scales[0].data(), scales[1].data(),
             scales[2].data(), length, size, 0.3f, INFINITY, nullptr, out[i].data());
     }
-    // A probability on the edge of two steps may fall to either: up to 1/127 of the largest value.
+    // A probability near a rounding boundary may be rounded either way: up to 1/127 of the largest value.
     float worst = 0;
     for (size_t i = 0; i < out[0].size(); ++i) worst = std::max(worst, std::abs(out[0][i] - out[1][i]));
     expect(worst <= 0.011f, kernel, "attention (length, size)", length, size, 0);

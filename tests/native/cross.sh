@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the native library for ARM with a cross compiler, and runs check.cpp under qemu. `make test-arm` is how to call
-# it; it takes g++-aarch64-linux-gnu and qemu-user (Debian's names).
+# Builds the native library for ARM with a cross compiler, and runs check.cpp under qemu. `make test-arm` calls it.
+# It needs g++-aarch64-linux-gnu and qemu-user (Debian's names).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 compiler=${ARM_CXX:-aarch64-linux-gnu-g++}

@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: vectors of 16 floats, and integer tiles in registers. avx512vnni.cpp says what they cost;
-// avx512amx.cpp uses them wherever AMX has nothing better.
+// AVX-512 with VNNI: vectors of 16 floats, and integer tiles in registers. avx512vnni.cpp has their cost;
+// avx512amx.cpp uses them where AMX is not faster.
 
 #pragma once
 

@@ -105,7 +105,7 @@ inline Floats<S> activate(Floats<S> x) {
     if constexpr (act == Activation::gelu) return gelu<S>(x);
     if constexpr (act == Activation::gelu_tanh) return gelu_tanh<S>(x);
     if constexpr (act == Activation::relu) return S::max(x, S::broadcast(0.0f));
-    if constexpr (act == Activation::tanh) {  // of a few values a sequence: the C library's is exact and fast enough
+    if constexpr (act == Activation::tanh) {  // few values per sequence: the C library's is exact and fast enough
         float values[S::W];
         S::store(values, x);
         for (float& value : values) value = tanhf(value);
@@ -126,10 +126,10 @@ inline void with(Activation act, Work&& work) {
     }
 }
 
-// x / divisor as division rounds it, for many x and one divisor whose rounded inverse is given: a product, and twice
-// what the remainder says is missing (Markstein, IBM J. Res. Dev. 34, 1990, theorem 8.3). Division takes five times as
-// long. It holds where no remainder is below the normal numbers: for divisors from kSmallDivisor on, and quotients that
-// do not round to 0.
+// x / divisor, rounded like a division, for many x and one divisor whose rounded inverse is given: a product, and
+// two corrections by the remainder (Markstein, IBM J. Res. Dev. 34, 1990, theorem 8.3). Division takes five times as
+// long. The result is exact if no remainder is below the normal numbers: for divisors from kSmallDivisor on, and
+// quotients that do not round to 0.
 constexpr float kSmallDivisor = 1e-25f;
 
 template <class S>
@@ -200,7 +200,7 @@ void quantize(const float* rows, size_t stride, int count, int width, int padded
     }
 }
 
-// Σ of the vectors at(i, number of their values that count), in four independent parts.
+// The sum of the vectors at(i, number of their valid values), in four independent parts.
 template <class S, class At>
 inline float total_of(int width, At&& at) {
     Floats<S> parts[4];

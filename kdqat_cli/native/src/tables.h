@@ -41,7 +41,7 @@ struct TableMemory {
 
 // 16 rows × 16 bytes → 16 columns × 16 rows.
 inline void transpose_bytes(__m128i (&x)[16]) {
-    // Each step interleaves rows that are half of the set apart; after four, a byte has gone where its column says.
+    // Each step interleaves rows that are half of the set apart; after four steps each byte is in its place.
 #pragma GCC unroll 4
     for (int step = 0; step < 4; ++step) {
         __m128i y[16];
@@ -98,7 +98,7 @@ inline void make_tables(const int8_t* x, size_t stride, int count, int16_t* tabl
     }
 }
 
-// A line of codes, two bits each → where their sums stand in their tables, in bytes: (1, 3, 9 and 27 times the codes +
+// A line of codes, two bits each → the byte offsets of their sums in the tables: (1, 3, 9 and 27 times the codes +
 // 1, added up)·2^Shift.
 template <int Shift>
 inline void places(const uint8_t* line, uint16_t* out) {
@@ -219,7 +219,7 @@ void linear_tables(
         add_group<H, true>(memory.tables, codes, panel_bytes, panels, memory.some);
     }
     Quantized plain = rows;
-    plain.sums = nullptr;  // the codes had their signs
+    plain.sums = nullptr;  // the tables use signed codes
     alignas(64) int32_t acc[kRows * kPanel];
     for (int panel = 0; panel < panels; ++panel) {
         const int at = panel * kPanel * kRows;
