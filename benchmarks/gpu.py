@@ -108,11 +108,10 @@ def _check(device: torch.device) -> None:
 
 
 def _linear(console: Console, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Prints the table of the linear.
+    """Prints the table of the linear layer.
 
     Returns:
-        The size; the rows, each with its number and the microseconds of every engine; and the crossover for FP16 and
-        int8.
+        The size; the rows (their number, and microseconds of every engine); and the crossover for FP16 and int8.
     """
     size = options.size
     on_cpu = device.type == "cpu"

@@ -1,4 +1,4 @@
-"""evaluate: any classifier → its metrics and its size, as flat JSON."""
+"""evaluate: measures the metrics and the size of any model, as flat JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,12 +24,13 @@ from kdqat_cli.tasks.task import LabelledTask, Task
 
 @dataclass(frozen=True)
 class More:
-    """What an evaluation does besides scoring.
+    """Further outputs and limits of an evaluation.
 
     Attributes:
         details: output folder for the tables of every split (`tasks/details.py`), or None.
-        teacher: a model to compare the answers with, or None.
-        limit: rows per split at most, the first ones; None: all. Such a score is marked as not to be quoted.
+        teacher: a model whose answers are compared, or None.
+        limit: largest number of rows per split, from the first; None: all. A score on fewer rows is marked as not to be
+            quoted.
     """
 
     details: Path | None = None
@@ -60,37 +61,47 @@ def evaluate(
         task: the task.
         model: a plain, ternary or packed folder, or a hub id.
         data_dir: folder of local task data, or None.
-        out: the JSON file to write (`store/figures.py`), or None. A link there is replaced, not followed.
-        max_length: tokens a row is cut to; None: what the model was trained with, else the task's own length.
-        min_score: the headline score, in percent, below which the command fails.
-        device: that computes, see `_on`; None: the GPU where there is one, else the processor.
-        more: what else to do.
+        out: the JSON file to write (`store/figures.py`), or None. A link with this name is replaced, not followed.
+        max_length: largest number of tokens of a row; None: that of the training, else the task's own.
+        min_score: smallest headline score, in percent, with which the command does not fail; None: any.
+        device: device that computes, see `_on`; None: the GPU if there is one, else the CPU.
+        more: further outputs and limits.
 
     Returns:
-        The figures of `Metrics` (`store/figures.py`); and `not_to_be_quoted`, where the score says nothing: why.
+        The figures of `Metrics` (`store/figures.py`), and `not_to_be_quoted`, the reason why a score means nothing.
 
     Raises:
-        ConfigError: the model's labels are not the task's, a packed model is not served on the GPU, a target is inside
-            the model or not kdqat's, or the task's answers have no details.
-        GateError: the score is below `min_score`; the file is written all the same.
-        MissingInputError: no model or data there, no GPU, or `out` cannot be written.
+        ConfigError: the model's labels differ from the task's, the packed model cannot be served on a GPU, an output is
+            inside the model or was not written by kdqat, or the task's answers have no details.
+        GateError: the score is below `min_score`; the files are written nevertheless.
+        MissingInputError: there is no model, no data or no GPU, or `out` cannot be written.
     """
     _check_outputs(model, out, more.details)
+    metrics, tables_of = _scored(task, model, data_dir, max_length, device, more)
+    if out is not None:
+        write_json(out, metrics.to_json(), holds_metrics)
+    if more.details is not None:
+        write_details(more.details, tables_of, {"source": model, "teacher": more.teacher} | metrics.to_json())
+    _require(min_score, metrics, model, task)
+    mark = metrics.not_to_be_quoted
+    return metrics.figures | ({} if mark is None else {"not_to_be_quoted": mark})
+
+
+def _scored(
+    task: Task, model: str, data_dir: Path | None, max_length: int | None, device: Device | None, more: More
+) -> tuple[Metrics, dict[str, Table]]:
     loaded = load_model(model, task, f"The model {model}")
     teacher = load_model(more.teacher, task, f"The teacher {more.teacher}") if more.teacher else None
     engine = _on(device, loaded, task) if device else None
     if device == "cpu" and teacher is not None:
         teacher.model.cpu()
     measured = _measure(loaded, teacher, task, data_dir, max_length, engine, more)
-    metrics = _metrics(loaded, task, measured, more.limit)
-    if out is not None:
-        write_json(out, metrics.to_json(), holds_metrics)
-    if more.details is not None:
-        write_details(more.details, measured.tables, {"source": model, "teacher": more.teacher} | metrics.to_json())
+    return _metrics(loaded, task, measured, more.limit), measured.tables
+
+
+def _require(min_score: float | None, metrics: Metrics, model: str, task: Task) -> None:
     if min_score is not None and metrics.score < min_score:
         raise GateError(f"{model} scores {metrics.score:.2f} on {task.name}, below the bar of {min_score:.2f}.")
-    mark = metrics.not_to_be_quoted
-    return metrics.figures | ({} if mark is None else {"not_to_be_quoted": mark})
 
 
 def _metrics(loaded: Loaded, task: Task, measured: _Measured, limit: int | None) -> Metrics:
@@ -164,7 +175,7 @@ def _on(device: Device, loaded: Loaded, task: Task) -> Engine | None:
     if device == "cpu":
         loaded.model.cpu()
         return None
-    gpu()  # where there is one, the model was loaded onto it
+    gpu()  # raises an error without a GPU; with one, the model is on it already
     if loaded.record.kind != "packed" or loaded.record.rows_kind != "text" or loaded.weights is None:
         return None
     if isinstance(task, LabelledTask) and loaded.record.labels != task.labels:

@@ -62,6 +62,12 @@ def measured(out: Path) -> dict[str, float]:
     return {name: record[name] for name in ("rows", "steps", "score")}
 
 
+def write(out: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, rated_task: Path, rated_teacher: Path
@@ -78,9 +84,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     draw, kills, ends = random.Random(0), Counter[str](), 0
     while sum(kills.values()) < KILLS or ends == 0 or out.exists():
         if not out.exists():
-            for name, content in old.items():
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                (out / name).write_bytes(content)
+            write(out, old)
         process = subprocess.Popen(
             [*command, "--out", "out"],
             cwd=tmp_path,
