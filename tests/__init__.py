@@ -1,4 +1,4 @@
-"""Without a GPU, Triton interprets its kernels; it must know so before whatever imports it first."""
+"""Without a GPU, Triton interprets its kernels. It reads the setting when it is first imported, so it is set here."""
 
 import os
 

@@ -29,7 +29,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "d_model": HIDDEN,
         "num_layers": LAYERS,
         "num_heads": HEADS,
-        "d_kv": 6,  # T5's heads need not add up to its width
+        "d_kv": 6,  # in T5 the heads need not add up to the width
         "d_ff": 40,
         "feed_forward_proj": "gated-gelu",
     },
@@ -37,7 +37,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 
 def tiny(architecture: str, **options: Any) -> PreTrainedModel:
-    """A classifier in eval mode in which every number counts: no bias is 0, no gain is 1, no score is near 0."""
+    """A classifier in eval mode in which every parameter matters: no bias is 0, no gain is 1, no score is near 0."""
     sizes = _SIZES.get(architecture, _BERT) | options
     config = AutoConfig.for_model(architecture, **{"vocab_size": WORDS, "num_labels": LABELS} | sizes)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A real browser that a test drives: Debian's Chromium, over its debugging pipe."""
+"""A real browser for tests: Debian's Chromium, controlled through its debugging pipe."""
 
 import json
 import os
@@ -21,11 +21,11 @@ _FLAGS = [
 
 
 class Browser:
-    """One page of it.
+    """One page of the browser.
 
     Attributes:
-        faults: what the page wrote to its console as errors, and errors that nothing caught.
-        requests: addresses that it asked for, but for data within the page.
+        faults: errors that the page wrote to its console, and uncaught errors.
+        requests: addresses that the page requested, without data inside the page.
     """
 
     def __init__(self, out: int, into: int) -> None:
@@ -93,7 +93,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
 
-    def as_three_and_four() -> None:  # where Chromium looks for the pipe
+    def as_three_and_four() -> None:  # the descriptors of Chromium's debugging pipe
         first, second = os.dup(theirs_in), os.dup(theirs_out)
         os.dup2(first, 3)
         os.dup2(second, 4)

@@ -1,4 +1,4 @@
-"""A weight quantiser with buckets, as a user's own file has it: s = max|w| of a bucket / 3,  ŵ = s · round(w / s)."""
+"""A user's own weight quantiser with buckets: s = max|w| of a bucket / 3,  ŵ = s · round(w / s)."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ class Buckets:
     grouping = Grouping("bucket", 48)
 
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
-        """Levels and scales of a latent weight."""
+        """The levels and scales of a latent weight."""
         groups = grouping.split(latent)
         scales = groups.abs().amax(1) / 3
         levels = (groups / scales.where(scales > 0, 1)[:, None]).round().to(torch.int8)

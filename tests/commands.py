@@ -1,4 +1,4 @@
-"""Runs kdqat as its users do: the installed commands, in a folder, as processes of their own."""
+"""Runs kdqat like a user: the installed commands, in a folder, as separate processes."""
 
 import multiprocessing
 import os
@@ -14,7 +14,8 @@ from kdqat_cli.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
 
-# To import torch and transformers takes longer than most commands, so the commands are forked from a process that has.
+# Importing torch and transformers takes longer than most commands, so commands are forked from a process that has
+# imported them.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -29,7 +30,7 @@ _SERVER.set_forkserver_preload(
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This environment, with its commands on the path, no colours, and one thread: tiny matrices are faster so."""
+    """This environment, with its commands on the path, no colours, and one thread: faster for tiny matrices."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {"PATH": path, "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return {name: value for name, value in os.environ.items() if name != "KDQAT_DATA_DIR"} | settings | variables
@@ -38,7 +39,7 @@ def environment(**variables: str) -> dict[str, str]:
 def run(folder: Path, *command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a command that must end with the exit code `code`.
 
-    A command with variables of its own starts from the shell, since libraries read variables as they are imported.
+    A command with its own variables starts as a new process, because libraries read variables when they are imported.
     """
     if command[0] == "kdqat" and not variables:
         done = _forked(folder, command)
@@ -54,7 +55,7 @@ def _forked(folder: Path, command: tuple[str, ...]) -> subprocess.CompletedProce
     with tempfile.TemporaryDirectory() as place:
         streams = Path(place, "stdout"), Path(place, "stderr")
         process = _SERVER.Process(target=_main, args=(folder, command, environment(), streams))
-        with mock.patch.dict(os.environ, environment()):  # the first command starts the server, which imports
+        with mock.patch.dict(os.environ, environment()):  # the first command starts the server
             process.start()
         process.join()
         out, err = (path.read_text(encoding="utf-8") for path in streams)
@@ -63,7 +64,7 @@ def _forked(folder: Path, command: tuple[str, ...]) -> subprocess.CompletedProce
 
 
 def _main(folder: Path, command: tuple[str, ...], variables: Mapping[str, str], streams: tuple[Path, Path]) -> None:
-    """What the installed script `kdqat` does, in a process of its own."""
+    """Does the same as the installed script `kdqat`, in a forked process."""
     for number, path in enumerate(streams, 1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
@@ -71,5 +72,5 @@ def _main(folder: Path, command: tuple[str, ...], variables: Mapping[str, str], 
     os.environ.update(variables)
     os.chdir(folder)
     sys.argv = [shutil.which("kdqat") or "kdqat", *command[1:]]
-    sys.orig_argv = [sys.executable, *sys.argv]  # what a training on several devices starts once more
+    sys.orig_argv = [sys.executable, *sys.argv]  # a training on several devices starts this command again
     main()

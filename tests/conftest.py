@@ -1,4 +1,4 @@
-"""A tiny encoder with a real tokenizer, and a tiny task that it can learn: what the tests of every stage start from."""
+"""A tiny encoder with a real tokenizer, and a tiny task that it can learn, for the tests of all stages."""
 
 import importlib
 import os
@@ -26,9 +26,9 @@ from kdqat_cli.tasks.registry import load_task
 from tests.commands import REPOSITORY
 from tests.recipes import training
 
-# Matrices this small gain nothing from threads, and waiting for each other on a busy machine they take minutes.
+# Threads do not make such small matrices faster, and on a busy machine, threads that wait for each other take minutes.
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GLAD = ["good", "great", "lovely", "bright", "warm", "sweet", "fine", "brave"]
@@ -134,7 +134,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
-        initializer_range=0.1,  # at BERT's own 0.02 so narrow a model says the same of every sentence
+        initializer_range=0.1,  # with BERT's own 0.02, such a narrow model gives every sentence the same answer
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -145,7 +145,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny.yaml, train.tsv (200 rows) and dev.tsv (60 rows); a good or a bad word decides the label."""
+    """A folder with tiny.yaml, train.tsv (200 rows) and dev.tsv (60 rows); good or bad words determine the label."""
     folder = tmp_path_factory.mktemp("tiny") / "tasks"
     folder.mkdir()
     (folder / "tiny.yaml").write_text(TASK, encoding="utf-8")
@@ -158,7 +158,7 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rated_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As tiny_task, but the label is a number, so that the least change of a prediction changes the score."""
+    """Like tiny_task, but the label is a number, so that the smallest change of a prediction changes the score."""
     folder = tmp_path_factory.mktemp("rated") / "tasks"
     folder.mkdir()
     (folder / "rated.yaml").write_text(RATED, encoding="utf-8")
@@ -182,7 +182,7 @@ def rated_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, 
 
 @pytest.fixture
 def model(tiny_encoder: Path) -> PreTrainedModel:
-    """A classifier of 3 labels in eval mode in which every number counts: no bias is 0 and no gain is 1."""
+    """A classifier with 3 labels in eval mode in which every parameter has an effect: no bias is 0 and no gain is 1."""
     model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -236,7 +236,7 @@ def _mood(sentence: str) -> int:
 
 
 def _rows(count: int) -> list[tuple[str, str]]:
-    """Sentences of 3 to 12 words, half of them glad, with one to three words of the label's list."""
+    """Sentences of 3 to 12 words, with one to three words from the list of their label; half of them are positive."""
     draw = random.Random(0)
     rows = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A kind of task and a network for it, as a user's own file has them: points in the plane, in two classes."""
+"""A user's own kind of task, with a network: points in the plane, in two classes."""
 
 import csv
 import hashlib
@@ -25,13 +25,13 @@ from kdqat_cli.tasks.task import LabelledTask
 
 
 class PointsTask(LabelledTask):
-    """Its files are CSV with the columns x, y and label."""
+    """The schema. The files are CSV with the columns x, y and label."""
 
     files: dict[str, str]
 
 
 class PerceptronConfig(PreTrainedConfig):  # type: ignore[misc]
-    """One hidden layer."""
+    """The configuration: one hidden layer."""
 
     model_type = "perceptron"
     width: int = 8
@@ -104,7 +104,7 @@ class PointRows:
 
 
 class Points(NetworkKind):
-    """Points of the plane."""
+    """The kind: points in the plane."""
 
     name = "points"
 

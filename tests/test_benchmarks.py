@@ -1,4 +1,4 @@
-"""What benchmarks/ measures is what it says: peers compute the model, and a hidden instruction set is hidden."""
+"""The benchmarks measure what they claim: peers compute the model, and hidden instruction sets are hidden."""
 
 import shutil
 import signal
@@ -24,7 +24,7 @@ from tests.recipes import quantization
 @pytest.mark.parametrize(
     "name", ["ORT 2-bit", "OpenVINO FP32", "torch int8 fbgemm", "torch int8 onednn", "llama.cpp TQ2_0"]
 )
-def test_a_peer_computes_the_model_or_is_missed_by_name(
+def test_a_peer_computes_the_model_or_is_reported_as_missing(
     name: str, benchmarks: Any, model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     quantize_model(model, quantization())
@@ -44,7 +44,7 @@ def test_a_peer_computes_the_model_or_is_missed_by_name(
     np.testing.assert_allclose(found, own, atol=0.2 * float(np.ptp(own)))
 
 
-def test_ik_llama_cpp_is_missed_by_name(benchmarks: Any, tmp_path: Path) -> None:
+def test_a_missing_ik_llama_cpp_is_reported(benchmarks: Any, tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="must be compiled") as raised:
         benchmarks("model_peers").peers(None)["ik_llama.cpp IQ2_BN"].prepare(tmp_path / FILE_NAME, tmp_path)
     assert raised.value.fix == "--ik-llama BUILD"
@@ -78,7 +78,7 @@ print(kernels(), has_vnni())
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_a_newer_machine_can_be_an_avx2_machine(benchmarks: Any, tmp_path: Path) -> None:
+def test_a_newer_machine_can_appear_as_an_avx2_machine(benchmarks: Any, tmp_path: Path) -> None:
     machine = benchmarks("avx2_machine")
     try:
         environment = machine.environment(tmp_path)
@@ -87,7 +87,7 @@ def test_a_newer_machine_can_be_an_avx2_machine(benchmarks: Any, tmp_path: Path)
     ask = [sys.executable, "-c", _ASK]
     seen = subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout
     assert seen.split() == ["['avx2',", "'portable']", "False"]
-    # A program that it starts sees the same, and a fault of another kind still ends a process.
+    # A child process sees the same, and another fault still ends a process.
     parent = [sys.executable, "-c", f"import subprocess; subprocess.run({ask!r}, check=True)"]
     assert subprocess.run(parent, env=environment, capture_output=True, text=True, check=True).stdout == seen
     crash = [sys.executable, "-c", "import ctypes; ctypes.string_at(0)"]

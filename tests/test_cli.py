@@ -85,7 +85,7 @@ def test_every_command_and_option_has_help() -> None:
             assert parameter.help, f"{name} {parameter.name}"
 
 
-def test_an_unknown_task_names_the_likely_one(tmp_path: Path) -> None:
+def test_the_error_about_an_unknown_task_names_the_likely_one(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "ret", code=2)
     assert "There is no task 'ret'; did you mean rte?" in done.stderr
     assert "kdqat ls tasks" in done.stderr
@@ -99,13 +99,13 @@ def test_wrong_options_are_reported_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("--beta", "0.3"), ("--mix", "SM2"), ("--temperature", "5")])
-def test_an_option_that_the_loss_does_not_read_is_refused(tmp_path: Path, option: str, value: str) -> None:
+def test_an_option_that_the_loss_does_not_use_is_refused(tmp_path: Path, option: str, value: str) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "rte", "--loss", "output", option, value, code=2)
     assert f"{option} has no meaning for --loss output." in done.stderr
     assert "--loss map+output" in done.stderr
 
 
-def test_a_missing_teacher_names_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_teacher_names_the_command_that_makes_it(tmp_path: Path) -> None:
     done = run(tmp_path, "kdqat", "distill", "--task", "rte", code=3)
     assert "There is no model folder runs/rte/teacher." in done.stderr
     assert "kdqat finetune-teacher --task rte" in done.stderr
@@ -120,7 +120,7 @@ def test_a_hub_model_without_network_is_one_sentence(tmp_path: Path, tiny_task: 
     assert "Traceback" not in done.stderr
 
 
-def test_validate_tells_every_error_at_once(tmp_path: Path) -> None:
+def test_validate_reports_every_error_at_once(tmp_path: Path) -> None:
     params = "tasks: [rte, ret]\nlosses: [maps]\nseeds: [one]\nencodr: x\n"
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text("teacher: {epochs: 0}\n", encoding="utf-8")
@@ -150,7 +150,7 @@ def test_results_are_json_on_stdout_and_progress_is_on_stderr(work: Path) -> Non
     assert "student tiny map+output 42: step 3 of 3" in done.stderr
 
 
-def test_a_score_below_the_bar_is_exit_code_4(work: Path) -> None:
+def test_a_score_below_the_minimum_gives_exit_code_4(work: Path) -> None:
     done = run(work, "kdqat", "evaluate", "runs/tiny/teacher", "--min-score", "101", "--out", "m.json", code=4)
     assert "below the bar of 101.00" in done.stderr
     assert json.loads((work / "m.json").read_text(encoding="utf-8"))["rows"] == 60
@@ -197,7 +197,7 @@ def test_a_stopped_training_continues_to_the_same_bits(work: Path, stop: signal.
             env=environment(),
             stderr=file,
             stdout=file,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
         )
         deadline = time.monotonic() + 120
         while "dev score" not in log.read_text(encoding="utf-8"):

@@ -30,11 +30,11 @@ def test_every_packaged_recipe_loads(name: str) -> None:
     recipe = load_recipe(name)
     settings = resolve("rte", Params(recipe=name))
     assert settings.model_dump() == recipe.model_dump(exclude={"kinds", "tasks"}) or "rte" in recipe.tasks
-    assert read_recipe(name).startswith("#"), "a recipe says what it is"
+    assert read_recipe(name).startswith("#"), "a recipe begins with a description"
 
 
-def test_the_clean_recipe_s_values_have_their_types() -> None:
-    """2e-5 and its like are strings to a YAML 1.1 reader."""
+def test_the_values_of_the_recipe_clean_have_the_right_types() -> None:
+    """A YAML 1.1 reader takes numbers like 2e-5 for strings."""
     recipe = load_recipe("clean")
     assert (recipe.teacher.learning_rate, recipe.student.learning_rate) == (5e-5, 1e-4)
     assert recipe.quantization == Quantization(
@@ -55,7 +55,7 @@ def test_the_clean_recipe_s_values_have_their_types() -> None:
         assert (training.padding, training.optimizer) == ("longest", "adamw")
 
 
-def test_the_repository_s_params_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_params_file_of_the_repository_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     params = load_params()
     assert params.tasks
@@ -74,8 +74,8 @@ def test_no_params_file_means_the_defaults(tmp_path: Path, monkeypatch: pytest.M
     assert load_params() == Params(seeds=[1, 2])
 
 
-def test_later_layers_win(tmp_path: Path) -> None:
-    """Recipe < the recipe's task < params.yaml's task < options; each changes one field of one section."""
+def test_later_layers_have_precedence(tmp_path: Path) -> None:
+    """Recipe < task in the recipe < task in params.yaml < options; each changes one field of one section."""
     recipe = recipe_with(tmp_path, "{rte: {student: {epochs: 10, batch_size: 11, warmup: 0.2, weight_decay: 0.3}}}")
     params = Params(
         recipe=recipe, settings={"rte": {"student": {"batch_size": 12, "warmup": 0.4, "weight_decay": 0.5}}}
@@ -90,11 +90,11 @@ def test_later_layers_win(tmp_path: Path) -> None:
     expected["distillation"]["beta"] = 0.7
     assert full.model_dump() == expected
     assert resolve("cola", params).model_dump() == plain.model_dump(exclude={"kinds", "tasks"}), (
-        "another task has none of it"
+        "another task is not changed"
     )
 
 
-def test_a_recipe_given_as_option_replaces_that_of_params(tmp_path: Path) -> None:
+def test_a_recipe_option_replaces_the_recipe_of_params(tmp_path: Path) -> None:
     mine = recipe_with(tmp_path, "{rte: {distillation: {beta: 0.1}}}")
     assert resolve("rte", Params(recipe="clean"), recipe=mine).distillation.beta == 0.1
     assert resolve("rte", Params(recipe=mine), recipe="clean").distillation.beta == 0.5
@@ -217,7 +217,7 @@ def test_wrong_values_are_refused(section: str, values: dict[str, Any]) -> None:
     (name,) = values
     with pytest.raises(ConfigError, match=rf"params\.yaml: settings\.rte: {section}\.{name}: .*but it is") as caught:
         resolve("rte", Params(settings={"rte": {section: values}}))
-    assert "\n" not in caught.value.sentence, "one sentence a fault"
+    assert "\n" not in caught.value.sentence, "one sentence per fault"
     if values[name] is not None:
         with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: .*but it is"):
             resolve("rte", Params(), options={section: values})
@@ -244,7 +244,7 @@ def test_unknown_keys_are_reported_with_the_nearest(changes: dict[str, Any], sen
         load_recipe(recipe)
 
 
-def test_params_tell_all_errors_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_params_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "params.yaml", "recpe: clean\ntasks: movie\nlosses: [map, maps]\nseeds: ['1', 2]\n")
     with pytest.raises(ConfigError) as caught:
         load_params(path)
@@ -255,7 +255,7 @@ def test_params_tell_all_errors_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "clean\n", "3\n"])
-def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "file.yaml", text)
     with pytest.raises(ConfigError, match="must have keys and values"):
         load_params(path)
@@ -263,7 +263,7 @@ def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> None
         load_recipe(str(path))
 
 
-def test_an_unknown_recipe_names_the_packaged_ones() -> None:
+def test_the_error_about_an_unknown_recipe_names_the_packaged_ones() -> None:
     with pytest.raises(ConfigError, match=r"no recipe 'cleen'; packaged are .*clean") as caught:
         load_recipe("cleen")
     assert caught.value.fix == f"kdqat recipe {recipe_names()[0]} > mine.yaml"
@@ -280,14 +280,14 @@ def test_settings_are_immutable() -> None:
 
 
 @pytest.mark.parametrize("section", [Training, Quantization, Distillation, Recipe, Params])
-def test_every_field_says_what_it_is(section: type[Section]) -> None:
+def test_every_field_has_a_docstring(section: type[Section]) -> None:
     for name in section.model_fields:
         if section is Recipe and name in Settings.model_fields:
-            continue  # groups; their fields speak
+            continue  # groups, whose fields have docstrings
         assert field_help(section, name).endswith("."), name
 
 
-def test_parse_names_where_it_was() -> None:
+def test_parse_names_the_source_of_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^kdqat\.json: quantization must have keys and values"):
         parse(Quantization, None, "kdqat.json: quantization")
     with pytest.raises(ConfigError, match=r"^here: weights is missing\.\nhere: weight_clip is missing\."):

@@ -1,4 +1,4 @@
-"""What the Containerfiles copy and install is there, and the build context has all that the wheels are built from."""
+"""The files that the Containerfiles copy and install exist, and the build context has all sources of the wheels."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ CONTAINERS = sorted((REPOSITORY / "packaging/containers").glob("*.Containerfile"
 
 
 def context(folder: Path) -> Path:
-    """The files that .dockerignore lets into a build: here it leaves out everything but what it names with `!`."""
+    """The files of the build context: .dockerignore leaves out everything except the names after `!`."""
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     patterns = [line[1:] for line in lines if line.startswith("!")]
@@ -33,7 +33,7 @@ def context(folder: Path) -> Path:
 def test_a_wheel_can_be_built_from_the_context(container: Path, tmp_path: Path) -> None:
     (project,) = re.findall(r"pip wheel .* /source(\S*)", container.read_text(encoding="utf-8"))
     source = context(tmp_path / "source")
-    # No library is compiled: tests/test_runtime_wheel.py does that, and it takes minutes.
+    # No library is compiled here; tests/test_runtime_wheel.py does that, which takes minutes.
     command = [sys.executable, "-c", "from setuptools.build_meta import *; import sys; build_sdist(sys.argv[1])"]
     subprocess.run([*command, str(tmp_path)], cwd=source / project.lstrip("/"), check=True, capture_output=True)
     (made,) = tmp_path.glob("kdqat*.tar.gz")
@@ -48,7 +48,7 @@ def test_a_wheel_can_be_built_from_the_context(container: Path, tmp_path: Path) 
         assert f"/{needed}\n" in names, needed
 
 
-def test_each_container_begins_with_the_command() -> None:
+def test_each_container_starts_the_command() -> None:
     assert len(CONTAINERS) == 2
     for container in CONTAINERS:
         assert container.read_text(encoding="utf-8").rstrip().endswith('ENTRYPOINT ["kdqat"]')

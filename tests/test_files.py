@@ -1,4 +1,4 @@
-"""Files that are no regular text files, whoever reads them: one sentence at once, and the fix."""
+"""Files that are not regular text files: every reader reports them at once, in one sentence with the fix."""
 
 import gzip
 import os
@@ -24,7 +24,7 @@ BODY = "sentence\tmood\n영화가 sad\tsad\n"
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """As a user whom permissions hold; root passes them all."""
+    """Runs without root's rights, because permissions do not apply to root."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(NOBODY)
@@ -37,7 +37,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that anybody may search; paths in it are relative, so that folders above do not matter."""
+    """A working folder that everybody may search; its paths are relative, so that parent folders do not matter."""
     monkeypatch.chdir(tmp_path)
     tmp_path.chmod(0o777)
     return tmp_path
@@ -83,7 +83,7 @@ def put_socket(path: str) -> None:
         (lambda path: os.symlink("/dev/zero", path), "a device"),
     ],
 )
-def test_what_is_not_a_regular_file_is_refused_at_once(file: str, make: Callable[[str], None], kind: str) -> None:
+def test_a_file_that_is_not_regular_is_refused_at_once(file: str, make: Callable[[str], None], kind: str) -> None:
     make(file)
     error = refusal(file)
     assert error.sentence == f"{file} is {kind}, not a file of text."
@@ -110,15 +110,15 @@ def test_a_file_without_permission_is_refused(file: str) -> None:
 
 @readers
 @pytest.mark.parametrize("target", ["gone", "itself"])
-def test_a_link_that_leads_nowhere_is_refused(file: str, target: str) -> None:
-    """Of params.yaml, too, which may be absent."""
+def test_a_broken_link_is_refused(file: str, target: str) -> None:
+    """Also for params.yaml, which may be missing."""
     os.symlink(file if target == "itself" else target, file)
     assert "no file" in refusal(file).sentence or "symbolic links" in refusal(file).sentence
 
 
 @pytest.mark.parametrize("closed", ["closed/a.tsv", "closed/task.yaml"])
 def test_a_folder_that_may_not_be_searched_is_reported(closed: str) -> None:
-    """Whether the file is there, nobody knows: the next source must not be taken instead."""
+    """It is unknown whether the file exists, so the next source must not be read instead."""
     Path("closed").mkdir()
     Path(closed).write_text(BODY, encoding="utf-8")
     Path("closed").chmod(0)
@@ -141,7 +141,7 @@ def test_a_link_to_a_file_is_read_like_the_file() -> None:
     data("a.tsv")
 
 
-def test_a_name_that_no_file_can_have() -> None:
+def test_an_impossible_name_of_a_file() -> None:
     assert not is_there(Path("a\0.tsv"))
     with pytest.raises(MissingInputError, match="There is no file"):
         load_task("a\0.yaml")
@@ -160,7 +160,7 @@ def test_another_unicode_encoding_is_named_with_its_conversion(file: str, encodi
 
 
 @readers
-def test_an_encoding_that_the_bytes_do_not_tell(file: str) -> None:
+def test_an_encoding_that_the_bytes_do_not_show(file: str) -> None:
     Path(file).write_bytes(b"\n" + "영화".encode("cp949"))
     error = refusal(file)
     assert error.sentence == f"{file}, line 2 is not UTF-8 text."
@@ -180,7 +180,7 @@ def test_a_compressed_file_is_named(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in READERS if file.endswith(".yaml")])
-def test_a_large_yaml_file_is_refused_unread(file: str) -> None:
+def test_a_large_yaml_file_is_refused_without_reading(file: str) -> None:
     with open(file, "wb") as sparse:
         sparse.truncate(2**40)
     assert (
@@ -196,21 +196,21 @@ def test_a_yaml_file_of_the_largest_size_is_read() -> None:
         read_yaml(Path("a.yaml"))
 
 
-def test_a_large_json_file_is_refused_unread() -> None:
+def test_a_large_json_file_is_refused_without_reading() -> None:
     with open("a.json", "wb") as sparse:
         sparse.truncate(2**40)
     assert "a.json is too large" in refusal("a.json").sentence
 
 
-def test_a_file_that_says_that_it_has_no_bytes_is_bounded_too() -> None:
-    """As those of /proc do."""
+def test_a_file_that_reports_size_0_is_limited_too() -> None:
+    """For example the files of /proc."""
     assert len(read_bytes(Path("/proc/self/status"), 100_000)) > 100
     with pytest.raises(MissingInputError, match="too large"):
         read_bytes(Path("/proc/self/status"), 100)
 
 
 def test_a_file_that_fails_while_it_is_read() -> None:
-    """As on a worn disk: the first page of a process cannot be read."""
+    """As on a faulty disk: the first page of a process cannot be read."""
     with pytest.raises(MissingInputError, match="/proc/self/mem cannot be read: Input/output error"):
         next(lines(Path("/proc/self/mem"), 100))
     with pytest.raises(MissingInputError, match="/proc/self/mem cannot be read: Input/output error"):
@@ -225,7 +225,7 @@ def test_lines_are_split_only_at_lf() -> None:
     assert text_of(Path("a"), Path("a").read_bytes()) == "".join(expected)
 
 
-def test_a_line_has_a_bound() -> None:
+def test_the_length_of_a_line_is_limited() -> None:
     Path("a").write_bytes(b"12345\n1234\n")
     assert list(lines(Path("a"), 6)) == ["12345\n", "1234\n"]
     with pytest.raises(MissingInputError, match="a, line 1 has more than 5 bytes"):

@@ -1,4 +1,4 @@
-"""A model that is not there: what lies near it is named, and the command that mends the mistake."""
+"""A missing model: the error names models near it, and the command that corrects the mistake."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def refused(model: Path | str, fix: str | None = None) -> MissingInputError:
     return caught.value
 
 
-def test_models_near_an_absent_folder_are_named_and_the_likely_one(tmp_path: Path) -> None:
+def test_models_near_an_absent_folder_and_the_likely_one_are_named(tmp_path: Path) -> None:
     for name in ("map-1", "map-42", "output-42", "score-42"):
         made(tmp_path / "packed" / name / "model")
     packed = tmp_path / "packed"

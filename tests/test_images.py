@@ -1,4 +1,4 @@
-"""The chain of commands on images: teacher, students by each method, evaluation; on scikit-learn's digits."""
+"""The chain of commands on images (scikit-learn's digits): teacher, students by each method, evaluation."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_second_run_gives_the_same_bits(digits: Path) -> None:
     assert one == two
 
 
-def test_the_scores_of_a_stochastic_student_are_those_of_what_is_saved(digits: Path) -> None:
+def test_the_scores_of_a_stochastic_student_are_those_of_the_saved_student(digits: Path) -> None:
     draws = ("--bits", "1", "--set", "quantization.rounding=stochastic", "--epochs", "3", "--out", "drawn")
     made = told(digits, *STUDENT, *draws)
     rows = [line.split(",") for line in (digits / "drawn/history.csv").read_text(encoding="utf-8").splitlines()]
@@ -86,8 +86,8 @@ def test_the_scores_of_a_stochastic_student_are_those_of_what_is_saved(digits: P
     assert made["score"] == max(scores) == told(digits, "evaluate", "drawn")["score"]
 
 
-def test_shared_points_and_the_bits_that_they_cost(digits: Path) -> None:
-    """The rule of the public code keeps no mean of bits per weight, the budget does."""
+def test_shared_points_and_their_number_of_bits(digits: Path) -> None:
+    """The rule of the public code does not keep the mean number of bits per weight; the budget does."""
     learn = ("distill", "--task", "digits", "--recipe", "polino", "--teacher", "full", "--method", "dq", "--weights",
              "points", "--bits", "2", *SHORT)  # fmt: skip
     bits = {}
@@ -124,7 +124,7 @@ network: conv-digits-small
 """
 
 
-def test_an_own_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: Path) -> None:
+def test_a_users_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     listed: dict[str, list[str]] = {"train": ["path,label"], "test": ["path,label"]}
     for split, rows in (("train", 60), ("test", 20)):
@@ -159,7 +159,7 @@ def test_an_own_task_from_a_folder_per_class_and_from_a_list_of_paths(tmp_path: 
         assert last == {"text": "gone.png", "error": "There is no picture gone.png."}
 
 
-def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: Path) -> None:
+def test_a_field_of_the_network_is_recorded_and_not_silently_changed(digits: Path) -> None:
     relu = ("--set", "network.relu_logits=true")
     made = told(digits, *STUDENT, *SHORT, *relu)
     assert "relu_logits" in made["folder"]
@@ -210,7 +210,7 @@ def test_a_field_of_the_network_is_recorded_and_not_changed_in_silence(digits: P
         (("quantize", "--task", "digits", "--bits", "3"), "--bits has no meaning for --weights ternary"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments: tuple[str, ...], said: str, digits: Path) -> None:
+def test_settings_that_do_not_fit_are_refused(arguments: tuple[str, ...], said: str, digits: Path) -> None:
     found = run(digits, "kdqat", *arguments, code=2).stderr
     assert said in " ".join(found.split())
     assert "Traceback" not in found

@@ -1,4 +1,4 @@
-"""`kdqat init`: what it finds in files of rows, what it refuses, and projects that run."""
+"""`kdqat init`: columns and labels that it finds in files of rows, files that it refuses, and running projects."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ Rows = list[dict[str, object]]
 
 
 def texts(count: int) -> list[str]:
-    """Sentences that are all different."""
+    """Different sentences."""
     return [f"the {NEUTRAL[number % 50]} of {NEUTRAL[number // 50]} and {number}" for number in range(count)]
 
 
@@ -79,7 +79,7 @@ def test_labels_of_json_lines(values: list[object], tmp_path: Path) -> None:
     assert told["labels"] == dict.fromkeys(names, 180 // len(values))
 
 
-def test_pairs_are_found_where_their_names_are_usual_ones(tmp_path: Path) -> None:
+def test_pairs_are_found_by_their_usual_names(tmp_path: Path) -> None:
     rows: Rows = [
         {"hypothesis": f"it was {text}", "premise": text, "label": number % 3} for number, text in enumerate(texts(150))
     ]
@@ -93,13 +93,13 @@ def test_numbers_are_a_regression(tmp_path: Path) -> None:
     assert (told["range"], "labels" in told) == ([0.0, 4.0], False)
 
 
-def test_a_script_without_blanks_is_text_and_takes_more_tokens(tmp_path: Path) -> None:
+def test_a_script_without_spaces_is_text_and_needs_more_tokens(tmp_path: Path) -> None:
     rows: Rows = [{"t": f"これは良い映画でした{number}" * 10, "label": "ab"[number % 2]} for number in range(150)]
     assert found(tmp_path, "ja.csv", rows)["max_length"] == 128
     assert found(tmp_path, "ja.csv", rows)["text"] == "t"
 
 
-def test_two_possible_texts_are_not_guessed_between(tmp_path: Path) -> None:
+def test_there_is_no_guess_between_two_possible_texts(tmp_path: Path) -> None:
     rows: Rows = [
         {"subject": f"about {text}", "body": text, "label": number % 2} for number, text in enumerate(texts(150))
     ]
@@ -143,7 +143,7 @@ def test_too_few_rows_and_bad_rows(tmp_path: Path) -> None:
     assert found(tmp_path, "bad.csv", rows, "--skip-bad-rows")["labels"] == {"0": 74, "1": 75}
 
 
-def test_files_that_are_not_what_they_seem(tmp_path: Path) -> None:
+def test_files_with_a_misleading_name(tmp_path: Path) -> None:
     (tmp_path / "semicolons.csv").write_text("text;label\n" + "a film;0\nthe plot;1\n" * 40, encoding="utf-8")
     error = refused(tmp_path, "semicolons.csv")
     assert "has the column 'text;label' alone" in error
@@ -237,8 +237,8 @@ def test_a_project_runs_and_another_version_is_refused(tmp_path: Path, tiny_enco
 
 
 @pytest.mark.pipeline
-def test_a_teacher_of_one_s_own_stands_in_for_the_training(tmp_path: Path, tiny_task: Path, tiny_encoder: Path) -> None:
-    """From its folder alone: the record names the task; the stage that trains takes it over, with its answers."""
+def test_the_users_own_teacher_replaces_the_training(tmp_path: Path, tiny_task: Path, tiny_encoder: Path) -> None:
+    """Only its folder is needed: the record names the task; the training stage copies the teacher and its answers."""
     shutil.copytree(tiny_task, tmp_path / "tasks")
     trained = ("--set", "teacher.learning_rate=4e-3", "--epochs", "4", "--batch-size", "8", "--seed", "1")
     run(

@@ -1,4 +1,4 @@
-"""Multi-label tasks through the whole chain, by the command line: rows with any number of labels, none included."""
+"""Multi-label tasks through the whole chain of commands: rows with any number of labels, also none."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ SMALL = ("--task", "moods", "--batch-size", "8", "--learning-rate", "4e-3", "-q"
 
 
 def sentences(count: int) -> list[tuple[str, list[str]]]:
-    """Sentences with a glad word, a sad word, both or neither, short or long."""
+    """Short and long sentences with a glad word, a sad word, both, or neither."""
     draw = random.Random(1)
     rows = []
     for _ in range(count):
@@ -97,10 +97,10 @@ def test_scores_are_those_of_scikit_learn_at_the_recorded_threshold(project: Pat
     best = max(f1_score(gold, probabilities >= number / 100, average="micro") for number in range(1, 100))
     assert found["score"] == pytest.approx(100 * best)
     assert found["score"] > 80, "it learns"
-    assert found["test_threshold"] == found["threshold"], "nothing is chosen on another split than dev"
+    assert found["test_threshold"] == found["threshold"], "the threshold is chosen only on dev"
 
 
-def test_the_threshold_stands_in_record_configuration_and_packed_file(project: Path) -> None:
+def test_record_configuration_and_packed_file_have_the_threshold(project: Path) -> None:
     threshold = told(project, "student")["threshold"]
     for folder in ("student", "packed"):
         config = json.loads((project / folder / "model/config.json").read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def test_a_packed_file_that_contradicts_itself_is_refused(project: Path) -> None
     assert fault_of(PackedParts(file.arrays, plain, file.record, file.shapes, file.coded)) is not None
 
 
-def test_what_is_served_is_what_was_scored(project: Path) -> None:
+def test_served_answers_equal_evaluated_answers(project: Path) -> None:
     texts, gold = dev_rows(project)
     (project / "texts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     served = {}
@@ -132,14 +132,14 @@ def test_what_is_served_is_what_was_scored(project: Path) -> None:
         assert found["micro_f1"] == pytest.approx(100 * f1_score(gold, answers, average="micro"))
         assert all("label" not in line and list(line["probabilities"]) == LABELS for line in served[name])
     assert served["packed"] == served["student"]
-    assert any(not line["labels"] for line in served["packed"]), "no label is an answer too"
+    assert any(not line["labels"] for line in served["packed"]), "an answer may have no label"
     model = load(project / "packed")
     assert [{"text": text} | answer for text, answer in zip(texts, model(texts), strict=True)] == served["packed"]
     expected = expit(model.logits(texts[:1])[0].astype(np.float64))
     assert list(served["packed"][0]["probabilities"].values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_details_count_each_label_by_itself(project: Path) -> None:
+def test_details_count_each_label_separately(project: Path) -> None:
     found = told(project, "packed", "--details", "d", "--teacher", "teacher")
     assert sorted(path.name for path in (project / "d").glob("*.csv")) == [
         "classes.csv", "test_classes.csv", "test_wrong.csv", "wrong.csv",
@@ -159,7 +159,7 @@ def test_details_count_each_label_by_itself(project: Path) -> None:
 
 
 def test_a_table_has_the_labels_of_each_row(project: Path) -> None:
-    """A gold label in the table stands beside the answer's columns, which have other names."""
+    """A gold label in the table is beside the columns of the answer, which have other names."""
     run(project, "kdqat", "predict", "packed", "--file", "tasks/test.csv", "--out", "table.csv", "--top-k", "2")
     with (project / "table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -174,7 +174,7 @@ def test_a_table_has_the_labels_of_each_row(project: Path) -> None:
     assert told(project, "packed")["test_micro_f1"] == pytest.approx(100 * f1_score(gold, found, average="micro"))
 
 
-def test_other_formats_hold_the_logits_and_the_meaning(project: Path) -> None:
+def test_other_formats_keep_the_logits_and_their_meaning(project: Path) -> None:
     found = json.loads(run(project, "kdqat", "export", "--student", "student", "--format", "dense", "--json").stdout)
     assert found["rows"] == 60
     model = AutoModelForSequenceClassification.from_pretrained(project / "student-dense/model")
@@ -186,7 +186,7 @@ def test_other_formats_hold_the_logits_and_the_meaning(project: Path) -> None:
     assert "has each label whose probability is at least" in card
 
 
-def test_analysis_and_report_take_it(project: Path) -> None:
+def test_analysis_and_report_accept_it(project: Path) -> None:
     run(project, "kdqat", "quantize", "--task", "moods", "--teacher", "teacher", "-q")
     told(project, "runs/moods/ternary", "--out", "metrics/moods/ternary.json")
     report = run(project, "kdqat", "report", "--json").stdout
@@ -199,7 +199,7 @@ def test_analysis_and_report_take_it(project: Path) -> None:
     assert 0 < rows["student", "KL divergence"] < 1
 
 
-def test_one_label_per_row_and_many_are_told_apart(project: Path, tiny_task: Path, tmp_path: Path) -> None:
+def test_single_label_and_multi_label_models_are_distinguished(project: Path, tiny_task: Path, tmp_path: Path) -> None:
     single = f"{tiny_task}/tiny.yaml"
     text = (tiny_task / "tiny.yaml").read_text(encoding="utf-8").replace("[sad, glad]", "[glad, sad, long]")
     (tmp_path / "tiny.yaml").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""benchmarks/on_gpu.sh on a processor, with a tiny encoder: every part runs, and a part that fails is told alone."""
+"""benchmarks/on_gpu.sh on a CPU, with a tiny encoder: every part runs, and only a failing part is reported."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from tests.commands import REPOSITORY, run
 
 SCRIPT = str(REPOSITORY / "benchmarks/on_gpu.sh")
-# Random weights learn nothing at BERT's own learning rate.
+# Random weights learn nothing with the usual learning rate of BERT.
 PARAMS = "settings: {movie: {teacher: {learning_rate: 4e-3, epochs: 5, batch_size: 8}, student: {epochs: 1}}}\n"
 OURS = ["machine", "tests", "packed", "training tiny", "teacher"]
 LATER = ["student, processor", "export", "packed student, processor"]
@@ -26,7 +26,7 @@ LATER = ["student, processor", "export", "packed student, processor"]
 
 @pytest.fixture
 def bundle(benchmarks: Any, tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> Path:
-    """What gpu_bundle.py would write of the tiny encoder and task, without wheels."""
+    """The same files as from gpu_bundle.py, for the tiny encoder and task, without wheels."""
     folder = tmp_path / "bundle"
     (folder / "data/movie").mkdir(parents=True)
     benchmarks("gpu_bundle").halve(tiny_encoder, folder / "encoder")
@@ -39,10 +39,10 @@ def bundle(benchmarks: Any, tmp_path: Path, tiny_encoder: Path, tiny_task: Path)
 
 
 def measure(bundle: Path, *options: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """Runs the script: the parts by name, and the Markdown."""
+    """Runs the script; returns the parts by name, and the Markdown."""
     out = bundle.parent / "out"
     command = ["bash", SCRIPT, "--device", "cpu", "--bundle", str(bundle), "--out", str(out), *options]
-    command += ["--minutes", "60"]  # however busy the machine is
+    command += ["--minutes", "60"]  # also on a busy machine
     run(bundle.parent, *command, code=code, PYTHON=sys.executable)
     report = json.loads((out / "on_gpu.json").read_text(encoding="utf-8"))
     assert sorted(path.name for path in out.iterdir()) == ["on_gpu.json", "on_gpu.log", "on_gpu.md"]
@@ -61,7 +61,7 @@ def test_every_part_runs_on_a_processor(bundle: Path) -> None:
     assert [step["label"] for step in steps] == ["straightforward", *labels]
     assert [row["rows"] for row in parts["packed"]["result"]["linear"]["rows"]] == [1, 8]
     assert {row["engine"] for row in parts["packed"]["result"]["model"]} == {"kdqat", "int8", "FP16", "TF32", "FP32"}
-    assert parts["student, processor"]["result"]["score"] > 60  # a constant answer: 50
+    assert parts["student, processor"]["result"]["score"] > 60  # 50 is the score of a constant answer
     assert parts["packed student, processor"]["result"]["score"] == parts["student, processor"]["result"]["score"]
     for heading in ("A training step", "A linear 128 → 128", "A packed model", "Task movie"):
         assert f"## {heading}" in text
@@ -96,7 +96,7 @@ def test_without_a_gpu_no_gpu_test_passes(bundle: Path) -> None:
     assert tests["note"] == "needs machine"
 
 
-def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(benchmarks: Any, tmp_path: Path) -> None:
+def test_a_part_that_takes_too_long_is_killed_with_its_child_processes(benchmarks: Any, tmp_path: Path) -> None:
     module = benchmarks("on_gpu_parts")
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     parent = f"import subprocess, sys; print('begins', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
@@ -140,20 +140,20 @@ def test_the_crossover_by_hand(benchmarks: Any, kdqat: list[int], fp16: list[int
     assert benchmarks("gpu").crossover(rows, "FP16") == found
 
 
-def test_half_an_encoder_loads_as_half(benchmarks: Any, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_an_encoder_in_half_precision_loads_in_half_precision(benchmarks: Any, tiny_encoder: Path, tmp_path: Path) -> None:
     benchmarks("gpu_bundle").halve(tiny_encoder, tmp_path / "half")
     whole, half = (load_file(folder / "model.safetensors") for folder in (tiny_encoder, tmp_path / "half"))
     assert all(torch.equal(half[name], whole[name].half()) for name in whole)
     assert AutoModel.from_pretrained(tmp_path / "half").dtype == torch.float16
 
 
-def test_the_bundle_takes_what_is_missing_and_nothing_else(benchmarks: Any) -> None:
+def test_the_bundle_has_only_missing_packages(benchmarks: Any) -> None:
     names = {line.partition("==")[0] for line in benchmarks("gpu_bundle").missing()}
     assert {"datasets", "dill", "multiprocess", "pydantic", "pydantic-core", "pytest", "wrapt", "xxhash"} <= names
     assert not names & {"torch", "numpy", "transformers", "tokenizers", "pandas", "dvc", "celery", "triton", "kdqat"}
 
 
-def test_the_bundle_reports_what_prevents_it(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundle_reports_obstacles(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = benchmarks("gpu_bundle")
     with pytest.raises(ConfigError, match="exists already"):
         module.gather(tmp_path, tmp_path / "assets")

@@ -1,4 +1,4 @@
-"""Options that choose quantisers and hidden states, from the command line to what is recorded and computed."""
+"""Options that choose quantisers and hidden states: their effect on the record and on the computation."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TASK = ("--task", "rated", "--json")
 
 @pytest.fixture
 def work(tmp_path: Path, rated_task: Path, rated_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with the task `rated` and its teacher of three layers."""
+    """A working folder with the task `rated` and its teacher of three layers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KDQAT_DATA_DIR", raising=False)
     (tmp_path / "runs/rated").mkdir(parents=True)
@@ -47,24 +47,24 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def values_of(folder: Path) -> list[int]:
-    """How many values each matrix of a linear has."""
+    """The number of different values in each matrix of a linear layer."""
     layers = quantized_layers(load_classifier(folder).model).values()
     return [len(set(layer.weight.flatten().tolist())) for layer in layers if isinstance(layer, QuantizedLinear)]
 
 
-def test_eight_bits_lose_next_to_nothing_and_fewer_lose_more(work: Path) -> None:
+def test_eight_bits_lose_almost_nothing_and_fewer_lose_more(work: Path) -> None:
     teacher = results("evaluate", "runs/rated/teacher", "--json")["score"]
     scores = {}
     for weights, values in (("int8", (16, 255)), ("int4", (8, 15)), ("ternary", (3, 3))):
         out = work / weights
         scores[weights] = results("quantize", *TASK, "--weights", weights, "--out", str(out))["score"]
         assert recorded(out)["quantization"]["weights"] == weights
-        assert recorded(out)["quantization"]["activations"] == "int8", "the recipe's"
+        assert recorded(out)["quantization"]["activations"] == "int8", "the value of the recipe"
         assert results("evaluate", str(out), "--json")["score"] == scores[weights]
         assert all(values[0] <= count <= values[1] for count in values_of(out))
     assert teacher > 90
     assert scores["int8"] == pytest.approx(teacher, abs=0.5)
-    # Not int8 against int4: both lose so little that chance decides.
+    # int8 and int4 are not compared, because both lose so little that the order is random.
     assert max(abs(teacher - scores[name]) for name in ("int8", "int4")) < abs(teacher - scores["ternary"])
 
 
@@ -100,7 +100,7 @@ def test_a_student_of_eight_bits_is_trained_and_packed(work: Path) -> None:
 
 
 def test_a_packed_student_is_as_small_as_its_codec_makes_it(work: Path) -> None:
-    """Ternary and uniform: every codec gives the same scores and answers; another one does not replace a result."""
+    """Every codec gives the same scores and answers, and a result with another codec is not replaced."""
     for weights in (("--weights", "uniform"), ("--weights", "ternary")):
         student = results("quantize", *TASK, *weights, "--out", weights[1])
         sizes, answers = {}, set()
@@ -148,7 +148,7 @@ def test_a_student_of_uniform_weights_is_trained_and_evaluated(work: Path, more:
         assert 3 < int(codes.levels.max()) < 8
 
 
-def test_the_whole_tensor_may_be_a_bucket(work: Path) -> None:
+def test_the_whole_tensor_may_be_one_bucket(work: Path) -> None:
     told = results("quantize", *TASK, "--weights", "uniform", "--bits", "8", "--set", "quantization.bucket=null")
     assert Path(told["folder"]).name == "ternary-uniform-bits8-bucket-none"
     assert results("evaluate", told["folder"], "--json")["score"] == told["score"]
@@ -166,7 +166,7 @@ def test_the_whole_tensor_may_be_a_bucket(work: Path) -> None:
         (("--weights", "uniform", "--set", "quantization.rounding=up"), "'nearest' or 'stochastic'"),
     ],
 )
-def test_settings_that_the_weights_do_not_read_are_refused(work: Path, options: tuple[str, ...], sentence: str) -> None:
+def test_settings_that_the_weights_do_not_use_are_refused(work: Path, options: tuple[str, ...], sentence: str) -> None:
     for command in ("quantize", "distill"):
         done = kdqat(command, *TASK, *options, "--out", "out", code=2)
         assert sentence in " ".join(done.stderr.split())
@@ -203,7 +203,7 @@ def test_a_layer_that_the_teacher_lacks_is_refused(work: Path, text: str, outsid
 
 
 @pytest.mark.parametrize("text", ["-4,3", "all"])
-def test_the_outermost_layers_are_taken(work: Path, text: str) -> None:
+def test_the_first_and_last_hidden_states_are_accepted(work: Path, text: str) -> None:
     out = work / "out"
     kdqat("distill", *TASK, "--hidden-layers", text, "--max-steps", "1", "--out", str(out))
     chosen = recorded(out)["settings"]["distillation"]["hidden_layers"]
@@ -214,7 +214,7 @@ def test_the_outermost_layers_are_taken(work: Path, text: str) -> None:
     ("option", "value"),
     [("--weights", "binary"), ("--weights", "8"), ("--activations", "int4"), ("--activations", "8")],
 )
-def test_an_unknown_quantiser_names_the_known_ones(work: Path, option: str, value: str) -> None:
+def test_the_error_about_an_unknown_quantiser_names_the_known_ones(work: Path, option: str, value: str) -> None:
     for command in ("quantize", "distill"):
         done = kdqat(command, *TASK, option, value, code=2)
         assert value in done.stderr
@@ -222,7 +222,7 @@ def test_an_unknown_quantiser_names_the_known_ones(work: Path, option: str, valu
         assert all(name in done.stderr for name in known)
 
 
-def test_what_hidden_layers_are_read_as() -> None:
+def test_the_meaning_of_hidden_layers() -> None:
     assert layers_option(None) is None
     assert layers_option("all") == "all"
     assert layers_option("0") == [0]

@@ -1,4 +1,4 @@
-"""What is printed: tables of any width, text that a terminal must not obey, sentences."""
+"""Printed output: tables of any width, text with control characters, sentences."""
 
 import io
 import json
@@ -22,7 +22,7 @@ _PRINTS = "import json, sys; from kdqat_cli.output import Output; Output().rows(
 
 
 def on_terminal(columns: int, *command: str, **variables: str) -> str:
-    """What a command prints on a terminal of so many columns."""
+    """The output of a command on a terminal with the given number of columns."""
     ours, theirs = pty.openpty()
     os.environ.pop("COLUMNS", None)
     settings = environment(TERM="xterm", **variables)
@@ -35,7 +35,7 @@ def on_terminal(columns: int, *command: str, **variables: str) -> str:
     while True:
         try:
             part = os.read(ours, 65536)
-        except OSError:  # so Linux says that nobody writes any more
+        except OSError:  # Linux reports in this way that there is no writer any more
             break
         if not part:
             break
@@ -61,7 +61,7 @@ def test_a_row_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert "x " * 60 in lines[3]
 
 
-def test_json_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"folder": ":smile:/[red]a[/]\tb\x1b[31m\x7f\x9b", "long": "word " * 100}
     Output(as_json=True).result(value)
     printed = capsys.readouterr().out
@@ -70,12 +70,12 @@ def test_json_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {"\x1b", "\x7f", "\x9b"} & set(printed)
 
 
-def test_a_table_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_text_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     Output().result({"folder": ":smile:/[red]a[/]\tb\x1b[31m\nnext"})
     assert capsys.readouterr().out.strip() == "folder  :smile:/[red]a[/]\\tb\\x1b[31m\\nnext"
 
 
-def test_sentences_hold_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sentences_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     from kdqat_cli.errors import ConfigError
 
     Output().error(ConfigError("bad \x1b]0;title\x07 [bold]:smile:\r\nsecond", "mend \x9b2J"))
@@ -93,7 +93,7 @@ def test_sentences_hold_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixt
     ("encoding", "shown"),
     [("utf-8", "β😀\\udcff"), ("ascii", "\\u03b2\\U0001f600\\udcff"), ("cp1253", "β\\U0001f600\\udcff")],
 )
-def test_what_an_encoding_lacks_is_escaped(encoding: str, shown: str) -> None:
+def test_characters_that_an_encoding_lacks_are_escaped(encoding: str, shown: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     assert printable("β😀\udcff", stream) == shown
 
@@ -109,7 +109,7 @@ _PROGRESS = (
     ("columns", "variables"),
     [(20, {}), (59, {}), (80, {"TERM": "dumb"}), (80, {"TERM": ""}), (80, {"FORCE_COLOR": "1", "TERM": "unknown"})],
 )
-def test_a_terminal_that_shows_no_bar_gets_lines(columns: int, variables: dict[str, Any]) -> None:
+def test_a_terminal_that_cannot_show_a_bar_gets_lines(columns: int, variables: dict[str, Any]) -> None:
     shown = on_terminal(
         columns, "env", *(f"{name}={value}" for name, value in variables.items()), sys.executable, "-c", _PROGRESS
     )

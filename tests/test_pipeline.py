@@ -1,4 +1,4 @@
-"""dvc.yaml itself, run through DVC on a tiny encoder and a tiny task."""
+"""The real dvc.yaml, run by DVC on a tiny encoder and a tiny task."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def test_every_model_is_scored(project: Path) -> None:
     assert teacher["score"] > 90
     assert student["score"] > 75
     assert student["score"] == packed["score"]
-    assert packed["bytes"] < student["bytes"] / 3  # so small a model is mostly header and LayerNorm
+    assert packed["bytes"] < student["bytes"] / 3  # such a small model is mostly header and LayerNorm
     assert packed["rows"] == 60
 
 
@@ -81,7 +81,7 @@ def test_dvc_understands_metrics_and_plots(project: Path) -> None:
     with (project / STUDENT / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["epoch"]) for row in rows if row["score"]] == [1, 2, 3, 4]
-    assert [int(row["step"]) for row in rows] == list(range(1, 101)), "of so few steps every one"
+    assert [int(row["step"]) for row in rows] == list(range(1, 101)), "with so few steps, every step is logged"
     assert all(float(row[f"loss_{term}"]) > 0 for row in rows for term in ("logits", "hidden", "map", "output"))
 
 
@@ -96,7 +96,7 @@ def test_report_shows_every_model(project: Path) -> None:
         assert words in table
 
 
-def test_a_second_run_does_nothing_and_says_so(project: Path) -> None:
+def test_a_second_run_does_nothing_and_reports_it(project: Path) -> None:
     assert "Data and pipelines are up to date." in run(project, "dvc", "repro")
 
 
@@ -106,7 +106,7 @@ def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(pro
     said = run(project, "dvc", "repro")
     for stage in ("teacher@tiny", "evaluate-task@tiny-teacher"):
         assert f"Stage '{stage}' didn't change" in said
-    # How the student's rows are cut and padded is the ternary model's too; epochs change not a bit of it.
+    # The ternary model uses the student's settings of rows; the number of epochs does not change it.
     assert "Running stage 'ternary@tiny'" in said
     assert "Stage 'evaluate-task@tiny-ternary' didn't change" in said
     for stage in ("student@tiny-map+output-1", "packed@tiny-map+output-1", "evaluate-run@tiny-packed-map+output-1"):
@@ -131,7 +131,7 @@ def test_a_change_of_the_engine_or_a_metric_makes_its_results_stale(project: Pat
         path.write_bytes(before)
     assert {"teacher@tiny", "ternary@tiny", "student@tiny-map+output-1"} <= stale.keys()
     assert {"packed@tiny-map+output-1", "evaluate-run@tiny-student-map+output-1"} <= stale.keys()
-    # The report reads packed records, whose check asks the families of networks, whose attention asks the library.
+    # The report reads packed records; their check imports the families of networks, and their attention the library.
     assert ("report" in stale) == module.startswith("native/")
 
 

@@ -1,4 +1,4 @@
-"""The folders under pipelines/: each resolves, each is valid, and one runs whole on a tiny encoder and task."""
+"""The folders under pipelines/: each resolves and is valid, and one runs completely on a tiny encoder and task."""
 
 import json
 import random
@@ -43,7 +43,7 @@ def test_the_common_part_of_the_pipelines_is_in_one_file() -> None:
     for folder in set(FOLDERS) - {FIGURES}:
         stages = "polino-stages.yaml" if folder in POLINO else "stages.yaml"
         assert folder.joinpath("dvc.yaml").readlink() == Path("..", stages)
-    # The figures' pipeline has stages beyond those that it shares; those it has word for word.
+    # The pipeline of the figures has additional stages; its common stages are equal word for word.
     shared, figures = (
         yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
         for path in (REPOSITORY / "pipelines/stages.yaml", FIGURES / "dvc.yaml")
@@ -52,7 +52,7 @@ def test_the_common_part_of_the_pipelines_is_in_one_file() -> None:
     assert figures.items() >= shared.items()
 
 
-# One folder for each set of stages; the others differ in their params.yaml alone, and take as long.
+# One folder per set of stages; the others differ only in their params.yaml, and would take as long.
 _FIRST = ("table-2-glue", "polino-digits", "polino-tables-21-23", "figures")
 
 
@@ -93,15 +93,15 @@ def test_all_quantised_runs_of_polino_et_al_are_packed_and_have_a_published_row(
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_setting_of_one_task_is_not_that_of_another(folder: Path) -> None:
-    """A shared anchor would be: `dvc exp run -S settings.rte.student.epochs=1` would change every task."""
+def test_a_setting_of_one_task_does_not_change_another_task(folder: Path) -> None:
+    """With a shared anchor, `dvc exp run -S settings.rte.student.epochs=1` would change every task."""
     tokens = yaml.scan((folder / "params.yaml").read_text(encoding="utf-8"))
     assert not any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in tokens)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git has of the repository, as far as DVC looks at it."""
+    """The files of the repository in git that DVC reads."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(REPOSITORY / name, folder)
@@ -123,7 +123,7 @@ def test_the_root_sees_only_its_own_pipeline(clone: Path) -> None:
     assert "pipelines" not in run(clone, "dvc", "stage", "list", "--recursive").stdout
 
 
-def test_a_pipeline_is_a_project_of_its_own_with_the_roots_cache(clone: Path) -> None:
+def test_a_pipeline_is_a_separate_project_with_the_cache_of_the_root(clone: Path) -> None:
     texts = {(folder / ".dvc/config").read_text(encoding="utf-8") for folder in FOLDERS}
     assert len(texts) == 1
     folder = clone / "pipelines/clean-changes"
@@ -138,7 +138,7 @@ def test_a_pipeline_is_a_project_of_its_own_with_the_roots_cache(clone: Path) ->
     assert "../../../.dvc/plots/page.html" in texts.pop()
 
 
-def test_a_smoke_run_says_that_it_is_one(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
+def test_a_smoke_run_is_marked(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
     shutil.copy(REPOSITORY / "pipelines/table-2-glue/dvc.yaml", tmp_path)
     shutil.copytree(tiny_task, tmp_path / "tasks")
     params = yaml.safe_load((REPOSITORY / "pipelines/table-2-glue/params.yaml").read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def test_a_smoke_run_says_that_it_is_one(tmp_path: Path, tiny_encoder: Path, tin
 
 @pytest.mark.slow
 def test_table_2_passes_in_minutes_on_a_tiny_encoder(tmp_path: Path, tiny_encoder: Path) -> None:
-    """As docs/pipelines.md has it: every task of GLUE, every loss, one seed; and nothing of it may be quoted."""
+    """As in docs/pipelines.md: every task of GLUE, every loss, one seed; no result may be quoted."""
     for name in yaml.safe_load((REPOSITORY / "pipelines/table-2-glue/params.yaml").read_text(encoding="utf-8"))[
         "tasks"
     ]:
@@ -174,7 +174,7 @@ def test_table_2_passes_in_minutes_on_a_tiny_encoder(tmp_path: Path, tiny_encode
 
 
 def write_glue(folder: Path, task: TextTask) -> None:
-    """Files of a task in the published layout, with 80 rows for each split."""
+    """Writes the files of a task in the published layout, with 80 rows per split."""
     names = task.header or task.columns.used()
     draw = random.Random(0)
     for file in set(task.files.values()):
@@ -226,4 +226,4 @@ def test_a_pipeline_of_polino_et_al_runs(tmp_path: Path) -> None:
     ]
     assert not any(group["missing"] for group in groups)
     full, *packed = (group["metrics"]["bytes"] for group in groups[2:])
-    assert max(packed) < full  # of so small a network a header of 5,000 bytes is the most
+    assert max(packed) < full  # a header of 5,000 bytes is most of such a small network

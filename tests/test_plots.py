@@ -19,7 +19,7 @@ step,epoch,loss,loss_map,score
 8,2.0,1.0,0.125,62.5
 """
 PIPELINE = "stages:\n  s:\n    cmd: 'true'\n    plots:\n      - history.csv: {x: step, y: loss}\n"
-# As much of a browser as the page needs: elements with attributes and children.
+# The part of a browser that the page needs: elements with attributes and children.
 BROWSER = """\
 class Element {
     constructor(name) { this.name = name; this.attributes = {}; this.children = []; this.style = {}; }
@@ -37,7 +37,7 @@ const document = {
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """What `dvc plots show` makes of a history, with the repository's configuration."""
+    """The page of `dvc plots show` for a history, with the repository's configuration."""
     run(tmp_path, "dvc", "init", "--no-scm", "--quiet")
     shutil.copy(REPOSITORY / ".dvc/config", tmp_path / ".dvc/config")
     shutil.copytree(REPOSITORY / ".dvc/plots", tmp_path / ".dvc/plots")
@@ -47,7 +47,7 @@ def page(tmp_path: Path) -> str:
     return (tmp_path / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
-def test_the_page_takes_nothing_from_the_web(page: str) -> None:
+def test_the_page_loads_nothing_from_the_web(page: str) -> None:
     assert not re.search(r"<script[^>]+src|<link|@import|url\(", page)
     assert "vegaEmbed('#history_csv', spec);" in page
 
@@ -59,7 +59,7 @@ def test_every_column_is_a_curve_and_empty_cells_are_no_points(page: str, tmp_pa
     assert set(curves) == {"epoch", "loss", "loss_map", "score"}
     assert [len(curves[name]) for name in ("loss", "loss_map", "score")] == [4, 4, 2]
     heights = [y for _, y in curves["loss"]]
-    assert heights == sorted(heights), "the loss falls: downwards is more"
+    assert heights == sorted(heights), "the loss falls; y grows downwards"
     across = [x for x, _ in curves["loss"]]
     assert [(x - across[0]) / (across[-1] - across[0]) for x in across] == pytest.approx([0, 1 / 7, 3 / 7, 1])
 
@@ -79,7 +79,7 @@ def test_a_confusion_is_a_table_of_counts(page: str, tmp_path: Path) -> None:
 
 
 def drawn_by(page: str, folder: Path) -> list[dict[str, Any]]:
-    """The elements that the page's program makes."""
+    """The elements that the program of the page makes."""
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
     program = folder / "page.js"
     program.write_text("\n".join([BROWSER, *scripts, "console.log(JSON.stringify(root));"]), encoding="utf-8")

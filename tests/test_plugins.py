@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
     return folder
 
 
-def test_a_loss_and_a_format_of_one_file(project: Path) -> None:
+def test_a_loss_and_a_format_from_one_file(project: Path) -> None:
     student = ("distill", "--task", "tiny", "--loss", "cosine", "--epochs", "2", "--learning-rate", "2e-3")
     told = json.loads(run(project, "kdqat", *student, "--json").stdout)
     with (project / told["folder"] / "history.csv").open(encoding="utf-8") as file:
@@ -68,7 +68,7 @@ def test_a_loss_and_a_format_of_one_file(project: Path) -> None:
 
 
 def test_a_quantiser_with_buckets(project: Path) -> None:
-    """It is trained, scored, kept apart from ternary students, and packed."""
+    """A student is trained, scored, packed, and kept separate from ternary students."""
     student = ("distill", "--task", "tiny", "--loss", "map", "--weights", "bucket3", "--max-steps", "10")
     told = json.loads(run(project, "kdqat", *student, "--json").stdout)
     assert Path(told["folder"]).name == "map-max_steps10-bucket3-42"
@@ -90,7 +90,7 @@ def test_a_quantiser_with_buckets(project: Path) -> None:
         ("mine.py", "", "plugins: input should be a valid list", 2),
     ],
 )
-def test_what_is_wrong_with_a_plugin_is_one_sentence(
+def test_a_faulty_plugin_is_reported_in_one_sentence(
     plugins: str, content: str | None, said: str, code: int, tmp_path: Path
 ) -> None:
     (tmp_path / "params.yaml").write_text(f"plugins: {plugins}\n", encoding="utf-8")
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_plugin_is_one_sentence(
 
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a kind of task of its own: points inside and outside of a circle."""
+    """A folder with its own kind of task: points inside and outside of a circle."""
     folder = tmp_path_factory.mktemp("points")
     (folder / "tasks").mkdir()
     shutil.copy(REPOSITORY / "tests/points.py", folder / "points.py")
@@ -120,7 +120,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_kind_of_task_with_a_network_of_one_file(points: Path) -> None:
+def test_a_kind_of_task_with_a_network_from_one_file(points: Path) -> None:
     teacher = json.loads(run(points, "kdqat", "evaluate", "runs/circle/teacher", "--json").stdout)
     assert teacher["score"] > 90
     small = (
@@ -144,7 +144,7 @@ def test_a_kind_of_task_with_a_network_of_one_file(points: Path) -> None:
     assert "wide" in run(points, "kdqat", "ls", "networks").stdout
 
 
-def test_a_task_and_a_model_of_other_kinds_do_not_meet(points: Path) -> None:
+def test_a_task_and_a_model_of_different_kinds_are_refused(points: Path) -> None:
     said = run(points, "kdqat", "evaluate", "runs/circle/teacher", "--task", "digits", code=2).stderr
     assert "reads rows of the kind points, but task digits has rows of the kind image." in " ".join(said.split())
     said = run(points, "kdqat", "finetune-teacher", "--task", "circle", code=2).stderr

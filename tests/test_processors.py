@@ -1,4 +1,4 @@
-"""The limits of control groups, on files as the two versions have them."""
+"""The limits of control groups, with files of both versions."""
 
 import os
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_the_limit_of_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 1), (1.9, 1), (1e6, None), (None, None)])
-def test_the_share_is_rounded_down_but_never_to_none(
+def test_the_share_is_rounded_down_but_not_to_0(
     share: float | None, count: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "processor_limit", lambda: share)

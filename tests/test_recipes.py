@@ -1,4 +1,4 @@
-"""The packaged recipes: every value of `paper` is the specification's, and `clean` means what it meant."""
+"""The packaged recipes: `paper` has the values of the specification, and `clean` has not changed."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ TRAINING: dict[str, Any] = {
     "keep_best": "score",
 }
 TEACHER = TRAINING | {"model": None}
-# What neither recipe has anything to say of.
+# Fields that both recipes leave at their defaults.
 OTHER = {"bits": 4, "bucket": 256, "rounding": "nearest", "gradient": "plain", "start": "quantiles"}
 OTHER |= {"allocation": "equal", "vectors": False, "exempt": []}
 LOGITS = {
@@ -93,7 +93,7 @@ PAPER_STUDENT = {
     "precision": "fp32",
     "eval_before_end": 1,
 }
-ACCURACY = ("mrpc", "qqp")  # what the public code keeps the best of, beside a task's score
+ACCURACY = ("mrpc", "qqp")  # the public code keeps the best step by accuracy in these tasks, otherwise by the score
 
 
 def test_packaged_recipes() -> None:
@@ -101,7 +101,7 @@ def test_packaged_recipes() -> None:
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_paper_is_the_specification_s(task: str) -> None:
+def test_paper_agrees_with_the_specification(task: str) -> None:
     settings = resolve(task, Params(), recipe="paper")
     batch_size, max_length, eval_every = GLUE[task]
     own: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "eval_every": eval_every}
@@ -122,10 +122,10 @@ def test_paper_is_the_specification_s(task: str) -> None:
         "score_cutoff": -100.0,
     }
     assert settings.teacher.model_dump() == TEACHER
-    assert max_length == load_text_task(task).max_length, "the teacher's rows are cut where the student's are"
+    assert max_length == load_text_task(task).max_length, "the teacher's rows are cut like the student's"
 
 
-def test_clean_is_what_it_was() -> None:
+def test_clean_has_not_changed() -> None:
     assert load_recipe("clean").model_dump(exclude={"kinds", "tasks"}) == CLEAN
     for task in task_names():
         assert resolve(task, Params()).model_dump() == CLEAN, task
@@ -139,7 +139,7 @@ def test_images_have_no_attention_and_no_tokens(name: str) -> None:
     assert settings.student.learning_rate >= 1e-3
 
 
-def test_polino_paper_is_the_public_code_on_images_and_on_translation() -> None:
+def test_polino_paper_agrees_with_the_public_code_on_images_and_translation() -> None:
     image = resolve("cifar10", Params(), "polino-paper", kind="image")
     assert image.network == {"relu_logits": True}
     assert (image.student.optimizer, image.student.learning_rate, image.student.epochs) == ("sgd", 1e-3, 200)
@@ -157,6 +157,6 @@ def test_polino_paper_is_the_public_code_on_images_and_on_translation() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_resolves_for_every_task(name: str) -> None:
-    assert load_recipe(name).tasks.keys() <= set(task_names()), "a task that nobody has is never asked for"
+    assert load_recipe(name).tasks.keys() <= set(task_names()), "every task in a recipe exists"
     for task in task_names():
         resolve(task, Params(), recipe=name, kind=load_task(task).kind)

@@ -1,4 +1,4 @@
-"""The record beside a model: what is written is read again, and nothing else is."""
+"""The record beside a model: written records are read back, and other values are refused."""
 
 import json
 from typing import Any
@@ -30,12 +30,12 @@ PACKED: dict[str, Any] = {
         Record(**PACKED, inputs=Inputs(names=["input_ids", "attention_mask"], truncation_side="left")),
     ],
 )
-def test_a_record_survives_json(record: Record) -> None:
+def test_a_record_is_read_back_from_json(record: Record) -> None:
     assert read_record(json.loads(json.dumps(record.to_json())), "a record") == record
 
 
-def test_what_version_1_files_hold_is_read() -> None:
-    """They were written with null where a value was absent, and without version, inputs and batches."""
+def test_records_in_files_of_version_1_are_read() -> None:
+    """They have null for missing values, and no version, inputs and batches."""
     older = {**PACKED, "labels": None, "seed": 42, "settings": {}, "sources": {"teacher": None}, "versions": {}}
     record = read_record(older, "a record")
     assert (record.labels, record.inputs, record.batches) == (None, None, BY_LENGTH)
@@ -62,7 +62,7 @@ def test_what_version_1_files_hold_is_read() -> None:
         ({"lables": []}, "did you mean labels"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+def test_invalid_values_are_refused_by_name(change: dict[str, Any], told: str) -> None:
     with pytest.raises(MissingInputError) as caught:
         read_record(PACKED | change, "kdqat.json")
     assert told in caught.value.sentence
@@ -70,7 +70,7 @@ def test_what_makes_no_sense_is_refused_by_name(change: dict[str, Any], told: st
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 3])
-def test_another_shape_is_refused(value: Any) -> None:
+def test_a_wrong_form_is_refused(value: Any) -> None:
     with pytest.raises(MissingInputError, match=r"kdqat\.json must have keys and values"):
         read_record(value, "kdqat.json")
 

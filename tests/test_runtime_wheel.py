@@ -1,4 +1,4 @@
-"""The wheel kdqat-runtime: a fresh environment with it alone serves what kdqat serves, bit for bit, below 200 MB."""
+"""The wheel kdqat-runtime: in a new environment it alone gives the same logits as kdqat, with less than 200 MB."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment with the runtime's wheel."""
+    """The interpreter of a new environment with the runtime's wheel."""
     place = tmp_path_factory.mktemp("runtime")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(place)]
     subprocess.run([*build, str(REPOSITORY / "packaging/runtime")], check=True)
@@ -49,7 +49,7 @@ def test_its_logits_are_those_of_kdqat(python: Path, folder: Path) -> None:
     assert json.loads(done.stdout) == load(folder / "packed").logits(TEXTS[:5]).tolist()
 
 
-def test_its_command_predicts_and_says_what_it_lacks(python: Path, folder: Path) -> None:
+def test_its_command_predicts_and_reports_missing_features(python: Path, folder: Path) -> None:
     kdqat = python.with_name("kdqat")
     done = subprocess.run(
         [kdqat, "predict", "packed", TEXTS[0]], cwd=folder, capture_output=True, text=True, check=True

@@ -110,7 +110,7 @@ def test_a_program_ends_without_a_message(folder: Path) -> None:
         ("\ud800", "is not valid Unicode"),
     ],
 )
-def test_a_mistake_is_reported_in_a_sentence(folder: Path, given: Any, sentence: str) -> None:
+def test_wrong_arguments_are_reported_in_one_sentence(folder: Path, given: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load(folder / "packed")(given)
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, left by their reader, or of another encoding; signals that end a command."""
+"""Standard streams that are closed, full, without a reader, or in another encoding; signals that end a command."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task
 
 
 def shell(folder: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script of bash, which ends as the first command of a pipe that fails."""
+    """Runs a script of bash; its exit code is that of the first failing command of a pipe."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         cwd=folder,
@@ -44,12 +44,12 @@ def test_a_reader_that_closes_the_pipe_is_not_a_failure(tmp_path: Path, command:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_failure_keeps_its_code_where_nobody_reads_it(tmp_path: Path) -> None:
+def test_a_failure_keeps_its_exit_code_without_a_reader(tmp_path: Path) -> None:
     assert shell(tmp_path, "kdqat evaluate nothing 2>&1 | true").returncode == 3
 
 
-def test_an_answer_that_nobody_reads_is_the_last(tmp_path: Path) -> None:
-    """Otherwise `kdqat predict … | head -1` would classify a million texts for nobody."""
+def test_no_answers_are_computed_without_a_reader(tmp_path: Path) -> None:
+    """Otherwise `kdqat predict … | head -1` would classify a million texts in vain."""
     code = "from itertools import count; from kdqat_cli import cli; from kdqat_cli.commands.app import command\n"
     code += "from kdqat_cli.output import Output\n"
     code += "@command\ndef endless() -> None:\n    'x'\n    [Output().line({'n': n}) for n in count()]\n"
@@ -58,7 +58,7 @@ def test_an_answer_that_nobody_reads_is_the_last(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"n": 0}\n{"n": 1}\n', "")
 
 
-def test_a_training_goes_on_without_a_reader(work: Path) -> None:
+def test_a_training_continues_without_a_reader(work: Path) -> None:
     training = "--task tiny --encoder encoder --max-steps 4 --eval-every 1"
     done = shell(work, f"kdqat finetune-teacher {training} --out left --json 2> >(true)")
     assert done.returncode == 0
@@ -66,8 +66,8 @@ def test_a_training_goes_on_without_a_reader(work: Path) -> None:
     assert (work / "left/run.json").is_file()
 
 
-def test_a_closed_stream_does_not_become_one_of_our_files(work: Path) -> None:
-    """Without care the first files that are opened get the numbers 0 to 2, and what is printed goes into them."""
+def test_a_closed_stream_does_not_become_an_output_file(work: Path) -> None:
+    """Without protection, the first opened files would get the numbers 0 to 2, and printed text would go into them."""
     training = "--task tiny --encoder encoder --max-steps 2 --eval-every 1"
     done = shell(work, f"kdqat finetune-teacher {training} --out closed <&- >&- 2>&-")
     assert done.returncode == 3, "its last line is lost; the training is not"
@@ -107,7 +107,7 @@ def test_an_answer_for_a_closed_standard_output_is_reported(work: Path) -> None:
     assert shell(work, "kdqat predict model 'a good film' <&-").returncode == 0
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("command", ["ls tasks", "recipe clean", "--help"])
 def test_a_full_disk_under_standard_output_is_reported(tmp_path: Path, command: str) -> None:
     done = shell(tmp_path, f"kdqat {command} > /dev/full")
@@ -117,7 +117,7 @@ def test_a_full_disk_under_standard_output_is_reported(tmp_path: Path, command: 
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_an_output_encoding_that_lacks_a_character_is_not_a_failure(tmp_path: Path, encoding: str) -> None:
+def test_a_character_that_the_output_encoding_lacks_is_not_a_failure(tmp_path: Path, encoding: str) -> None:
     tasks = shell(tmp_path, f"kdqat ls tasks | iconv -f {encoding} -t utf-8", PYTHONIOENCODING=encoding)
     assert (tasks.returncode, "de \\u2192 en" in tasks.stdout) == (0, True)
     for command in ("α\x1b[31m", "ls α\x1b[31m", "ls tasks --α\x1b[31m"):
@@ -147,21 +147,21 @@ def test_json_is_valid_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     assert title in run(tmp_path, "kdqat", "ls", "tasks", PYTHONIOENCODING=encoding).stdout
 
 
-def test_a_recipe_is_printed_as_it_is(tmp_path: Path) -> None:
+def test_a_recipe_is_printed_unchanged(tmp_path: Path) -> None:
     recipe = run(tmp_path, "kdqat", "recipe", "clean").stdout + "# β\tα :smile: [bold]x[/] " + "long " * 80 + "\n"
     (tmp_path / "mine.yaml").write_text(recipe, encoding="utf-8")
     for encoding in ("utf-8", "ascii"):
         assert run(tmp_path, "kdqat", "recipe", "mine.yaml", PYTHONIOENCODING=encoding).stdout == recipe
 
 
-def test_sigterm_says_one_line(work: Path) -> None:
+def test_sigterm_prints_one_line(work: Path) -> None:
     command = ["kdqat", "finetune-teacher", "--task", "tiny", "--encoder", "encoder", "--out", "stopped"]
     options = ["--epochs", "500", "--eval-every", "2"]
     process = subprocess.Popen([*command, *options], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     scores = (line for line in process.stderr if "dev score" in line)
     next(scores)
-    next(scores)  # the checkpoint of the first is whole
+    next(scores)  # the checkpoint of the first evaluation is complete
     process.send_signal(signal.SIGTERM)
     said = process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Lines become texts as they arrive, and what is no text is named."""
+"""Lines become texts as they arrive, and invalid lines are named."""
 
 import gzip
 import os
@@ -95,7 +95,7 @@ def test_a_wrong_line_is_named_after_those_before_it(line: bytes, told: str, tmp
             next(batches)
 
 
-def test_what_has_arrived_is_not_held_back(pipe: tuple[int, int]) -> None:
+def test_lines_that_have_arrived_are_not_held_back(pipe: tuple[int, int]) -> None:
     read, write = pipe
     batches = read_texts(read, Path("pipe"), 3, None)
     os.write(write, b"one\ntw")
@@ -107,7 +107,7 @@ def test_what_has_arrived_is_not_held_back(pipe: tuple[int, int]) -> None:
     assert list(batches) == []
 
 
-def test_a_line_without_end_is_not_held(pipe: tuple[int, int], tmp_path: Path) -> None:
+def test_a_line_without_an_end_is_not_kept_in_memory(pipe: tuple[int, int], tmp_path: Path) -> None:
     file = tmp_path / "endless"
     file.write_bytes(b"\n" + b"x" * (5 * LONGEST_LINE))
     with open_source(file) as source, pytest.raises(MissingInputError, match="line 2 has more than"):
@@ -129,7 +129,7 @@ def test_a_json_array_is_not_a_text(content: bytes, tmp_path: Path) -> None:
     assert texts_of(b"[sic] bad\n", tmp_path, "rows.txt") == [Text("[sic] bad")]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="nowhere cannot be read: No such file"):
         texts_of_missing(tmp_path / "nowhere")
     with open_source(tmp_path) as source, pytest.raises(MissingInputError, match="here cannot be read: Is a directory"):

@@ -1,4 +1,4 @@
-"""The chain of commands on translation: German digits to English ones, the last one first, by small LSTMs."""
+"""The chain of commands on translation by small LSTMs: German digits to English digits in reversed order."""
 
 import json
 import random
@@ -91,14 +91,14 @@ def test_a_smaller_student_and_the_teacher_itself_in_few_bits(count: Path) -> No
     vocabularies = {
         (count / place / "model/vocabulary.json").read_bytes() for place in ("runs/count/teacher", *students)
     }
-    assert len(vocabularies) == 1, "a student knows its teacher's words"
+    assert len(vocabularies) == 1, "a student has the words of its teacher"
     words = count / "qd-packed/model/vocabulary.json"
     words.write_text(words.read_text(encoding="utf-8").replace("drei", "dei"), encoding="utf-8")
     assert "the network was trained with another vocabulary.json" in refused(count, 3, "evaluate", "qd-packed")
 
 
-def test_two_devices_train_as_one_does(count: Path) -> None:
-    """Their losses are means over all words of a batch, not means of their sentences' or their devices' means."""
+def test_two_devices_train_like_one(count: Path) -> None:
+    """The losses are means over all words of a batch, not means of the means of sentences or devices."""
     losses = []
     for devices in ("1", "2"):
         out = f"on-{devices}"
@@ -109,8 +109,8 @@ def test_two_devices_train_as_one_does(count: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_vocabulary_is_never_made_anew(count: Path) -> None:
-    """Other training rows would number the words anew; without its words a network is nothing."""
+def test_a_vocabulary_is_never_made_again(count: Path) -> None:
+    """Other training rows would number the words differently, and a network is useless without its words."""
     before = told(count, "evaluate", "runs/count/teacher")
     kept = {path: path.read_bytes() for path in (count / "train.de", count / "train.en")}
     write(count, "train", 20)
@@ -159,7 +159,7 @@ def test_a_vocabulary_is_never_made_anew(count: Path) -> None:
         (3, ("finetune-teacher", "--task", "multi30k"), "Task multi30k: there is no multi30k/train.de in"),
     ],
 )
-def test_what_does_not_fit_is_refused(code: int, arguments: tuple[str, ...], said: str, count: Path) -> None:
+def test_settings_that_do_not_fit_are_refused(code: int, arguments: tuple[str, ...], said: str, count: Path) -> None:
     (count / "other.yaml").write_text(TASK.replace("count", "other").replace("[de, en]", "[nl, en]", 1))
     (count / "low.yaml").write_text(TASK.replace("count", "low") + "lower: true\n")
     assert said in refused(count, code, *arguments)
@@ -178,7 +178,7 @@ def test_a_line_is_a_sentence_and_its_answer_a_translation(count: Path) -> None:
     assert score == pytest.approx(told(count, "evaluate", "runs/count/teacher")["test_bleu"])
 
 
-def test_a_student_learns_from_its_teacher_s_translations_which_are_kept(count: Path) -> None:
+def test_a_student_learns_from_its_teachers_translations_which_are_cached(count: Path) -> None:
     learn = (*STUDENT, "--network", "lstm-tiny", "--epochs", "2", "--set", "distillation.targets=teacher")
     told(count, *learn, "--out", "taught")
     (kept,) = (count / "runs/count/taught").iterdir()
@@ -186,7 +186,7 @@ def test_a_student_learns_from_its_teacher_s_translations_which_are_kept(count: 
     assert len(translations) == 500
     references = (count / "train.en").read_text(encoding="utf-8").splitlines()
     assert 50 < sacrebleu.corpus_bleu(translations, [references], force=True).score < 100
-    # What is kept is read the next time, and other sentences there give another student.
+    # Cached translations are read the next time: other sentences in the cache give another student.
     weights = [(count / "taught/model/model.safetensors").read_bytes()]
     for out, sentences in (("again", translations), ("other", ["zero ."] * 500)):
         kept.write_text(json.dumps({"version": 1, "translations": sentences}), encoding="utf-8")

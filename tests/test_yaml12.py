@@ -1,4 +1,4 @@
-"""YAML 1.2 scalars against ruamel.yaml, which DVC reads params.yaml with; and what is refused."""
+"""YAML 1.2 scalars against ruamel.yaml, with which DVC reads params.yaml; and files that are refused."""
 
 import math
 from pathlib import Path
@@ -59,7 +59,7 @@ SCALARS: dict[str, Any] = {
     "--1": "--1",
     "1e": "1e",
 }
-# Strings by 1.2's core schema; ruamel.yaml keeps YAML 1.1's reading of most of them, so they are not compared.
+# Strings in the core schema of 1.2. ruamel.yaml reads most of them as in YAML 1.1, so they are not compared.
 STRINGS = ["1_000", "1_0.5", "2001-12-14", "2001-12-14t21:59:43.10-05:00", "0b11", "=", "<<x"]
 
 
@@ -84,7 +84,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, scalar: str) -> None:
 
 
 @pytest.mark.parametrize("scalar", STRINGS)
-def test_what_is_a_string_in_yaml_1_2(tmp_path: Path, scalar: str) -> None:
+def test_strings_in_yaml_1_2(tmp_path: Path, scalar: str) -> None:
     assert read(tmp_path, f"key: {scalar}\n") == {"key": scalar}
 
 
@@ -145,7 +145,7 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str)
     "text",
     ["a: [1, 2", "a: b: c", "\tx: 1", "a: 'open", "{a: 1}}", "a: *nowhere", "--- 1\n--- 2\n", "? [a, b]\n: c\n", "%\n"],
 )
-def test_what_is_not_yaml_is_refused_with_its_place(tmp_path: Path, text: str) -> None:
+def test_invalid_yaml_is_refused_with_its_place(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"file\.yaml is not valid YAML: .*line \d+") as caught:
         read(tmp_path, text)
     assert "\n" not in caught.value.sentence
@@ -158,7 +158,7 @@ def test_a_tab_is_reported(tmp_path: Path) -> None:
     assert caught.value.fix == "spaces in place of the tab"
 
 
-def test_a_nest_without_end_is_refused(tmp_path: Path) -> None:
+def test_unclosed_brackets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         read(tmp_path, "[" * 1000)
 
@@ -182,12 +182,12 @@ def test_tags_that_construct_objects_are_refused(tmp_path: Path, text: str) -> N
 @pytest.mark.parametrize(
     "value", ["!!int four", "!!float x", "!!bool maybe", "!!timestamp x", "!!map [1]", "1" * 5000], ids=lambda x: x[:9]
 )
-def test_a_tag_that_its_value_does_not_fit_is_refused(tmp_path: Path, value: str) -> None:
+def test_a_tag_with_an_unfitting_value_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         read(tmp_path, f"a: {value}\n")
 
 
-def test_what_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes("name: schön\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"file\.yaml, line 1 is not UTF-8"):
@@ -203,12 +203,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 65 + "]" * 65, "\n".join(" " * level + "a:" for level in range(65))])
-def test_what_nests_deeply_is_refused(tmp_path: Path, text: str) -> None:
+def test_deep_nesting_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="nest more than 64 levels deep"):
         read(tmp_path, text)
 
 
-def test_what_nests_less_deeply_is_read(tmp_path: Path) -> None:
+def test_less_deep_nesting_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, f"- {'[' * 63}{']' * 63}\n" * 3) == read(
         tmp_path, f"[{', '.join(['[' * 63 + ']' * 63] * 3)}]"
     )

@@ -8,7 +8,7 @@ MARKS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]
 
 
 def wordpiece() -> Tokenizer:
-    """BERT's."""
+    """A tokenizer like BERT's."""
     letters = sorted(set("".join(WORDS)))
     table = list(dict.fromkeys([*MARKS, *letters, *(f"##{letter}" for letter in letters), *WORDS[:10], ".", "!"]))
     tokenizer = Tokenizer(models.WordPiece({token: number for number, token in enumerate(table)}, unk_token="[UNK]"))
@@ -18,7 +18,7 @@ def wordpiece() -> Tokenizer:
 
 
 def bpe() -> Tokenizer:
-    """RoBERTa's: pieces of bytes."""
+    """A tokenizer like RoBERTa's: pieces of bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -28,7 +28,7 @@ def bpe() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    """XLM-R's: the likeliest pieces of a word, blanks being runs that become one."""
+    """A tokenizer like XLM-R's: the most probable pieces of a word; a run of spaces becomes one space."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
-    """A teacher, two quantised copies, two students, and their analysis by all measures and one of a plugin."""
+    """A teacher, two quantised copies, two students, and their analysis by all measures, including one of a plugin."""
     folder = tmp_path_factory.mktemp("analysis")
     shutil.copytree(tiny_task, folder / "tasks")
     (folder / "largest.py").write_text(PLUGIN, encoding="utf-8")
@@ -66,7 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
             "--out",
             f"runs/tiny/student/s-{seed}",
         )
-    commands.run(folder, "kdqat", "export", "--student", "runs/tiny/student/s-1", "-q")  # an export is no other model
+    commands.run(folder, "kdqat", "export", "--student", "runs/tiny/student/s-1", "-q")  # exports are not analysed
     commands.run(folder, "kdqat", "analyze", *task, "--measure", "all", "--rows", "50", "--sentence", "3")
     return folder
 
@@ -80,13 +80,13 @@ def _analysis(project: Path) -> Any:
     return json.loads((project / "analysis/tiny/analysis.json").read_text(encoding="utf-8"))
 
 
-def test_every_measure_has_a_table_of_every_model(project: Path) -> None:
+def test_every_measure_has_a_table_with_every_model(project: Path) -> None:
     listed = json.loads(commands.run(project, "kdqat", "ls", "measures", "--json").stdout)
     names = {row["measure"] for row in listed}
     assert {path.stem for path in (project / "analysis/tiny/tables").glob("*.csv")} == names
     assert "largest-output" in names
     models = MODELS
-    for name in names - {"weights", "diagnosis", "disagreement"}:  # of a teacher these say nothing
+    for name in names - {"weights", "diagnosis", "disagreement"}:  # these measures say nothing about a teacher
         assert {row["model"] for row in _rows(project, name)} == models, name
 
 
@@ -162,7 +162,7 @@ def test_figures_are_written_as_png_and_svg_with_equal_bytes(project: Path) -> N
         (["analyze", "--task", "tiny", "runs/tiny/nothing"], "runs/tiny/nothing"),
     ],
 )
-def test_a_mistake_is_reported_in_a_sentence(project: Path, command: list[str], sentence: str) -> None:
+def test_wrong_options_are_reported_in_one_sentence(project: Path, command: list[str], sentence: str) -> None:
     before = (project / "analysis/tiny/analysis.json").read_bytes()
     done = commands.run(
         project, "kdqat", *command, "-q", code=3 if "nothing" in sentence or "no analysis" in sentence else 2
@@ -187,7 +187,7 @@ def page(project: Path) -> Path:
     return project / "report.html"
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
+def test_the_page_contains_everything_and_loads_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(text) < 5_000_000
     outside = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?(?!#|data:)([a-z]+:[^"\')\s>]+)', text)

@@ -70,7 +70,7 @@ def _loss_of_query(model: list[float], teacher: list[float]) -> float:
 @pytest.mark.parametrize("ties", [False, True])
 def test_ranking_loss(counted: Tensor, ties: bool) -> None:
     model, teacher = (attention_maps(_scores(seed), counted) for seed in (4, 5))
-    if ties:  # many equal probabilities, on both sides
+    if ties:  # many equal probabilities, in both models
         model, teacher = ((6 * maps).round() / 6 for maps in (model, teacher))
     found = ranking_loss(model, teacher, counted)
     for b, h, i, length in _queries(counted):
@@ -106,7 +106,7 @@ def test_map_divergence(counted: Tensor) -> None:
         assert found[b, h, i].item() == pytest.approx(wanted, abs=1e-9)
 
 
-def test_propagated_norms_are_those_of_each_heads_part_of_the_output() -> None:
+def test_propagated_norms_are_the_norms_of_each_heads_part_of_the_output() -> None:
     torch.manual_seed(0)
     size, heads = 8, 2
     output = nn.Linear(size, size, dtype=torch.float64)

@@ -21,7 +21,7 @@ from tests.recipes import quantization
 
 
 class Small(nn.Module):
-    """45 parameters."""
+    """A network with 45 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_eigenvalues_are_those_of_the_exact_hessian() -> None:
     vector_to_parameters(start.float(), model.parameters())
     exact = torch.linalg.eigvalsh(hessian).flip(0)[:5].tolist()
     found = top_eigenvalues(model, batch, 5, seed=0)
-    assert found == pytest.approx(exact, rel=5e-2)  # what Lanczos' iteration stops at
+    assert found == pytest.approx(exact, rel=5e-2)  # the tolerance of Lanczos' iteration
     assert found[0] == pytest.approx(exact[0], rel=1e-3)
 
 
@@ -63,7 +63,7 @@ def test_entropy_of_levels() -> None:
 def test_calibration_error_of_probabilities_by_hand() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.35, 0.65]])
     table = calibration(probabilities, torch.tensor([0, 1, 1, 1]))
-    # Two answers of 0.9, half of them right; one of 0.55, right; one of 0.65, right.
+    # Two answers with 0.9, one of them right; one answer with 0.55, right; one with 0.65, right.
     assert [(row["to"], row["rows"], row["right"]) for row in table] == [(0.6, 1, 1.0), (0.7, 1, 1.0), (0.9, 2, 0.5)]
     assert calibration_error(table) == pytest.approx((1 * 0.45 + 1 * 0.35 + 2 * 0.4) / 4, abs=1e-6)
 
@@ -86,7 +86,7 @@ def _logits(model: nn.Module) -> torch.Tensor:
         return found
 
 
-def test_all_parts_put_back_make_the_teacher(models: tuple[nn.Module, nn.Module]) -> None:
+def test_with_all_parts_in_full_precision_the_copy_is_the_teacher(models: tuple[nn.Module, nn.Module]) -> None:
     teacher, student = models
     before = _logits(student)
     plain = plain_copy(teacher)
@@ -97,7 +97,7 @@ def test_all_parts_put_back_make_the_teacher(models: tuple[nn.Module, nn.Module]
     assert torch.equal(_logits(student), before)
 
 
-def test_every_weight_is_in_a_layer_and_in_a_type(models: tuple[nn.Module, nn.Module]) -> None:
+def test_every_weight_belongs_to_a_layer_and_a_type(models: tuple[nn.Module, nn.Module]) -> None:
     parts = parts_of(models[1])
     inner = {name for name in quantized_weights(models[1]) if ".layer." in name}
     for kind in ("layer ", "every "):

@@ -1,4 +1,4 @@
-"""Fixed bits, the choice of a codec, and what all codecs share."""
+"""Fixed bits, the choice of a codec, and the common properties of all codecs."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_encoding_then_decoding_gives_the_same(codec: str, data: st.DataObject) 
 
 @given(st.sampled_from([1, 2, 3, 4, 16, 256]).flatmap(levels_below))
 @settings(deadline=None, max_examples=100)
-def test_the_smallest_is_the_smallest_of_all(levels: np.typing.NDArray[np.uint8]) -> None:
+def test_smallest_gives_the_smallest_of_all_codecs(levels: np.typing.NDArray[np.uint8]) -> None:
     name, stream = smallest(levels)
     sizes = {other: CODECS[other].encode(levels).size for other in CODECS if other != "trits" or levels.max() < 3}
     assert stream.size == sizes[name] == min(sizes.values())
@@ -76,13 +76,13 @@ def test_mutated_streams_give_levels_or_an_error(codec: str) -> None:
 
 @each_codec
 @pytest.mark.parametrize("count", [0, 3, 20, 10**6, 2**62])
-def test_another_number_of_levels_is_refused(codec: str, count: int) -> None:
+def test_a_wrong_number_of_levels_is_refused(codec: str, count: int) -> None:
     stream = CODECS[codec].encode(np.array([0, 1, 2, 2, 1, 0, 1], np.uint8))
     with pytest.raises(ValueError, match=r"cannot hold|the blocks have|after the last level"):
         decode(codec, stream, count)
 
 
-def test_what_follows_the_last_level_is_refused() -> None:
+def test_bytes_after_the_last_level_are_refused() -> None:
     levels = np.array([0, 1, 2, 1, 1, 0], np.uint8)
     for codec in ("trits", "fixed"):
         stream = CODECS[codec].encode(levels)
@@ -93,7 +93,7 @@ def test_what_follows_the_last_level_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bits", [0, 9, 255])
-def test_a_number_of_bits_that_no_level_has_is_refused(bits: int) -> None:
+def test_an_invalid_number_of_bits_is_refused(bits: int) -> None:
     with pytest.raises(ValueError, match=f"levels of {bits} bits"):
         fixed.decode(np.array([bits, 1, 1], np.uint8), 2)
 

@@ -1,4 +1,4 @@
-"""Huffman codes: by hand, optimal, exact in both decoders; and every damaged stream is one ValueError."""
+"""Huffman codes: worked examples, optimal lengths, both decoders; each damaged stream raises a ValueError."""
 
 import heapq
 import itertools
@@ -23,7 +23,7 @@ Levels = NDArray[np.uint8]
 
 @pytest.fixture(params=DECODERS)
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each way of decoding in turn."""
+    """Each decoder in turn."""
     if request.param == "numpy":
         monkeypatch.setattr(huffman, "library", lambda: None)
     name: str = request.param
@@ -82,7 +82,7 @@ def cost(counts: list[int], lengths: Any) -> int:
 
 
 def unlimited(counts: list[int]) -> int:
-    """Bits of Huffman's own code: the sum of all joined weights."""
+    """The number of bits of Huffman's own code: the sum of all merged weights."""
     heap, total = [count for count in counts if count], 0
     heapq.heapify(heap)
     while len(heap) > 1:
@@ -106,13 +106,13 @@ def test_lengths_are_optimal_and_whole(counts: list[int]) -> None:
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=6), st.integers(3, 4))
 @settings(deadline=None, max_examples=60)
-def test_limited_lengths_are_the_best_of_all(counts: list[int], longest: int) -> None:
+def test_limited_lengths_are_the_best_possible(counts: list[int], longest: int) -> None:
     codes = itertools.product(range(1, longest + 1), repeat=len(counts))
     best = min(cost(counts, lengths) for lengths in codes if sum(2.0**-length for length in lengths) <= 1)
     assert cost(counts, code_lengths(np.array(counts), longest)) == best
 
 
-def test_lengths_are_limited_where_huffman_s_would_be_longer() -> None:
+def test_lengths_are_limited_if_huffmans_code_would_be_longer() -> None:
     fibonacci = [1, 1]
     while len(fibonacci) < 30:
         fibonacci.append(sum(fibonacci[-2:]))
@@ -171,7 +171,7 @@ def test_a_damaged_stream_is_refused(damage: str, decoder: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCK, LEVELS.size - 9, LEVELS.size + 9, 3 * BLOCK, 10**6, 2**40, 2**62])
-def test_another_number_of_levels_is_refused(count: int, decoder: str) -> None:
+def test_a_wrong_number_of_levels_is_refused(count: int, decoder: str) -> None:
     with pytest.raises(ValueError, match=r"cannot hold|the blocks have|do not end|after the last level"):
         decode(encode(LEVELS), count)
 
@@ -194,7 +194,7 @@ def test_a_bomb_takes_neither_time_nor_memory(decoder: str) -> None:
 
 
 def test_mutated_streams_give_levels_or_an_error(decoder: str) -> None:
-    """Never a crash; the native decoder under the sanitizers, too (tests/native/sanitize.sh)."""
+    """There is never a crash. The native decoder is also tested under the sanitizers (tests/native/sanitize.sh)."""
     draw = np.random.default_rng(0)
     refused = 0
     for number in range(1500):

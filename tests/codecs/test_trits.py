@@ -1,4 +1,4 @@
-"""Five codes a byte: worked bytes, round trips over every size, and bytes that hold no codes."""
+"""Five codes per byte: worked examples, round trips of every size, and invalid bytes."""
 
 import time
 
@@ -67,7 +67,7 @@ def test_bytes_and_codes_are_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("value", range(243, 256))
-def test_a_byte_that_holds_no_codes_is_refused(value: int) -> None:
+def test_an_invalid_byte_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match="above 242"):
         unpack(np.array([0, value, 0], dtype=np.uint8), 15)
 

@@ -1,4 +1,4 @@
-"""The losses of spec/kdqat.md, section 4, in float64 and with loops, and random layers to try them on."""
+"""The losses of spec/kdqat.md, section 4, in float64 and with loops, and random layers as their inputs."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ LayerLoss = Callable[..., Tensor]
 Reference = Callable[[list[Array], list[Array], Array], float]
 
 ROWS, LENGTH, HEADS, SIZE, LAYERS = 4, 7, 2, 3, 3
-TIGHT = 1e-7  # in float64; the map loss takes its sentences' shares in FP32
+TIGHT = 1e-7  # in float64; the map loss computes the sentences' shares in FP32
 
 MASKS = {
     "whole rows": np.ones((ROWS, LENGTH), dtype=bool),
@@ -26,7 +26,7 @@ MASKS = {
 }
 
 
-# The spec's section 4, read as: the real tokens of each sentence are cut out, and nothing is masked any more.
+# Section 4 of the spec, in this form: padding is removed from each sentence, so nothing needs a mask.
 
 
 def hidden_reference(student: list[Array], teacher: list[Array], mask: Array) -> float:
@@ -80,7 +80,7 @@ def tensors(arrays: list[Array], dtype: torch.dtype = torch.float64, grad: bool 
 
 
 def slope(function: Callable[[], float], values: Array, step: float = 1e-5) -> Array:
-    """The gradient by central differences; `function` reads `values`."""
+    """The gradient by central differences; `function` depends on `values`."""
     gradient = np.zeros_like(values)
     for place in np.ndindex(values.shape):
         held = values[place]
@@ -102,7 +102,7 @@ def logits_reference(student: Array, teacher: Array) -> float:
 
 
 def both_sides() -> tuple[Captures, Captures]:
-    """Captures of a student and a teacher."""
+    """The captures of a student and a teacher."""
 
     def side(seed: int) -> Captures:
         hidden, scores = layers(seed, (ROWS, LENGTH, SIZE)), layers(seed + 1, (ROWS, HEADS, LENGTH, LENGTH))

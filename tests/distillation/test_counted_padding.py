@@ -1,4 +1,4 @@
-"""Losses that count padding, as the public code does: forward and gradient, against float64 loops."""
+"""Losses that count padding, like the public code: values and gradients, against float64 loops."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def hidden_counted(student: list[Array], teacher: list[Array], mask: Array) -> f
 
 
 def score_counted(student: list[Array], teacher: list[Array], mask: Array) -> float:
-    """Eq. 5 with every query; a score of a masked key is 0 on both sides, and all B·H·L·L are in the mean."""
+    """Eq. 5 with every query; the score of a masked key is 0 in both models; the mean is over all B·H·L·L."""
     total = 0.0
     for s, t in zip(student, teacher, strict=True):
         errors = []
@@ -82,7 +82,7 @@ def test_equals_the_formula(loss: LayerLoss, reference: Reference, shape: tuple[
 
 @each_loss
 @each_mask
-def test_the_gradient_is_the_formula_s(
+def test_the_gradient_agrees_with_the_formula(
     loss: LayerLoss, reference: Reference, shape: tuple[int, ...], mask: Array
 ) -> None:
     mask = mask[:, :4]
@@ -108,10 +108,10 @@ def test_without_padding_there_is_nothing_to_count(
 
 @each_loss
 @pytest.mark.parametrize("extra", [1, 5])
-def test_padding_further_dilutes_the_mean(
+def test_more_padding_makes_the_mean_smaller(
     loss: LayerLoss, reference: Reference, shape: tuple[int, ...], extra: int
 ) -> None:
-    """Padding on which both sides agree adds to the count alone; that is the defect that `ignored` mends."""
+    """Padding that is equal in both models only adds to the count; `ignored` corrects this defect."""
     mask = torch.tensor(np.pad(MASKS["odd lengths"], ((0, 0), (0, extra))))
     student, teacher = layers(6, shape), layers(7, shape)
     extents = [(0, extra if extent == LENGTH else 0) for extent in shape]

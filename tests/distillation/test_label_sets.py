@@ -1,4 +1,4 @@
-"""The losses of multi-label rows: worked numbers, float64 loops from the formulas, and how several batches add up."""
+"""The losses of multi-label rows: worked numbers, float64 loops from the formulas, and sums over several batches."""
 
 import math
 from typing import Literal
@@ -21,7 +21,7 @@ def sigmoid(x: float) -> float:
 
 
 def soft(student: float, teacher: float, temperature: float) -> float:
-    """−T² (p log q + (1 − p) log(1 − q)) of one label."""
+    """−T² (p log q + (1 − p) log(1 − q)) for one label."""
     p, q = sigmoid(teacher / temperature), sigmoid(student / temperature)
     return -(temperature**2) * (p * math.log(q) + (1 - p) * math.log(1 - q))
 
@@ -43,8 +43,8 @@ def test_by_hand() -> None:
     )
 
 
-def test_its_gradient_is_that_of_the_divergence_of_the_sets() -> None:
-    """KL over all 2^C sets of labels, each set a product of independent labels."""
+def test_its_gradient_is_the_gradient_of_the_divergence_of_label_sets() -> None:
+    """KL over all 2^C sets of labels; the probability of a set is the product over independent labels."""
     student = torch.tensor(STUDENT, requires_grad=True)
     (slope,) = torch.autograd.grad(label_sets_loss(student, torch.tensor(TEACHER)), student)
     other = torch.tensor(STUDENT, requires_grad=True)
@@ -61,7 +61,7 @@ def test_its_gradient_is_that_of_the_divergence_of_the_sets() -> None:
 
 
 @pytest.mark.parametrize("mean", ["rows", "classes"])
-def test_the_settings_weigh_it_and_batches_add_up(mean: Literal["rows", "classes"]) -> None:
+def test_the_settings_weight_it_and_batches_add_up(mean: Literal["rows", "classes"]) -> None:
     loss = DistillationLoss(distillation("logits", logits=0.7, logits_temperature=2.0, logits_mean=mean))
     sides = torch.tensor(STUDENT), torch.tensor(TEACHER)
     value = loss.of_logits(*sides, sets=True).item()
@@ -71,7 +71,7 @@ def test_the_settings_weigh_it_and_batches_add_up(mean: Literal["rows", "classes
     assert value == pytest.approx(np.dot(parts, counts) / sum(counts))
 
 
-def test_the_labels_loss_is_the_formula_and_is_told_from_that_of_tokens() -> None:
+def test_the_labels_loss_agrees_with_the_formula_and_differs_from_the_loss_of_tokens() -> None:
     gold = (TEACHER > 0).astype(float)
     expected = sum(-math.log(sigmoid(x if y else -x)) for x, y in zip(STUDENT.flatten(), gold.flatten(), strict=True))
     assert gold_loss(torch.tensor(STUDENT), torch.tensor(gold)).item() == pytest.approx(expected / 5, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Every loss, forward and gradient, against the spec's formulas written with loops in float64."""
+"""Every loss, value and gradient, against the formulas of the spec as loops in float64."""
 
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ LAYER_LOSSES: dict[str, tuple[LayerLoss, Reference, tuple[int, ...]]] = {
     "map": (map_loss, map_reference, (ROWS, HEADS, LENGTH, LENGTH)),
 }
 each_loss = pytest.mark.parametrize(("loss", "reference", "shape"), LAYER_LOSSES.values(), ids=LAYER_LOSSES)
-PARTS = (slice(0, 1), slice(1, ROWS))  # of a batch, on two devices
+PARTS = (slice(0, 1), slice(1, ROWS))  # sentences of a batch, on two devices
 each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
@@ -66,7 +66,7 @@ def test_equals_the_formula(loss: LayerLoss, reference: Reference, shape: tuple[
 
 @each_loss
 @pytest.mark.parametrize("name", ["odd lengths", "a row of padding"])
-def test_the_gradient_is_the_formula_s(
+def test_the_gradient_agrees_with_the_formula(
     loss: LayerLoss, reference: Reference, shape: tuple[int, ...], name: str
 ) -> None:
     mask = MASKS[name][:, :4]
@@ -82,7 +82,7 @@ def test_the_gradient_is_the_formula_s(
 
 @each_loss
 @each_mask
-def test_padding_further_changes_nothing(
+def test_more_padding_changes_nothing(
     loss: LayerLoss, reference: Reference, shape: tuple[int, ...], mask: Array
 ) -> None:
     student, teacher = layers(4, shape), layers(5, shape)
@@ -94,7 +94,7 @@ def test_padding_further_changes_nothing(
 
 @each_loss
 @pytest.mark.parametrize("garbage", [np.inf, -np.inf, np.nan, 1e30])
-def test_padding_may_hold_anything(
+def test_the_values_of_padding_do_not_matter(
     loss: LayerLoss, reference: Reference, shape: tuple[int, ...], garbage: float
 ) -> None:
     mask = MASKS["a row of padding"]
@@ -114,7 +114,7 @@ def test_padding_may_hold_anything(
 
 
 @each_loss
-def test_a_student_like_its_teacher_has_no_loss(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
+def test_a_student_equal_to_its_teacher_has_no_loss(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
     teacher = layers(8, shape)
     variables = tensors(teacher, grad=True)
     value = loss(variables, tensors(teacher), torch.tensor(MASKS["odd lengths"]))
@@ -126,7 +126,7 @@ def test_a_student_like_its_teacher_has_no_loss(loss: LayerLoss, reference: Refe
 
 
 @each_loss
-def test_another_number_of_layers_is_refused(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
+def test_a_different_number_of_layers_is_refused(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
     student, teacher = tensors(layers(0, shape)), tensors(layers(1, shape))
     with pytest.raises(ValueError, match="zip"):
         loss(student[:-1], teacher, torch.tensor(MASKS["odd lengths"]))
@@ -158,7 +158,7 @@ def test_the_logits_loss_equals_the_formula(columns: int) -> None:
 
 
 def test_the_logits_loss_by_hand() -> None:
-    # Teacher certain of neither: -(0.5·log 0.8 + 0.5·log 0.2); regression: (1² + 2²) / 2.
+    # The teacher gives both classes 0.5: -(0.5·log 0.8 + 0.5·log 0.2); regression: (1² + 2²) / 2.
     student = torch.tensor([[0.8, 0.2]], dtype=torch.float64).log()
     value = logits_loss(student, torch.zeros(1, 2, dtype=torch.float64))
     assert value.item() == pytest.approx(-0.5 * (np.log(0.8) + np.log(0.2)), rel=TIGHT)
@@ -166,8 +166,8 @@ def test_the_logits_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("mean", ["rows", "classes"])
-def test_of_logits_per_token_the_loss_is_the_mean_over_real_tokens(mean: Literal["rows", "classes"]) -> None:
-    """Not a mean of sentences' means, and padding may hold anything."""
+def test_the_loss_of_logits_per_token_is_the_mean_over_real_tokens(mean: Literal["rows", "classes"]) -> None:
+    """It is not the mean of the sentences' means, and the values of padding do not matter."""
     draw = np.random.default_rng(6)
     own, taught = draw.normal(0, 2, (ROWS, LENGTH, 5)), draw.normal(0, 2, (ROWS, LENGTH, 5))
     mask = np.asarray(MASKS["odd lengths"])
@@ -181,12 +181,12 @@ def test_of_logits_per_token_the_loss_is_the_mean_over_real_tokens(mean: Literal
     counts = [loss.counts(torch.tensor(mask[part]), per_token=True)["logits"].item() for part in PARTS]
     parts = [loss.of_logits(*(tensor[part] for tensor in tensors)).item() for part in PARTS]
     assert sum(counts) == mask.sum()
-    assert value == pytest.approx(np.dot(parts, counts) / sum(counts), rel=TIGHT), "what several devices rely on"
+    assert value == pytest.approx(np.dot(parts, counts) / sum(counts), rel=TIGHT), "several devices need this"
 
 
 @pytest.mark.parametrize("mean", ["rows", "classes"])
 def test_a_temperature_softens_both_sides_of_the_logits_loss(mean: Literal["rows", "classes"]) -> None:
-    """Polino et al.: weight · T² · KL; the public code divides by the number of classes as well."""
+    """Polino et al.: weight · T² · KL; the public code also divides by the number of classes."""
     draw = np.random.default_rng(5)
     own, taught = draw.normal(0, 2, (ROWS, 3)), draw.normal(0, 2, (ROWS, 3))
     settings = distillation("logits", logits=0.7, logits_temperature=5.0, logits_mean=mean)
@@ -202,7 +202,7 @@ def test_a_temperature_softens_both_sides_of_the_logits_loss(mean: Literal["rows
     assert torch.allclose(found, slope, rtol=1e-9)
 
 
-def test_the_command_line_s_names_are_the_losses() -> None:
+def test_the_names_on_the_command_line_are_the_losses() -> None:
     assert set(LOSS_NAMES) == set(LOSSES)
 
 
@@ -225,7 +225,7 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
         "map": {"map": maps},
         "output": {"output": output},
         "mha": {"mha": hidden_reference(arrays(student.mha), arrays(teacher.mha), mask)},
-        "map+output": {"map": maps, "output": 0.3 * output},  # Eq. 8, SM1; β scales a mix alone
+        "map+output": {"map": maps, "output": 0.3 * output},  # Eq. 8, SM1; β scales only a mix
         "logits": {},
     }
     hidden = hidden_reference(arrays(student.hidden), arrays(teacher.hidden), mask)
@@ -238,7 +238,7 @@ def test_the_sum_of_terms(name: str, mask: Array, sides: tuple[Captures, Capture
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)
-def test_asks_for_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
+def test_it_requests_the_captures_that_it_reads(name: str, sides: tuple[Captures, Captures]) -> None:
     loss = DistillationLoss(distillation(name, beta=0.3))
     expected = {
         "score": {"scores"},
@@ -284,14 +284,14 @@ def test_the_settings_reach_the_terms(sides: tuple[Captures, Captures]) -> None:
     for chosen, indices in {(0,): [0], (-1,): [LAYERS], (-1, -3): [LAYERS, LAYERS - 2], (1, 3): [1, 3]}.items():
         own, taught = ([side.hidden[index] for index in indices] for side in (student, teacher))
         expected = hidden_loss(own, taught, mask).item()
-        assert terms(hidden_layers=list(chosen)) == pytest.approx(plain | {"hidden": expected}), "hidden states alone"
-    assert terms(hidden_layers=list(range(-LAYERS - 1, 0))) == pytest.approx(plain), "all of them, from the top"
+        assert terms(hidden_layers=list(chosen)) == pytest.approx(plain | {"hidden": expected}), "only hidden states"
+    assert terms(hidden_layers=list(range(-LAYERS - 1, 0))) == pytest.approx(plain), "all states, from the top"
 
 
 @pytest.mark.parametrize("padding", ["ignored", "counted"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_mean_of_a_batch_is_that_of_its_parts_by_their_counts(name: str, padding: str) -> None:
-    """What several devices rely on, each of which has a part of the batch."""
+def test_the_mean_of_a_batch_is_the_mean_of_its_parts_weighted_by_their_counts(name: str, padding: str) -> None:
+    """Training on several devices needs this, because each device has a part of the batch."""
     loss = DistillationLoss(distillation(name, padding=padding))
     shapes = {"hidden": (ROWS, LENGTH, SIZE), "scores": (ROWS, HEADS, LENGTH, LENGTH)}
     shapes |= {"outputs": shapes["hidden"], "mha": shapes["hidden"]}

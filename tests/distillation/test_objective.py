@@ -1,4 +1,4 @@
-"""What a training minimises, on a tiny teacher and its ternary copy."""
+"""The objective of a training, with a tiny teacher and its ternary copy."""
 
 import copy
 from typing import Any
@@ -30,7 +30,7 @@ def objective(
 
 
 def labelled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of a training."""
+    """A batch of training rows."""
     return {**batch, "labels": LABELS, "counted": batch["attention_mask"]}
 
 
@@ -55,7 +55,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(
         answers = model(**batch).logits, teacher(**batch).logits
     expected = sum(value.item() for value in loss.terms(learnt, taught, *answers, batch["attention_mask"]).values())
     value = total(objective(model, teacher.train(), name).terms(model, labelled(batch)))
-    assert value.item() == pytest.approx(expected, rel=1e-5), "the teacher in eval mode, whatever it was in before"
+    assert value.item() == pytest.approx(expected, rel=1e-5), "the teacher is in eval mode, whatever its mode was"
     value.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert model.bert.encoder.layer[0].attention.self.query.weight.grad.any()
@@ -80,10 +80,10 @@ def test_the_labels_loss() -> None:
     assert found == pytest.approx(-(2 * np.log(0.6) + np.log(0.8)) / 3, rel=1e-6), "the mean over three tokens"
 
 
-def test_labels_have_the_weight_that_the_settings_give_them(
+def test_labels_have_the_weight_of_the_settings(
     model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor]
 ) -> None:
-    """A copy of the teacher has only the labels left to learn from."""
+    """A copy of the teacher can learn only from the labels."""
     use_kdqat_attention(model)
     inputs = labelled(batch)
     plain = objective(model, teacher, "map").terms(model, inputs)
@@ -99,7 +99,7 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
     model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], name: str
 ) -> None:
     quantize_model(model, QUANTIZATION)
-    model.eval()  # no dropout, which would differ more
+    model.eval()  # without dropout, which would cause larger differences
     kinds: set[torch.dtype] = set()
     teacher.bert.encoder.layer[0].attention.self.query.register_forward_hook(
         lambda _module, _inputs, output: kinds.add(output.dtype)
@@ -116,8 +116,8 @@ def test_bf16_multiplies_in_bfloat16_and_compares_in_fp32(
     torch.testing.assert_close(values["bf16"], values["fp32"], rtol=0.02, atol=0.01)
 
 
-def test_a_mean_over_rows_sums_the_answers_of_each() -> None:
-    """As the public code of Polino et al. trains translation: sums over words, divided by the number of sentences."""
+def test_a_mean_over_rows_sums_the_answers_of_each_row() -> None:
+    """Like the public code of Polino et al. for translation: sums over words, divided by the number of sentences."""
     words = {"source_words": 9, "target_words": 11}
     student, teacher = (new_network("lstm-tiny", "translation", **words).double().eval() for _ in range(2))
     rows = [([2, 3, 4], [5, 6]), ([5], [7]), ([6, 7], [8, 9, 10, 4])]
@@ -137,8 +137,8 @@ def test_a_mean_over_rows_sums_the_answers_of_each() -> None:
     assert OnLabels().counts(batch)["labels"] == real.sum()
 
 
-def test_whatever_the_precision_evaluation_is_in_fp32(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-    with torch.no_grad():  # before anything could have left the model in another precision
+def test_evaluation_is_in_fp32_with_every_precision(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    with torch.no_grad():  # before another step could change the precision of the model
         expected = model.eval()(**batch).logits
     loss: Any = total(OnLabels("bf16").terms(model, labelled(batch)))
     loss.backward()

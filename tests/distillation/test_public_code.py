@@ -1,6 +1,6 @@
-"""Habits of the public code that recipe `paper` has: a floor under the maps, scores that are cut off.
+"""Details of the public code in recipe `paper`: a floor for the probabilities of maps, and a cutoff of scores.
 
-Each against the public code's formula in float64: probabilities from softmax, clamped as such, autograd's gradient.
+Each is compared with the public code's formula in float64: softmax, clamped probabilities, and autograd's gradient.
 """
 
 import math
@@ -25,7 +25,7 @@ TEMPERATURES = [1.0, 5.0]
 
 @pytest.fixture
 def by_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Torch computes in FP32 too."""
+    """With torch, which computes in FP32 too."""
     monkeypatch.setenv(KERNEL_VARIABLE, TORCH)
     fused._kernel.cache_clear()
     yield
@@ -38,7 +38,7 @@ def scores(seed: int, deviation: float) -> Tensor:
 
 
 def floored_divergence(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """Mean over heads and sentences of Σ max(p_t, ε)·(log max(p_t, ε) - log max(p_s, ε)) / length, of real tokens."""
+    """Mean over heads and sentences of Σ max(p_t, ε)·(log max(p_t, ε) - log max(p_s, ε)) / length, for real tokens."""
     sentences = []
     for own, taught, real in zip(student, teacher, mask.bool(), strict=True):
         maps = [(x[:, real][:, :, real] / temperature).softmax(-1).clamp(min=FLOOR) for x in (own, taught)]
@@ -48,7 +48,7 @@ def floored_divergence(student: Tensor, teacher: Tensor, mask: Tensor, temperatu
 
 
 def test_the_floor_by_hand() -> None:
-    """Two keys: a teacher of 1 - 1e-8 and nearly 0, a student of 1/2 and 1/2, and one that is as sure of the other."""
+    """Two keys: a teacher with 1 - 1e-8 and nearly 0, a student with 1/2 and 1/2, and one as sure of the other key."""
     teacher = torch.tensor([[[[30.0, 0.0]]]], dtype=torch.float64)
     mask = torch.ones(1, 2)
     even = torch.zeros_like(teacher, requires_grad=True)
@@ -69,7 +69,7 @@ def test_the_floor_by_hand() -> None:
     assert value.item() == pytest.approx(8 * math.log(10) * (1 - 1e-8), rel=1e-9), "at most log 1/ε, where KL is 30"
     value.backward()  # type: ignore[no-untyped-call]
     assert opposite.grad is not None
-    # What the student lacks is below the floor and gets none: c = (0, 1e-8), and p_s·Σc - c is next to 0.
+    # The student's small probability is below the floor and gets no gradient: c = (0, 1e-8), so p_s·Σc - c is almost 0.
     assert opposite.grad.abs().max() < 1e-20
     exact = map_loss([opposite.expand(1, 1, 2, 2)], [teacher.expand(1, 1, 2, 2)], mask)
     assert exact.item() == pytest.approx(30, rel=1e-9)
@@ -77,7 +77,7 @@ def test_the_floor_by_hand() -> None:
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_the_floored_map_loss_is_the_public_code_s(mask: Array, temperature: float) -> None:
+def test_the_map_loss_with_a_floor_agrees_with_the_public_code(mask: Array, temperature: float) -> None:
     real = torch.tensor(mask)
     student, teacher = scores(1, 12.0).requires_grad_(), scores(2, 12.0)
     value = map_loss([student], [teacher], real, temperature, FLOOR)
@@ -111,7 +111,7 @@ def test_torch_computes_it_in_fp32_as_well(by_torch: None, temperature: float) -
 
 
 def test_scores_are_cut_off_by_hand() -> None:
-    """-100 counts as 0 and so does -120, on either side; of four keys one is padded."""
+    """Scores of -100 and -120 become 0, in both models; one of the four keys is padding."""
     student = torch.tensor([[[[-100.0, -99.0, 3.0, 7.0]]]], dtype=torch.float64).expand(1, 1, 4, 4).clone()
     student.requires_grad_()
     teacher = torch.tensor([[[[2.0, -120.0, 1.0, -200.0]]]], dtype=torch.float64).expand(1, 1, 4, 4)
@@ -121,14 +121,14 @@ def test_scores_are_cut_off_by_hand() -> None:
     assert value.item() == pytest.approx(sum(error**2 for error in errors) / 4, rel=1e-12)
     value.backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
-    gradient = [0, 2 * -99 / 16, 2 * 2 / 16, 0]  # none where the score was cut off
+    gradient = [0, 2 * -99 / 16, 2 * 2 / 16, 0]  # no gradient if the score was cut off
     for row in student.grad[0, 0].tolist():
         assert row == pytest.approx(gradient, rel=1e-12)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_the_cut_off_score_loss_is_the_public_code_s(mask: Array) -> None:
-    """Its masked scores lie 10,000 lower, and what is at or below -100 becomes 0: padding and real scores alike."""
+def test_the_score_loss_with_a_cutoff_agrees_with_the_public_code(mask: Array) -> None:
+    """The public code lowers masked scores by 10,000, and all scores at or below -100 become 0, masked or not."""
     real = torch.tensor(mask)
     student, teacher = scores(5, 90.0).requires_grad_(), scores(6, 90.0)
     value = score_loss([student], [teacher], real, count_padding=True, cutoff=CUTOFF)
@@ -145,14 +145,14 @@ def test_the_cut_off_score_loss_is_the_public_code_s(mask: Array) -> None:
     assert (student <= CUTOFF).any()
 
 
-def test_the_recipe_s_values_reach_the_terms() -> None:
+def test_the_values_of_the_recipe_reach_the_terms() -> None:
     student, teacher, mask = scores(7, 60.0), scores(8, 60.0), torch.ones(ROWS, LENGTH)
     logits = torch.zeros(ROWS, 2, dtype=torch.float64)
     settings = resolve("rte", Params(), recipe="paper").distillation
 
     def term(name: str, **changes: object) -> float:
         chosen = settings.model_copy(update={"loss": name, **changes})
-        # The hidden states are always compared: one is enough, and the same on both sides.
+        # Hidden states are always compared; here one state, equal in both models.
         own, taught = (Captures(hidden=[logits[:, None]], scores=[x]) for x in (student, teacher))
         value: float = DistillationLoss(chosen).terms(own, taught, logits, logits, mask)[name].item()
         return value

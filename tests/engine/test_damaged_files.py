@@ -1,4 +1,4 @@
-"""Damaged packed files: every one is refused with an error or served, and none ends the process."""
+"""Damaged packed files: each is refused with an error or served, and none crashes the process."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(path: Path) -> None:
-    """Loads a file and runs it; what is wrong with it must come out as one of kdqat's errors, or as a refused row."""
+    """Loads a file and runs it; a fault must raise one of kdqat's errors, or the refusal of a row."""
     try:
         model = NativeModel(PackedFile(path), kernels()[0], 1)
     except KdqatError:
@@ -38,7 +38,7 @@ def serve(path: Path) -> None:
 
 
 def test_mutated_bytes_are_refused(packed: Path, tmp_path: Path) -> None:
-    """The digest comes first, so that nothing of a damaged file is used."""
+    """The digest is checked first, so that no part of a damaged file is used."""
     content, draw, path = packed.read_bytes(), random.Random(0), tmp_path / FILE_NAME
     header, whole, unchanged = 8 + int.from_bytes(content[:8], "little"), PackedFile(packed), 0
     for number in range(BYTES):
@@ -53,7 +53,7 @@ def test_mutated_bytes_are_refused(packed: Path, tmp_path: Path) -> None:
             read = PackedFile(path)
         except MissingInputError:
             continue
-        # A blank of the header may become another blank: then nothing that the file says has changed.
+        # A blank in the header may become another blank, which does not change the content of the file.
         assert (read.config, read.record, read.shapes) == (whole.config, whole.record, whole.shapes)
         assert all(np.array_equal(read.arrays[name], array) for name, array in whole.arrays.items())
         unchanged += 1
@@ -64,7 +64,7 @@ SIZES: list[Any] = [0, 1, -1, 2, 7, 33, 64, 2**15, 2**31, 2**31 - 1, 2**33, 2**6
 
 
 def mutate(draw: random.Random, arrays: dict[str, Any], header: dict[str, Any]) -> None:
-    """Changes one thing that no digest would notice if it were computed anew."""
+    """Makes one change; the digest is computed again afterwards, so it cannot show the change."""
     name = draw.choice(sorted(arrays))
     array = arrays[name]
     kind = draw.randrange(9)
@@ -97,7 +97,7 @@ def mutate(draw: random.Random, arrays: dict[str, Any], header: dict[str, Any]) 
 
 
 @native
-def test_a_wrong_file_with_a_right_digest_crashes_no_process(packed: Path, tmp_path: Path) -> None:
+def test_a_wrong_file_with_a_correct_digest_does_not_crash_the_process(packed: Path, tmp_path: Path) -> None:
     whole, draw, path = PackedFile(packed), random.Random(1), tmp_path / FILE_NAME
     parts = {"version": 1, "config": whole.config, "ternary": whole.shapes, "about": whole.record.to_json()}
     for _ in range(PARTS):
@@ -107,7 +107,7 @@ def test_a_wrong_file_with_a_right_digest_crashes_no_process(packed: Path, tmp_p
                 with np.errstate(all="ignore"):
                     mutate(draw, arrays, header)
             except (KeyError, TypeError, IndexError, AttributeError, OverflowError, ValueError):
-                continue  # a second change of what the first one took away
+                continue  # the second change may need a key that the first one removed
         header["sha256"] = digest(arrays, header)
         save_file(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"kdqat": to_json(header)}
@@ -116,8 +116,8 @@ def test_a_wrong_file_with_a_right_digest_crashes_no_process(packed: Path, tmp_p
 
 
 @native
-def test_nan_and_infinity_go_through_every_kernel(packed: Path, tmp_path: Path) -> None:
-    """Infinite and undefined weights make undefined logits, nothing worse."""
+def test_every_kernel_passes_nan_and_infinity_on(packed: Path, tmp_path: Path) -> None:
+    """Infinite and NaN weights give NaN logits, and nothing worse."""
     for kernel in kernels():
         for value in (np.nan, np.inf, -np.inf, 3e38):
             file = PackedFile(packed)
@@ -129,7 +129,7 @@ def test_nan_and_infinity_go_through_every_kernel(packed: Path, tmp_path: Path) 
 
 
 @native
-def test_a_file_that_does_not_fit_its_configuration_says_so(packed: Path) -> None:
+def test_a_file_that_does_not_fit_its_configuration_is_reported(packed: Path) -> None:
     for change in ({"hidden_size": 64}, {"num_hidden_layers": 3}, {"intermediate_size": 41}, {"num_hidden_layers": 1}):
         file = PackedFile(packed)
         file.config = {**file.config, **change}

@@ -1,4 +1,4 @@
-"""Damaged packed folders: every one is refused with an error of ours or served, by each of the three readers."""
+"""Damaged packed folders: each of the three readers either refuses a folder with one of kdqat's errors or serves it."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ FEW, MANY = 40, 1000  # mutated folders
 
 @dataclass
 class Parts:
-    """What lies in a packed folder, to be changed and written anew with right digests."""
+    """The parts of a packed folder, which a test changes and writes again with correct digests."""
 
     arrays: dict[str, Any]
     header: dict[str, Any]
@@ -57,20 +57,20 @@ class Parts:
         return about
 
     def write(self, folder: Path) -> None:
-        """Writes both files. The tokenizer may be bytes, which are written as they are."""
+        """Writes both files. If the tokenizer is bytes, they are written unchanged."""
         content = self.tokenizer if isinstance(self.tokenizer, bytes) else json.dumps(self.tokenizer).encode()
         (folder / TOKENIZER_FILE).write_bytes(content)
         if isinstance(self.about, dict) and isinstance(self.about.get("tokenizer"), str):
             self.about["tokenizer"] = hashlib.sha256(content).hexdigest()
         self.header["sha256"] = digest(self.arrays, self.header)
-        # ascontiguousarray makes one dimension of none
+        # ascontiguousarray gives a scalar one dimension
         arrays = {name: np.ascontiguousarray(array) if array.ndim else array for name, array in self.arrays.items()}
         (folder / FILE_NAME).write_bytes(save(arrays, {"kdqat": to_json(self.header)}))
 
 
 @dataclass
 class Whole:
-    """A sound packed folder, from which each damaged one starts."""
+    """An intact packed folder, from which each damaged folder is made."""
 
     folder: Path
     file: PackedFile
@@ -105,12 +105,12 @@ def by_predict(folder: Path) -> None:
 
 
 READERS: list[Callable[[Path], None]] = [by_engine, by_evaluation, by_predict]
-LONGEST = 10  # seconds of a reader; each takes a fraction of one
-MOST_MEMORY = 10**6  # kB that all readings together may add; a table of 10^7 rows takes more
+LONGEST = 10  # seconds per reader; each needs only a fraction of a second
+MOST_MEMORY = 10**6  # limit of the growth of memory by all readings, in kB; a table of 10^7 rows takes more
 
 
 def refusals(folder: Path) -> int:
-    """Opens a folder with every reader; returns how many refuse it. Anything but kdqat's own errors comes out."""
+    """Opens a folder with every reader; returns how many refuse it. Errors other than kdqat's own are raised."""
     refused = 0
     for reader in READERS:
         start = time.process_time()
@@ -123,7 +123,7 @@ def refusals(folder: Path) -> int:
 
 
 def memory() -> int:
-    """The most memory that this process has held, in kB."""
+    """The peak memory of this process, in kB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -218,8 +218,8 @@ REFUSED_TOKENIZERS: dict[str, Callable[[Parts], None]] = {
 
 
 @native
-def test_damage_under_a_right_digest_is_refused_by_every_reader(whole: Whole, tmp_path: Path) -> None:
-    """Of a tokenizer by both that read it: the engine takes token ids."""
+def test_damage_with_a_correct_digest_is_refused_by_every_reader(whole: Whole, tmp_path: Path) -> None:
+    """A damaged tokenizer is refused by the two readers that use it; the engine reads token ids."""
     folder = shutil.copytree(whole.folder, tmp_path / "model")
     whole.parts().write(folder)
     assert refusals(folder) == 0
@@ -234,7 +234,7 @@ def test_damage_under_a_right_digest_is_refused_by_every_reader(whole: Whole, tm
 
 
 def place(draw: random.Random, value: Any) -> tuple[Any, Any]:
-    """A list or mapping somewhere inside `value`, and one of its keys."""
+    """A list or mapping inside `value`, and one of its keys."""
     key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
     inner = value[key]
     return place(draw, inner) if isinstance(inner, dict | list) and inner and draw.random() < 0.7 else (value, key)
@@ -245,7 +245,7 @@ ODD = [*SIZES, 10**7, 10**400, "", False, [1, 2], {"a": 1}, -0.0, 1e-300, "BPE"]
 
 def damage_anything(draw: random.Random, parts: Parts) -> None:
     value = draw.choice([parts.config, parts.about, parts.tokenizer])
-    if value is parts.tokenizer and draw.random() < 0.7:  # most of it is the vocabulary
+    if value is parts.tokenizer and draw.random() < 0.7:  # most of the file is the vocabulary
         value = {name: part for name, part in value.items() if name != "model"}
     container, key = place(draw, value)
     if isinstance(container, dict) and draw.random() < 0.2:

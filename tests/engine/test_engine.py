@@ -1,4 +1,4 @@
-"""Whole models: the engine's logits are those of the packed model through torch, for every architecture and kernel."""
+"""Whole models: the engine's logits equal those of torch for the packed model, with every architecture and kernel."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,7 @@ def sequences(model: PreTrainedModel, lengths: list[int]) -> list[Row]:
 
 
 def logits_by_torch(folder: Path, rows: list[Row], dtype: torch.dtype = torch.float32) -> Any:
-    """One row at a time, so that torch pads nothing either."""
+    """Computes one row at a time, so that torch has no padding either."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).to(dtype)
     out = []
     with torch.no_grad():
@@ -77,10 +77,10 @@ def logits_by_torch(folder: Path, rows: list[Row], dtype: torch.dtype = torch.fl
 @native
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("clip", [None, 0.9])
-def test_logits_are_as_exact_as_torch_s(
+def test_logits_are_as_exact_as_those_of_torch(
     variant: str, clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held against float64: a value on the edge of two steps may fall to either, for torch's FP32 as for the engine."""
+    """Compared with float64: near a rounding boundary, torch's FP32 and the engine may round either way."""
     architecture, options = VARIANTS[variant]
     model = tiny(architecture, **options)
     folder = pack(tmp_path, model, activation_clip=clip)
@@ -103,7 +103,7 @@ def test_logits_are_as_exact_as_torch_s(
 @native
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "kdqat-t5-encoder"])
 def test_logits_do_not_depend_on_batch_mates_order_or_threads(architecture: str, tmp_path: Path) -> None:
-    """Bit for bit, also where a batch is cut into chunks or a few rows are shared out among threads."""
+    """Bit for bit, also if a batch is divided into chunks, or the outputs of a few rows among threads."""
     model = tiny(architecture)
     folder = pack(tmp_path, model)
     rows = sequences(model, [3, 1, 36, 20] * 25)  # more than one chunk
@@ -118,7 +118,7 @@ def test_logits_do_not_depend_on_batch_mates_order_or_threads(architecture: str,
 
 @native
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
-def test_the_longest_row_is_known_before_it_is_tried(architecture: str, tmp_path: Path) -> None:
+def test_the_longest_row_is_known_without_a_trial(architecture: str, tmp_path: Path) -> None:
     engine = Engine.load(pack(tmp_path, tiny(architecture)), 1)
     most = configured(engine.config).longest_row(engine.config)
     if most is None:
@@ -129,7 +129,7 @@ def test_the_longest_row_is_known_before_it_is_tried(architecture: str, tmp_path
         engine.logits([([7] * (most + 1), None)])
 
 
-def test_the_library_has_the_same_bound_of_threads() -> None:
+def test_the_library_has_the_same_limit_of_threads() -> None:
     source = Path(kdqat_cli.native.library.__file__).with_name("src") / "api.cpp"
     assert f"kMostThreads = {MOST_THREADS};" in source.read_text(encoding="utf-8")
 
@@ -170,22 +170,22 @@ REFUSED: dict[str, tuple[list[Row], str]] = {
 
 @native
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_the_model_cannot_take_is_refused(case: str, tmp_path: Path) -> None:
+def test_inputs_that_the_model_cannot_take_are_refused(case: str, tmp_path: Path) -> None:
     engine = Engine.load(pack(tmp_path, tiny("bert")), 2)
     rows, sentence = REFUSED[case]
     with pytest.raises(ValueError, match=sentence):
         engine.logits(rows)
-    assert engine.logits([([5] * 40, [1] * 40)]).shape == (1, LABELS), "and the engine goes on"
+    assert engine.logits([([5] * 40, [1] * 40)]).shape == (1, LABELS), "the engine still works"
 
 
 def forget_the_library() -> None:
-    """What a process looks up once is looked up anew."""
+    """Clears the caches, so that the process looks for the library again."""
     library.cache_clear()
     fused._kernel.cache_clear()
 
 
-def test_torch_takes_over_where_the_library_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model in full precision, no library, or torch by name: the same logits as transformers', and a remark."""
+def test_torch_computes_if_the_library_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a model in full precision, without a library, or with torch by name: transformers' logits, and a remark."""
     model = tiny("bert")
     rows = sequences(model, LENGTHS)
     full = pack(tmp_path / "full", tiny("bert"), activations="fp32")
@@ -220,7 +220,7 @@ def test_a_kernel_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch:
 
 @native
 @pytest.mark.parametrize("option", [{"hidden_act": "silu"}, {"is_decoder": True}])
-def test_a_variant_that_is_not_served_goes_to_torch(tmp_path: Path, option: dict[str, Any]) -> None:
+def test_a_variant_that_the_engine_does_not_support_is_computed_by_torch(tmp_path: Path, option: dict[str, Any]) -> None:
     engine = Engine.load(pack(tmp_path, tiny("bert", **option)), 1)
     assert engine.kernel == TORCH
     assert engine.remark is not None

@@ -1,4 +1,4 @@
-"""The packed model on a GPU: its kernels compute the processor's integers; without a GPU, Triton interprets them."""
+"""The packed model on a GPU: its kernels compute the same integers as a CPU. Without a GPU, Triton interprets them."""
 
 import sys
 from pathlib import Path
@@ -30,15 +30,15 @@ LENGTHS = [7, 1, 12]
 
 
 def draw(rows: int, columns: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of activations and of weights, and the sums that int64 gives."""
+    """Codes of activations and weights, and their sums in int64."""
     generator = torch.Generator().manual_seed(rows + columns + outputs)
     codes = torch.randint(-127, 128, (rows, columns), generator=generator, dtype=torch.int8)
     weight = torch.randint(-1, 2, (outputs, columns), generator=generator, dtype=torch.int8)
     return codes.to(DEVICE), weight.to(DEVICE), (codes.long() @ weight.long().t()).to(DEVICE)
 
 
-def test_a_byte_holds_four_codes_a_quarter_apart() -> None:
-    """By hand: codes 1, -1, 0, 1 are the digits 2, 0, 1, 2, and 2 + 0·4 + 1·16 + 2·64 = 146."""
+def test_a_byte_has_four_codes_a_quarter_of_a_row_apart() -> None:
+    """By hand: the codes 1, -1, 0, 1 are the digits 2, 0, 1, 2, and 2 + 0·4 + 1·16 + 2·64 = 146."""
     codes = torch.zeros(1, 128, dtype=torch.int8)
     codes[0, [0, 32, 64, 96]] = torch.tensor([1, -1, 0, 1], dtype=torch.int8)
     packed = pack_two_bits(codes)
@@ -47,7 +47,7 @@ def test_a_byte_holds_four_codes_a_quarter_apart() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 33, 128, 300])
-def test_two_bits_come_back(columns: int) -> None:
+def test_two_bits_are_unpacked_to_the_same_codes(columns: int) -> None:
     codes = draw(1, columns, 5)[1]
     packed = pack_two_bits(codes)
     assert packed.nbytes <= codes.numel() / 4 + 5 * 32
@@ -56,7 +56,7 @@ def test_two_bits_come_back(columns: int) -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 17])
 @pytest.mark.parametrize(("columns", "outputs"), [(33, 5), (256, 16)])
-def test_the_sums_of_torch_s_int8_product_are_exact(rows: int, columns: int, outputs: int) -> None:
+def test_the_sums_of_torchs_int8_product_are_exact(rows: int, columns: int, outputs: int) -> None:
     codes, weight, sums = draw(rows, columns, outputs)
     assert torch.equal(integer_sums(codes, pack_two_bits(weight)).long(), sums)
 
@@ -65,7 +65,7 @@ def test_the_sums_of_torch_s_int8_product_are_exact(rows: int, columns: int, out
 @pytest.mark.parametrize("rows", [0, 1, 3, 5, 17, 40, 130])
 @pytest.mark.parametrize(("columns", "outputs"), [(1, 1), (33, 5), (128, 33), (300, 70), (768, 16)])
 def test_the_kernels_sums_are_exact(rows: int, columns: int, outputs: int) -> None:
-    """With scales of one the output is the sums themselves: below 2^24, FP32 holds each."""
+    """With scales of 1 the outputs are the sums, and FP32 represents all integers below 2^24."""
     from kdqat_cli.engine.gpu.kernels import TILES, product
 
     codes, weight, sums = draw(rows, columns, outputs)
@@ -98,8 +98,8 @@ def test_scales_and_bias(rows: int) -> None:
 @triton
 @pytest.mark.parametrize("clip", [None, 0.9])
 @pytest.mark.parametrize("shape", [(5, 33), (2, 3, 50), (3, 2, 4, 5), (1, 2500)])
-def test_rounding_is_the_student_s(shape: tuple[int, ...], clip: float | None) -> None:
-    """Bit for bit, integers and scales: also for views across heads, zeros, ties, the smallest numbers."""
+def test_rounding_equals_that_of_the_student(shape: tuple[int, ...], clip: float | None) -> None:
+    """Bit for bit, in integers and scales; also for views across heads, zeros, ties and the smallest numbers."""
     from kdqat_cli.engine.gpu.kernels import round_rows
 
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -112,7 +112,7 @@ def test_rounding_is_the_student_s(shape: tuple[int, ...], clip: float | None) -
     if values.dim() == 4:
         values = values.transpose(1, 2)
     if values.dim() == 3:
-        values = values.mT.contiguous().mT  # whose last dimension does not lie together
+        values = values.mT.contiguous().mT  # its last dimension is not contiguous
     expected = ActivationQuantizer(8, clip).rounded(values)
     codes, scales = round_rows(values.to(DEVICE), clip, torch.int8)
     assert torch.equal(codes.cpu(), expected.values)
@@ -121,7 +121,7 @@ def test_rounding_is_the_student_s(shape: tuple[int, ...], clip: float | None) -
 
 @pytest.mark.parametrize("with_triton", [pytest.param(True, marks=triton), False])
 @pytest.mark.parametrize("architecture", ["bert", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
-def test_logits_are_the_packed_model_s(
+def test_logits_equal_those_of_the_packed_model(
     architecture: str, with_triton: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdqat_cli.engine.gpu.layers.runs_triton", lambda _: with_triton)
@@ -141,9 +141,9 @@ def test_logits_are_the_packed_model_s(
 def test_no_ternary_weight_becomes_a_float_tensor(tmp_path: Path) -> None:
     packed: Any = PackedModel(pack(tmp_path, tiny("bert")) / FILE_NAME, DEVICE)._model
     linears = [module for module in packed.modules() if isinstance(module, layers.PackedLinear)]
-    assert len(linears) == 2 * 6 + 1  # of two layers, and the pooler
+    assert len(linears) == 2 * 6 + 1  # in two layers, and the pooler
     assert isinstance(packed.get_input_embeddings(), layers.PackedEmbedding)
-    assert all(linear.weight.nbytes == 32 * len(linear.weight) for linear in linears)  # 32 or 40 columns fill 128 codes
+    assert all(linear.weight.nbytes == 32 * len(linear.weight) for linear in linears)  # columns are padded to 128
     assert not any(name.endswith("word_embeddings.weight") for name, _ in packed.named_parameters())
 
 
@@ -157,14 +157,14 @@ REFUSED: list[tuple[list[Row], str]] = [
 ]
 
 
-def test_what_the_model_cannot_take_is_refused_before_the_gpu_sees_it(tmp_path: Path) -> None:
+def test_inputs_that_the_model_cannot_take_are_refused_before_the_gpu_gets_them(tmp_path: Path) -> None:
     packed = PackedModel(pack(tmp_path, tiny("bert")) / FILE_NAME, DEVICE)
     for rows, sentence in REFUSED:
         with pytest.raises(ValueError, match=sentence):
             packed.logits(rows)
-    for name, options in (("roberta", {}), ("mpnet", {"pad_token_id": 5})):  # MPNet counts from 1, whatever padding is
+    for name, options in (("roberta", {}), ("mpnet", {"pad_token_id": 5})):  # MPNet counts from 1, with any padding id
         packed = PackedModel(pack(tmp_path / name, tiny(name, **options)) / FILE_NAME, DEVICE)
-        with pytest.raises(ValueError, match="longer than 38"):  # two positions stand before the first token's
+        with pytest.raises(ValueError, match="longer than 38"):  # two positions precede the first
             packed.logits([([6] * 39, None)])
         assert np.isfinite(packed.logits([([6] * 38, None)])).all()
 
@@ -176,7 +176,7 @@ def test_a_model_in_full_precision_is_refused(tmp_path: Path) -> None:
 
 
 @no_gpu
-def test_without_a_gpu_each_command_says_so(tmp_path: Path) -> None:
+def test_without_a_gpu_each_command_reports_it(tmp_path: Path) -> None:
     folder = pack(tmp_path / "packed", tiny("bert"))
     with pytest.raises(MissingInputError, match="no GPU"):
         Engine.load(folder, device="cuda")
@@ -261,7 +261,7 @@ built(kernels._round_kernel, ROUND, 90, 4, ROWS=2, COLUMNS=1024)
 
 @triton
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
-    """What the interpreter lets pass, Triton's compiler may refuse; products are the tensor cores' 8-bit ones."""
+    """Triton's compiler may refuse code that its interpreter accepts. Products use the tensor cores in 8 bits."""
     program = tmp_path / "compile_kernels.py"
     program.write_text(COMPILE, encoding="utf-8")
     run(tmp_path, sys.executable, str(program), TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path / "cache"))

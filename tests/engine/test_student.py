@@ -1,4 +1,4 @@
-"""A student in memory on the engine: what is scored is what is packed, and what torch alone can do stays torch's."""
+"""A student in memory on the engine: its logits equal those of its packed file, and torch computes the rest."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -30,7 +30,7 @@ def student(architecture: str = "bert", **changes: Any) -> PreTrainedModel:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.9])
-def test_logits_are_bit_for_bit_those_of_the_packed_file(
+def test_logits_equal_those_of_the_packed_file_bit_for_bit(
     variant: str, frozen: bool, clip: float | None, tmp_path: Path
 ) -> None:
     architecture, options = VARIANTS[variant]
@@ -45,7 +45,7 @@ def test_logits_are_bit_for_bit_those_of_the_packed_file(
 
 
 @native
-def test_a_student_that_trains_on_is_not_changed_and_served_anew(tmp_path: Path) -> None:
+def test_a_student_that_continues_training_is_unchanged_and_gets_a_new_engine(tmp_path: Path) -> None:
     model = student()
     rows = sequences(model, LENGTHS)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -58,18 +58,18 @@ def test_a_student_that_trains_on_is_not_changed_and_served_anew(tmp_path: Path)
         assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
         model(input_ids=torch.tensor([rows[0][0]]), labels=torch.tensor([1])).loss.backward()
         optimizer.step()
-        assert np.array_equal(served.logits(rows), seen[-1]), "an engine keeps the weights that it was given"
+        assert np.array_equal(served.logits(rows), seen[-1]), "an engine keeps the weights that it got"
     assert not np.array_equal(seen[0], seen[1])
 
 
 @pytest.mark.parametrize(
     "changes", [{"activations": "fp32"}, {"weights": "int4"}, {"weights": "int8"}, {"activation_scale": "batch"}]
 )
-def test_other_quantisation_is_torch_s(changes: dict[str, Any]) -> None:
+def test_other_quantisation_is_computed_by_torch(changes: dict[str, Any]) -> None:
     assert native_student(student(**changes)) is None
 
 
-def test_other_models_and_types_are_torch_s() -> None:
+def test_other_models_and_types_are_computed_by_torch() -> None:
     assert native_student(tiny("bert")) is None
     assert native_student(student().double()) is None
     unserved = tiny("bert", hidden_act="silu")
@@ -80,8 +80,8 @@ def test_other_models_and_types_are_torch_s() -> None:
 @pytest.mark.parametrize(
     "name", ["bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.0.output.LayerNorm.weight"]
 )
-def test_a_student_with_nan_is_left_to_torch(name: str) -> None:
-    """Eight bits and a softmax would make sound numbers of it."""
+def test_a_student_with_nan_is_computed_by_torch(name: str) -> None:
+    """Rounding to 8 bits and softmax would turn NaN into valid numbers."""
     model = student()
     with torch.no_grad():
         model.get_parameter(name)[0] = torch.nan
@@ -89,7 +89,7 @@ def test_a_student_with_nan_is_left_to_torch(name: str) -> None:
 
 
 @native
-def test_the_variable_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNEL_VARIABLE, TORCH)
     assert native_student(student()) is None
     monkeypatch.setenv(KERNEL_VARIABLE, "abacus")

@@ -13,7 +13,7 @@ from tests.architectures import tiny
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, ternarised by the default recipe and frozen."""
+    """The model, quantised to ternary weights by the default recipe, and frozen."""
     quantize_model(model, load_recipe("clean").quantization)
     freeze(model)
     return model.eval()
@@ -25,7 +25,7 @@ def student(architecture: str, **options: object) -> PreTrainedModel:
 
 
 def unrounded(model: PreTrainedModel, linears: bool = True) -> PreTrainedModel:
-    """A copy that rounds no activations; `linears` False: that rounds those of linears, not of the attention."""
+    """A copy that rounds no activations; `linears` False: it rounds only those of linear layers."""
     other = copy.deepcopy(model)
     for module in other.modules():
         if getattr(module, "quantizer", None) is not None and (linears or not hasattr(module, "grouping")):

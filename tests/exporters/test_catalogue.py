@@ -1,4 +1,4 @@
-"""The list of formats, and what is said where a package is missing."""
+"""The list of formats, and the message about a missing package."""
 
 import subprocess
 import sys
@@ -28,5 +28,5 @@ def test_a_missing_package_is_named_with_its_command() -> None:
     assert caught.value.exit_code == 3
 
 
-def test_what_is_installed_is_found_under_its_module_s_name() -> None:
+def test_an_installed_package_is_found_by_the_name_of_its_module() -> None:
     require_packages("dense", ("huggingface-hub", "torch"))

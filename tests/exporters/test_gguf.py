@@ -1,4 +1,4 @@
-"""GGUF files: blocks by hand and by the gguf package here; on llama.cpp in the slow tests."""
+"""GGUF files: blocks by hand and by the gguf package; the slow tests run llama.cpp."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def random_weight(rows: int, columns: int, row_scales: bool) -> Codes:
 
 
 def test_tq2_bytes_by_hand() -> None:
-    """Byte i of the first 32 holds the codes i, i + 32, i + 64 and i + 96, each plus 1, the first lowest."""
+    """Byte i of the first 32 has the codes i, i + 32, i + 64 and i + 96, each plus 1, the first in the lowest bits."""
     levels = torch.zeros(1, 256, dtype=torch.int8)
     levels[0, 0], levels[0, 32], levels[0, 96], levels[0, 128] = 1, -1, 1, -1
     kind, blocks = encode(Codes(levels, torch.tensor([0.5]), MATRIX), "TQ2_0", "w")
@@ -78,12 +78,12 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert not values.any()
 
 
-def test_rows_that_fit_no_block_are_refused() -> None:
+def test_rows_that_do_not_fill_blocks_are_refused() -> None:
     with pytest.raises(ConfigError, match="w has rows of 40 weights; GGUF's blocks hold 256 or 32"):
         encode(random_weight(2, 40, False), "TQ2_0", "w")
 
 
-def test_fields_of_the_file(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_the_fields_of_the_file(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = student("bert", intermediate_size=256, vocab_size=len(VOCABULARY))
     model.config.id2label = {0: "sad", 1: "schön", 2: "so so"}
     gguf_file.write(model, tokenizer, tmp_path, "TQ1_0")
@@ -109,7 +109,7 @@ def test_fields_of_the_file(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) 
     assert np.array_equal(found["position_embd.weight"], state["bert.embeddings.position_embeddings.weight"].numpy())
 
 
-def test_roberta_s_positions_start_behind_padding(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_the_positions_of_roberta_start_after_padding(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = student("roberta", pad_token_id=1, intermediate_size=64, vocab_size=len(VOCABULARY))
     gguf_file.write(model, tokenizer, tmp_path, "TQ2_0")
     reader = gguf.GGUFReader(tmp_path / gguf_file.FILE)
@@ -119,7 +119,7 @@ def test_roberta_s_positions_start_behind_padding(tokenizer: PreTrainedTokenizer
 
 
 @pytest.mark.parametrize("architecture", ["electra", "distilbert", "mpnet", "kdqat-t5-encoder"])
-def test_what_llama_cpp_does_not_compute_is_refused(
+def test_models_that_llama_cpp_does_not_support_are_refused(
     architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"no classifier of the type {architecture}, but has bert, roberta") as caught:
@@ -133,7 +133,7 @@ def test_another_activation_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_p
 
 
 def written(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: int) -> dict[str, Any]:
-    """What a GGUF file with `rows` embeddings says about a tokenizer."""
+    """The fields of a GGUF file with `rows` embeddings about a tokenizer."""
     model = student("bert", vocab_size=rows, pad_token_id=tokenizer.pad_token_id, hidden_size=96, intermediate_size=96)
     gguf_file.write(model, tokenizer, folder, "TQ2_0")
     fields = gguf.GGUFReader(folder / gguf_file.FILE).fields
@@ -141,7 +141,7 @@ def written(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: int) -> dict
 
 
 def retold(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer with parts of its tokenizer.json changed."""
+    """A copy of a tokenizer with changes in its tokenizer.json."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | changes
     copied = copy.deepcopy(tokenizer)
     copied._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(backend))
@@ -180,7 +180,7 @@ def test_every_form_of_a_normaliser_is_read(
 
 
 @pytest.mark.parametrize("kind", ["NFKC", "Nmt"])
-def test_a_normaliser_that_llama_cpp_has_not_is_refused(
+def test_a_normaliser_that_llama_cpp_does_not_have_is_refused(
     kind: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     for normalizer in ({"type": kind}, sequence(LOWER, {"type": kind})):
@@ -192,10 +192,10 @@ def test_a_normaliser_that_llama_cpp_has_not_is_refused(
         written(lowered, tmp_path, len(lowered))
 
 
-def test_added_tokens_keep_their_text_and_have_a_type_of_their_own(
+def test_added_tokens_keep_their_text_and_have_their_own_type(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """A word mark or a lost prefix would hide them: llama.cpp finds them in the text as they stand."""
+    """llama.cpp searches for them literally in the text, so a word mark or a lost prefix would hide them."""
     added = copy.deepcopy(tokenizer)
     added.add_tokens(["[URL]", "##odd"])
     added.add_special_tokens({"additional_special_tokens": ["<turn>"]})
@@ -218,8 +218,8 @@ def test_more_tokens_than_embeddings_are_refused(tokenizer: PreTrainedTokenizerB
         written(added, tmp_path, len(tokenizer) + 1)
 
 
-def test_tokens_that_are_one_to_llama_cpp_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """It would abort while it loads the file."""
+def test_tokens_that_are_equal_for_llama_cpp_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """llama.cpp would abort while it loads the file."""
     added = copy.deepcopy(tokenizer)
     piece = next(token for token in VOCABULARY if token.startswith("##"))
     added.add_tokens([piece.removeprefix("##")])
@@ -227,7 +227,7 @@ def test_tokens_that_are_one_to_llama_cpp_are_refused(tokenizer: PreTrainedToken
         written(added, tmp_path, len(added))
 
 
-def test_pairs_told_apart_by_type_are_refused(tmp_path: Path) -> None:
+def test_pairs_with_different_token_types_are_refused(tmp_path: Path) -> None:
     ones = np.ones((1, 3), dtype=np.int64)
     with pytest.raises(ConfigError, match="gives every token the type 0"):
         gguf_run.logits(tmp_path, [{"input_ids": ones, "attention_mask": ones, "token_type_ids": ones}])
@@ -259,7 +259,7 @@ def _refusing(path: Path) -> None:
     raise ConfigError(f"{path} is refused.", "another")
 
 
-def test_a_crash_of_llama_cpp_is_a_failed_gate_and_its_errors_come_through(tmp_path: Path) -> None:
+def test_a_crash_of_llama_cpp_is_a_failed_gate_and_its_errors_are_shown(tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"llama.cpp crashed on model.gguf"):
         gguf_run.apart(_killed, tmp_path / "model.gguf")
     with pytest.raises(ConfigError, match=r"model.gguf is refused") as refused:
@@ -283,9 +283,9 @@ def test_llama_cpp_computes_the_student(
     batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
     (found,) = gguf_run.logits(tmp_path, [{name: values.numpy() for name, values in batch.items()}])
     expected = logits(unrounded(model), batch).numpy()
-    # 8-bit inputs, keys and values in FP16 and GELU from a table, on weights drawn ten times as large as BERT's.
+    # The differences come from 8-bit inputs, FP16 keys and values, and GELU from a table, on weights ten times BERT's.
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
-    assert expected.std(0).min() > 0.1, "tokens decide"
+    assert expected.std(0).min() > 0.1, "the logits depend on the tokens"
 
     with closing(gguf_run.LlamaClassifier(tmp_path / gguf_file.FILE, 64, 1)) as classifier:
         loaded = classifier.model

@@ -1,4 +1,4 @@
-"""ONNX graphs on ONNX Runtime: every architecture, every shape of batch."""
+"""ONNX graphs on ONNX Runtime: every architecture, every shape of a batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ SHAPES = ((7, 4, 1), (12,), (3, 3), (20, 11, 2, 5))
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_encoder: Path) -> PreTrainedTokenizerBase:
-    """One without token types, as most architectures have it."""
+    """A tokenizer without token types, as in most architectures."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     return tokenizer
@@ -36,7 +36,7 @@ def run(folder: Path, batch: dict[str, Tensor]) -> Tensor:
 
 
 def test_bytes_by_hand() -> None:
-    """One row of 18 codes in blocks of 16: what is beyond the row is the zero point."""
+    """One row of 18 codes in blocks of 16; the padding of the row is the zero point."""
     codes = torch.zeros(1, 18, dtype=torch.int8)
     codes[0, 0], codes[0, 3], codes[0, 16], codes[0, 17] = 1, -1, -1, 1
     first = [0b01_10_10_11, 0b10_10_10_10, 0b10_10_10_10, 0b10_10_10_10]
@@ -49,14 +49,14 @@ def test_bytes_by_hand() -> None:
 def test_the_packed_graph_computes_the_student(
     architecture: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """Without rounding on either side, so that the comparison is exact; padding is masked, both axes move."""
+    """Neither side rounds, so the comparison is exact. Padding is masked, and both axes are dynamic."""
     model = unrounded(student(architecture))
     onnx_graph.write(model, tokenizer, tmp_path)
     for lengths in SHAPES:
         batch = tokens(model, lengths)
         expected = logits(model, batch)
         torch.testing.assert_close(run(tmp_path, batch), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert expected.std(0).min() > 1e-3, "tokens decide"
+    assert expected.std(0).min() > 1e-3, "the logits depend on the tokens"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_token_types_are_an_input(
     tiny_encoder: Path,
     tmp_path: Path,
 ) -> None:
-    """And the packed graph rounds the inputs of linears: its own way, so nearly."""
+    """The packed graph also rounds the inputs of linear layers in its own way, so the logits agree only nearly."""
     write(bert, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path)
     expected = logits(unrounded(bert), batch)
     tolerance = 0.05 if write is onnx_graph.write else 1e-4
@@ -82,7 +82,7 @@ def test_token_types_are_an_input(
     assert (run(tmp_path, batch) - found).abs().max() > 0.1 * float(expected.abs().max())
 
 
-def test_what_the_packed_graph_holds(bert: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_the_content_of_the_packed_graph(bert: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     onnx_graph.write(bert, tokenizer, tmp_path)
     content = (tmp_path / onnx_graph.FILE).read_bytes()
     graph = onnx.load_from_string(content).graph
@@ -95,16 +95,16 @@ def test_what_the_packed_graph_holds(bert: PreTrainedModel, tokenizer: PreTraine
     assert [[axis.dim_param != "" for axis in x.type.tensor_type.shape.dim] for x in graph.input] == [[True, True]] * 2
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     large = [array.shape for array in arrays.values() if array.dtype == np.float32 and array.size >= 32 * 32]
-    assert large == [(64, 32)], "the positions; no weight is there in floats"
+    assert large == [(64, 32)], "only the positions: no weight is stored as floats"
     for path in (b"site-packages", str(Path.cwd()).encode(), b"stack_trace"):
-        assert path not in content, "the machine's paths"
+        assert path not in content, "paths of the machine"
     again = tmp_path / "again"
     again.mkdir()
     onnx_graph.write(bert, tokenizer, again)
     assert (again / onnx_graph.FILE).read_bytes() == content
 
 
-def test_the_plain_graph_needs_no_operators_of_one_runtime(
+def test_the_plain_graph_has_only_standard_operators(
     bert: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     onnx_graph.write_plain(bert, tokenizer, tmp_path)
@@ -113,7 +113,7 @@ def test_the_plain_graph_needs_no_operators_of_one_runtime(
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_writing_leaves_the_student_as_it_was(
+def test_writing_does_not_change_the_student(
     bert: PreTrainedModel, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     before = logits(bert, batch)

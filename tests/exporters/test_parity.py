@@ -1,4 +1,4 @@
-"""When two models are said to agree."""
+"""The criterion for the agreement of two models."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ def test_labels_are_counted_by_hand() -> None:
     assert compare(student, exported) == Parity(rows=3, differing=1, largest=0.5, share=1 / 3)
 
 
-def test_a_single_number_differs_where_it_moves_by_a_tenth_of_the_spread() -> None:
+def test_a_number_differs_if_it_changes_by_a_tenth_of_the_spread() -> None:
     student = np.array([[-1.0], [1.0], [-1.0], [1.0]], dtype=np.float32)  # standard deviation 1
     exported = student + np.array([[0.09], [-0.09], [0.11], [0.0]], dtype=np.float32)
     assert compare(student, exported).differing == 1
 
 
 @pytest.mark.parametrize("labels", [1, 2])
-def test_not_a_number_differs(labels: int) -> None:
+def test_nan_differs(labels: int) -> None:
     student = np.ones((4, labels), dtype=np.float32)
     exported = student.copy()
     exported[2, 0] = np.nan

@@ -41,7 +41,7 @@ def student(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPat
     return str(folder)
 
 
-# One of each engine; test_stock.py, test_onnx.py and test_gguf.py hold the formats' own tests.
+# One format per engine; test_stock.py, test_onnx.py and test_gguf.py have the tests of each format.
 @pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
 def test_an_export_is_compared_on_the_dev_rows(
     format_name: str, package: str, student: str, task: TextTask, tmp_path: Path
@@ -62,12 +62,12 @@ def test_an_export_is_compared_on_the_dev_rows(
     assert about["sources"]["student"] is not None
 
 
-def test_a_dense_export_is_a_model_like_any_other(student: str, task: TextTask, tmp_path: Path) -> None:
+def test_a_dense_export_is_an_ordinary_model(student: str, task: TextTask, tmp_path: Path) -> None:
     told = export(student, tmp_path, format_name="dense", task=task)
     assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
 
 
-def test_an_export_that_says_something_else_is_not_kept(
+def test_an_export_with_other_answers_is_not_kept(
     student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def negated(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -84,10 +84,10 @@ def test_an_export_that_says_something_else_is_not_kept(
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_an_engine_s_own_tokenizer_is_compared(
+def test_the_tokenizer_of_an_engine_is_compared(
     student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels are computed from the student's ids, and would say nothing of a vocabulary."""
+    """Labels are computed from the student's token ids, so they would not show a wrong vocabulary."""
     spec = catalogue.FORMATS["dense"]
     tokenizer = AutoTokenizer.from_pretrained(student)
 
@@ -114,7 +114,7 @@ def test_an_engine_s_own_tokenizer_is_compared(
 def test_rows_are_padded_to_one_length(
     student: str, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of like length in one batch would hide an engine that has lost the mask."""
+    """Batches of rows of similar length would hide an engine that ignores the mask."""
     spec = catalogue.FORMATS["dense"]
     seen: list[Any] = []
 
@@ -131,7 +131,7 @@ def test_rows_are_padded_to_one_length(
 
 
 @pytest.mark.parametrize(("format_name", "package"), [("dense", "torch"), ("onnx", "onnxscript")])
-def test_a_packed_folder_gives_the_bytes_that_its_student_gives(
+def test_a_packed_folder_gives_the_same_bytes_as_its_student(
     format_name: str, package: str, student: str, task: TextTask, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
@@ -149,13 +149,13 @@ def test_packed_needs_no_task(student: str, tmp_path: Path) -> None:
     assert export(student, tmp_path / "out")["bits_per_weight"] < 32
 
 
-def test_another_format_needs_one(student: str, tmp_path: Path) -> None:
+def test_other_formats_need_a_task(student: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="checked on dev rows") as caught:
         export(student, tmp_path / "out", format_name="onnx")
     assert caught.value.fix == "kdqat export --format onnx --task TASK"
 
 
-def test_half_is_refused_where_it_means_nothing(student: str, task: TextTask, tmp_path: Path) -> None:
+def test_half_is_refused_if_it_has_no_meaning(student: str, task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--half has no meaning for --format onnx") as caught:
         export(student, tmp_path / "out", half=True, format_name="onnx", task=task)
     assert caught.value.fix == "--format packed, dense, hf, hf-compressed"

@@ -1,4 +1,4 @@
-"""Folders that stock transformers loads: dense, bitnet, compressed-tensors."""
+"""Folders that transformers loads without kdqat: dense, bitnet, compressed-tensors."""
 
 import json
 from collections.abc import Callable
@@ -35,12 +35,12 @@ def numpy(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def test_bitnet_bytes_by_hand() -> None:
-    """Eight rows: byte r holds rows r, r + 2, r + 4, r + 6, the first lowest."""
+    """Eight rows: byte r has the rows r, r + 2, r + 4 and r + 6, the first in the lowest bits."""
     codes = torch.tensor([[-1, 0], [0, 0], [0, 1], [1, 0], [1, -1], [0, 0], [-1, -1], [1, 1]], dtype=torch.int8)
     assert bitnet.pack(codes).tolist() == [[0b00_10_01_00, 0b00_00_10_01], [0b10_01_10_01, 0b10_01_01_01]]
 
 
-def test_bitnet_bytes_are_what_transformers_unpacks() -> None:
+def test_transformers_unpacks_bitnet_bytes() -> None:
     from transformers.integrations.bitnet import unpack_weights
 
     codes = torch.randint(-1, 2, (12, 7), generator=torch.Generator().manual_seed(0)).to(torch.int8)
@@ -56,7 +56,7 @@ def test_compressed_words_by_hand() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 33])
-def test_compressed_words_are_what_the_package_packs(columns: int) -> None:
+def test_compressed_words_equal_those_of_the_package(columns: int) -> None:
     helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     codes = torch.randint(-1, 2, (5, columns), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     assert torch.equal(helpers.unpack_from_int32(compressed.pack(codes), 2, codes.shape), codes)
@@ -77,7 +77,7 @@ def test_a_dense_folder_is_the_student_without_rounding(
     assert (logits(loaded, batch) - logits(model, batch)).abs().max() > 1e-4, "the student does round"
 
 
-WRITERS: dict[str, tuple[Callable[..., None], bool]] = {  # the second: the engine does not round inputs of linears
+WRITERS: dict[str, tuple[Callable[..., None], bool]] = {  # bool: the engine does not round inputs of linears
     "dense": (dense.write, True),
     "hf": (bitnet.write, False),
     "hf-compressed": (compressed.write, True),
@@ -88,7 +88,7 @@ WRITERS: dict[str, tuple[Callable[..., None], bool]] = {  # the second: the engi
 def test_stock_transformers_computes_the_student(
     name: str, model: PreTrainedModel, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """In a process that has never seen kdqat; FP16 is stored, FP32 loaded."""
+    """In a process that does not import kdqat; weights are stored in FP16 and loaded in FP32."""
     if name == "hf-compressed":
         pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
     write, linears = WRITERS[name]
@@ -96,11 +96,11 @@ def test_stock_transformers_computes_the_student(
     write(source, tokenizer, tmp_path)
     expected = logits(unrounded(source, linears), batch)
     (found,) = stock.logits(tmp_path, [numpy(batch)])
-    # A value within float error of a rounding boundary may fall on its other side.
+    # A value near a rounding boundary may be rounded to the other side by float errors.
     tolerance = 1e-5 if linears else 0.02
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
     spread = float((logits(model.apply(_negate), batch) - expected).abs().max())
-    assert spread > 10 * tolerance * float(expected.abs().max()), "a wrong sign would be seen"
+    assert spread > 10 * tolerance * float(expected.abs().max()), "a wrong sign would show"
 
 
 def _negate(module: Any) -> None:
@@ -110,7 +110,7 @@ def _negate(module: Any) -> None:
 
 
 @pytest.mark.parametrize("write", [dense.write, bitnet.write, compressed.write])
-def test_half_is_stored_not_computed(
+def test_half_precision_is_only_for_storage(
     write: Callable[..., None], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     write(student("bert"), tokenizer, tmp_path)
@@ -140,7 +140,7 @@ def test_bitnet_refuses_rows_that_are_not_a_multiple_of_four(
 
 
 @pytest.mark.parametrize("write", [bitnet.write, compressed.write])
-def test_what_is_not_ternary_is_refused(
+def test_a_model_that_is_not_ternary_is_refused(
     write: Callable[..., None], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="no ternary weights"):
@@ -157,7 +157,7 @@ def test_what_is_not_ternary_is_refused(
 def test_a_folder_with_a_missing_tensor_is_not_an_export(
     model: PreTrainedModel, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """transformers would fill it with random numbers."""
+    """transformers would fill the tensor with random numbers."""
     source = frozen(model)
     tensors = {name: values for name, values in source.state_dict().items() if name != "classifier.bias"}
     stock.write_stock(source, tokenizer, tmp_path, tensors, half=False)

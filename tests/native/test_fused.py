@@ -1,4 +1,4 @@
-"""The library's passes of a training step: bit for bit what torch's several passes give, and float64's divergence."""
+"""The library's fused training steps: equal to torch's several passes bit for bit; the divergence against float64."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Threads of torch, of which the library has as many."""
+    """The number of threads of torch, and of the library."""
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def divergence_of_whole_sentences(
     student: Tensor, teacher: Tensor, lengths: list[int], temperature: float, floor: float | None
 ) -> Tensor:
-    """Eq. 6 as map_loss reads it, of sentences cut out of their padding; torch's clamp has no gradient below."""
+    """Eq. 6 as in map_loss, for sentences without padding; torch's clamp has no gradient below its limit."""
     sentences = []
     for own, taught, length in zip(student, teacher, lengths, strict=True):
         q, p = ((x[:, :length, :length] / temperature).softmax(-1).clamp(min=floor or 0) for x in (own, taught))
@@ -55,7 +55,7 @@ def divergence_of_whole_sentences(
 
 def some(*shape: int) -> Tensor:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values[0] = 0  # a vector of zeros, or several
+    values[0] = 0  # one or several vectors of zeros
     return values
 
 
@@ -91,7 +91,7 @@ def test_a_product_has_exact_sums(kernel: str, threads: int, rows: int, inputs: 
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_student_s_linear_layer_is_the_formula_bit_for_bit(kernel: str, bias: bool) -> None:
+def test_a_linear_layer_of_a_student_equals_the_formula_bit_for_bit(kernel: str, bias: bool) -> None:
     torch.manual_seed(0)
     quantizer = ActivationQuantizer(8, None)
     layer = QuantizedLinear(nn.Linear(96, 48, bias=bias), StraightThrough(Ternary(), None), quantizer)
@@ -119,10 +119,10 @@ def same_bits(one: Codes, other: Codes) -> bool:
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("bucket", [1, 5, 16, 33, 256, 300_000])
-def test_levels_and_values_are_torch_s(
+def test_levels_and_values_equal_those_of_torch(
     kernel: str, threads: int, bits: int, bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a ragged last bucket, of a constant one, of values that lie apart, and of more than a bucket may have."""
+    """Also with a shorter last bucket, a constant one, values that are not contiguous, and too large buckets."""
     quantizer = Uniform(bits, bucket)
     for weight in (some(700, 33), 0.01 * some(9, 1) + 3, some(40, 31).mT, some(3, 4, 5, 2), 1e-12 * some(7, 9)):
         codes = quantizer.codes(weight, quantizer.grouping)
@@ -139,7 +139,7 @@ def test_levels_and_values_are_torch_s(
 
 
 @pytest.mark.parametrize("grouping", [MATRIX, ROW, Grouping("bucket", 7)], ids=str)
-def test_signed_levels_multiply_to_torch_s_products(kernel: str, threads: int, grouping: Grouping) -> None:
+def test_signed_levels_give_torchs_products(kernel: str, threads: int, grouping: Grouping) -> None:
     levels = (torch.arange(15 * 40) % 255 - 127).to(torch.int8).view(15, 40)
     scales = some(2, grouping.count(levels.shape)).abs()[1]
     value = Codes(levels, scales, grouping).value()
@@ -158,7 +158,7 @@ def test_a_bucket_with_nan_or_infinity_becomes_nan(kernel: str, width: int, bad:
     assert value[[0, 1, 3]].isfinite().all()
 
 
-def test_points_and_scales_that_are_learned_keep_their_gradient(kernel: str) -> None:
+def test_learned_points_and_scales_keep_their_gradient(kernel: str) -> None:
     scales = torch.ones(4, requires_grad=True)
     Codes(torch.ones(4, 5, dtype=torch.int8), scales, ROW).value().sum().backward()  # type: ignore[no-untyped-call]
     assert scales.grad is not None
@@ -179,7 +179,7 @@ def test_the_divergence_equals_float64_loops(
     expected = divergence_of_whole_sentences(wanted, teacher.double(), lengths, temperature, floor)
     expected.backward()  # type: ignore[no-untyped-call]
     padding = ~mask[:, None, None, :].expand_as(student)
-    student[padding], teacher[padding] = 1e30, math.nan  # it may hold anything
+    student[padding], teacher[padding] = 1e30, math.nan  # padding may have any value
     student.requires_grad_()
     loss = map_loss([student], [teacher], mask.long(), temperature, floor)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -199,7 +199,7 @@ def test_the_divergence_of_nan_is_not_finite(kernel: str, bad: float, floor: flo
         assert not map_loss([pair[0]], [pair[1]], mask, floor=floor).isfinite()
 
 
-def test_drops_what_torch_drops(kernel: str, threads: int) -> None:
+def test_dropout_drops_the_same_values_as_torch(kernel: str, threads: int) -> None:
     values = some(7, 33, 65).requires_grad_()
     torch.manual_seed(3)
     out = dropout(values, 0.3, True)
@@ -207,7 +207,7 @@ def test_drops_what_torch_drops(kernel: str, threads: int) -> None:
     torch.manual_seed(3)
     expected = dropout(values.detach().double(), 0.3, True)
     assert torch.equal(out == 0, expected == 0)
-    torch.testing.assert_close(out.double(), expected, rtol=2e-7, atol=0)  # the factor is a float here
+    torch.testing.assert_close(out.double(), expected, rtol=2e-7, atol=0)  # the factor is an FP32 number here
     assert values.grad is not None
     factor = 2**16 / round(0.7 * 2**16)
     assert torch.equal(values.grad[1:], torch.where(out[1:] != 0, torch.tensor(factor), torch.tensor(0.0)))
@@ -223,7 +223,7 @@ def test_more_threads_than_the_library_supports_are_not_an_error() -> None:
     assert torch.equal(rounded, fused.rounded(some(9, 17), None, False)[0])
 
 
-def test_the_variable_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_turns_the_fused_steps_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused.fuses(torch.zeros(1))
     assert not fused.fuses(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
     monkeypatch.setenv(KERNEL_VARIABLE, "torch")

@@ -1,4 +1,4 @@
-"""Every kernel that runs here against integer sums and float64: all tail sizes, extremes, rows and threads."""
+"""Every available kernel against integer sums and float64: all tail sizes, extremes, rows and threads."""
 
 import itertools
 import math
@@ -16,8 +16,8 @@ from kdqat_cli.quantizers.activations import ActivationQuantizer
 pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
 
 KERNELS = kernels()
-# Around the sizes of a group (16), of what AVX2 sums before it widens (256), and of BERT's layers; rows also around
-# where AVX2 goes from tiles to tables.
+# Around the sizes of a group (16), of AVX2's sums before they are widened (256), and of BERT's layers; rows also around
+# the number from which AVX2 uses tables instead of tiles.
 INPUTS = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 255, 256, 257, 272, 511, 768, 1025]
 OUTPUTS = [1, 2, 15, 16, 17, 31, 33, 47, 48, 49, 64, 100]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 20, 21, 32, 33, 45, 53, 64, 65, 127, 130, 513]
@@ -28,7 +28,7 @@ def random_codes(draw: np.random.Generator, outputs: int, inputs: int) -> NDArra
 
 
 def whole_rows(draw: np.random.Generator, rows: int, inputs: int) -> NDArray[np.float32]:
-    """Integers in ±127 with one of ±127 in each row: their scale is 1, so that outputs are the integer sums."""
+    """Integers in ±127, with ±127 once in each row: the scale is 1, so the outputs are the integer sums."""
     values = draw.integers(-127, 128, (rows, inputs))
     values[np.arange(rows), draw.integers(0, inputs, rows)] = 127
     return values.astype(np.float32)
@@ -69,7 +69,7 @@ def test_products_are_exact_for_any_number_of_rows(kernel: str, threads: int) ->
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_products_are_exact_for_many_outputs(kernel: str) -> None:
-    """More than the sums of which AVX2 holds for one pass over the inputs (96 panels of 16)."""
+    """More outputs than the sums that AVX2 keeps in one pass over the inputs (96 panels of 16)."""
     draw = np.random.default_rng(9)
     for inputs, outputs, rows in ((90, 1537, 33), (300, 3072, 16), (600, 1603, 64)):
         codes, values = random_codes(draw, outputs, inputs), whole_rows(draw, rows, inputs)
@@ -78,7 +78,7 @@ def test_products_are_exact_for_many_outputs(kernel: str) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_sums_do_not_overflow(kernel: str) -> None:
-    """Codes of one sign times ±127 are the largest sums that there are."""
+    """Codes of one sign times ±127 give the largest possible sums."""
     for inputs in (256, 512, 3072, 4100):
         codes = np.repeat(np.array([[1], [-1], [0]], dtype=np.int8), inputs, axis=1)
         values = np.stack([np.full(inputs, sign * 127.0, dtype=np.float32) for sign in (1, -1)])
@@ -104,7 +104,7 @@ def test_scale_bias_and_activation(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_chain_hands_its_rows_on(kernel: str) -> None:
+def test_a_chain_passes_its_rows_to_the_next_layer(kernel: str) -> None:
     draw = np.random.default_rng(3)
     sizes, rows = [40, 17, 96, 5], draw.standard_normal((90, 40)).astype(np.float32)
     chains, expected = [Chain(threads, kernel) for threads in (1, 2)], rows
@@ -117,12 +117,12 @@ def test_a_chain_hands_its_rows_on(kernel: str) -> None:
         expected = one(expected)
     for chain in chains:
         assert np.array_equal(chain(rows), expected)
-        assert np.array_equal(chain(rows[:7]), expected[:7]), "few rows: outputs are shared out"
+        assert np.array_equal(chain(rows[:7]), expected[:7]), "few rows: the outputs are divided among threads"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("clip", [None, 0.8])
-def test_the_quantiser_is_the_student_s(kernel: str, clip: float | None) -> None:
+def test_the_quantiser_equals_that_of_the_student(kernel: str, clip: float | None) -> None:
     """Bit for bit: value · scale equals what training and evaluation compute."""
     draw = np.random.default_rng(4)
     quantizer = ActivationQuantizer(bits=8, clip=clip)
@@ -142,8 +142,8 @@ def test_the_quantiser_is_the_student_s(kernel: str, clip: float | None) -> None
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_values_between_two_steps_are_rounded_as_a_division_would(kernel: str) -> None:
-    """Halves of steps and their neighbours, where a product with the inverse would round some to the other side."""
+def test_values_between_two_steps_are_rounded_like_a_division(kernel: str) -> None:
+    """Half steps and their neighbours; a product with the inverse would round some of them to the other side."""
     draw = np.random.default_rng(7)
     for smallest in (1e-38, 1e-20, 1.0, 1e30):
         largest = (draw.uniform(1, 1000, (500, 1)) * smallest).astype(np.float32)
@@ -189,7 +189,7 @@ def test_attention_against_float64(kernel: str, clip: float, biased: bool) -> No
         steps = maps.max(1, keepdims=True) / 127
         expected = np.rint(maps / steps) * steps @ value
         out = attend(kernel, tuple(heads), tuple(scales), 0.4, clip, relative)  # type: ignore[arg-type]
-        # A probability that lies between two steps may fall to the other one: a step of one value, seldom.
+        # A probability between two steps may rarely be rounded the other way, which changes one value by one step.
         slack = steps * np.abs(value).max() * 1.01
         assert (np.abs(out - expected) <= 1e-5 + slack).all(), (length, size)
         assert np.median(np.abs(out - expected)) < 1e-5, (length, size)

@@ -1,4 +1,4 @@
-"""The attention function against softmax attention written out in float64."""
+"""The attention function against softmax attention in float64."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ def heads(seed: int) -> Tensor:
 
 
 def additive(real: Array) -> Tensor:
-    """(B, 1, 1, L): 0 at real keys, the smallest number elsewhere."""
+    """The mask (B, 1, 1, L): 0 at real keys, the smallest number elsewhere."""
     return torch.tensor(np.where(real, 0.0, np.finfo(np.float64).min))[:, None, None]
 
 
@@ -51,7 +51,7 @@ def written_out(
     scaling: float,
     kept: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Context (B, L, H, D) and scores (B, H, L, L); `kept` holds dropout's factors."""
+    """Context (B, L, H, D) and scores (B, H, L, L) in float64; `kept` has the factors of dropout."""
     q, k, v = (rounding(x.numpy()) for x in (query, key, value))
     scores, chances = np.zeros((2, ROWS, HEADS, LENGTH, LENGTH))
     for row, head, token in np.ndindex(ROWS, HEADS, LENGTH):
@@ -69,7 +69,7 @@ def written_out(
 
 @each_rounding
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_equals_attention_written_out(
+def test_it_equals_attention_in_float64(
     quantizer: ActivationQuantizer | None, rounding: Rounding, scaling: float | None
 ) -> None:
     query, key, value = heads(0), heads(1), heads(2)
@@ -83,7 +83,7 @@ def test_equals_attention_written_out(
     torch.testing.assert_close(recorded, [torch.tensor(scores)], rtol=1e-12, atol=1e-13)
 
 
-def test_without_a_mask_every_key_counts() -> None:
+def test_without_a_mask_every_key_is_used() -> None:
     query, key, value = heads(3), heads(4), heads(5)
     context, _ = attention(module(ActivationQuantizer(8, None)), query, key, value, None)
     expected, _ = written_out(query, key, value, np.ones_like(REAL), eight_bit, SIZE**-0.5)
@@ -112,7 +112,7 @@ def test_the_clamp_reaches_queries_keys_and_values() -> None:
 
 
 def test_a_position_bias_is_part_of_the_scores() -> None:
-    """Added like a mask, but before the scores are handed out: softmax of what a reader gets is the map."""
+    """It is added like a mask, but before the scores are captured, so the softmax of captured scores is the map."""
     query, key, value = heads(0), heads(1), heads(2)
     bias = heads(3) @ heads(4).transpose(2, 3)
     host = module(ActivationQuantizer(8, None))

@@ -1,4 +1,4 @@
-"""Captures against transformers' own outputs with its eager attention, and against attention outputs by hand."""
+"""Captures against the outputs of transformers with eager attention, and against attention outputs by hand."""
 
 from dataclasses import fields
 from typing import Any
@@ -34,7 +34,7 @@ def captured(model: PreTrainedModel, batch: Batch, names: frozenset[str] = ALL) 
 
 @torch.no_grad()
 def own_outputs(model: PreTrainedModel, batch: Batch) -> Any:
-    if model.config._attn_implementation != "eager":  # of which MPNet has no choice
+    if model.config._attn_implementation != "eager":  # MPNet has no such option
         model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True, output_attentions=True)
     use_kdqat_attention(model)
@@ -42,7 +42,7 @@ def own_outputs(model: PreTrainedModel, batch: Batch) -> Any:
 
 
 def maps(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over real keys: what a reader makes of captured scores."""
+    """The maps of captured scores: softmax over real keys."""
     return scores.masked_fill(~mask.bool()[:, None, None], -torch.inf).softmax(-1)
 
 
@@ -56,7 +56,7 @@ def test_shapes(model: PreTrainedModel, batch: Batch) -> None:
     assert [tuple(tensor.shape) for tensor in captures.mha] == [(rows, length, HIDDEN)] * LAYERS
 
 
-def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -> None:
+def test_captures_equal_the_outputs_of_transformers(model: PreTrainedModel, batch: Batch) -> None:
     model.double()
     own = own_outputs(model, batch)
     captures = captured(model, batch)
@@ -68,17 +68,17 @@ def test_equals_transformers_own_outputs(model: PreTrainedModel, batch: Batch) -
 
 
 def test_projected_embeddings_are_not_a_hidden_state() -> None:
-    """ELECTRA-small's words are narrower than its layers."""
+    """The word vectors of ELECTRA-small are narrower than its layers."""
     check_against_transformers(tiny("electra", embedding_size=16))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_every_architecture_is_captured_alike(architecture: str) -> None:
+def test_every_architecture_is_captured(architecture: str) -> None:
     check_against_transformers(tiny(architecture))
 
 
 def check_against_transformers(model: PreTrainedModel) -> None:
-    """Hidden states, maps, and what joins MHA(X) to the attention output, with padding in the batch."""
+    """Compares hidden states, maps, and attention outputs computed from MHA(X), with padding in the batch."""
     model.double()
     batch = tokens(model)
     own = own_outputs(model, batch)
@@ -91,15 +91,15 @@ def check_against_transformers(model: PreTrainedModel) -> None:
         norm = next(module for module in output.modules() if "Norm" in type(module).__name__)
         expected = norm(captures.hidden[index] + captures.mha[index])
         torch.testing.assert_close(captures.outputs[index], expected, rtol=1e-9, atol=1e-12)
-        assert captures.mha[index].std() > 0.01, "a sum with nothing would be the input alone"
+        assert captures.mha[index].std() > 0.01, "without MHA(X) the sum would be the input"
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_mha_is_taken_before_dropout(architecture: str) -> None:
+def test_mha_is_captured_before_dropout(architecture: str) -> None:
     model = tiny(architecture).train()
     use_kdqat_attention(model)
     for tensor in captured(model, tokens(model), frozenset({"mha"})).mha:
-        assert tensor.all(), "dropout would have left zeros"
+        assert tensor.all(), "dropout would leave zeros"
 
 
 def test_scores_mha_and_outputs_by_hand(model: PreTrainedModel, batch: Batch) -> None:
@@ -159,14 +159,14 @@ def test_capturing_changes_no_bit(model: PreTrainedModel, batch: Batch, quantize
 
 
 @pytest.mark.parametrize("names", [frozenset[str](), *(frozenset({name}) for name in sorted(ALL))])
-def test_records_what_is_named_and_nothing_else(model: PreTrainedModel, batch: Batch, names: frozenset[str]) -> None:
+def test_only_the_named_captures_are_recorded(model: PreTrainedModel, batch: Batch, names: frozenset[str]) -> None:
     use_kdqat_attention(model)
     captures = captured(model, batch, names)
     assert {name for name in ALL if getattr(captures, name)} == names
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_stays_behind(model: PreTrainedModel, batch: Batch, fails: bool) -> None:
+def test_no_hook_or_attribute_remains(model: PreTrainedModel, batch: Batch, fails: bool) -> None:
     use_kdqat_attention(model)
     before = _marks(model)
     captures = Captures()
@@ -185,7 +185,7 @@ def test_nothing_stays_behind(model: PreTrainedModel, batch: Batch, fails: bool)
 
 
 def _marks(model: PreTrainedModel) -> list[tuple[str, list[str], int]]:
-    """Attributes and forward hooks of every module."""
+    """The attributes and forward hooks of every module."""
     return [(name, sorted(vars(x)), len(x._forward_hooks)) for name, x in model.named_modules()]
 
 

@@ -11,7 +11,7 @@ from kdqat_cli.networks.loading import Source, load_net
 from kdqat_cli.networks.nets import NETS, new_network, register
 
 CIFAR = {"image": (3, 32, 32), "num_labels": 10}
-# Counted from the layers of the public code: with and without batch normalisation.
+# Counted from the layers of the public code, with and without batch normalisation.
 PARAMETERS = {
     "conv-teacher": (5_346_142, 5_339_350),
     "conv-student-1": (1_000_235, 998_835),
@@ -57,7 +57,7 @@ def test_the_layers_of_student_3_in_plain_torch() -> None:
     assert torch.equal(model(images).logits, model(images).logits.clamp(min=0))
 
 
-def test_fields_of_the_configuration_are_the_user_s() -> None:
+def test_the_user_may_set_fields_of_the_configuration() -> None:
     model = new_network("conv-student-3", "image", {"relu_logits": True, "hidden": [7]}, **CIFAR)
     assert model.config.relu_logits is True
     assert model.output.in_features == 7
@@ -66,7 +66,7 @@ def test_fields_of_the_configuration_are_the_user_s() -> None:
             {"relu_logit": True},
             "network.relu_logit: the network conv-student-3 has no field relu_logit; its fields are",
         ),
-        ({"image": [1, 8, 8]}, "has no field image"),  # the task's
+        ({"image": [1, 8, 8]}, "has no field image"),  # set by the task
         ({"relu_logits": "maybe"}, "network.relu_logits: input should be a valid boolean, but it is 'maybe'"),
         ({"kernel": 2.5}, "network.kernel: input should be a valid integer"),
     ):
@@ -96,7 +96,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         load_net(Source.find(str(tmp_path)))
 
 
-def test_an_unknown_name_and_a_name_that_is_taken() -> None:
+def test_unknown_names_and_taken_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean conv-teacher"):
         new_network("conv-taecher", "image")
     with pytest.raises(ConfigError, match="reads rows of the kind text; there are none"):

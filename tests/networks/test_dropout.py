@@ -1,4 +1,4 @@
-"""Dropout by cheap bits: its probability, its independence, its gradient, and its place in a model."""
+"""Dropout with fast random bits: probability, independence, gradient, and its place in a model."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from kdqat_cli.networks.quantized import quantize_model
 from kdqat_cli.params import load_recipe
 from tests.architectures import tiny
 
-COUNT = 1_000_003  # no multiple of the four values that share a draw
+COUNT = 1_000_003  # not a multiple of the four values that share a draw
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_drops_with_the_probability_and_keeps_the_mean(p: float) -> None:
+def test_it_drops_with_its_probability_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
     out = dropout(torch.ones(COUNT), p, training=True)
     dropped = (out == 0).double()
@@ -24,7 +24,7 @@ def test_drops_with_the_probability_and_keeps_the_mean(p: float) -> None:
 
 
 def test_each_value_is_dropped_independently_of_its_neighbours() -> None:
-    """Also of those whose bits come from the same draw."""
+    """Also of neighbours whose bits come from the same draw."""
     torch.manual_seed(1)
     dropped = (dropout(torch.ones(COUNT), 0.3, training=True) == 0).double()
     for distance in (1, 2, 3, 4, 5, 128):
@@ -44,7 +44,7 @@ def test_one_seed_gives_one_mask() -> None:
     assert not torch.equal(masks[0], masks[2])
 
 
-def test_the_gradient_is_the_mask() -> None:
+def test_the_gradient_equals_the_mask() -> None:
     values = torch.randn(50, 3).t().requires_grad_()
     out = dropout(values, 0.4, training=True)
     out.backward(torch.full_like(out, 2.0))  # type: ignore[no-untyped-call]
@@ -53,12 +53,12 @@ def test_the_gradient_is_the_mask() -> None:
 
 
 @pytest.mark.parametrize(("p", "training", "factor"), [(0.3, False, 1.0), (0.0, True, 1.0), (1.0, True, 0.0)])
-def test_outside_training_and_at_the_ends(p: float, training: bool, factor: float) -> None:
+def test_no_dropout_in_eval_mode_and_extreme_probabilities(p: float, training: bool, factor: float) -> None:
     values = torch.randn(4, 4)
     torch.testing.assert_close(dropout(values, p, training), values * factor)
 
 
-def test_serves_a_student() -> None:
+def test_a_student_uses_it() -> None:
     model = tiny("bert").train()
     quantize_model(model, load_recipe("clean").quantization)
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}

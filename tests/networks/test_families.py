@@ -1,4 +1,4 @@
-"""Where families keep their modules, and what holds of every one of them, on tiny models."""
+"""The module paths of families, and properties of every family, on tiny models."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     return out
 
 
-def test_the_issue_s_architectures_are_known() -> None:
+def test_the_required_architectures_are_known() -> None:
     assert {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "kdqat-t5-encoder"} <= FAMILIES.keys()
 
 
@@ -89,7 +89,7 @@ def test_every_path_leads_to_a_module(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_quantising_replaces_only_the_encoder_s_linears_and_word_embedding(architecture: str) -> None:
+def test_quantising_replaces_only_the_linears_and_word_embedding_of_the_encoder(architecture: str) -> None:
     model = tiny(architecture)
     names = {module: name for name, module in model.named_modules()}
     plain = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -108,7 +108,7 @@ def test_quantising_replaces_only_the_encoder_s_linears_and_word_embedding(archi
     assert [name for name, layer in layers.items() if isinstance(layer, QuantizedEmbedding)] == [words]
     kept = {name for name, module in model.named_modules() if type(module) is nn.Embedding}
     assert kept == embeddings - {words}
-    assert kept, "positions at least"
+    assert kept, "at least the positions"
     head = {name for name, module in model.named_modules() if type(module) is nn.Linear}
     assert head == plain - linears
     assert all(not name.startswith(names[model.base_model] + ".") for name in head)
@@ -118,7 +118,7 @@ def test_quantising_replaces_only_the_encoder_s_linears_and_word_embedding(archi
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_a_quantised_model_does_not_see_its_padding(architecture: str) -> None:
+def test_a_quantised_model_ignores_padding(architecture: str) -> None:
     model = tiny(architecture).double()
     quantize_model(model, QUANTIZATION)
     batch = tokens(model)
@@ -131,12 +131,12 @@ def test_a_quantised_model_does_not_see_its_padding(architecture: str) -> None:
     for row, length in enumerate(batch["attention_mask"].sum(1)):
         alone = {name: values[row : row + 1, :length] for name, values in batch.items()}
         torch.testing.assert_close(logits(model, alone)[0], expected[row], rtol=0, atol=1e-9)
-    assert expected.std(0).min() > 1e-3, "tokens decide"
+    assert expected.std(0).min() > 1e-3, "the logits depend on the tokens"
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_what_is_masked_is_not_read(architecture: str) -> None:
-    """Also in the middle of a row: an attention function without its mask function sees every token."""
+def test_masked_tokens_are_ignored(architecture: str) -> None:
+    """Also in the middle of a row. An attention function without its mask function would read every token."""
     model = tiny(architecture).double()
     quantize_model(model, QUANTIZATION)
     batch = tokens(model)
@@ -145,12 +145,12 @@ def test_what_is_masked_is_not_read(architecture: str) -> None:
     masked = logits(model, batch)
     batch["input_ids"][0, 3:5] = (batch["input_ids"][0, 3:5] + 20) % 50 + 5
     torch.testing.assert_close(logits(model, batch), masked, rtol=0, atol=1e-9)
-    assert (full - masked)[0].abs().max() > 1e-4, "real tokens are read"
+    assert (full - masked)[0].abs().max() > 1e-4, "real tokens have an effect"
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_activations_of_the_attention_are_quantised(architecture: str) -> None:
-    """The quantiser sees Q, K, V and the probabilities of every layer; a module that does its own product has none."""
+    """The quantiser gets Q, K, V and the probabilities of every layer. A module with its own product would not."""
     model = tiny(architecture)
     quantize_model(model, QUANTIZATION)
     batch = tokens(model)

@@ -1,4 +1,4 @@
-"""Weights that do not fit: whatever is missing, left over or of another size is named, and nothing is made up."""
+"""Weights that do not fit: missing, left-over and wrongly sized tensors are named, and none gets random values."""
 
 import json
 import logging
@@ -88,7 +88,7 @@ def with_relative_positions(state: State) -> State:
         ),
     ],
 )
-def test_an_encoder_that_is_not_whole_is_refused(
+def test_an_incomplete_encoder_is_refused(
     encoder: Path, change: Callable[[State], State], sentence: str
 ) -> None:
     change_weights(encoder, change)
@@ -96,7 +96,7 @@ def test_an_encoder_that_is_not_whole_is_refused(
         load_encoder(str(encoder), TASK)
 
 
-def test_a_wrapper_s_prefix_is_recognised(encoder: Path) -> None:
+def test_the_prefix_of_a_wrapper_is_recognised(encoder: Path) -> None:
     change_weights(encoder, lambda state: {f"module.{name}": values for name, values in state.items()})
     with pytest.raises(MissingInputError) as caught:
         load_encoder(str(encoder), TASK)
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_a_training_is_recognised(encoder: Path) -> None:
     assert caught.value.fix == "save the state_dict alone, not a dictionary with the keys epoch, state_dict"
 
 
-def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
+def test_a_missing_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
     AutoModelForSequenceClassification.from_pretrained(tiny_encoder).save_pretrained(encoder, max_shard_size="20KB")
     (encoder / "model.safetensors").unlink()
     lost = sorted(encoder.glob("model-0*.safetensors"))[1]
@@ -124,7 +124,7 @@ def test_a_lost_shard_is_named(encoder: Path, tiny_encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(("stem", "ending"), [("model", "safetensors"), ("pytorch_model", "bin")])
-def test_shards_without_a_sound_index_are_reported_so(encoder: Path, stem: str, ending: str) -> None:
+def test_shards_without_a_valid_index_are_reported(encoder: Path, stem: str, ending: str) -> None:
     (encoder / "model.safetensors").rename(encoder / f"{stem}-00001-of-00002.{ending}")
     index = encoder / f"{stem}.{ending}.index.json"
     with pytest.raises(MissingInputError, match=f"has the weights {stem}-00001.*, but no {index.name}") as caught:
@@ -137,7 +137,7 @@ def test_shards_without_a_sound_index_are_reported_so(encoder: Path, stem: str, 
         assert caught.value.fix == "copy or download the folder again"
 
 
-def test_weights_that_are_not_finite_are_refused(encoder: Path) -> None:
+def test_nan_and_infinite_weights_are_refused(encoder: Path) -> None:
     change_weights(encoder, lambda state: state | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)})
     with pytest.raises(MissingInputError, match=r"LayerNorm.weight is NaN or infinite"):
         load_encoder(str(encoder), TASK)
@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite_are_refused(encoder: Path) -> None:
 def test_the_head_of_pretraining_is_left_out_with_a_remark(
     tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A masked language model has no pooler either."""
+    """A masked language model has no pooler, either."""
     source = BertForMaskedLM(BertConfig(**SIZES))
     folder = saved(source, tiny_encoder, tmp_path / "mlm")
     with caplog.at_level(logging.WARNING, "kdqat_cli"):
@@ -171,7 +171,7 @@ def test_position_ids_and_a_pooler_that_is_not_used_are_left_out(tiny_encoder: P
 
 
 def test_a_classifier_without_its_head_is_refused(tiny_encoder: Path, classifier: Path) -> None:
-    """Of an encoder; and of a classifier that has lost a part of it."""
+    """The source is an encoder, or a classifier without a part of its head."""
     with pytest.raises(MissingInputError, match=r"has no trained classification head: classifier.bias") as caught:
         load_classifier(tiny_encoder)
     assert caught.value.fix == f"kdqat finetune-teacher --task TASK --encoder {tiny_encoder}"
@@ -210,7 +210,7 @@ def test_an_encoder_of_another_size_is_refused(classifier: Path) -> None:
         ({"hidden_act": "nope"}, "has the hidden_act 'nope', which transformers does not know"),
     ],
 )
-def test_what_kdqat_cannot_quantise_is_refused_before_its_weights_are_read(
+def test_unsupported_models_are_refused_before_their_weights_are_read(
     classifier: Path, load: Callable[[Path], Any], config: dict[str, Any], sentence: str
 ) -> None:
     edit(classifier / "config.json", **config)
@@ -224,11 +224,11 @@ def test_every_known_architecture_is_named(classifier: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_encoder(str(classifier), TASK)
     for name in [*FAMILIES, "t5", "mt5"]:
-        assert (name in caught.value.sentence) == (name != "kdqat-t5-encoder"), "a name of kdqat's own"
+        assert (name in caught.value.sentence) == (name != "kdqat-t5-encoder"), "one of kdqat's own names"
 
 
 def test_an_adapter_is_not_a_model(encoder: Path) -> None:
-    """transformers would load the model that it is for, from wherever that is."""
+    """transformers would load the adapter's base model, perhaps from the hub."""
     (encoder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}), encoding="utf-8")
     with pytest.raises(MissingInputError, match="holds an adapter"):
         load_encoder(str(encoder), TASK)
@@ -282,7 +282,7 @@ def test_a_folder_without_a_model_is_reported(classifier: Path, tmp_path: Path, 
     assert caught.value.fix == f"the same command with {folder / 'checkpoint-10'}"
 
 
-def test_the_body_in_a_folder_of_sentence_transformers_is_named(encoder: Path, tmp_path: Path) -> None:
+def test_the_encoder_in_a_folder_of_sentence_transformers_is_named(encoder: Path, tmp_path: Path) -> None:
     shutil.copytree(encoder, tmp_path / "st/0_Transformer")
     (tmp_path / "st/config.json").write_text('{"__version__": {"sentence_transformers": "2.2.0"}}')
     with pytest.raises(MissingInputError, match=r"has no model: .* Its folder 0_Transformer has one\."):
@@ -299,7 +299,7 @@ def test_a_pointer_of_git_lfs_is_not_the_file(encoder: Path, name: str) -> None:
     assert caught.value.fix == "git lfs pull"
 
 
-def test_a_pointer_in_place_of_a_file_that_is_not_read_does_no_harm(encoder: Path) -> None:
+def test_a_pointer_in_place_of_an_unused_file_does_no_harm(encoder: Path) -> None:
     (encoder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4\n")
     load_encoder(str(encoder), TASK)
 
@@ -339,7 +339,7 @@ def test_weights_without_a_meaning_are_refused(classifier: Path, load: Callable[
     ("name", "told"),
     [("a\nb", r"left over: 'a\\nb'\."), ("", r"left over: ''\."), ("x" * 5000, r"left over: 'x+\.\.\.x+'\.")],
 )
-def test_odd_names_of_tensors_are_shown_in_a_line(encoder: Path, name: str, told: str) -> None:
+def test_unusual_names_of_tensors_are_shown_on_one_line(encoder: Path, name: str, told: str) -> None:
     change_weights(encoder, lambda state: state | {name: torch.ones(1)})
     with pytest.raises(MissingInputError, match=told) as caught:
         load_encoder(str(encoder), TASK)

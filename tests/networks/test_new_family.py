@@ -1,4 +1,4 @@
-"""A family that kdqat does not have, added in this one file: trained, captured, packed and served as kdqat's own."""
+"""A new family, added in this file alone, is trained, captured, packed and served like kdqat's own families."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_it_is_packed_and_served(tmp_path: Path) -> None:
     assert torch.equal(AutoModelForSequenceClassification.from_pretrained(tmp_path)(**batch).logits, expected)
 
     engine = Engine.load(tmp_path, 1)
-    assert engine.remark is None, "the library serves it"
+    assert engine.remark is None, "the library computes it"
     lengths = batch["attention_mask"].sum(1).tolist()
     rows = [(ids[:length].tolist(), None) for ids, length in zip(batch["input_ids"], lengths, strict=True)]
     np.testing.assert_allclose(engine.logits(rows), expected.numpy(), atol=0.01 * expected.abs().max())

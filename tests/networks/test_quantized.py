@@ -1,4 +1,4 @@
-"""A whole classifier: independent of padding and batch mates, and still the same when frozen."""
+"""A whole classifier does not depend on padding or batch mates, and does not change when it is frozen."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FULL_ACTIVATIONS = quantization(weight_clip=None, activations="fp32")
 FOUR_BIT, EIGHT_BIT = quantization(weights="int4"), quantization(weights="int8")
 PAPER = quantization(activation_clip=2.5, activation_scale="batch")
 ALONE = {"8 bit": TERNARY, "8 bit clipped": CLIPPED, "FP32": FULL_ACTIVATIONS, "int4": FOUR_BIT, "int8": EIGHT_BIT}
-"""Those of which a row's logits depend on the row alone."""
+"""The settings with which the logits of a row depend only on the row."""
 
 
 def padded(batch: Batch, extra: int, garbage: int = 0) -> Batch:
@@ -45,14 +45,14 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 @pytest.fixture(params=ALONE.values(), ids=list(ALONE))
 def quantized(request: pytest.FixtureRequest, model: PreTrainedModel) -> PreTrainedModel:
-    """In float64, where only a dependence, never an order of summing, is above 1e-9."""
+    """In float64, in which an order of summation changes less than 1e-9, and a real dependence more."""
     quantize_model(model, request.param)
     out: PreTrainedModel = model.double()
     return out
 
 
-def test_the_tokens_decide_the_logits(quantized: PreTrainedModel, batch: Batch) -> None:
-    """Without this the invariances below could hold of a model that ignores its input."""
+def test_the_logits_depend_on_the_tokens(quantized: PreTrainedModel, batch: Batch) -> None:
+    """Otherwise a model that ignores its input would pass the invariance tests below."""
     assert logits(quantized, batch).std(0).min() > 1e-2
 
 
@@ -78,14 +78,14 @@ def test_what_is_masked_is_not_read(quantized: PreTrainedModel, batch: Batch) ->
     other["input_ids"][0, 4:7] = 77
     expected = logits(quantized, masked)
     torch.testing.assert_close(logits(quantized, other), expected, rtol=0, atol=1e-9)
-    assert (logits(quantized, batch)[0] - expected[0]).abs().max() > 1e-4, "real tokens are read"
+    assert (logits(quantized, batch)[0] - expected[0]).abs().max() > 1e-4, "real tokens have an effect"
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_scale_of_the_batch_makes_rows_depend_on_each_other(
     model: PreTrainedModel, batch: Batch, shared: bool
 ) -> None:
-    """What the public code does, and what the other scale is there to end."""
+    """The public code has this property; the scale per token removes it."""
     quantize_model(model.double(), PAPER if shared else CLIPPED)
     together = logits(model, batch)
     changes = [(logits(model, row(batch, index))[0] - together[index]).abs().max() for index in range(len(together))]
@@ -134,7 +134,7 @@ def test_quantising_replaces_weights_not_the_rest(model: PreTrainedModel) -> Non
 
 
 def test_attention_inside_the_model_by_hand(model: PreTrainedModel, batch: Batch) -> None:
-    """Input, Q, K, probabilities and V at 8 bits, W at one scale a matrix, softmax over real keys: in every layer."""
+    """In every layer: 8-bit input, Q, K, probabilities and V; one scale per matrix W; softmax over real keys."""
     quantize_model(model.double(), TERNARY)
     seen: list[tuple[Array, Array]] = []
     for layer in model.bert.encoder.layer:
@@ -150,7 +150,7 @@ def test_attention_inside_the_model_by_hand(model: PreTrainedModel, batch: Batch
 
 
 def test_attention_with_a_scale_of_the_batch_by_hand(model: PreTrainedModel, batch: Batch) -> None:
-    """Input, Q, K, V and probabilities at one scale each for all rows and heads, padded queries among them."""
+    """Input, Q, K, V and probabilities have one scale each for all rows and heads, including padded queries."""
     quantize_model(model.double(), PAPER)
     seen: list[tuple[Array, Array]] = []
     for layer in model.bert.encoder.layer:
@@ -193,7 +193,7 @@ def _context(inputs: Array, module: nn.Module) -> Array:
 
 
 def test_activations_really_are_quantised(model: PreTrainedModel, batch: Batch) -> None:
-    """The 8-bit student is near the one with full activations, and not the same."""
+    """The student with 8-bit activations is close to the one with full precision, but not equal."""
     quantize_model(model, TERNARY)
     eight = logits(model, batch)
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""The LSTM encoder-decoders of Polino et al.: their sizes, what they compute, padding, quantisation, saving."""
+"""The LSTM encoder-decoders of Polino et al.: sizes, computation, padding, quantisation, saving."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.recipes import quantization
 
 FULL = {"source_words": 50_002, "target_words": 50_004}
 SMALL = {"source_words": 11, "target_words": 13}
-# The published sizes, with the largest vocabularies that the public code makes.
+# The published sizes, with the largest vocabularies of the public code.
 PARAMETERS = {
     "lstm-teacher": 84_821_004,
     "lstm-512": 81_643_404,
@@ -47,7 +47,7 @@ def test_parameters(name: str, count: int) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-def test_first_weights_are_within_a_tenth_but_for_the_generator() -> None:
+def test_first_weights_are_within_a_tenth_except_for_the_generator() -> None:
     model = new_network("lstm-256", "translation", **SMALL)
     for name, parameter in model.named_parameters():
         largest = parameter.detach().abs().max().item()
@@ -57,7 +57,7 @@ def test_first_weights_are_within_a_tenth_but_for_the_generator() -> None:
 
 
 def cell(values: Tensor, hidden: Tensor, memory: Tensor, weights: dict[str, Tensor], ending: str) -> Any:
-    """One LSTM cell on vectors, by its equations; gates in torch's order: input, forget, cell, output."""
+    """One LSTM cell on vectors, from its equations; the gates are in torch's order: input, forget, cell, output."""
     gates = weights[f"weight_ih{ending}"] @ values + weights[f"bias_ih{ending}"]
     gates = gates + weights[f"weight_hh{ending}"] @ hidden + weights[f"bias_hh{ending}"]
     i, f, g, o = gates.chunk(4)
@@ -103,7 +103,7 @@ def test_padding_and_batch_mates_change_nothing() -> None:
         torch.testing.assert_close(together[row, : len(target)], alone, rtol=1e-10, atol=1e-12)
 
 
-def test_single_steps_give_the_logits_of_the_whole() -> None:
+def test_single_steps_give_the_same_logits_as_the_whole_sentence() -> None:
     model = network("lstm-small").double()
     batch = inputs([[5, 2, 9], [3, 4]], [[2, 7, 5], [2, 6, 4]])
     whole = model(**batch).logits
@@ -115,14 +115,14 @@ def test_single_steps_give_the_logits_of_the_whole() -> None:
         assert weights[1, 2] == 0
 
 
-def test_dropout_lies_between_layers_and_on_what_the_attention_gives() -> None:
+def test_dropout_is_between_layers_and_after_the_attention() -> None:
     one, two = network("lstm-small").train(), network("lstm-medium").train()
     assert one.encoder.dropout == 0
     assert (two.encoder.dropout, two.dropout.p) == (0.3, 0.3)
     seen = []
     two.dropout.register_forward_hook(lambda module, given, output: seen.append(given[0].shape))
     two(**inputs([[5, 2]], [[2, 7, 5]]))
-    assert len(seen) == 2 * 3, "per step, one between the layers and one after the attention"
+    assert len(seen) == 2 * 3, "per step: one between the layers, one after the attention"
 
 
 def test_every_matrix_is_quantised_and_once_per_forward(tmp_path: Path) -> None:

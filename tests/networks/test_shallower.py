@@ -1,4 +1,4 @@
-"""Students with some of their teacher's layers: what they compute, what they are compared with, the commands."""
+"""Students with some of their teacher's layers: their computation, their comparison, and the commands."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def deep(architecture: str) -> Any:
 
 @pytest.mark.parametrize("kept", [[0, 2], [1, 3], [3], [0, 1, 2, 3]])
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_it_computes_what_its_teacher_does_without_the_other_layers(architecture: str, kept: list[int]) -> None:
+def test_it_computes_the_same_as_its_teacher_without_the_other_layers(architecture: str, kept: list[int]) -> None:
     teacher = deep(architecture)
     family, batch = family_of(teacher), tokens(teacher)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
@@ -93,7 +93,7 @@ def test_it_is_compared_with_the_layers_that_it_keeps(architecture: str) -> None
     assert {name: term.item() for name, term in every.items()} == {name: term.item() for name, term in plain.items()}
 
 
-def test_the_last_state_of_a_pre_norm_encoder_follows_the_teacher_s_last() -> None:
+def test_the_last_state_of_a_pre_norm_encoder_is_compared_with_the_teachers_last() -> None:
     assert matched_states([0, 2], 6, pre_norm=False) == [0, 1, 3]
     assert matched_states([0, 2], 6, pre_norm=True) == [0, 1, 6]
 

@@ -1,4 +1,4 @@
-"""The classifier on T5's encoder against transformers' own encoder, from every kind of T5 checkpoint."""
+"""The classifier on T5's encoder against the encoder of transformers, for every kind of T5 checkpoint."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def loaded(folder: Path) -> PreTrainedModel:
 
 @torch.no_grad()
 def check_states(model: PreTrainedModel, source: Any) -> None:
-    """The encoder's states are the source's, and the logits are the classifier's of their mean over real tokens."""
+    """The states equal those of the source; the logits are the classifier's, of their mean over real tokens."""
     batch = tokens(model)
     out = model(**batch, output_hidden_states=True)
     expected = source.encoder(**batch).last_hidden_state
@@ -76,7 +76,7 @@ def check_states(model: PreTrainedModel, source: Any) -> None:
     ],
     ids=["T5", "T5 1.1", "without a head", "encoder", "mT5"],
 )
-def test_a_checkpoint_s_encoder_is_loaded_whole(kind: Any, config: Any, tmp_path: Path) -> None:
+def test_the_encoder_of_a_checkpoint_is_loaded_completely(kind: Any, config: Any, tmp_path: Path) -> None:
     source = saved(kind, config, tmp_path)
     model = loaded(tmp_path)
     check_states(model, source)
@@ -89,7 +89,7 @@ def test_a_checkpoint_s_encoder_is_loaded_whole(kind: Any, config: Any, tmp_path
 
 @pytest.mark.parametrize("names", [("shared",), ("shared", "encoder.embed_tokens"), ("encoder.embed_tokens",)])
 def test_the_word_embedding_is_found_under_either_name(names: tuple[str, ...], tmp_path: Path) -> None:
-    """Older checkpoints hold both of the tied names."""
+    """Older checkpoints have both of the tied names."""
     source = saved(T5Model, T5Config(**SIZES), tmp_path)
     state = load_file(tmp_path / WEIGHTS)
     words = state.pop("shared.weight")
@@ -98,7 +98,7 @@ def test_the_word_embedding_is_found_under_either_name(names: tuple[str, ...], t
 
 
 def test_a_checkpoint_without_all_of_the_encoder_is_refused(tmp_path: Path) -> None:
-    """Never a random number in the place of a missing one."""
+    """A missing tensor is never replaced by random numbers."""
     saved(T5Model, T5Config(**SIZES), tmp_path)
     state = load_file(tmp_path / WEIGHTS)
     del state["encoder.block.1.layer.0.SelfAttention.k.weight"]
@@ -140,19 +140,19 @@ def test_it_is_saved_and_loaded_as_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", [f"kdqat_cli.networks.{name}" for name in ("t5_model", "modules", "loading")])
 def test_any_module_may_be_imported_first(module: str) -> None:
-    """Importing a model file of transformers loads its auto classes, whose hook imports kdqat's own modules."""
+    """Importing a model file of transformers loads its auto classes, and their hook imports kdqat's modules."""
     subprocess.run([sys.executable, "-c", f"import {module}"], check=True, timeout=120)
 
 
 @torch.no_grad()
-def test_without_a_mask_every_token_counts() -> None:
+def test_without_a_mask_every_token_is_used() -> None:
     model = tiny("kdqat-t5-encoder")
     batch = tokens(model, lengths=(6, 6))
     assert torch.equal(model(batch["input_ids"]).logits, model(**batch).logits)
 
 
 @torch.no_grad()
-def test_the_loss_is_that_of_the_problem() -> None:
+def test_the_loss_fits_the_type_of_the_problem() -> None:
     model = tiny("kdqat-t5-encoder")
     batch, labels = tokens(model), torch.tensor([0, 2, 1])
     out = model(**batch, labels=labels)

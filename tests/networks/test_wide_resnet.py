@@ -1,4 +1,4 @@
-"""The wide residual networks: their sizes, and what a block computes."""
+"""The wide residual networks: their sizes, and the computation of a block."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_last_norm_and_the_first_weights() -> None:
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, 1), (4, 8, 1), (4, 8, 2)])
 def test_a_block_in_plain_torch(inputs: int, outputs: int, stride: int) -> None:
-    """norm → ReLU → conv → norm → ReLU → conv with the stride, beside the raw input or its 1×1 convolution."""
+    """norm → ReLU → conv → norm → ReLU → conv with the stride, plus the raw input or its 1×1 convolution."""
     torch.manual_seed(0)
     block = Block(inputs, outputs, stride, 0.3).double().eval()
     for norm in (block.norm1, block.norm2):

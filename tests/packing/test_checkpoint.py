@@ -1,4 +1,4 @@
-"""The packed file: what is written is what is read, and anything else is refused with one class of error."""
+"""The packed file: a written file reads back exactly, and any other file is refused with one class of error."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def test_nan_and_infinity_are_neither_written_nor_read(
             PackedCheckpoint(packed)
 
 
-def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
+def test_half_stores_unquantised_tensors_in_fp16(tmp_path: Path, packed: Path) -> None:
     ternary, dense = parts()
     path = tmp_path / "half.safetensors"
     write_packed(path, packed_parts(ternary, dense, CONFIG, RECORD, half=True))
@@ -112,8 +112,8 @@ def test_half_halves_what_is_not_ternary(tmp_path: Path, packed: Path) -> None:
     assert stored - sum(tensor.nbytes for tensor in read.tensors.values()) == 2 * values
 
 
-def test_the_layout_is_the_documented_one(packed: Path) -> None:
-    """Read with json and struct alone, as a runtime in another language would."""
+def test_the_layout_agrees_with_the_documentation(packed: Path) -> None:
+    """Read with only json and struct, like a runtime in another language."""
     content = packed.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -124,7 +124,7 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
     assert about["ternary"] == {name: [*shape, 9 if name == WORDS else 1] for name, shape in SHAPES.items()}
     assert about["config"] == CONFIG
     assert about["about"] == RECORD.to_json()
-    bytes_of = {49: 10, 63: 13, 91: 19}  # five codes a byte
+    bytes_of = {49: 10, 63: 13, 91: 19}  # five codes per byte
     expected = {name: ("U8", [bytes_of[rows * columns]]) for name, (rows, columns) in SHAPES.items()}
     expected |= {name: ("F32", list(values.shape)) for name, values in parts()[1].items()}
     assert {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()} == {
@@ -137,13 +137,13 @@ def test_the_layout_is_the_documented_one(packed: Path) -> None:
 
 
 def counted(*shape: int) -> Tensor:
-    """Multiples of an eighth, exact in FP16 too."""
+    """Multiples of 1/8, which FP16 represents exactly."""
     return (torch.arange(math.prod(shape)) % 64 / 8 - 3).view(shape)
 
 
 @pytest.mark.parametrize(("half", "sha256"), VERSION_1)
-def test_version_1_is_written_byte_for_byte(half: bool, sha256: str, tmp_path: Path) -> None:
-    """The digests are of the files that kdqat 0.1.0 wrote of the same numbers."""
+def test_version_1_is_written_with_the_same_bytes(half: bool, sha256: str, tmp_path: Path) -> None:
+    """The digests are those of the files that kdqat 0.1.0 wrote from the same numbers."""
     weights = {}
     for name, (rows, columns) in SHAPES.items():
         levels = (torch.arange(rows * columns) * 7 % 11 % 3 - 1).to(torch.int8).view(rows, columns)
@@ -155,7 +155,7 @@ def test_version_1_is_written_byte_for_byte(half: bool, sha256: str, tmp_path: P
 
 
 def test_equal_models_are_equal_files(tmp_path: Path) -> None:
-    """DVC compares bytes: an export that ran again must not make what depends on it run again."""
+    """DVC compares bytes: a repeated export must not cause later stages to run again."""
     contents = set()
     for number in range(5):
         write_packed(tmp_path / f"{number}", packed_parts(*parts(), CONFIG, RECORD))
@@ -175,7 +175,7 @@ def test_a_truncated_file_is_refused(packed: Path) -> None:
         PackedCheckpoint(packed)
 
 
-def test_a_flipped_bit_is_refused_wherever_it_is(packed: Path) -> None:
+def test_a_flipped_bit_is_refused_at_every_place(packed: Path) -> None:
     content = packed.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     draw = random.Random(0)
@@ -196,7 +196,7 @@ def test_a_flipped_bit_is_refused_wherever_it_is(packed: Path) -> None:
 
 @pytest.mark.parametrize("field", ["version", "config", "ternary", "about", "sha256"])
 def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
-    """Also where file and tensors stay valid safetensors."""
+    """Also if the file is still valid safetensors."""
     tensors = PackedCheckpoint(packed).tensors
     content = packed.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -208,7 +208,7 @@ def test_metadata_that_was_changed_is_refused(packed: Path, field: str) -> None:
             PackedCheckpoint(packed)
 
 
-def test_another_format_version_names_those_that_are_read(packed: Path) -> None:
+def test_the_error_about_a_later_version_names_the_known_versions(packed: Path) -> None:
     save_file({"weight": torch.ones(2, 2)}, packed, metadata={"kdqat": json.dumps({"version": 3})})
     with pytest.raises(MissingInputError, match=r"version 3, but this kdqat reads versions 1 and 2") as caught:
         PackedCheckpoint(packed)
@@ -216,7 +216,7 @@ def test_another_format_version_names_those_that_are_read(packed: Path) -> None:
 
 
 def test_swapped_tensors_are_refused(packed: Path) -> None:
-    """Two tensors of one shape that change places leave every byte of data as it was."""
+    """If two tensors of the same shape are exchanged, all bytes of data stay the same."""
     content = packed.read_bytes()
     first, other = (f"{module}.bias".encode() for module in (QUERY, KEY))
     swapped = content.replace(first, b"TMP").replace(other, first).replace(b"TMP", other)
@@ -236,15 +236,15 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, metadata: dict[st
 
 
 @pytest.mark.parametrize("content", [b"", b"kdqat\n", b"\xff" * 100, b"\x80\x02}q\x00.", b"{}" * 40], ids=repr)
-def test_what_is_not_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(content)
     with pytest.raises(MissingInputError, match="not a safetensors file"):
         PackedCheckpoint(path)
 
 
-def test_no_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    for path in (tmp_path / FILE_NAME, tmp_path):  # a folder is no file either
+def test_the_error_about_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    for path in (tmp_path / FILE_NAME, tmp_path):  # a folder is not a file either
         with pytest.raises(MissingInputError, match="no packed checkpoint") as caught:
             PackedCheckpoint(path)
         assert caught.value.fix == "kdqat export"

@@ -1,4 +1,4 @@
-"""The codes beside a student's weights: read back as they were, or refused."""
+"""The codes beside a student's weights: they are read back unchanged, or refused."""
 
 import copy
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def loaded(folder: Path, weights: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("weights", ["ternary", "int4", "int8"])
-def test_what_is_saved_comes_back_with_and_without_the_file(
+def test_saved_codes_are_read_back_with_and_without_the_file(
     weights: str, model: PreTrainedModel, tmp_path: Path
 ) -> None:
     saved = quantized_layers(student(model, weights))
@@ -55,7 +55,7 @@ def test_what_is_saved_comes_back_with_and_without_the_file(
 
 
 def pointed(model: PreTrainedModel) -> PreTrainedModel:
-    """A student whose codes have offsets and points: two levels, at a quarter and at three quarters of a row."""
+    """A student whose codes have offsets and points: two levels, at a quarter and three quarters of a row."""
     quantize_model(model, quantization(weights="int4"))
     for layer in quantized_layers(model).values():
         layer.freeze(Pointed().codes(layer.weight.detach(), ROW))
@@ -81,7 +81,7 @@ def read_pointed(folder: Path, other: PreTrainedModel) -> PreTrainedModel:
     return read
 
 
-def test_offsets_and_points_come_back(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_offsets_and_points_are_read_back(model: PreTrainedModel, tmp_path: Path) -> None:
     saved = quantized_layers(pointed(model))
     model.save_pretrained(tmp_path)
     save_codes(model, tmp_path)
@@ -202,7 +202,7 @@ def test_a_cut_file_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
             loaded(tmp_path, "ternary")
 
 
-def test_floats_that_are_not_what_the_record_says_are_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_floats_that_contradict_the_record_are_refused(model: PreTrainedModel, tmp_path: Path) -> None:
     student(model, "int8").save_pretrained(tmp_path)
     with pytest.raises(MissingInputError, match="not ternary, 3 levels with one scale per row: no multiples"):
         loaded(tmp_path, "ternary")

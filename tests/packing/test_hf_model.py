@@ -1,4 +1,4 @@
-"""A packed folder through transformers' own front door, in processes of their own."""
+"""A packed folder loaded by transformers' own functions, in separate processes."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def packed(student: PreTrainedModel, tmp_path: Path) -> Path:
     return folder
 
 
-def test_positions_that_count_from_no_padding_are_refused(tmp_path: Path) -> None:
+def test_positions_without_a_padding_id_are_refused(tmp_path: Path) -> None:
     student = tiny("roberta")
     quantize_model(student, QUANTIZATION)
     freeze(student)
@@ -84,7 +84,7 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 def test_one_line_loads_it_in_another_process(
     student: PreTrainedModel, packed: Path, batch: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Whichever is imported first; and a transformers that does not know kdqat refuses the folder."""
+    """In any order of the imports. A transformers without kdqat refuses the folder."""
     save_file(batch, tmp_path / "inputs")
     programs = {
         "kdqat first": LOAD.format(first="import kdqat_cli", then=""),
@@ -113,7 +113,7 @@ def test_one_line_loads_it_in_another_process(
         assert torch.equal(load_file(tmp_path / name)["logits"], logits(student, batch)), name
 
 
-def test_it_comes_back_ternary_and_frozen(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
+def test_the_loaded_model_is_ternary_and_frozen(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(packed)
     assert type(model) is type(student)
     assert quantized_layers(model).keys() == quantized_layers(student).keys()
@@ -124,8 +124,8 @@ def test_it_comes_back_ternary_and_frozen(student: PreTrainedModel, packed: Path
     assert not any(parameter.is_meta for parameter in model.parameters())
 
 
-def test_an_architecture_s_own_class_does_not_start_from_random_weights(student: PreTrainedModel, packed: Path) -> None:
-    """It does not ask for the model type, and would find fault with no weight if it found a weights file at all."""
+def test_the_class_of_an_architecture_does_not_start_from_random_weights(student: PreTrainedModel, packed: Path) -> None:
+    """The class does not check the model type, and would accept any weights file that it finds."""
     with pytest.raises(OSError, match=r"no file named model\.safetensors"):
         type(student).from_pretrained(packed)
 
@@ -146,14 +146,14 @@ def test_a_student_in_training_is_packed_as_it_would_be_frozen(model: PreTrained
     (tmp_path / "latent").mkdir()
     (tmp_path / "frozen").mkdir()
     save_packed(model, tmp_path / "latent", RECORD)
-    assert all(torch.equal(values, latent[name]) for name, values in model.state_dict().items()), "it trains on"
+    assert all(torch.equal(values, latent[name]) for name, values in model.state_dict().items()), "it trains further"
     freeze(model)
     save_packed(model, tmp_path / "frozen", RECORD)
     assert (tmp_path / "latent" / FILE_NAME).read_bytes() == (tmp_path / "frozen" / FILE_NAME).read_bytes()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_levels_that_the_record_does_not_know_are_not_packed(
+def test_levels_that_contradict_the_record_are_not_packed(
     model: PreTrainedModel, tmp_path: Path, frozen: bool
 ) -> None:
     quantize_model(model, quantization(weights="int4"))
@@ -164,8 +164,8 @@ def test_levels_that_the_record_does_not_know_are_not_packed(
     assert not (tmp_path / FILE_NAME).exists()
 
 
-def test_an_outline_is_all_that_config_json_holds(packed: Path) -> None:
-    """The encoder's own configuration is under the file's digest."""
+def test_config_json_has_only_an_outline(packed: Path) -> None:
+    """The digest of the packed file covers the encoder's full configuration."""
     outline = json.loads((packed / "config.json").read_text(encoding="utf-8"))
     assert outline["model_type"] == "kdqat"
     assert outline["id2label"] == {str(index): label for index, label in LABELS.items()}
@@ -193,8 +193,8 @@ def test_a_damaged_file_is_refused(packed: Path, damage: Callable[[Path], None])
         AutoModelForSequenceClassification.from_pretrained(packed)
 
 
-def test_a_file_without_one_of_its_model_s_tensors_is_refused(student: PreTrainedModel, packed: Path) -> None:
-    """Never a random number in the place of a missing one; and neither is it written."""
+def test_a_file_without_a_tensor_of_its_model_is_refused(student: PreTrainedModel, packed: Path) -> None:
+    """A missing tensor is never replaced by random numbers, and such a file is not written either."""
     parts = model_parts(student, RECORD)
     del parts.arrays["classifier.weight"]
     write_packed(packed / FILE_NAME, parts)

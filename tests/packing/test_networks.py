@@ -1,4 +1,4 @@
-"""Networks that are trained from the beginning, packed: whatever their layers are, they come back bit for bit."""
+"""Packed networks (trained from random weights): they are read back bit for bit, with any layers."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ LABELS = ["a", "b", "c"]
 
 
 def trained(**changes: Any) -> tuple[PreTrainedModel, Record]:
-    """A frozen student whose batch norms have seen batches."""
+    """A frozen student whose batch norms have statistics of real batches."""
     torch.manual_seed(0)
     ids = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
     model: PreTrainedModel = new_network("conv-digits-small", "image", image=(1, 8, 8), **ids)
@@ -52,7 +52,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_network_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_network_is_read_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     model, record = trained(**SETTINGS[name])
     save_network(model, tmp_path, record)
     loaded = kind_named("image").load(str(tmp_path))
@@ -115,7 +115,7 @@ def more_quantised(arrays: dict[str, Any], header: dict[str, Any]) -> None:
         (more_quantised, "other parameters are quantised"),
     ],
 )
-def test_a_wrong_file_with_a_right_digest_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
+def test_a_wrong_file_with_a_correct_digest_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
     model, record = trained(weights="uniform")
     save_network(model, tmp_path, record)
     changed(tmp_path / FILE_NAME, change)
@@ -123,12 +123,12 @@ def test_a_wrong_file_with_a_right_digest_is_refused(change: Any, sentence: str,
         load_network(tmp_path / FILE_NAME)
 
 
-def test_a_kind_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="rows of the kind 'smell'; it knows text, image"):
         kind_named("smell")
 
 
-def test_each_weight_is_decoded_once_and_not_at_all_for_the_record(
+def test_each_weight_is_decoded_once_and_never_for_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, record = trained(weights="uniform", bits=2)

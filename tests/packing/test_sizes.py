@@ -1,4 +1,4 @@
-"""The size table of spec/kdqat.md, section 6: counted from the quantised model's own layers, and files on disk."""
+"""The size table of spec/kdqat.md, section 6: counted from the layers of the quantised model, and files on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=1
 
 @dataclass
 class Counts:
-    """Numbers of values in an encoder without a classifier, as the spec counts."""
+    """Numbers of values in an encoder without a classifier, counted as in the spec."""
 
     parameters: int
     matrices: list[int]
@@ -70,7 +70,7 @@ def test_bert_base_by_the_spec() -> None:
 
 def test_bert_large_by_the_spec() -> None:
     counts = count(empty(LARGE))
-    # The spec prints 334,293,032 ternary, which with its other two figures does not add up; its ratios do with this.
+    # The spec has 334,293,032 ternary, which contradicts its other two figures; its ratios agree with this number.
     assert (counts.parameters, sum(counts.matrices), counts.kept) == (335_141_888, 334_292_992, 848_896)
     assert counts.fp32_bytes / 2**20 == pytest.approx(1278.5, abs=0.05)
     two_bits = counts.packed_bytes(sum(counts.matrices) / 4)

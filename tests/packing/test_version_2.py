@@ -1,4 +1,4 @@
-"""Version 2 of the packed file: any codes with any codec come back, are served, and nothing else is read."""
+"""Version 2 of the packed file: all codes with all codecs are read back and served, and other files are refused."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, arrays: dict[str, Any], header: dict[str, Any]) -> None:
-    """A file whose digest is right, whatever it holds."""
+    """Writes a file with a correct digest and any content."""
     header = {key: value for key, value in header.items() if key != "sha256"}
     header["sha256"] = digest(arrays, header)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"kdqat": to_json(header)})
@@ -75,7 +75,7 @@ def same_bits(one: Codes, other: Codes) -> bool:
 
 @pytest.mark.parametrize("codec", [None, "auto", "fixed", "huffman"])
 @pytest.mark.parametrize("name", QUANTISERS)
-def test_every_student_comes_back_bit_for_bit(
+def test_every_student_is_read_back_bit_for_bit(
     name: str, codec: CodecName | None, model: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path
 ) -> None:
     packed, record = student(model, name)
@@ -105,7 +105,7 @@ def test_files_with_only_trits_are_version_1(model: PreTrainedModel, tmp_path: P
     assert contents[None] == contents["trits"]
 
 
-def test_auto_takes_the_smallest_of_each_weight(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_auto_takes_the_smallest_codec_for_each_weight(model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model, "uniform of 4 bits")
     sizes = {}
     codecs: tuple[CodecName, ...] = ("fixed", "huffman", "auto")
@@ -122,7 +122,7 @@ def test_auto_takes_the_smallest_of_each_weight(model: PreTrainedModel, tmp_path
     assert sizes["auto"] <= min(sizes.values()) + 64, "its header may be longer"
 
 
-def test_a_codec_that_does_not_hold_the_levels_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_codec_that_cannot_store_the_levels_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model, "int4")
     with pytest.raises(ConfigError, match=r"codec trits .* a trit is at most 2") as caught:
         save_packed(packed, tmp_path, record, codec="trits")
@@ -148,7 +148,7 @@ def test_the_engine_serves_ternary_weights_of_any_codec(
 
 
 @native
-def test_torch_serves_other_weights_and_says_so(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_torch_serves_other_weights_with_a_remark(model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model)
     save_packed(packed, tmp_path, record)
     engine = Engine.load(tmp_path, 1)
@@ -210,7 +210,7 @@ def of_ternary(arrays: dict[str, Any], header: dict[str, Any]) -> None:
 
 
 def a_bomb(arrays: dict[str, Any], header: dict[str, Any]) -> None:
-    """No blocks, and a code of length 0."""
+    """A stream without blocks and with a code of length 0."""
     arrays[WORDS] = np.zeros(2, np.uint8)
     header["codes"][WORDS] |= {"codec": "huffman", "shape": [2**30, 32], "unit": "matrix"}
     header["codes"][WORDS].pop("size")
@@ -244,7 +244,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_wrong_file_with_a_right_digest_is_refused(damage: str, model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_wrong_file_with_a_correct_digest_is_refused(damage: str, model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model)
     path = tmp_path / FILE_NAME
     save_packed(packed, tmp_path, record)
@@ -259,7 +259,7 @@ def test_a_wrong_file_with_a_right_digest_is_refused(damage: str, model: PreTrai
     tracemalloc.stop()
 
 
-def test_a_weight_that_the_record_quantises_must_be_coded(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_weight_that_is_quantised_by_the_record_must_have_codes(model: PreTrainedModel, tmp_path: Path) -> None:
     packed, record = student(model)
     path = tmp_path / FILE_NAME
     save_packed(packed, tmp_path, record)
@@ -285,7 +285,7 @@ SIZES: list[Any] = [0, 1, -1, 2, 7, 33, 256, 2**31, 2**63, 1e308, 0.5, None, "8"
 
 @pytest.mark.parametrize("name", ["uniform of 4 bits", "points", "ternary"])
 def test_mutated_files_are_refused_or_served(name: str, model: PreTrainedModel, tmp_path: Path) -> None:
-    """Whatever is in a file, what comes out is a model or one of kdqat's errors."""
+    """The result of any file is a model or one of kdqat's errors."""
     packed, record = student(model, name)
     path, draw = tmp_path / FILE_NAME, random.Random(0)
     save_packed(packed, tmp_path, record, codec="huffman" if name == "ternary" else "auto")
@@ -315,8 +315,8 @@ def test_mutated_files_are_refused_or_served(name: str, model: PreTrainedModel, 
     assert read < 100
 
 
-def test_codes_of_a_quantiser_that_shares_scales_by_row(model: PreTrainedModel, tmp_path: Path) -> None:
-    """Codes decide, not the quantiser's name: a linear with a scale per row."""
+def test_codes_of_a_quantiser_with_a_scale_per_row(model: PreTrainedModel, tmp_path: Path) -> None:
+    """The codes determine the engine, not the quantiser's name: here a linear layer with a scale per row."""
     packed, record = student(model, "int8")
     layer = quantized_layers(packed)["bert.pooler.dense"]
     codes = layer.codes()

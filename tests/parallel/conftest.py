@@ -1,4 +1,4 @@
-"""The projects that the tests of `kdqat repro` and `kdqat sweep` start from."""
+"""The projects for the tests of `kdqat repro` and `kdqat sweep`."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.parallel.projects import COUNT, PIPELINE, set_params
 
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty DVC project: to be copied, for `dvc init` takes a second."""
+    """An empty DVC project, which tests copy because `dvc init` takes a second."""
     folder = tmp_path_factory.mktemp("empty")
     run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
@@ -19,7 +19,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(empty: Path, tmp_path: Path) -> Path:
-    """A DVC project with the pipeline above, of which nothing has run."""
+    """A DVC project with the pipeline above; no stage has run."""
     folder = tmp_path / "project"
     shutil.copytree(empty, folder)
     (folder / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
@@ -30,7 +30,7 @@ def project(empty: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def counting(project: Path) -> Path:
-    """A project with two stages that count to 5, wait for a file named `go`, and count on; and one that needs both."""
+    """A project with two stages that count to 5, wait for a file `go`, and count further; and one that needs both."""
     (project / "count.py").write_text(COUNT, encoding="utf-8")
     text = "stages:\n  count:\n    foreach: [a, b]\n    do:\n      cmd: python count.py ${item} 8 && true\n"
     text += "      deps: [count.py]\n      outs: ['${item}.txt']\n"

@@ -1,4 +1,4 @@
-"""DVC projects of a few lines of shell, and what their tests ask of them."""
+"""DVC projects of a few lines of shell, and functions for their tests."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.commands import environment, run
 
-# Each stage notes when it begins and ends; a stage that waits for a file shows that others ran meanwhile.
+# Each stage notes its begin and end; a stage that waits for a file shows that others ran at the same time.
 NOTE = "echo begin $DVC_STAGE >> journal"
 END = "echo end $DVC_STAGE >> journal"
 
@@ -37,7 +37,7 @@ stages:
 MIDDLE = ["middle@x-1", "middle@x-2", "middle@y-1", "middle@y-2"]
 ALL = ["first", *MIDDLE, "last"]
 
-# A stage that counts in a locked folder. It continues from where it was stopped, and notes when it is not alone.
+# A stage that counts in a locked folder. It continues where it was stopped, and notes if another one runs with it.
 COUNT = """\
 import os, sys, time
 from pathlib import Path
@@ -87,7 +87,7 @@ def journal(folder: Path) -> list[str]:
 
 
 def assert_clean(folder: Path) -> None:
-    """DVC itself has nothing to do, and nothing to write."""
+    """Asserts that DVC itself has nothing to do and nothing to write."""
     before = (folder / "dvc.lock").read_bytes()
     assert run(folder, "dvc", "repro").stdout.endswith("Data and pipelines are up to date.\n")
     assert (folder / "dvc.lock").read_bytes() == before

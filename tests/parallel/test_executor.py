@@ -1,4 +1,4 @@
-"""What a job of this machine gets of it."""
+"""The share of this machine that a job gets."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""`kdqat repro` interrupted, killed, and started twice: nothing is lost, and nothing runs twice at once."""
+"""`kdqat repro` interrupted, killed and started twice: nothing is lost, and no stage runs twice at the same time."""
 
 import signal
 import socket
@@ -37,12 +37,12 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
 def where(request: pytest.FixtureRequest) -> list[str]:
-    """Options that choose the executor."""
+    """The options that choose the executor."""
     return ["--ray", request.getfixturevalue("cluster")] if request.param == "ray" else []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_after_an_interruption_the_same_command_continues_and_never_beside_the_old_one(
+def test_after_an_interruption_the_same_command_continues_but_not_beside_the_old_one(
     counting: Path, number: signal.Signals, where: list[str]
 ) -> None:
     process = start(counting, "repro", "--jobs", "2", *where)
@@ -51,7 +51,7 @@ def test_after_an_interruption_the_same_command_continues_and_never_beside_the_o
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), said
-    if where:  # Ray's tasks do not hold the lock for which a second coordinator waits
+    if where:  # Ray's tasks do not hold the lock that a second coordinator waits for
         psutil.wait_procs([psutil.Process(pid) for pid in pids(counting) if psutil.pid_exists(pid)], timeout=30)
     (counting / "go").touch()
     rows = repro(counting, "--jobs", "2", *where)
@@ -60,11 +60,11 @@ def test_after_an_interruption_the_same_command_continues_and_never_beside_the_o
     assert not (counting / "two at once").exists()
     for name in "ab":
         log = (counting / f".kdqat/logs/count@{name}.log").read_text(encoding="utf-8")
-        assert f"{name}: step 1 of 8" not in log  # it went on from where it was
+        assert f"{name}: step 1 of 8" not in log  # it continued where it was stopped
     assert_clean(counting)
 
 
-def test_a_command_that_outlives_everything_is_not_started_twice(counting: Path) -> None:
+def test_a_command_that_survives_its_coordinator_is_not_started_twice(counting: Path) -> None:
     process = start(counting, "repro", "--jobs", "2")
     for name in "ab":
         wait_for(counting / f"{name}.at")

@@ -1,4 +1,4 @@
-"""Which modules a command depends on, and what `kdqat validate` makes of it."""
+"""The modules that a command depends on, and their check by `kdqat validate`."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ def covered(path: str, names: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("stage", ["finetune_teacher", "quantize", "distill", "export", "evaluate", "report"])
-def test_what_a_stage_imports_when_it_runs_is_among_what_was_read(stage: str) -> None:
+def test_the_imports_of_a_running_stage_are_among_its_modules(stage: str) -> None:
     names = Modules(REPOSITORY / "kdqat_cli").needed([f"kdqat {stage.replace('_', '-')} --task x"])
     program = f"import sys, kdqat_cli.stages.{stage}\nprint(*(name for name in sys.modules if name[:9] == 'kdqat_cli'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -71,7 +71,7 @@ def test_what_a_stage_imports_when_it_runs_is_among_what_was_read(stage: str) ->
 
 
 def test_the_order_in_which_modules_are_read_changes_nothing() -> None:
-    """Sets of paths have another order under another seed of hashes; a folder that is read holds modules, too."""
+    """The order of sets of paths depends on the seed of hashes. A folder that is read contains modules too."""
     program = "from kdqat_cli.parallel.modules import Modules; print(Modules().needed(['kdqat evaluate x']))"
     found = {
         subprocess.run(
@@ -88,7 +88,7 @@ def test_the_order_in_which_modules_are_read_changes_nothing() -> None:
     assert "kdqat_cli/store" in found.pop()
 
 
-def test_a_student_depends_on_engine_metrics_rows_and_what_functions_import() -> None:
+def test_a_student_depends_on_engine_metrics_rows_and_imports_in_functions() -> None:
     names = Modules(REPOSITORY / "kdqat_cli").needed(["cd x && kdqat distill --task rte"])
     for path in (
         "kdqat_cli/native/src/matrix.cpp",
@@ -101,7 +101,7 @@ def test_a_student_depends_on_engine_metrics_rows_and_what_functions_import() ->
         assert covered(path, names), path
     for path in ("kdqat_cli/commands/training.py", "kdqat_cli/output.py", "kdqat_cli/stages/report.py"):
         assert not covered(path, names), path
-    assert not covered("kdqat_cli/native/_native.so", names), "another one on every machine"
+    assert not covered("kdqat_cli/native/_native.so", names), "a different one on every machine"
 
 
 def test_other_programs_need_no_modules_and_fetch_is_checked_by_hash() -> None:
@@ -110,12 +110,12 @@ def test_other_programs_need_no_modules_and_fetch_is_checked_by_hash() -> None:
     assert modules.needed(["python train.py", "mykdqat distill", "kdqat --help"]) == []
 
 
-def test_the_repositorys_own_pipeline_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pipeline_of_the_repository_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert stale_stages(Path("dvc.yaml")) == []
 
 
-def test_a_stale_list_is_an_error_and_fix_writes_it(project: Path) -> None:
+def test_a_stale_list_is_an_error_and_fix_corrects_it(project: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         validate([])
     assert caught.value.fix == "kdqat validate --fix"
@@ -127,7 +127,7 @@ def test_a_stale_list_is_an_error_and_fix_writes_it(project: Path) -> None:
     assert validate([], fix=True)["errors"] == 0
     text = (project / "dvc.yaml").read_text(encoding="utf-8")
     kept = [line for line in PIPELINE.splitlines() if "kdqat_cli/" not in line]
-    assert [line for line in text.splitlines() if "kdqat_cli/" not in line] == kept, "all else is as it was"
+    assert [line for line in text.splitlines() if "kdqat_cli/" not in line] == kept, "everything else is unchanged"
     assert "      - runs/teacher\n      - kdqat_cli/" in text
     assert "      deps:\n      - kdqat_cli/" in text
     assert validate([])["errors"] == 0
@@ -152,7 +152,7 @@ def test_a_whole_package_may_be_named(project: Path) -> None:
         validate([], fix=True)
 
 
-def test_a_pipeline_without_our_modules_beside_it_is_not_checked(project: Path, tmp_path: Path) -> None:
+def test_a_pipeline_outside_the_repository_is_not_checked(project: Path, tmp_path: Path) -> None:
     shutil.copy(project / "dvc.yaml", tmp_path)
     (tmp_path / "params.yaml").write_text("tasks: []\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

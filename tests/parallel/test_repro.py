@@ -1,4 +1,4 @@
-"""`kdqat repro` on stages of a few lines of shell: order, failures, DVC's own verdict afterwards, interruptions."""
+"""`kdqat repro` on stages of a few lines of shell: order, failures, DVC's status afterwards, interruptions."""
 
 import json
 import os
@@ -20,7 +20,7 @@ stages:
 """
 
 
-def test_dvc_finds_nothing_to_do_afterwards_and_its_lock_file_is_as_its_own(project: Path, tmp_path: Path) -> None:
+def test_dvc_finds_nothing_to_do_afterwards_and_its_lock_file_is_like_dvcs_own(project: Path, tmp_path: Path) -> None:
     rows = repro(project, "--jobs", "3")
     assert list(rows) == ALL
     assert set(states(rows).values()) == {"done"}
@@ -37,11 +37,11 @@ def test_dvc_finds_nothing_to_do_afterwards_and_its_lock_file_is_as_its_own(proj
     shutil.copy(project / "in.txt", other)
     run(other, "dvc", "repro")
     locks = [(folder / "dvc.lock").read_text(encoding="utf-8") for folder in (project, other)]
-    assert sorted(locks[0].splitlines()) == sorted(locks[1].splitlines())  # the stages' order may differ
+    assert sorted(locks[0].splitlines()) == sorted(locks[1].splitlines())  # the order of the stages may differ
 
 
 def test_stages_run_side_by_side_up_to_the_number_of_jobs(project: Path) -> None:
-    # Each waits until another one has begun; the third slot that it would take is not there.
+    # Each stage waits until another one has begun; a third job is not started.
     wait = "until [ $(grep -c begin journal) -gt 1 ]; do sleep 0.05; done"
     text = "stages:\n  pair:\n    foreach: [a, b, c, d]\n    do:\n"
     text += f"      cmd: {NOTE} && {wait} && sleep 0.3 && touch $${{item}} && {END}\n      outs: ['${{item}}']\n"
@@ -76,7 +76,7 @@ def test_a_change_reruns_only_what_depends_on_it_and_the_run_cache_undoes_it(pro
     assert_clean(project)
 
 
-def test_targets_are_those_of_dvc(project: Path) -> None:
+def test_targets_are_chosen_as_by_dvc(project: Path) -> None:
     assert list(repro(project, "middle@x-2")) == ["first", "middle@x-2"]
     assert set(repro(project, "dvc.yaml:middle")) == {"first", *MIDDLE}
     assert "nothing" in run(project, "kdqat", "repro", "nothing", code=2).stderr
@@ -104,7 +104,7 @@ def test_a_failure_stops_only_what_needs_it_and_is_reported_with_its_log(project
     assert_clean(project)
 
 
-def test_an_output_that_is_not_made_and_a_dependency_that_is_not_there_fail(project: Path) -> None:
+def test_missing_outputs_and_missing_dependencies_fail(project: Path) -> None:
     text = "stages:\n  none:\n    cmd: 'true'\n    outs: [none.txt]\n"
     text += "  lost:\n    cmd: 'true'\n    deps: [nowhere.txt]\n    outs: [lost.txt]\n"
     (project / "dvc.yaml").write_text(text, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_frozen_stages_run_nothing_and_callbacks_always(project: Path) -> None:
     assert journal(project) == ["begin always", "begin always"]
 
 
-def test_git_ignores_what_dvc_would_have_it_ignore(project: Path, tmp_path: Path) -> None:
+def test_git_ignores_the_same_files_as_with_dvc(project: Path, tmp_path: Path) -> None:
     shutil.rmtree(project / ".dvc")
     run(project, "git", "init", "--quiet")
     run(project, "dvc", "init", "--quiet")
@@ -157,11 +157,11 @@ def test_each_job_has_its_gpu_and_its_share_of_the_threads(project: Path, tmp_pa
     program.write_text("#!/bin/sh\nfor i in 0 1 2; do echo GPU $i: H; echo '  MIG 1g'; done\n", encoding="utf-8")
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{environment()['PATH']}"
-    repro(project, PATH=path)  # as many jobs as GPUs, or this would wait for ever
+    repro(project, PATH=path)  # as many jobs as GPUs, otherwise this would wait forever
     assert {(project / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"} == {"0 1\n", "1 1\n", "2 1\n"}
 
 
-def test_plain_lines_tell_states_and_news(counting: Path) -> None:
+def test_plain_lines_show_states_and_news(counting: Path) -> None:
     (counting / "go").touch()
     said = run(counting, "kdqat", "repro", "--jobs", "2").stderr
     for line in ("count@a: running, count.py new", "count@b: done", "sum: done", "0 of 3 stages unchanged."):
@@ -195,7 +195,7 @@ def preview(project: Path) -> dict[str, str]:
         ("frozen, and its output is gone", "fails"),
     ],
 )
-def test_the_preview_says_what_then_happens(project: Path, change: str, expected: str) -> None:
+def test_the_preview_agrees_with_the_run(project: Path, change: str, expected: str) -> None:
     (project / "dvc.yaml").write_text(ONE, encoding="utf-8")
     repro(project)
     if change in ("the parameter of an earlier run", "an earlier run whose outputs are not in the cache"):

@@ -1,4 +1,4 @@
-"""The runner of one job: when it has stopped the commands, none of their processes is left."""
+"""The runner of one job: after it has stopped the commands, none of their processes is left."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import psutil
 from kdqat_cli.parallel import runner
 from tests.parallel.projects import wait_for
 
-# As it runs, but for its patience.
+# The real runner, with a shorter timeout.
 HASTY = f"""
 import sys
 sys.path.insert(0, {str(Path(runner.__file__).parent)!r})
@@ -20,7 +20,7 @@ runner._GRACE = 4.0
 sys.exit(runner.main())
 """
 
-# Python loses a KeyboardInterrupt that it raises while it closes a file that was let go of: here always the first.
+# Python loses a KeyboardInterrupt that arrives while a released file is closed: here always the first interrupt.
 DEAF_ONCE = """
 import os, signal
 def miss(number, frame):
@@ -42,7 +42,7 @@ finally:
 
 
 def stop(folder: Path, script: str) -> int:
-    """Runs the script below a shell, stops it, and gives its process id."""
+    """Runs the script under a shell, stops it, and returns its process id."""
     (folder / "work.py").write_text(script + WORK, encoding="utf-8")
     job = {
         "shown": ["work"],
@@ -61,11 +61,11 @@ def stop(folder: Path, script: str) -> int:
     return int((folder / "pid").read_text())
 
 
-def test_a_command_that_missed_the_first_request_is_asked_again(tmp_path: Path) -> None:
+def test_a_command_that_missed_the_first_request_gets_another(tmp_path: Path) -> None:
     assert not psutil.pid_exists(stop(tmp_path, DEAF_ONCE))
     assert (tmp_path / "in order").exists()
 
 
-def test_of_a_command_that_had_to_be_killed_nothing_is_left(tmp_path: Path) -> None:
+def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
     assert not psutil.pid_exists(stop(tmp_path, DEAF))
     assert not (tmp_path / "in order").exists()

@@ -1,4 +1,4 @@
-"""`kdqat sweep`: what it writes, whom it stops, what it calls the best; the trainings are a stand-in of a few lines."""
+"""`kdqat sweep`: its files, the runs that it stops, and its best values; a few lines of code stand in for trainings."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from kdqat_cli.parallel.median import hopeless
 from tests.commands import environment, run
 from tests.parallel.projects import start, wait_for
 
-# Takes the place of `kdqat distill` alone: four evaluations, whose scores rise with beta and a little with the seed.
+# Replaces only `kdqat distill`: four evaluations, whose scores rise with beta and a little with the seed.
 STAND_IN = f"""\
 #!{sys.executable}
 import json, os, pathlib, sys, time
@@ -48,7 +48,7 @@ PARAMS = "tasks: [rte]\nsettings: {rte: {teacher: {}, student: {}, quantization:
 
 @pytest.fixture
 def path(project: Path, tmp_path: Path) -> str:
-    """PATH for a project with a teacher of the packaged task rte, in which `kdqat distill` is the stand-in."""
+    """PATH for a project with a teacher for the packaged task rte, in which `kdqat distill` is the stand-in."""
     (project / "dvc.yaml").unlink()
     (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
     teacher = project / "runs/rte/teacher/model"
@@ -89,10 +89,10 @@ def test_the_best_values_are_a_recipe_and_dvc_finds_nothing_to_do(project: Path,
 
     more = ["--over", "distillation.beta=0.1,0.5,0.9,1.5", *options[2:]]
     assert [row["best"] for row in sweep(project, path, *more)] == [False, False, False, True]
-    assert started(project) == 8  # the new value's alone
+    assert started(project) == 8  # only those of the new value
 
 
-def test_hopeless_runs_are_stopped_shown_as_stopped_and_not_started_again(project: Path, path: str) -> None:
+def test_bad_runs_are_stopped_shown_as_stopped_and_not_started_again(project: Path, path: str) -> None:
     (project / "slow").touch()
     options = ["--over", "distillation.beta=0.6,0.7,0.8,0.9,0.1", "--jobs", "1"]
     rows = sweep(project, path, *options)
@@ -150,8 +150,8 @@ def test_the_median_rule() -> None:
     assert hopeless(curve(24), others) == "dev score 24.00 after 25% of the steps, but the median of 4 runs is 25.00"
     assert hopeless(curve(25), others) is None
     assert hopeless(curve(24), others[1:]) is None  # too few to compare with
-    assert hopeless(curve(1, 1, 1), others) is None  # nobody came as far
-    assert hopeless(curve(36, 0), others) is None  # its best so far counts
+    assert hopeless(curve(1, 1, 1), others) is None  # no other run has come so far
+    assert hopeless(curve(36, 0), others) is None  # its best score so far is compared
     assert hopeless([(0.2, 0.0)], others) is None  # too early
     assert hopeless([], others) is None
     late = [[(1.0, 50.0)]] * 4  # their first evaluation was their last

@@ -1,4 +1,4 @@
-"""The formulas of spec/kdqat.md, sections 2 and 3, in float64 and with loops: what the fast code is held against."""
+"""The formulas of spec/kdqat.md, sections 2 and 3, in float64 and with loops; tests compare the fast code with them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 
 def ternary(weight: Array, rowwise: bool) -> Array:
-    """Section 2: m = mean|w|, Δ = 0.7·m, α = mean of |w| above Δ, q ∈ {-α, 0, α}; α = 0 where nothing is above."""
+    """Section 2: m = mean|w|, Δ = 0.7·m, α = mean of the |w| above Δ (0 if there are none), q ∈ {-α, 0, α}."""
     weight = np.asarray(weight, dtype=np.float64)
     if rowwise:
         return np.stack([ternary(row[None], False)[0] for row in weight])
@@ -23,7 +23,7 @@ def ternary(weight: Array, rowwise: bool) -> Array:
 
 
 def threshold_is_clear(weight: Array, rowwise: bool) -> bool:
-    """Whether no weight lies so close to Δ that FP32 may put it on the other side."""
+    """Whether no weight is so close to Δ that FP32 may put it on the other side."""
     magnitude = np.abs(np.asarray(weight, dtype=np.float64))
     delta = 0.7 * (magnitude.mean(axis=1, keepdims=True) if rowwise else magnitude.mean())
     return bool((np.abs(magnitude - delta) > 1e-5 * delta).all())
@@ -41,7 +41,7 @@ def uniform(weight: Array, rowwise: bool, bits: int) -> Array:
 
 
 def bucketed(weight: Array, bits: int, bucket: int | None) -> Array:
-    """Polino et al.: ŵ = α·round(n·v)/n + β in runs of the flattened tensor, n = 2^bits - 1, v = (w - β)/α."""
+    """Polino et al.: ŵ = α·round(n·v)/n + β in buckets of the flattened tensor, n = 2^bits - 1, v = (w - β)/α."""
     values = np.asarray(weight, dtype=np.float64).ravel().tolist()
     steps, size, out = 2**bits - 1, bucket or len(values), []
     for start in range(0, len(values), size):
@@ -60,7 +60,7 @@ REFERENCES: dict[str, Callable[[Array, bool], Array]] = {
 
 
 def eight_bit(values: Array, clip: float | None = None, shared: bool = False) -> Array:
-    """Section 3: round(x·s)/s, s = 127 / max|x|, over one vector of the last dimension, or `shared` over everything."""
+    """Section 3: round(x·s)/s, s = 127 / max|x|, per vector of the last dimension, or (`shared`) of the tensor."""
     values = np.asarray(values, dtype=np.float64)
     if shared:
         return eight_bit(values.reshape(1, -1), clip).reshape(values.shape)
@@ -75,6 +75,6 @@ def eight_bit(values: Array, clip: float | None = None, shared: bool = False) ->
 
 
 def softmax(row: Array) -> Array:
-    """Softmax of one vector."""
+    """The softmax of one vector."""
     power = np.exp(row - row.max())
     return np.asarray(power / power.sum())

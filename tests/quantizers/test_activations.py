@@ -1,4 +1,4 @@
-"""8-bit activations: by hand, against float64 loops, and independence of everything but the vector itself."""
+"""8-bit activations: by hand, against float64 loops, and the independence of a vector from all others."""
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ def test_a_vector_by_hand() -> None:
 
 def test_a_batch_by_hand() -> None:
     values = torch.tensor([[[1.27, 0.5], [-0.304, 0.0049]], [[0.0, 0.0], [-0.0051, 0.008]]], dtype=torch.float64)
-    # s = 1.27 / 127 = 0.01 for all eight.
+    # s = 1.27 / 127 = 0.01 for all eight values.
     expected = torch.tensor([[[1.27, 0.5], [-0.30, 0.0]], [[0.0, 0.0], [-0.01, 0.01]]], dtype=torch.float64)
     torch.testing.assert_close(SHARED(values), expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(PAPER(values), expected, rtol=1e-14, atol=0)
     values[1, 0, 0] = -60
-    # The clamp makes the scale a constant: s = 2.5 / 127 = 0.01969, of which 1.27 is 64.5, 0.5 25.4, 0.008 0.4.
+    # The clamp makes the scale constant: s = 2.5 / 127 = 0.01969. 1.27 is 64.5 s, 0.5 is 25.4 s, and 0.008 is 0.4 s.
     expected = torch.tensor([[[65, 25], [-15, 0]], [[-127, 0], [0, 0]]], dtype=torch.float64) * (2.5 / 127)
     values[0, 0, 0] = 1.28
     torch.testing.assert_close(PAPER(values), expected, rtol=1e-14, atol=0)
@@ -72,15 +72,15 @@ def test_zeros_stay_zero(quantizer: ActivationQuantizer) -> None:
     assert torch.equal(values.grad, torch.ones(2, 3, 4))
 
 
-def test_a_vector_of_zeros_leaves_the_others_alone() -> None:
+def test_a_vector_of_zeros_does_not_change_the_others() -> None:
     mixed = random_values(0, 3, 4)
     mixed[1] = 0
     assert torch.equal(FREE(mixed), torch.stack([FREE(mixed[0]), torch.zeros(4), FREE(mixed[2])]).double())
 
 
 @pytest.mark.parametrize("quantizer", [FREE, CLIPPED])
-def test_a_vector_is_rounded_by_its_own_scale(quantizer: ActivationQuantizer) -> None:
-    """Neither batch mates nor padding nor the number of tokens change a bit of it."""
+def test_a_vector_is_rounded_with_its_own_scale(quantizer: ActivationQuantizer) -> None:
+    """Batch mates, padding and the number of tokens do not change one bit of it."""
     values = random_values(7, 4, 9, 32).float()
     together = quantizer(values)
     for row in range(4):
@@ -93,16 +93,16 @@ def test_a_vector_is_rounded_by_its_own_scale(quantizer: ActivationQuantizer) ->
 
 
 def test_a_batch_is_rounded_as_one() -> None:
-    """The loudest value anywhere, in padding as well, sets everyone's step; where a value stands does not matter."""
+    """The largest value anywhere, even in padding, sets the step of all values; its place does not matter."""
     values = random_values(7, 4, 9, 32).float()
     together = SHARED(values)
     louder = values.clone()
     louder[3, 8, 31] = 1000
     assert not torch.equal(SHARED(louder)[:3], together[:3])
-    assert torch.equal(PAPER(louder)[0, 0], PAPER(values)[0, 0]), "both clamped at 2.5"
+    assert torch.equal(PAPER(louder)[0, 0], PAPER(values)[0, 0]), "both are clamped at 2.5"
     order = torch.randperm(values.numel(), generator=torch.Generator().manual_seed(0))
     assert torch.equal(SHARED(values.flatten()[order]), together.flatten()[order])
-    assert torch.equal(SHARED(values[:1, :1]), FREE(values[:1, :1])), "alone, a token is its own batch"
+    assert torch.equal(SHARED(values[:1, :1]), FREE(values[:1, :1])), "a single token is its own batch"
 
 
 def test_the_input_is_not_changed() -> None:

@@ -1,4 +1,4 @@
-"""Appendix B of Polino et al. (ICLR 2018): what stochastic rounding guarantees, tested by statistics.
+"""Appendix B of Polino et al. (ICLR 2018): the guarantees of stochastic rounding, tested by statistics.
 
 With n steps, ℓ = ⌊n·v⌋ and p = n·v - ℓ, for v in [0, 1]:
 
@@ -6,15 +6,15 @@ With n steps, ℓ = ⌊n·v⌋ and p = n·v - ℓ, for v in [0, 1]:
     E[q²] = (n·v(1 + 2ℓ) - ℓ(ℓ + 1))/n²                          between ℓ²/n² and (ℓ + 1)²/n²
     E[q³] = (n·v(3ℓ² + 3ℓ + 1) - ℓ(2ℓ² + 3ℓ + 1))/n³             between ℓ³/n³ and (ℓ + 1)³/n³
     |Q(w) - w| ≤ α/n
-    (Σ Q(w)·x - Σ w·x)/s → N(0, 1), s² = Σ Var[Q(w)·x], also where x is quantised independently
+    (Σ Q(w)·x - Σ w·x)/s → N(0, 1), s² = Σ Var[Q(w)·x], also if x is quantised independently
 
-Each test gives a p-value and refuses below `FALSE_ALARM`: right code fails with that probability for a random seed; the
-seeds are fixed, so it passes always or never. Each is held against quantisers that are wrong, and must refuse them:
+Each test computes a p-value and fails below `FALSE_ALARM`. Correct code fails with that probability for a random seed;
+the seeds are fixed, so a test passes always or never. Each test must also fail for quantisers that are wrong:
 
     nearest    deterministic
     squared    rounds up with probability p² instead of p
-    wide       right on average, but to the levels one further out: ℓ - 1 and ℓ + 2
-    beyond     a level above the right one
+    wide       correct on average, but rounds to levels that are one further away: ℓ - 1 and ℓ + 2
+    beyond     one level above the correct one
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ REPEATS, LENGTH, BUCKET = 3000, 768, 256
 
 
 class Squared(Uniform):
-    """Rounds up too seldom."""
+    """Rounds up too rarely."""
 
     def _rounded(self, steps: Tensor) -> Tensor:
         up = torch.rand_like(steps) < steps.frac().square()
@@ -44,7 +44,7 @@ class Squared(Uniform):
 
 
 class Wide(Uniform):
-    """To ℓ - 1 or ℓ + 2, with the right mean, where both are levels."""
+    """Rounds to ℓ - 1 or ℓ + 2, with the correct mean, if both are levels."""
 
     def _rounded(self, steps: Tensor) -> Tensor:
         inside = (steps >= 1) & (steps < self.levels[-1] - 1)
@@ -53,7 +53,7 @@ class Wide(Uniform):
 
 
 class Beyond(Uniform):
-    """One level too high, where there is one."""
+    """Rounds one level too high, if there is a higher level."""
 
     def _rounded(self, steps: Tensor) -> Tensor:
         return super()._rounded(steps).add_(1).clamp_(max=self.levels[-1])
@@ -70,7 +70,7 @@ each_bits = pytest.mark.parametrize("bits", [2, 4, 8])
 
 
 def draws(name: str, bits: int, seed: int = 0) -> tuple[Array, Array]:
-    """Numbers v (values,) that no level lies on, and of each DRAWS quantised q (values, DRAWS)."""
+    """Numbers v (values,) that are not levels, and DRAWS quantised values q (values, DRAWS) of each."""
     torch.manual_seed(seed)
     v = np.random.default_rng(seed).uniform(0, 1, 40)
     row = torch.tensor(v)[:, None].expand(-1, DRAWS)
@@ -80,7 +80,7 @@ def draws(name: str, bits: int, seed: int = 0) -> tuple[Array, Array]:
 
 
 def moment(v: Array, bits: int, power: int) -> tuple[Array, Array]:
-    """The mean of q^power by the appendix's formula, and its variance from the two values that q has."""
+    """The mean of q^power by the formula of the appendix, and its variance from the two possible values of q."""
     n = 2**bits - 1
     low = np.floor(n * v)
     p = n * v - low
@@ -93,14 +93,14 @@ def moment(v: Array, bits: int, power: int) -> tuple[Array, Array]:
 
 
 def p_value(q: Array, mean: Array, variance: Array, power: int) -> float:
-    """Of the squared distances of all sample means from `mean`: χ² with one degree of freedom per number."""
+    """The p-value of the squared distances of sample means from `mean`: χ², one degree of freedom per number."""
     z = ((q**power).mean(1) - mean) / np.sqrt(variance / q.shape[1])
     return float(chi2.sf((z**2).sum(), len(z)))
 
 
 @each_bits
 @pytest.mark.parametrize("power", [1, 2, 3])
-def test_the_moments_are_the_appendix_s(power: int, bits: int) -> None:
+def test_the_moments_agree_with_the_appendix(power: int, bits: int) -> None:
     v, q = draws("stochastic", bits)
     mean, variance = moment(v, bits, power)
     assert p_value(q, mean, variance, power) > FALSE_ALARM
@@ -109,14 +109,14 @@ def test_the_moments_are_the_appendix_s(power: int, bits: int) -> None:
 
 
 @each_bits
-def test_the_second_and_third_moment_see_what_the_mean_does_not(bits: int) -> None:
+def test_the_second_and_third_moment_show_what_the_mean_does_not(bits: int) -> None:
     v, q = draws("wide", bits)
     n = 2**bits - 1
     low, p = np.floor(n * v), n * v - np.floor(n * v)
     inside = (low >= 1) & (low < n - 1)
     assert inside.sum() > 10
     far = (p + 1) * (2 - p) / n**2  # its own variance
-    assert p_value(q[inside], v[inside], far[inside], 1) > FALSE_ALARM, "it is right on average"
+    assert p_value(q[inside], v[inside], far[inside], 1) > FALSE_ALARM, "it is correct on average"
     for power in (2, 3):
         mean, variance = moment(v, bits, power)
         assert p_value(q, mean, variance, power) < FALSE_ALARM
@@ -143,7 +143,7 @@ def test_moments_lie_between_their_bounds(power: int, bits: int) -> None:
 
 
 @each_bits
-def test_no_number_moves_by_more_than_a_step(bits: int) -> None:
+def test_no_number_changes_by_more_than_a_step(bits: int) -> None:
     weight = torch.randn(300, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def farthest(name: str) -> float:
@@ -168,7 +168,7 @@ def variances(values: Array, bits: int) -> Array:
 
 
 def repeated(name: str, values: Array, bits: int, seed: int) -> Array:
-    """(REPEATS, LENGTH): independent quantisations of the same numbers, which are whole buckets."""
+    """Independent quantisations (REPEATS, LENGTH) of the same numbers, which fill whole buckets."""
     torch.manual_seed(seed)
     rows = torch.tensor(values).expand(REPEATS, -1)
     value: Array = MAKERS[name](bits, BUCKET).codes(rows, Grouping("bucket", BUCKET)).value().numpy()
@@ -181,7 +181,7 @@ def numbers() -> tuple[Array, Array]:
 
 
 def p_of_normality(sums: Array, expected: float, variance: float) -> float:
-    """Kolmogorov and Smirnov's, of (sums - expected)/√variance against N(0, 1)."""
+    """The p-value of Kolmogorov and Smirnov's test of (sums - expected)/√variance against N(0, 1)."""
     return float(kstest((sums - expected) / np.sqrt(variance), "norm").pvalue)
 
 
@@ -207,7 +207,7 @@ def test_the_dot_product_with_quantised_inputs_is_normal(bits: int) -> None:
     assert p_of_normality(sums("stochastic"), float(w @ x), variance) > FALSE_ALARM
     for wrong in ("nearest", "squared", "wide"):
         assert p_of_normality(sums(wrong), float(w @ x), variance) < FALSE_ALARM, wrong
-    # The same draws for both: the squares have another mean.
+    # With the same draws for both, the mean of the squares would be different.
     same = repeated("stochastic", w, bits, 9)
     squares = float((4 * w**2 * of_w).sum())
     assert bits == 8 or p_of_normality((same**2).sum(1), float(w @ w), squares) < FALSE_ALARM
@@ -215,9 +215,9 @@ def test_the_dot_product_with_quantised_inputs_is_normal(bits: int) -> None:
 
 @each_bits
 def test_numbers_on_levels_have_no_variance(bits: int) -> None:
-    """Where the theorem has nothing to say: every draw is the number itself."""
+    """The theorem does not apply to such numbers: every draw is the number itself."""
     n = 2**bits - 1
     w = np.random.default_rng(3).integers(0, n + 1, LENGTH).astype(np.float64)
-    w[::BUCKET], w[1::BUCKET] = 0, n  # each bucket in steps of 1
+    w[::BUCKET], w[1::BUCKET] = 0, n  # each bucket has steps of 1
     assert not variances(w, bits).any()
     assert (repeated("stochastic", w, bits, 10)[:50] == w).all()

@@ -1,4 +1,4 @@
-"""Codes of a weight: what shares a scale, the value, and codes taken back from floats."""
+"""Codes of a weight: the groups that share a scale, the value, and codes derived from floats."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def bucket(size: int) -> Grouping:
     ids=str,
 )
 def test_groups_by_hand(grouping: Grouping, groups: list[list[float]]) -> None:
-    """A last bucket is filled up with the last value; a weight below one bucket is a shorter one."""
+    """The last bucket is padded with the last value; a weight smaller than one bucket is one shorter bucket."""
     split = grouping.split(WEIGHT)
     assert split.tolist() == groups
     assert grouping.count(WEIGHT.shape) == len(groups)
@@ -61,7 +61,7 @@ def test_the_value_with_offsets_and_points_by_hand() -> None:
     assert largest.value().tolist() == [255] * 3
 
 
-def test_only_multiples_of_a_scale_multiply() -> None:
+def test_only_multiples_of_a_scale_can_be_multiplied_as_levels() -> None:
     levels, one = torch.zeros(3, dtype=torch.int8), torch.ones(1)
     assert Codes(levels, one, MATRIX).multiplies
     assert not Codes(levels, one, MATRIX, one).multiplies
@@ -77,7 +77,7 @@ def test_offsets_and_points_that_do_not_fit_are_refused() -> None:
             Codes(levels, scales, bucket(4), points=points)
 
 
-def test_a_convolution_s_rows_are_its_filters() -> None:
+def test_the_rows_of_a_convolution_are_its_filters() -> None:
     levels = torch.ones(4, 3, 2, 2, dtype=torch.int8)
     value = Codes(levels, torch.arange(4.0), ROW).value()
     assert torch.equal(value, torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2))
@@ -96,8 +96,8 @@ QUANTIZERS: dict[str, WeightQuantizer] = {"ternary": Ternary(), "int4": Symmetri
 
 @given(st.sampled_from(sorted(QUANTIZERS)), st.sampled_from([MATRIX, ROW, bucket(7)]), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=100)
-def test_codes_come_back_from_floats(name: str, grouping: Grouping, seed: int) -> None:
-    """What a folder without codes is read by: the floats, bit for bit, and therefore the same levels."""
+def test_codes_are_derived_from_floats(name: str, grouping: Grouping, seed: int) -> None:
+    """A folder without codes is read in this way: the floats are equal bit for bit, and so are the levels."""
     weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(seed)) * 0.04
     weight[3] = 0
     quantizer = QUANTIZERS[name]

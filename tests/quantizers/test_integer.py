@@ -1,4 +1,4 @@
-"""The integer product of a student against the same layer in float64, and what it remembers."""
+"""The integer product of a student against the same layer in float64, and its cached results."""
 
 import copy
 import pickle
@@ -16,11 +16,11 @@ from kdqat_cli.quantizers.symmetric import Symmetric
 from kdqat_cli.quantizers.ternary import Ternary
 from kdqat_cli.quantizers.weights import StraightThrough
 
-TERNARY = StraightThrough(Ternary(), 0.15)  # some weights of the layers below lie beyond
+TERNARY = StraightThrough(Ternary(), 0.15)  # some weights of the layers below are larger
 
 
 def gradients(layer: QuantizedLinear, inputs: Tensor, upstream: Tensor) -> list[Tensor]:
-    """Output, and the gradients of input, weight and bias, in float64."""
+    """The output, and the gradients of input, weight and bias, in float64."""
     inputs = inputs.detach().clone().requires_grad_()
     layer.zero_grad()
     out = layer(inputs)
@@ -32,7 +32,7 @@ def gradients(layer: QuantizedLinear, inputs: Tensor, upstream: Tensor) -> list[
 @pytest.mark.parametrize("scale", ["token", "batch"])
 @pytest.mark.parametrize("clip", [None, 1.0, 100.0])
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_the_same_layer_in_float64(scale: str, clip: float | None, bias: bool) -> None:
+def test_it_equals_the_same_layer_in_float64(scale: str, clip: float | None, bias: bool) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(33, 17, bias=bias)
     inputs, upstream = torch.randn(2, 5, 33), torch.randn(2, 5, 17)
@@ -48,7 +48,7 @@ needs_integers = pytest.mark.skipif(not multiplies_integers(torch.zeros(1)), rea
 
 
 @needs_integers
-def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_supports_ternary_weights_with_8_bit_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def counted(*args: Any) -> Tensor:
@@ -69,7 +69,7 @@ def test_serves_ternary_weights_with_8_bit_activations(monkeypatch: pytest.Monke
 
 
 @needs_integers
-def test_an_evaluation_takes_a_weight_s_codes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_computes_the_codes_of_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
     plain = QuantizedLinear.codes
 
@@ -110,7 +110,7 @@ def assigned(layer: QuantizedLinear) -> None:
 
 @pytest.mark.parametrize("change", [changed_by_a_step, changed_in_place, loaded, assigned])
 def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
-    """An optimiser's fused step does not tell a tensor's version."""
+    """The fused step of an optimiser does not change the version of a tensor."""
     torch.manual_seed(0)
     layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
@@ -125,7 +125,7 @@ def test_an_evaluation_sees_a_changed_weight(change: Any) -> None:
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copied", "pickled"]
 )
-def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> None:
+def test_a_copy_computes_the_same_and_has_its_own_weight(copied: Any) -> None:
     layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
     before = layer(inputs)
@@ -136,7 +136,7 @@ def test_a_copy_computes_the_same_and_has_a_weight_of_its_own(copied: Any) -> No
     assert not torch.equal(layer(inputs), before)
 
 
-def test_serves_in_inference_mode() -> None:
+def test_it_works_in_inference_mode() -> None:
     layer = QuantizedLinear(nn.Linear(8, 8), TERNARY, ActivationQuantizer(8, None)).eval()
     inputs = torch.randn(3, 8)
     expected = layer(inputs)
@@ -148,7 +148,7 @@ def test_serves_in_inference_mode() -> None:
         assert torch.equal(other.eval()(inputs * 1), expected)
 
 
-def test_one_tensor_is_quantised_once_and_a_changed_one_anew() -> None:
+def test_a_tensor_is_quantised_once_and_again_after_a_change() -> None:
     quantizer = ActivationQuantizer(8, None)
     values = torch.randn(3, 4)
     first = quantizer.rounded(values)
@@ -174,8 +174,8 @@ def test_under_autocast_the_sums_stay_exact_and_the_gradient_is_rounded() -> Non
         assert 1e-4 < ((here - there).norm() / there.norm()).item() < 2**-7, name
 
 
-def test_every_quantised_layer_gives_the_next_one_fp32() -> None:
-    """Of bfloat16 the next layer would round other codes than it rounds in an evaluation."""
+def test_every_quantised_layer_gives_fp32_to_the_next() -> None:
+    """From bfloat16 the next layer would round to other codes than in an evaluation."""
     layer = QuantizedLinear(nn.Linear(8, 8), StraightThrough(Symmetric(4), None), ActivationQuantizer(8, None))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(2, 8)).dtype == torch.float32

@@ -18,7 +18,7 @@ from kdqat_cli.quantizers.weights import StraightThrough
 from tests.quantizers.reference import REFERENCES, eight_bit
 
 FREE = StraightThrough(Ternary(), None)
-CLIPPED = StraightThrough(Ternary(), 0.15)  # of the layers below some weights lie beyond 0.15
+CLIPPED = StraightThrough(Ternary(), 0.15)  # some weights of the layers below are larger than 0.15
 each_weights = pytest.mark.parametrize(
     "weights",
     [FREE, CLIPPED, StraightThrough(Symmetric(4), 0.15), StraightThrough(Symmetric(8), None)],
@@ -75,7 +75,7 @@ def test_linear_equals_the_plain_computation(
 
 @pytest.mark.parametrize("weights", [CLIPPED, StraightThrough(Symmetric(4), 0.15)], ids=["ternary", "int4"])
 @pytest.mark.parametrize("scale", ["token", "batch"])
-def test_the_linear_s_gradient_is_that_of_the_quantised_computation(
+def test_the_gradient_of_a_linear_is_that_of_the_quantised_computation(
     weights: StraightThrough, scale: Literal["token", "batch"]
 ) -> None:
     """dL/dW = Gᵀ·x̂ where |w| < clip, dL/dx = G·Ŵ, dL/db = Σ G: straight through both quantisers."""
@@ -106,7 +106,7 @@ def test_embedding_equals_quantising_the_whole_table(weights: StraightThrough) -
     assert not out[0, 2].any(), "a row of zeros"
 
 
-def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None:
+def test_the_gradient_of_an_embedding_reaches_the_rows_that_were_looked_up() -> None:
     layer = QuantizedEmbedding(embedding(), CLIPPED)
     layer(torch.tensor([[7, 3, 9, 7]])).sum().backward()
     grad = layer.weight.grad
@@ -115,13 +115,13 @@ def test_the_embedding_s_gradient_reaches_the_rows_that_were_looked_up() -> None
     assert torch.equal(grad[7], 2 * inside[7])
     assert torch.equal(grad[9], inside[9])
     grad[[7, 9]] = 0
-    assert not grad.any(), "neither the padding's row nor any other"
+    assert not grad.any(), "neither the row of padding nor any other"
 
 
 @each_weights
 @pytest.mark.parametrize("size", [1, 31, 384, 1000])
 def test_freezing_changes_no_bit(weights: StraightThrough, size: int) -> None:
-    """In FP32, where another order of summing would show."""
+    """In FP32, in which another order of summation would show."""
     dense = QuantizedLinear(linear().float(), weights, ActivationQuantizer(8, None))
     table = QuantizedEmbedding(embedding(size).float(), weights)
     both = nn.ModuleList([dense, table])
@@ -141,7 +141,7 @@ def test_freezing_changes_no_bit(weights: StraightThrough, size: int) -> None:
 
 
 @each_weights
-def test_a_frozen_weight_is_quantised_and_in_place(weights: StraightThrough) -> None:
+def test_a_frozen_weight_is_quantised_in_place(weights: StraightThrough) -> None:
     plain = linear()
     layer = QuantizedLinear(plain, weights, None)
     assert layer.weight is plain.weight
@@ -153,8 +153,8 @@ def test_a_frozen_weight_is_quantised_and_in_place(weights: StraightThrough) -> 
 
 @each_weights
 @pytest.mark.parametrize("meta", [False, True])
-def test_a_layer_holds_the_codes_that_it_is_frozen_at(weights: StraightThrough, meta: bool) -> None:
-    """Of a layer whose weight has no storage yet, too."""
+def test_a_layer_can_be_frozen_at_given_codes(weights: StraightThrough, meta: bool) -> None:
+    """Also for a layer whose weight has no storage yet."""
     codes, inputs = QuantizedLinear(linear(), weights, None).codes(), torch.randn(2, 33, dtype=torch.float64)
     with torch.device("meta" if meta else "cpu"):
         other = QuantizedLinear(nn.Linear(33, 17, bias=False, dtype=torch.float64), weights, None)
@@ -173,7 +173,7 @@ def test_a_frozen_layer_moves_and_copies_with_its_codes() -> None:
     assert copy.deepcopy(layer).to("meta").codes().levels.is_meta
 
 
-def test_names_are_those_of_the_plain_layers() -> None:
+def test_parameter_names_are_those_of_the_plain_layers() -> None:
     assert QuantizedLinear(linear(), FREE, None).state_dict().keys() == linear().state_dict().keys()
     assert QuantizedLinear(linear(False), FREE, None).state_dict().keys() == linear(False).state_dict().keys()
     assert QuantizedEmbedding(embedding(), FREE).state_dict().keys() == embedding().state_dict().keys()

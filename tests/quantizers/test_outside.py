@@ -38,7 +38,7 @@ def settings() -> Quantization:
 
 
 def by_hand(weight: Tensor) -> Tensor:
-    """The formula, one bucket after the other, in float64."""
+    """The formula for one bucket after the other, in float64."""
     out = []
     for bucket in torch.split(weight.detach().double().clamp(-2.5, 2.5).flatten(), 48):
         scale = float(bucket.abs().max()) / 3
@@ -46,7 +46,7 @@ def by_hand(weight: Tensor) -> Tensor:
     return torch.tensor(out, dtype=torch.float64).view_as(weight)
 
 
-def test_it_trains_and_computes_what_its_formula_says(
+def test_it_trains_and_agrees_with_its_formula(
     model: PreTrainedModel, batch: dict[str, Tensor], settings: Quantization
 ) -> None:
     plain = copy.deepcopy(model).double()
@@ -80,7 +80,7 @@ def test_it_freezes_saves_and_loads(
         assert torch.equal(codes.scales, saved.scales)
         assert codes.grouping == Buckets.grouping
     (tmp_path / CODES).unlink()
-    assert torch.equal(load_classifier(tmp_path).model(**batch).logits, latent), "from the floats alone"
+    assert torch.equal(load_classifier(tmp_path).model(**batch).logits, latent), "only from the floats"
 
 
 def test_it_is_packed_and_served_by_torch(

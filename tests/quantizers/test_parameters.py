@@ -1,4 +1,4 @@
-"""Quantised parameters of modules of any kind."""
+"""Quantised parameters of any module."""
 
 from copy import deepcopy
 
@@ -36,7 +36,7 @@ def result(module: nn.Module, inputs: Tensor) -> Tensor:
 
 @each_module
 def test_a_module_computes_with_its_quantised_parameters(module: nn.Module, shape: tuple[int, ...]) -> None:
-    """It gives what a plain module with these values gives, and its latent parameters get that one's gradients."""
+    """The outputs equal those of a plain module with these values, and the latent parameters get its gradients."""
     torch.manual_seed(0)
     plain, quantizer, inputs = deepcopy(module), StraightThrough(Ternary(), 2.5), torch.randn(shape)
     for parameter in plain.parameters():
@@ -60,7 +60,7 @@ def test_a_module_computes_with_its_quantised_parameters(module: nn.Module, shap
 
 
 @each_module
-def test_it_is_frozen_at_its_codes_and_keeps_its_plain_names(module: nn.Module, shape: tuple[int, ...]) -> None:
+def test_it_is_frozen_at_its_codes_and_keeps_its_names(module: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
     quantized, inputs = deepcopy(module).eval(), torch.randn(shape)
     for name, _ in list(quantized.named_parameters()):
@@ -78,7 +78,7 @@ def test_it_is_frozen_at_its_codes_and_keeps_its_plain_names(module: nn.Module, 
     assert torch.equal(result(other, inputs), before)
 
 
-def test_a_copy_has_parameters_of_its_own() -> None:
+def test_a_copy_has_its_own_parameters() -> None:
     module = nn.Conv2d(1, 1, 2)
     quantize_parameter(module, "weight", StraightThrough(Ternary(), 2.5))
     copied = deepcopy(module)
@@ -88,7 +88,7 @@ def test_a_copy_has_parameters_of_its_own() -> None:
 
 
 @each_module
-def test_what_draws_its_codes_is_scored_with_those_that_are_saved(module: nn.Module, shape: tuple[int, ...]) -> None:
+def test_a_stochastic_student_is_scored_with_its_saved_codes(module: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(shape)
     module = deepcopy(module)
@@ -100,11 +100,11 @@ def test_what_draws_its_codes_is_scored_with_those_that_are_saved(module: nn.Mod
     before = torch.get_rng_state()
     with as_frozen(module, seed=3):
         scored = [result(module, inputs) for _ in range(2)]
-    assert torch.equal(torch.get_rng_state(), before), "a training draws what it would have drawn"
+    assert torch.equal(torch.get_rng_state(), before), "the training draws the same random numbers"
     for name, weight in quantized_weights(module).items():
         assert torch.equal(weight.weight, latents[name])
         assert weight.weight.requires_grad
     drawn = [result(module, inputs) for _ in range(9)]
-    assert not all(torch.equal(drawn[0], other) for other in drawn), "each use draws anew"
+    assert not all(torch.equal(drawn[0], other) for other in drawn), "each use draws new codes"
     freeze(module, seed=3)
     assert all(torch.equal(result(module, inputs), other) for other in scored)

@@ -1,4 +1,4 @@
-"""Points: their formula, where they begin, what they learn, and how tensors share them."""
+"""Points: their formula, first values, training, and distribution among tensors."""
 
 import math
 from itertools import product
@@ -17,7 +17,7 @@ from kdqat_cli.quantizers.weights import StraightThrough
 
 
 def test_a_worked_bucket() -> None:
-    """β = 1, α = 4, v = 0, 0.25, 0.5, 1; of the points 0, 0.5, 1 the upper of two equally near."""
+    """β = 1, α = 4, v = 0, 0.25, 0.5, 1; points 0, 0.5, 1. The upper one of two equally near points is taken."""
     quantizer = Points(3, bucket=None, start="uniform")
     codes = quantizer.codes(torch.tensor([1.0, 2.0, 3.0, 5.0]), MATRIX)
     assert codes.levels.tolist() == [0, 1, 1, 2]
@@ -52,7 +52,7 @@ def test_a_constant_bucket_and_a_nan() -> None:
     same = quantizer.codes(torch.full((8,), 0.3), quantizer.grouping)
     assert torch.equal(same.value(), torch.full((8,), 0.3))
     values, _, _ = scaled(torch.tensor([[0.0, math.nan, 1.0, 2.0]]), MATRIX)
-    assert values.isnan().any(), "a training notices it"
+    assert values.isnan().any(), "so the training can notice it"
 
 
 def learned(weight: torch.Tensor, count: int, bucket: int | None) -> tuple[nn.Linear, LearnedPoints]:
@@ -67,7 +67,7 @@ def learned(weight: torch.Tensor, count: int, bucket: int | None) -> tuple[nn.Li
 
 @pytest.mark.parametrize("bucket", [None, 5])
 def test_the_gradient_of_a_point_is_the_sum_over_its_weights(bucket: int | None) -> None:
-    """∂L/∂p_k = Σ over its weights of ∂L/∂ŵ · α of their bucket; also in finite differences, in float64."""
+    """∂L/∂p_k = Σ over its weights of ∂L/∂ŵ · α of their bucket; also by finite differences, in float64."""
     torch.manual_seed(0)
     weight, inputs = torch.randn(4, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
     linear, quantizer = learned(weight, 4, bucket)
@@ -91,7 +91,7 @@ def test_the_gradient_of_a_point_is_the_sum_over_its_weights(bucket: int | None)
         assert grad[k].item() == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-6)
 
 
-def test_points_that_change_places_are_sorted_and_keep_their_gradients() -> None:
+def test_points_that_change_their_order_are_sorted_and_keep_their_gradients() -> None:
     torch.manual_seed(1)
     weight, inputs = torch.randn(4, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
     linear, quantizer = learned(weight, 4, None)
@@ -110,7 +110,7 @@ def test_points_that_change_places_are_sorted_and_keep_their_gradients() -> None
 
 @pytest.mark.parametrize("layer", [False, True])
 def test_a_training_of_points_lowers_the_error_and_settles(layer: bool) -> None:
-    """Of a parameter and of an encoder's layer; what is frozen computes what was trained."""
+    """For a parameter and a layer of an encoder. The frozen module computes the same as the trained one."""
     torch.manual_seed(2)
     plain = nn.Linear(16, 16)
     inputs, wanted = torch.randn(64, 16), plain.weight.detach().clone()
@@ -140,8 +140,8 @@ def test_a_training_of_points_lowers_the_error_and_settles(layer: bool) -> None:
     assert not any("points" in name for name in model.state_dict())
 
 
-def test_sharing_by_the_norm_of_the_gradient() -> None:
-    """4 points asked for: 2 stay, 3 · 2 = 6 are shared 5 : 1 : 0; a surplus of rounding leaves the largest."""
+def test_points_are_shared_by_the_norm_of_the_gradient() -> None:
+    """With 4 points per tensor, each keeps 2, and 3 · 2 = 6 are shared 5 : 1 : 0. Rounding may not add points."""
     assert by_gradient(4, {"a": 5.0, "b": 1.0, "c": 0.0}) == {"a": 7, "b": 3, "c": 2}
     shared = by_gradient(4, {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 4.0})
     assert sum(shared.values()) == 5 * 4
@@ -149,17 +149,17 @@ def test_sharing_by_the_norm_of_the_gradient() -> None:
     assert max(by_gradient(256, {"a": 1.0, "b": 0.0}).values()) == 256
 
 
-def test_the_rule_of_the_paper_breaks_its_budget_and_the_other_keeps_it() -> None:
-    """A large tensor with a large gradient beside small ones: the mean of bits per weight rises well above 2."""
+def test_the_rule_of_the_paper_exceeds_its_budget_and_the_other_keeps_it() -> None:
+    """A large tensor with a large gradient and small ones: the mean number of bits per weight rises far above 2."""
     norms, sizes = {"large": 8.0, "bias": 1.0, "norm": 1.0}, {"large": 100_000, "bias": 100, "norm": 100}
     assert mean_bits(by_gradient(4, norms), sizes) > 2.5
     for bits in (1.5, 2.0, 3.0, 4.0, 8.0):
         counts = by_budget(bits, norms, sizes)
-        assert bits - 0.6 < mean_bits(counts, sizes) <= bits + 1e-9, "points are whole: from 2 to 3 is 0.58 bits"
+        assert bits - 0.6 < mean_bits(counts, sizes) <= bits + 1e-9, "points are whole: 2 to 3 is 0.58 bits"
 
 
 def test_no_other_choice_within_the_budget_has_a_smaller_error() -> None:
-    """Σ over weights of (∂L/∂v · error)², the error halving with each bit: against every choice of whole points."""
+    """Σ over weights of (∂L/∂v · error)², the error halving with each bit, for all choices of whole points."""
     norms, sizes = {"a": 3.0, "b": 1.0, "c": 0.4}, {"a": 300, "b": 200, "c": 100}
     counts = by_budget(3.0, norms, sizes)
 

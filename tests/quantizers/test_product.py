@@ -1,4 +1,4 @@
-"""A product of quantised activations against quantising and multiplying apart, forward and gradient."""
+"""The fused product of quantised activations against separate quantisation and product, with gradients."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from kdqat_cli.quantizers.product import quantized_product
 @pytest.mark.parametrize("scale", ["token", "batch"])
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("transposed", [True, False])
-def test_equals_quantising_and_multiplying_apart(scale: str, clip: float | None, transposed: bool) -> None:
+def test_it_equals_separate_quantisation_and_product(scale: str, clip: float | None, transposed: bool) -> None:
     torch.manual_seed(0)
     quantizer = ActivationQuantizer(8, clip, scale)  # type: ignore[arg-type]
     left = torch.randn(2, 3, 5, 4, dtype=torch.float64).transpose(0, 1).requires_grad_()
@@ -27,7 +27,7 @@ def test_equals_quantising_and_multiplying_apart(scale: str, clip: float | None,
 
 
 @pytest.mark.parametrize("transposed", [True, False])
-def test_autocast_rounds_what_is_multiplied_and_nothing_else(transposed: bool) -> None:
+def test_autocast_rounds_only_the_factors(transposed: bool) -> None:
     torch.manual_seed(0)
     quantizer = ActivationQuantizer(8, None)
     left = torch.randn(2, 7, 64, requires_grad=True)
@@ -42,4 +42,4 @@ def test_autocast_rounds_what_is_multiplied_and_nothing_else(transposed: bool) -
     for here, there in zip(results(half=True), results(half=False), strict=True):
         assert here.dtype == torch.float32
         error = ((here - there).norm() / there.norm()).item()
-        assert 1e-4 < error < 2**-7, "bfloat16 has 8 bits: factors and result are off by 2^-9 at most"
+        assert 1e-4 < error < 2**-7, "bfloat16 has 8 bits: factors and result differ by at most 2^-9"

@@ -1,4 +1,4 @@
-"""4- and 8-bit weights: by hand, against float64 loops, and what the module's docstring guarantees."""
+"""4- and 8-bit weights: by hand, against float64 loops, and the guarantees of the module's docstring."""
 
 import numpy as np
 import pytest
@@ -33,16 +33,16 @@ weights = st.builds(
 
 
 def test_four_bits_by_hand() -> None:
-    # One step a matrix: 0.7 / 7 = 0.1.
+    # One step per matrix: 0.7 / 7 = 0.1.
     expected = torch.tensor([[0.7, -0.3, 0.1], [0.1, 0.0, -0.7]], dtype=torch.float64)
     torch.testing.assert_close(round_uniform(WEIGHT, MATRIX, 4), expected, rtol=1e-14, atol=0)
-    # One a row: 0.1, and 0.66 / 7, of which 0.06 is 0.64.
+    # One step per row: 0.1, and 0.66 / 7, so 0.06 is 0.64 steps.
     expected = torch.tensor([[0.7, -0.3, 0.1], [0.66 / 7, 0.0, -0.66]], dtype=torch.float64)
     torch.testing.assert_close(round_uniform(WEIGHT, ROW, 4), expected, rtol=1e-14, atol=0)
 
 
 def test_eight_bits_by_hand() -> None:
-    # One step a matrix: 1.27 / 127 = 0.01; one a row: 0.01, and 0.508 / 127 = 0.004.
+    # One step per matrix: 1.27 / 127 = 0.01; one per row: 0.01, and 0.508 / 127 = 0.004.
     weight = torch.tensor([[1.27, 0.5, -0.304], [0.0049, -0.0051, 0.508]], dtype=torch.float64)
     expected = torch.tensor([[1.27, 0.5, -0.30], [0.0, -0.01, 0.51]], dtype=torch.float64)
     torch.testing.assert_close(round_uniform(weight, MATRIX, 8), expected, rtol=1e-14, atol=0)
@@ -59,8 +59,8 @@ def test_equals_an_independent_float64_computation(weight: torch.Tensor, groupin
 
 @given(weights, st.sampled_from(GROUPINGS), st.sampled_from([4, 8]))
 @settings(deadline=None, max_examples=80)
-def test_what_the_docstring_guarantees(weight: torch.Tensor, grouping: Grouping, bits: int) -> None:
-    """In FP32: an error of half a step, 2^bits - 1 values, and the largest weight met."""
+def test_the_guarantees_of_the_docstring(weight: torch.Tensor, grouping: Grouping, bits: int) -> None:
+    """In FP32: an error of at most half a step, 2^bits - 1 values, and the largest weight exact."""
     single = weight.float()
     rounded = round_uniform(single, grouping, bits)
     assert rounded.dtype == torch.float32
@@ -100,8 +100,8 @@ def test_the_weight_is_not_changed() -> None:
     assert torch.equal(WEIGHT, before)
 
 
-def test_each_row_has_its_own_scale_but_a_matrix_has_one() -> None:
-    """What a loud row does to the others."""
+def test_rows_have_their_own_scales_but_a_matrix_has_one() -> None:
+    """The effect of a row with large values on the others."""
     louder = WEIGHT.clone()
     louder[0] *= 100
     assert torch.equal(round_uniform(louder, ROW, 4)[1], round_uniform(WEIGHT, ROW, 4)[1])
@@ -113,7 +113,7 @@ def test_more_bits_are_closer() -> None:
     quantizers = (Ternary(), Symmetric(4), Symmetric(8))
     rounded = [quantizer.codes(weight, MATRIX).value() for quantizer in quantizers]
     errors = [((x - weight).square().sum() / weight.square().sum()).item() for x in rounded]
-    # Uniform noise of one step has the variance s² / 12; of Gaussian weights the largest of 90,000 is about 4.5 σ.
+    # Uniform noise of one step has the variance s² / 12; the largest of 90,000 Gaussian weights is about 4.5 σ.
     expected = [((weight.abs().max() / levels).square() / 12 / weight.square().mean()).item() for levels in (7, 127)]
     assert errors[1:] == pytest.approx(expected, rel=0.05)
     assert errors[0] > 4 * errors[1] > 4 * errors[2]

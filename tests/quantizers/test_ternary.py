@@ -1,4 +1,4 @@
-"""Ternary weights: by hand, against float64 loops, and what the module's docstring guarantees."""
+"""Ternary weights: by hand, against float64 loops, and the guarantees of the module's docstring."""
 
 from typing import Literal, get_args
 
@@ -38,7 +38,7 @@ weights = st.builds(
 
 def test_a_matrix_by_hand() -> None:
     weight = torch.tensor([[0.9, -0.1, 0.4], [-0.6, 0.0, 0.2]], dtype=torch.float64)
-    # mean|w| = 2.2 / 6, Δ = 0.2567; above it 0.9, 0.4 and 0.6: α = 1.9 / 3.
+    # mean|w| = 2.2 / 6, Δ = 0.2567; 0.9, 0.4 and 0.6 are above it: α = 1.9 / 3.
     alpha = 1.9 / 3
     expected = torch.tensor([[alpha, 0, alpha], [-alpha, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(ternarize(weight, MATRIX), expected, rtol=1e-15, atol=0)
@@ -55,7 +55,7 @@ def test_rows_by_hand() -> None:
 
 
 def test_a_weight_at_the_threshold_is_dropped() -> None:
-    # mean|w| = 1, so Δ = 0.7 itself: |w| > Δ is strict.
+    # mean|w| = 1, so Δ = 0.7; the comparison |w| > Δ is strict.
     weight = torch.tensor([[-0.7, 1.3]], dtype=torch.float64)
     assert ternarize(weight, MATRIX).tolist() == [[0.0, 1.3]]
     weight = torch.tensor([[-0.700001, 1.299999]], dtype=torch.float64)
@@ -88,17 +88,17 @@ def test_levels_are_trits_with_one_scale_per_group(
 
 @given(weights, st.sampled_from(GROUPINGS))
 @settings(deadline=None, max_examples=60)
-def test_is_idempotent_at_one_grouping(weight: torch.Tensor, grouping: Grouping) -> None:
+def test_it_is_idempotent_with_the_same_grouping(weight: torch.Tensor, grouping: Grouping) -> None:
     once = Ternary().codes(weight.float(), grouping)
     twice = Ternary().codes(once.value(), grouping)
     assert torch.equal(twice.levels, once.levels)
     torch.testing.assert_close(twice.scales, once.scales, rtol=1e-6, atol=0)
 
 
-def test_rows_quantised_again_as_a_matrix_are_no_longer_the_same() -> None:
-    """Spec, section 2: a row-wise table must not go through one scale a matrix."""
+def test_rows_quantised_again_as_a_matrix_change() -> None:
+    """Spec, section 2: a table with a scale per row must not be quantised with one scale per matrix."""
     weight = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
-    weight *= torch.linspace(0.7, 1.3, 400)[:, None]  # rows differ in size, as those of a real table
+    weight *= torch.linspace(0.7, 1.3, 400)[:, None]  # rows differ in size, like those of a real table
     rows = ternarize(weight, ROW)
     again = ternarize(rows, MATRIX)
     assert 0.05 < ((again - rows).norm() / rows.norm()).item() < 0.3
@@ -119,7 +119,7 @@ def test_a_matrix_of_zeros_stays_zero(grouping: Grouping, clip: float | None) ->
     assert not codes.scales.any()
 
 
-def test_a_row_of_zeros_leaves_the_others_alone() -> None:
+def test_a_row_of_zeros_does_not_change_the_others() -> None:
     weight = torch.tensor([[0.9, -0.1, 0.4], [0.0, -0.0, 0.0], [-0.6, 0.0, 0.2]], dtype=torch.float64)
     quantized = ternarize(weight, ROW)
     torch.testing.assert_close(quantized, torch.tensor(ternary(weight.numpy(), True)), rtol=1e-15, atol=0)
@@ -127,7 +127,7 @@ def test_a_row_of_zeros_leaves_the_others_alone() -> None:
     assert Ternary().codes(weight, ROW).scales[1] == 0
 
 
-def test_gaussian_weights_give_the_spec_s_figures() -> None:
+def test_gaussian_weights_give_the_figures_of_the_spec() -> None:
     weight = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
     quantized = ternarize(weight, MATRIX)
     shares = torch.stack([(quantized.sign() == sign).double().mean() for sign in (-1, 0, 1)])
@@ -137,7 +137,7 @@ def test_gaussian_weights_give_the_spec_s_figures() -> None:
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
-def test_the_clamp_comes_first_and_stops_the_gradient(grouping: Grouping) -> None:
+def test_the_clamp_is_applied_first_and_stops_the_gradient(grouping: Grouping) -> None:
     weight = torch.tensor([[3.0, -2.5, 2.5, 0.1], [-2.499, 1.0, -7.0, 0.0]], dtype=torch.float64, requires_grad=True)
     quantized = StraightThrough(Ternary(), 2.5)(weight, grouping)
     clamped = np.clip(weight.detach().numpy(), -2.5, 2.5)

@@ -1,4 +1,4 @@
-"""Uniform weights in buckets: by hand, against float64 loops, what the docstring guarantees, the three gradients."""
+"""Uniform weights in buckets: by hand, against float64 loops, the guarantees of the docstring, the three gradients."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ some_bits, some_buckets = st.integers(1, 8), st.sampled_from([None, 1, 7, 40, 25
 
 
 def test_two_bits_by_hand() -> None:
-    # Buckets of a row: -0.5 to 1 in steps of 0.5 (0.3 is 1.6 steps), and 2 to 5 in steps of 1.
+    # Each bucket is a row: -0.5 to 1 in steps of 0.5 (0.3 is at 1.6 steps), and 2 to 5 in steps of 1.
     codes = Uniform(2, 4).codes(WEIGHT, Uniform(2, 4).grouping)
     assert codes.levels.tolist() == [[1, 2, 3, 0], [0, 0, 1, 3]]
     assert codes.levels.dtype == torch.uint8
@@ -48,7 +48,7 @@ def test_two_bits_by_hand() -> None:
     assert codes.value().tolist() == [[0, 0.5, 1, -0.5], [2, 2, 3, 5]]
 
 
-def test_a_ragged_last_bucket_is_filled_up_with_the_last_weight() -> None:
+def test_a_short_last_bucket_is_padded_with_the_last_weight() -> None:
     # Buckets of 3 and 5 in steps of 1 and 3: [0, 0.3, 1], [-0.5, 2, 2], [2.9, 5, (5)].
     expected = [0, 1 / 3, 1, -0.5, 2, 2, 2.9, 5]
     torch.testing.assert_close(quantized(WEIGHT, 2, 3).flatten(), torch.tensor(expected, dtype=torch.float64))
@@ -87,8 +87,8 @@ def test_equals_an_independent_float64_computation(weight: Tensor, bits: int, bu
 
 @given(weights, some_bits, some_buckets)
 @settings(deadline=None, max_examples=100)
-def test_what_the_docstring_guarantees(weight: Tensor, bits: int, bucket: int | None) -> None:
-    """In FP32: the error bound of both roundings, extremes that are levels, and therefore idempotence."""
+def test_the_guarantees_of_the_docstring(weight: Tensor, bits: int, bucket: int | None) -> None:
+    """In FP32: the error bounds of both roundings, and extremes that are levels, which gives idempotence."""
     single = weight.float()
     rounding = 2.0**-22 * single.abs().max()
     for name, bound in (("nearest", 0.5), ("stochastic", 1.0)):
@@ -143,7 +143,7 @@ def test_stochastic_rounding_draws_from_torch_s_generator() -> None:
 
 
 def latent(rows: int = 5, columns: int = 9) -> Tensor:
-    """Float64, of which some lie beyond ±1."""
+    """Float64 weights, some of them outside ±1."""
     return torch.tensor(np.random.default_rng(3).normal(0, 0.8, (rows, columns)), requires_grad=True)
 
 
@@ -156,7 +156,7 @@ def gradient(weight: Tensor, upstream: Tensor, **changes: object) -> Tensor:
     return weight.grad
 
 
-def test_the_plain_gradient_is_what_comes() -> None:
+def test_the_plain_gradient_is_the_incoming_gradient() -> None:
     upstream = torch.randn(5, 9, dtype=torch.float64)
     assert torch.equal(gradient(latent(), upstream, weight_clip=None), upstream)
     clipped = gradient(latent(), upstream, weight_clip=0.7)
@@ -177,7 +177,7 @@ def test_the_truncated_gradient_clamps_to_one() -> None:
 
 
 def straight_through_in_autograd(weight: Tensor, bits: int, bucket: int) -> Tensor:
-    """The formula of section 3 where only the rounding is passed through; autograd does the rest."""
+    """The formula of section 3 with a straight-through rounding; autograd computes the rest."""
     steps, out = 2**bits - 1, []
     for run in torch.split(weight.flatten(), bucket):
         low, high = run[run.argmin()], run[run.argmax()]
@@ -193,10 +193,10 @@ def straight_through_in_autograd(weight: Tensor, bits: int, bucket: int) -> Tens
 
 @pytest.mark.parametrize("bucket", [1, 4, 7, 44, 45, 60])
 @each_bits
-def test_the_complicated_gradient_is_autograd_s_of_the_formula(bits: int, bucket: int) -> None:
-    """Also with a bucket that is filled up, whose last weight is an extreme, and with a constant one."""
+def test_the_complicated_gradient_is_autograds_gradient_of_the_formula(bits: int, bucket: int) -> None:
+    """Also with a padded bucket whose last weight is an extreme, and with a constant bucket."""
     start = latent().detach()
-    start[4, -1] = 9.0  # the last bucket's maximum
+    start[4, -1] = 9.0  # the maximum of the last bucket
     start[0, :8] = 0.3
     upstream = torch.tensor(np.random.default_rng(4).normal(0, 1, start.shape))
     wanted = start.clone().requires_grad_()
@@ -212,7 +212,7 @@ def test_the_complicated_gradient_is_autograd_s_of_the_formula(bits: int, bucket
 
 def test_the_complicated_gradient_in_single_precision_and_with_a_clamp() -> None:
     weight = torch.tensor([[3.0, -0.2, 0.5, 0.9]], requires_grad=True)
-    # Clamped to 2: steps of 2.2; levels 1, 0, 0, 0 (0.9 is half a step, to even), δ = 0, 0, -0.7/2.2, -1.1/2.2.
+    # Clamped to 2: steps of 2.2; levels 1, 0, 0, 0 (0.9 is half a step, rounded to even), δ = 0, 0, -0.7/2.2, -1.1/2.2.
     upstream = torch.tensor([[1.0, 1.0, 1.0, 2.0]])
     grad = gradient(weight, upstream, bits=1, bucket=None, gradient="complicated", weight_clip=2.0)
     share = (-0.7 - 2 * 1.1) / 2.2

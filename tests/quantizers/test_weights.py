@@ -16,13 +16,13 @@ each_grouping = pytest.mark.parametrize("grouping", GROUPINGS)
 
 
 def latent(seed: int = 0, rows: int = 7, columns: int = 19) -> torch.Tensor:
-    """Of which some lie beyond 2.5."""
+    """Weights, some of them beyond ±2.5."""
     values = torch.tensor(np.random.default_rng(seed).normal(0, 1.5, (rows, columns)), requires_grad=True)
     assert (values.abs() > 2.5).any()
     return values
 
 
-def test_the_command_line_s_names_are_the_catalogue() -> None:
+def test_the_names_on_the_command_line_are_the_catalogue() -> None:
     assert tuple(LEVELS) == ("fp32", *WEIGHTS) == ("fp32", *REFERENCES, "uniform", "points")
     for bits in (1, 4, 8):
         for name in WEIGHTS:
@@ -32,14 +32,14 @@ def test_the_command_line_s_names_are_the_catalogue() -> None:
 
 
 def symmetric(name: str) -> WeightQuantizer:
-    """A quantiser that has no other settings."""
+    """A quantiser without other settings."""
     return StraightThrough.of(quantization(weights=name)).quantizer
 
 
 @each_quantizer
 @each_grouping
 @pytest.mark.parametrize("clip", [None, 2.5, 0.3])
-def test_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, clip: float | None) -> None:
+def test_it_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, clip: float | None) -> None:
     weight = latent()
     values = weight.detach().numpy()
     clamped = values if clip is None else np.array([[min(max(w, -clip), clip) for w in row] for row in values])
@@ -57,7 +57,7 @@ def test_equals_the_formula_forward_and_backward(name: str, grouping: Grouping, 
     ]
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.tensor(slopes, dtype=torch.float64))
-    assert np.array_equal(weight.detach().numpy(), values), "the latent weight is left alone"
+    assert np.array_equal(weight.detach().numpy(), values), "the latent weight is unchanged"
 
 
 @each_quantizer
@@ -83,7 +83,7 @@ def test_zeros_stay_zero_and_learn(name: str, grouping: Grouping, clip: float | 
     assert torch.equal(weight.grad, upstream)
 
 
-def test_each_name_is_another_quantiser() -> None:
+def test_each_name_is_a_different_quantiser() -> None:
     weight = latent().detach()
     values = [StraightThrough(symmetric(name), None)(weight, MATRIX).flatten().tolist() for name in REFERENCES]
     counts = [len(set(of_one)) for of_one in values]

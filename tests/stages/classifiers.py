@@ -1,4 +1,4 @@
-"""Tasks, models and model folders as a test wants them."""
+"""Tasks, models and model folders for tests."""
 
 import json
 import shutil
@@ -36,14 +36,14 @@ def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def copied(folder: Path, to: Path, **config: Any) -> Path:
-    """A copy of a model folder with other values in config.json; None takes a key out."""
+    """A copy of a model folder with other values in config.json; None removes a key."""
     shutil.copytree(folder, to)
     edit(to / "config.json", **config)
     return to
 
 
 def edit(path: Path, **values: Any) -> None:
-    """Changes values of a JSON file; None takes a key out."""
+    """Changes values of a JSON file; None removes a key."""
     content = json.loads(path.read_text(encoding="utf-8")) | values
     kept = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(kept), encoding="utf-8")

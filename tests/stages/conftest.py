@@ -1,4 +1,4 @@
-"""What tests of several stages share."""
+"""Fixtures for the tests of several stages."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def inside(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the module's fixture `project`, a working folder, in which the test works."""
+    """The working folder of the test: a copy of the module's fixture `project`."""
     shutil.copytree(project, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""`kdqat bench` on a tiny model: the peers compute what they are said to, and the table has what was asked for."""
+"""`kdqat bench` on a tiny model: the peers compute the right model, and the table has the requested rows."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def packed(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
 
 
 def test_every_engine_computes_the_same_model(packed: Path, tmp_path: Path) -> None:
-    """FP32 engines agree closely; kdqat's rounds activations to 8 bits as the student did, ORT int8 in its own way."""
+    """FP32 engines agree closely; kdqat's rounds activations to 8 bits like the student, ORT int8 in its own way."""
     ids = np.random.default_rng(0).integers(5, 60, (3, 11))
     logits = {}
     for name, engine in ENGINES["cpu"].items():
@@ -64,7 +64,7 @@ def test_the_table_has_every_engine_and_shape(packed: Path, tmp_path: Path) -> N
     assert "ORT" not in shown
 
 
-def test_a_peer_that_is_missing_or_another_model_is_left_out(packed: Path) -> None:
+def test_a_missing_peer_and_a_peer_with_another_model_are_left_out(packed: Path) -> None:
     own = ENGINES["cpu"][OWN]
     missing = EngineSpec(_not_installed, own.load, (), packed_itself)
     other = EngineSpec(own.prepare, _negated, (), packed_itself)
@@ -85,7 +85,7 @@ def _negated(packed: Path, scratch: Path, threads: int) -> Any:
     return lambda ids: -run(ids)
 
 
-def test_mistakes_are_one_sentence(packed: Path, tmp_path: Path) -> None:
+def test_each_mistake_is_reported_in_one_sentence(packed: Path, tmp_path: Path) -> None:
     assert "no model folder nowhere" in run(tmp_path, "kdqat", "bench", "nowhere", code=3).stderr
     assert f"{tmp_path} is not a packed model." in run(tmp_path, "kdqat", "bench", str(tmp_path), code=3).stderr
     done = run(tmp_path, "kdqat", "bench", str(packed), "--shape", "1x8", "--shape", "2x65", code=2)

@@ -1,4 +1,4 @@
-"""The model card of an export: its header as the hub reads it, its numbers and programs; and that it stays the same."""
+"""The model card of an export: its header as the hub reads it, its numbers and programs, and equal bytes every time."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_t
 
 
 def header(path: Path) -> Any:
-    """The header as the hub's own library reads it; a damaged model-index is an error."""
+    """The header as the library of the hub reads it; a damaged model-index is an error."""
     return ModelCard.load(path, ignore_metadata_errors=False).data
 
 
@@ -71,7 +71,7 @@ def test_the_card_of_a_packed_model(inside: Path, capsys: pytest.CaptureFixture[
     assert data.pipeline_tag == "text-classification"
     assert data.language == ["en"]
     assert data.tags == ["kdqat", "quantization", "knowledge-distillation", "ternary", "packed"]
-    assert data.base_model is None, "a local folder is no model of the hub"
+    assert data.base_model is None, "a local folder is not a model of the hub"
     (result,) = data.eval_results
     run = json.loads(Path("runs/tiny/student/map+output-1/run.json").read_text(encoding="utf-8"))
     assert (result.metric_type, result.metric_value) == ("accuracy", pytest.approx(run["score"], abs=1e-4))
@@ -149,7 +149,7 @@ def test_an_edited_card_is_not_replaced(inside: Path) -> None:
         export("runs/tiny/student/map+output-1", PACKED)
 
 
-def test_a_card_goes_with_the_model_that_it_describes(inside: Path) -> None:
+def test_a_new_export_removes_the_card_of_the_old_model(inside: Path) -> None:
     card(str(PACKED))
     export("runs/tiny/student/map+output-1", PACKED)
     assert not (PACKED / "README.md").exists()
@@ -168,7 +168,7 @@ def test_the_card_of_an_export_for_another_engine(inside: Path, capsys: pytest.C
     assert card(str(out))["seeds"] == [1]
 
 
-def test_a_score_of_the_student_is_not_taken_for_that_of_another_model(inside: Path) -> None:
+def test_a_score_of_the_student_is_not_used_for_another_model(inside: Path) -> None:
     export("runs/tiny/student/map+output-1", Path("half"), half=True)
     data = header(Path("half/model/README.md"))
     assert data.eval_results is None
@@ -190,7 +190,7 @@ def test_a_score_of_the_student_is_not_taken_for_that_of_another_model(inside: P
         (None, None, None),
     ],
 )
-def test_the_base_model_is_one_of_the_hub(
+def test_the_base_model_is_a_model_of_the_hub(
     encoder: str | None, digest: str | None, base: str | None, tmp_path: Path
 ) -> None:
     sources: dict[str, str | None] = {"teacher": "b" * 64}

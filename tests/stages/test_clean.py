@@ -1,4 +1,4 @@
-"""What `kdqat clean` lists and removes, and above all what it does not."""
+"""The files that `kdqat clean` lists and removes, and those that it keeps."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def there(paths: list[Path]) -> list[bool]:
     return [path.exists() for path in paths]
 
 
-def test_leftovers_are_found_and_nothing_else(folder: Path) -> None:
+def test_only_leftovers_are_found(folder: Path) -> None:
     found = leftovers([])
     assert {(one.what, str(one.path), one.bytes) for one in found} == {
         ("checkpoints", str(STUDENT / ".kdqat-resume/0123456789abcdef"), 100),
@@ -65,7 +65,7 @@ def test_only_leftovers_of_one_kind(folder: Path) -> None:
     assert all(there([*LEFT["checkpoints"], *LEFT["partial"], *KEPT]))
 
 
-def test_what_a_command_works_on_stays(folder: Path) -> None:
+def test_files_in_use_by_a_command_stay(folder: Path) -> None:
     lock = STUDENT / LOCK
     lock.write_text(json.dumps({"pid": 1, "host": "another machine"}), encoding="utf-8")
     remarks: list[str] = []
@@ -79,7 +79,7 @@ def test_what_a_command_works_on_stays(folder: Path) -> None:
         assert [one.what for one in leftovers([])].count("scratch") == 2
 
 
-def test_a_young_or_living_partial_file_stays(folder: Path) -> None:
+def test_a_new_or_open_partial_file_stays(folder: Path) -> None:
     os.utime(ASIDE)
     (ASIDE.parent / f".kdqat-{os.getpid()}-deadbeef").touch()
     assert not leftovers([], ("partial",))
@@ -98,6 +98,6 @@ def test_without_yes_nothing_is_removed(folder: Path) -> None:
     assert "there is no kind 'results'; there is checkpoints, scratch, partial" in " ".join(said.split())
 
 
-def test_a_folder_that_is_not_there(folder: Path) -> None:
+def test_a_missing_folder(folder: Path) -> None:
     with pytest.raises(MissingInputError, match="There is no folder nowhere"):
         leftovers([Path("nowhere")])

@@ -1,4 +1,4 @@
-"""What `kdqat env` tells is what the commands use."""
+"""`kdqat env` shows the environment that the commands use."""
 
 import json
 from pathlib import Path

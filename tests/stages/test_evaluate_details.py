@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
-    """A folder with the task `tiny`, which has a test split too, its teacher, and what `quantize` made of it."""
+    """A folder with the task `tiny` (with a test split), its teacher, and the quantised copy of it."""
     folder = tmp_path_factory.mktemp("details")
     shutil.copytree(tiny_task, folder / "tasks")
     shutil.copy(folder / "tasks/dev.tsv", folder / "tasks/test.tsv")
@@ -38,10 +38,10 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tables_say_what_the_score_says(project: Path) -> None:
+def test_the_tables_agree_with_the_score(project: Path) -> None:
     plain = told(project, "runs/tiny/ternary")
     found = told(project, "runs/tiny/ternary", "--details", "d", "--teacher", "runs/tiny/teacher")
-    assert plain.items() <= found.items(), "the same bits, whatever else is asked for"
+    assert plain.items() <= found.items(), "the same bits with every option"
     rows = [line.split("\t") for line in (project / "tasks/dev.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     confusion = table(project / "d/confusion.csv")
     assert [row["actual"] for row in confusion] == [label for _, label in rows]
@@ -59,7 +59,7 @@ def test_the_tables_say_what_the_score_says(project: Path) -> None:
     assert "not_to_be_quoted" not in index
 
 
-def test_dvc_draws_the_confusion(project: Path) -> None:
+def test_dvc_draws_the_confusion_matrix(project: Path) -> None:
     told(project, "runs/tiny/teacher", "--details", "drawn")
     plots = "stages:\n  s:\n    cmd: 'true'\n    plots:\n      - drawn/confusion.csv:\n"
     plots += "          {x: actual, y: predicted, template: confusion}\n"
@@ -104,7 +104,7 @@ def test_only_files_of_an_earlier_evaluation_are_replaced(project: Path) -> None
     assert "is inside it" in " ".join(said.split())
 
 
-def test_images_have_them_too(tmp_path: Path) -> None:
+def test_images_have_details_too(tmp_path: Path) -> None:
     run(tmp_path, "kdqat", "finetune-teacher", "--task", "digits", "--epochs", "1", "--network", "conv-digits-small")
     found = told(tmp_path, "runs/digits/teacher", "--details", "d", "--limit", "40", "--teacher", "runs/digits/teacher")
     assert found["teacher_agreement"] == 100

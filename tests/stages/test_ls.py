@@ -1,4 +1,4 @@
-"""`kdqat ls`: what each catalogue lists is what the code has, as JSON and as a table."""
+"""`kdqat ls`: each catalogue lists what the code has, as JSON and as a table."""
 
 import json
 import typing
@@ -59,7 +59,7 @@ def test_every_catalogue_is_tested() -> None:
 
 
 @pytest.mark.parametrize("what", CATALOGUES)
-def test_json_has_a_row_an_entry(what: Listed) -> None:
+def test_json_has_a_row_per_entry(what: Listed) -> None:
     rows = listed(what)
     assert rows.keys() == KEYS[what][1]
     assert list(rows.values()) == ls(what)
@@ -69,7 +69,7 @@ def test_json_has_a_row_an_entry(what: Listed) -> None:
 
 
 @pytest.mark.parametrize("what", CATALOGUES)
-def test_a_table_has_a_line_an_entry_and_a_heading(what: Listed) -> None:
+def test_a_table_has_a_heading_and_a_line_per_entry(what: Listed) -> None:
     done = invoke(what)
     assert done.exit_code == 0
     heading, *lines = [line for line in done.stdout.splitlines() if line.strip()]
@@ -81,14 +81,14 @@ def test_a_table_has_a_line_an_entry_and_a_heading(what: Listed) -> None:
             assert (f"{value:,}" if isinstance(value, int) else str(value)) in line
 
 
-def test_what_the_tasks_say() -> None:
+def test_the_columns_of_tasks() -> None:
     rows = listed("tasks")
     assert (rows["rte"]["labels"], rows["stsb"]["labels"], rows["klue-tc"]["labels"]) == ("2", "number", "7")
     assert (rows["cola"]["metric"], rows["cola"]["rows"]) == ("matthews", "64 tokens")
     assert rows["rte"]["files"] == "glue/RTE/dev.tsv"
 
 
-def test_a_user_s_tasks_are_listed(tmp_path: Path, tiny_task: Path) -> None:
+def test_the_users_tasks_are_listed(tmp_path: Path, tiny_task: Path) -> None:
     (tmp_path / "tasks").symlink_to(tiny_task)
     row = listed("tasks")["tiny"]
     assert (row["title"], row["labels"], row["rows"]) == ("Whether a sentence is sad or glad", "2", "24 tokens")
@@ -100,7 +100,7 @@ def test_every_loss_names_its_source() -> None:
     assert {name: row["compares"] for name, row in rows.items()} == {name: loss.about for name, loss in LOSSES.items()}
 
 
-def test_what_tells_the_recipes_apart() -> None:
+def test_the_differences_of_the_recipes() -> None:
     rows = listed("recipes")
     paper, clean = rows["paper"], rows["clean"]
     assert (paper["optimizer"], clean["optimizer"]) == ("bert-adam", "adamw")
@@ -108,15 +108,15 @@ def test_what_tells_the_recipes_apart() -> None:
     assert (paper["padding"], clean["padding"]) == ("max_length", "longest")
     assert (paper["learning rate"], clean["learning rate"]) == ("2e-05", "0.0001")
     own = set(paper["tasks of their own"].split(", "))
-    assert own == set(GLUE) - {"stsb"} | {"klue-tc", "nsmc"}, "STS-B's values are the recipe's"
+    assert own == set(GLUE) - {"stsb"} | {"klue-tc", "nsmc"}, "STS-B has the values of the recipe"
     assert clean["tasks of their own"] == "-"
 
 
-def test_nonsense_is_refused_and_the_catalogues_are_named() -> None:
+def test_an_unknown_catalogue_is_refused_and_the_known_ones_are_named() -> None:
     done = invoke("nonsense")
     assert done.exit_code == 2
     assert done.stdout == ""
     assert "nonsense" in done.stderr
     assert all(what in done.stderr for what in CATALOGUES)
     assert "Traceback" not in done.stderr
-    assert invoke().exit_code == 2, "nothing to list"
+    assert invoke().exit_code == 2, "there is nothing to list"

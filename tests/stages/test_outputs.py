@@ -1,4 +1,4 @@
-"""What the commands refuse to write over, before they compute anything, and how open their files are."""
+"""Outputs that the commands refuse to overwrite before they compute anything, and the permissions of their files."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ TEACH = ("finetune-teacher", "--task", "tiny", "--epochs", "4", "--batch-size", 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
-    """A folder with the task `tiny`, a teacher, what `quantize` made of it, and a packed folder."""
+    """A folder with the task `tiny`, a teacher, a quantised copy of it, and a packed folder."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(tiny_task, folder / "tasks")
     shutil.copytree(tiny_encoder, folder / "encoder")
@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def make(command: str, source: str, out: str, data_dir: Path | None = None) -> None:
-    """Runs a stage on a model; nothing that it would show matters here."""
+    """Runs a stage on a model, without showing its progress."""
     task = load_text_task("tiny")
     settings = resolve("tiny", Params())
     if command == "finetune-teacher":
@@ -86,7 +86,7 @@ def test_an_output_that_is_the_data_is_refused(inside: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["finetune-teacher", "distill", "quantize", "export"])
-def test_a_folder_of_the_user_s_is_left_alone(inside: Path, command: str) -> None:
+def test_a_folder_of_the_user_is_not_changed(inside: Path, command: str) -> None:
     (inside / "mywork/model").mkdir(parents=True)
     (inside / "mywork/model/thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(ConfigError, match="mywork/model would be replaced, but kdqat did not write it"):
@@ -124,7 +124,7 @@ def test_a_packed_result_of_other_settings_needs_force(inside: Path) -> None:
         export(student, out)
 
 
-def test_every_file_may_be_read_by_whom_the_user_s_mask_lets(project: Path) -> None:
+def test_the_permissions_of_files_follow_the_umask(project: Path) -> None:
     for folder in ("packed", "runs/tiny/teacher", "runs/tiny/ternary"):
         modes = {path.stat().st_mode & 0o777 for path in (project / folder).rglob("*") if path.is_file()}
         assert modes == {(project / "tasks").stat().st_mode & 0o666}
@@ -144,7 +144,7 @@ def test_every_file_may_be_read_by_whom_the_user_s_mask_lets(project: Path) -> N
         "tasks/dev.tsv/new.json",
     ],
 )
-def test_metrics_go_only_where_nothing_else_is(inside: Path, out: str) -> None:
+def test_metrics_do_not_replace_other_files(inside: Path, out: str) -> None:
     (inside / "notes.json").write_text('["score"]', encoding="utf-8")
     (inside / "folder").mkdir()
     before = contents(inside)
@@ -154,7 +154,7 @@ def test_metrics_go_only_where_nothing_else_is(inside: Path, out: str) -> None:
     assert contents(inside) == before
 
 
-def test_metrics_replace_metrics_and_a_link_but_not_what_it_leads_to(inside: Path) -> None:
+def test_metrics_replace_metrics_and_a_link_but_not_its_target(inside: Path) -> None:
     (inside / "object").write_text('{"score": 1.0}', encoding="utf-8")
     (inside / "metrics").mkdir()
     (inside / "metrics/m.json").symlink_to(inside / "object")
@@ -176,7 +176,7 @@ def test_a_report_replaces_reports_only(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / name).read_bytes() == first
     (tmp_path / "object").write_bytes(first)
     (tmp_path / name).unlink()
-    (tmp_path / name).symlink_to("object")  # as DVC links a result to its cache
+    (tmp_path / name).symlink_to("object")  # DVC links a result to its cache in this way
     groups[0].measurements[0].metrics["score"] = 70.0
     write_report(groups, Path(name))
     assert (tmp_path / "object").read_bytes() == first

@@ -1,4 +1,4 @@
-"""`kdqat predict`: the answers of the evaluated model, a line at a time, of a packed file and of a folder."""
+"""`kdqat predict`: the answers equal those of the evaluated model, line by line, for a packed file and a folder."""
 
 import json
 import resource
@@ -44,7 +44,7 @@ def folder(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def paired(task: TextTask, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of a model for pairs of texts."""
+    """The same for a model of pairs of texts."""
     columns = task.columns.model_copy(update={"pair": "other"})
     return made(tmp_path_factory.mktemp("paired"), task.model_copy(update={"columns": columns}), tiny_encoder)
 
@@ -72,8 +72,8 @@ def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, t
     records = list(predict(open_model(str(folder / kind)), [texts[:7], texts[7:]]))
     assert [record["text"] for record in records] == [text.text for text in texts]
     found = np.array([list(record["probabilities"].values()) for record in records])
-    # The same bits. Torch, without the library, sums a padded batch in another order: now and then an activation falls
-    # to the other side of a rounding, a step of 1/127.
+    # The bits are equal. Without the library, torch sums a padded batch in another order, so rarely an activation is
+# rounded to the other side, a step of 1/127.
     np.testing.assert_allclose(found, expected, atol=1e-6 if kernels() else 5e-3)
     assert all(record["probabilities"][record["label"]] == max(record["probabilities"].values()) for record in records)
     assert list(records[0]["probabilities"]) == ["sad", "glad"]
@@ -93,7 +93,7 @@ def test_a_pair_is_not_its_two_texts_in_one(kind: str, paired: Path) -> None:
     assert records[0]["probabilities"] != records[1]["probabilities"]
 
 
-def test_what_the_model_was_not_trained_on_is_refused(folder: Path, paired: Path) -> None:
+def test_texts_of_another_form_than_in_the_training_are_refused(folder: Path, paired: Path) -> None:
     runner = open_model(str(folder / "packed"))
     assert runner.pairs is False
     assert open_model(str(paired / "packed")).pairs is True
@@ -104,8 +104,8 @@ def test_what_the_model_was_not_trained_on_is_refused(folder: Path, paired: Path
     assert 'kdqat predict MODEL "A text."' in done.stderr
 
 
-def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
-    """And reads each as what it is, whatever it is computed with."""
+def test_a_model_without_a_recorded_form_takes_texts_and_pairs(folder: Path) -> None:
+    """It reads each in its own form, with the engine and with torch."""
     runner = open_model(str(folder / "teacher"))
     assert isinstance(runner, TextAnswerer)
     texts = [Text("good film"), Text("good", "film"), Text("dull plot")]
@@ -117,7 +117,7 @@ def test_a_model_that_does_not_say_takes_both(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["packed", "student", "teacher"])
-def test_an_answer_beyond_all_numbers_is_an_error(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_not_finite_is_an_error(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = open_model(str(folder / kind))
     assert isinstance(runner, TextAnswerer)
     compute = runner.logits
@@ -134,7 +134,7 @@ def test_an_answer_beyond_all_numbers_is_an_error(kind: str, folder: Path, monke
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
-def test_threads_are_torch_s_where_torch_loads_the_model(kind: str, folder: Path) -> None:
+def test_threads_are_those_of_torch_if_torch_loads_the_model(kind: str, folder: Path) -> None:
     before = torch.get_num_threads()
     try:
         open_model(str(folder / kind), threads=before + 1)
@@ -145,8 +145,8 @@ def test_threads_are_torch_s_where_torch_loads_the_model(kind: str, folder: Path
 
 @pytest.mark.skipif(not kernels(), reason="the native library was not built")
 @pytest.mark.parametrize(("stack", "fewer"), [(2**30, True), (2**23, False)])
-def test_threads_that_cannot_start_are_done_without(stack: int, fewer: bool, folder: Path) -> None:
-    """The system reserves a stack for each thread: 64 of 1 GiB are more than this process may have, of 8 MiB not."""
+def test_fewer_threads_are_used_if_some_cannot_start(stack: int, fewer: bool, folder: Path) -> None:
+    """The system reserves a stack for each thread. This process may not have 64 stacks of 1 GiB, but 64 of 8 MiB."""
 
     def answers(*options: str, limit: Callable[[], None] | None = None) -> "subprocess.CompletedProcess[str]":
         command = ["kdqat", "predict", str(folder / "packed"), *options]
@@ -165,7 +165,7 @@ def test_threads_that_cannot_start_are_done_without(stack: int, fewer: bool, fol
 
 
 def test_a_plain_model_reads_as_far_as_its_positions(tiny_encoder: Path, tmp_path: Path) -> None:
-    """What stands after the 512th token still counts."""
+    """Tokens after the 512th still have an effect."""
     config = AutoConfig.from_pretrained(tiny_encoder, max_position_embeddings=700, num_labels=2)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -180,7 +180,7 @@ def test_a_plain_model_reads_as_far_as_its_positions(tiny_encoder: Path, tmp_pat
 
 
 def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:
-    """The answer to the first line is there before the second is written, and lines that came together go together."""
+    """The answer to the first line arrives before the second is written; lines that arrive together are one batch."""
     command = ["kdqat", "predict", str(folder / "packed")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
@@ -196,7 +196,7 @@ def test_lines_stream_through_a_pipe_without_torch(folder: Path) -> None:
     run(folder, "python", "-c", check, "predict", "packed", "good")
 
 
-def test_mistakes_are_one_sentence(folder: Path) -> None:
+def test_each_mistake_is_reported_in_one_sentence(folder: Path) -> None:
     assert (
         "nowhere.txt cannot be read: No such file"
         in run(folder, "kdqat", "predict", "packed", "--file", "nowhere.txt", code=3).stderr

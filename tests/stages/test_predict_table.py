@@ -1,4 +1,4 @@
-"""`kdqat predict --file TABLE --out TABLE`: every row with its answer, its own fields untouched, or nothing at all."""
+"""`kdqat predict --file TABLE --out TABLE`: every row with its answer and unchanged fields, or no file at all."""
 
 import csv
 import json
@@ -72,8 +72,8 @@ def answers(folder: Path, texts: list[str]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["packed", "student", "teacher"])
 def test_rows_keep_their_fields_and_get_the_answers_of_predict(kind: str, folder: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", TEXTS, note='say\r"a,b"')
-    (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "rows.csv").read_bytes())  # as Excel writes it
-    column = () if kind != "teacher" else ("--text-column", "sentence")  # this teacher does not name its task
+    (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "rows.csv").read_bytes())  # as from Excel
+    column = () if kind != "teacher" else ("--text-column", "sentence")  # the record of this teacher has no task
     done = run(tmp_path, "kdqat", "predict", str(folder / kind), "--file", "rows.csv", "--out", "out/a.csv", *column)
     assert done.stdout == ""
     assert "out/a.csv: 5 rows with their answers" in done.stderr
@@ -87,8 +87,8 @@ def test_rows_keep_their_fields_and_get_the_answers_of_predict(kind: str, folder
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.csv"], "no temporary file is left"
 
 
-def test_lines_of_json_are_not_written_anew(folder: Path, tmp_path: Path) -> None:
-    """Digits that a float cannot hold, escapes and the order of keys stay as they are."""
+def test_lines_of_json_are_copied_unchanged(folder: Path, tmp_path: Path) -> None:
+    """Digits that a float cannot represent, escapes, and the order of keys do not change."""
     own = r'{"n": 0.12345678901234567890, "sentence": "a good film", "x": {"é": "\u00e9\ud800"}, "big": 1E+3 }'
     (tmp_path / "rows.jsonl").write_text(f"{own}\n\n{own}\r\n", encoding="utf-8")
     run(tmp_path, "kdqat", "predict", str(folder / "packed"), "--file", "rows.jsonl", "--out", "a.jsonl")
@@ -99,7 +99,7 @@ def test_lines_of_json_are_not_written_anew(folder: Path, tmp_path: Path) -> Non
     assert json.loads(lines[1]).items() >= answer.items()
 
 
-def test_formats_go_into_each_other(folder: Path, tmp_path: Path) -> None:
+def test_formats_are_converted_to_each_other(folder: Path, tmp_path: Path) -> None:
     rows = [{"id": 1, "sentence": "a good film", "tags": ["x", None]}, {"sentence": "bad", "id": None}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model = str(folder / "packed")
@@ -116,7 +116,7 @@ def test_formats_go_into_each_other(folder: Path, tmp_path: Path) -> None:
     assert again == row | {"predicted_label": row["label"], "predicted_probabilities": row["probabilities"]}
 
 
-def test_a_column_of_an_answer_s_name_is_kept_and_another_name_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_column_with_the_name_of_an_answer_is_kept(folder: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", TEXTS[:2], label="gold", error="mine")
     model = str(folder / "packed")
     done = run(tmp_path, "kdqat", "predict", model, "--file", "rows.csv", "--out", "a.csv")
@@ -161,7 +161,7 @@ def test_a_wrong_table_is_named_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_what_one_row_has_and_the_first_lacks_is_not_lost(folder: Path, tmp_path: Path) -> None:
+def test_a_field_that_the_first_row_lacks_is_not_lost(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"sentence": "a"}\n{"sentence": "b", "id": 1}\n', encoding="utf-8")
     model = str(folder / "packed")
     done = run(tmp_path, "kdqat", "predict", model, "--file", "rows.jsonl", "--out", "a.csv", code=2)
@@ -208,7 +208,7 @@ def test_top_k_and_threshold(folder: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", TEXTS)
     plain = answers(folder / "packed", TEXTS)
     highest = sorted(max(answer["probabilities"].values()) for answer in plain)
-    bar = str(highest[2])  # of five answers, two are below
+    bar = str(highest[2])  # two of the five answers are below
     options = ("--file", "rows.csv", "--top-k", "9", "--threshold", bar)
     run(tmp_path, "kdqat", "predict", str(folder / "packed"), *options, "--out", "a.csv")
     for row, answer in zip(table(tmp_path / "a.csv"), plain, strict=True):

@@ -1,4 +1,4 @@
-"""The report: means and spreads over seeds, what the paper has, and what is missing."""
+"""The report: means and spreads over seeds, the numbers of the paper, and missing results."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def rows(**options: Any) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_mean_and_sample_deviation_worked_by_hand() -> None:
-    """54, 56, 61: mean 57, deviations -3, -1, 4, so √(26 / 2) = 3.6056."""
+    """54, 56, 61: the mean is 57, the deviations are -3, -1 and 4, so √(26 / 2) = 3.6056."""
     for seed, score, seconds in ((1, 54.0, 10.0), (2, 56.0, 20.0), (10, 61.0, 60.0)):
         measure(f"rte/student/map+output-{seed}", score, seconds)
     row = rows()["student", "map+output"]
@@ -70,17 +70,17 @@ def test_one_seed_has_no_spread_and_a_teacher_no_seeds() -> None:
     assert group.record()["std"] is None
 
 
-def test_models_stand_in_the_order_of_the_pipeline() -> None:
+def test_models_are_in_the_order_of_the_pipeline() -> None:
     for name in ("rte/packed/map-1", "rte/student/map-1", "rte/ternary", "rte/teacher", "cola/teacher"):
         measure(name, 50.0)
     order = [(group.task, group.kind) for group in report()]
     assert order == [("cola", "teacher"), *(("rte", kind) for kind in ("teacher", "ternary", "student", "packed"))]
 
 
-def test_what_the_pipeline_names_and_nobody_measured_is_missing() -> None:
+def test_unmeasured_models_of_the_pipeline_are_missing() -> None:
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     measure("rte/student/map-2", 52.0)
-    measure("rte/student/mha-1", 51.0)  # not in the pipeline, but there
+    measure("rte/student/mha-1", 51.0)  # measured, but not in the pipeline
     assert set(rows()) == {("student", "map"), ("student", "output"), ("student", "mha")}
     assert rows()["student", "mha"]["model"] == "distilled, not in dvc.yaml"
     assert rows()["student", "map"]["model"] == "distilled"
@@ -92,11 +92,11 @@ def test_what_the_pipeline_names_and_nobody_measured_is_missing() -> None:
     assert output["mean"] is None
 
 
-def test_a_run_that_the_pipeline_no_longer_names_has_its_own_row_and_is_in_no_mean() -> None:
+def test_a_run_outside_the_pipeline_has_its_own_row_and_is_in_no_mean() -> None:
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     measure("rte/student/map-1", 52.0)
-    measure("rte/student/map-9", 90.0)  # a seed that is gone
-    measure("cola/teacher", 58.0)  # a task that is gone
+    measure("rte/student/map-9", 90.0)  # a seed that was removed
+    measure("cola/teacher", 58.0)  # a task that was removed
     groups = report()
     assert [(group.task, group.run, group.current) for group in groups] == [
         ("rte", "map", True),
@@ -109,9 +109,9 @@ def test_a_run_that_the_pipeline_no_longer_names_has_its_own_row_and_is_in_no_me
     assert [group.record()["current"] for group in groups] == [True, True, False, False]
 
 
-def test_without_a_pipeline_all_is_current() -> None:
+def test_without_a_pipeline_all_runs_are_current() -> None:
     measure("cola/teacher", 58.0)
-    Path("dvc.yaml").write_text("stages: {one: {cmd: 'true'}}", encoding="utf-8")  # it measures nothing
+    Path("dvc.yaml").write_text("stages: {one: {cmd: 'true'}}", encoding="utf-8")  # this pipeline measures nothing
     assert [group.row()["model"] for group in report()] == ["teacher, FP32"]
 
 
@@ -122,7 +122,7 @@ def record_weights(name: str, weights: str) -> None:
     path.write_text(json.dumps(record.to_json()), encoding="utf-8")
 
 
-def test_a_model_is_called_what_its_record_says() -> None:
+def test_a_model_has_the_name_of_its_record() -> None:
     for name, weights in (("map-1", "int8"), ("mine-1", "ternary"), ("both-1", "int8"), ("both-2", "int4")):
         measure(f"rte/student/{name}", 50.0)
         record_weights(f"rte/student/{name}", weights)
@@ -130,7 +130,7 @@ def test_a_model_is_called_what_its_record_says() -> None:
         measure(name, 50.0)
     record_weights("rte/ternary-int8", "int8")
     shown = {key: (row["model"], row["paper"]) for key, row in rows(published="kim2022-table2").items()}
-    assert shown["student", "map"] == ("int8, distilled", None), "the paper's is ternary"
+    assert shown["student", "map"] == ("int8, distilled", None), "the paper's student is ternary"
     assert shown["student", "mine"] == ("ternary, distilled", None)
     assert shown["student", "both"] == ("int4/int8, distilled", None)
     assert shown["student", "lost"] == ("distilled", None)
@@ -138,11 +138,11 @@ def test_a_model_is_called_what_its_record_says() -> None:
     assert shown["ternary", "int8"] == ("int8, no training", None)
 
 
-def test_what_was_measured_is_read_from_the_file_not_from_its_name() -> None:
+def test_factors_are_read_from_the_file_not_from_its_name() -> None:
     for seed, score in ((1, 50.0), (2, 52.0)):
         model = Factors(task="rte", kind="student", seed=seed, loss="map+output", mix="SM1", weights="int8")
         measure(f"rte/student/SM1-{seed}", score, model=model.model_dump(exclude_none=True))
-    # Names that say something else: a run whose name ends in a number, and a packed model in another folder.
+    # Names with another meaning: a run whose name ends in a number, and a packed model in another folder.
     measure("rte/student/top-3", 40.0, model={"task": "rte", "kind": "student", "seed": 42, "weights": "ternary"})
     measure("rte/mine/best-9", 60.0, model={"task": "cola", "kind": "packed", "seed": 9, "weights": "ternary"})
     measure("rte/teacher", 70.0, model={"task": "rte", "kind": "teacher", "seed": 42})
@@ -168,7 +168,7 @@ def test_a_damaged_run_is_reported_and_its_time_left_out() -> None:
     ]
 
 
-def test_a_file_that_is_not_a_measurement_is_left_out_with_a_remark() -> None:
+def test_other_files_are_left_out_with_a_remark() -> None:
     measure("rte/student/map-1", 52.0)
     measure("rte/student/nan-1", float("nan"))
     measure("rte/student/other-1", 50.0, accuracy=float("inf"))
@@ -197,7 +197,7 @@ def test_a_file_that_is_not_a_measurement_is_left_out_with_a_remark() -> None:
     assert sorted(text.partition(" is left out: ")[0] for text in told) == sorted(f"metrics/{x}.json" for x in names)
 
 
-def test_a_measurement_that_is_odd_is_missing() -> None:
+def test_an_invalid_measurement_is_missing() -> None:
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     path = Path("metrics/rte/student/map-1.json")
     path.parent.mkdir(parents=True)
@@ -207,7 +207,7 @@ def test_a_measurement_that_is_odd_is_missing() -> None:
     assert told == [f"{path} is left out: it is not JSON."]
 
 
-def test_an_odd_record_of_a_run_does_not_stop_the_report() -> None:
+def test_an_invalid_record_of_a_run_does_not_stop_the_report() -> None:
     measure("rte/student/map-1", 52.0)
     for text in ("{", "[]", '{"seconds": "long"}', "{}"):
         path = Path("runs/rte/student/map-1/run.json")
@@ -218,7 +218,7 @@ def test_an_odd_record_of_a_run_does_not_stop_the_report() -> None:
     assert rows()["student", "map"]["model"] == "distilled"
 
 
-def test_nothing_at_all_is_an_error_that_names_the_command() -> None:
+def test_without_results_an_error_names_the_command() -> None:
     with pytest.raises(MissingInputError) as caught:
         report()
     assert caught.value.fix == "dvc repro"
@@ -230,7 +230,7 @@ def test_a_broken_pipeline_is_reported() -> None:
         report()
 
 
-def test_the_paper_s_numbers_are_shown_only_beside_teachers_and_students() -> None:
+def test_published_numbers_are_shown_only_beside_teachers_and_students() -> None:
     for name in ("rte/teacher", "rte/student/map+output-1", "rte/packed/map+output-1", "rte/student/mine-1"):
         measure(name, 50.0)
     shown = {key: row["paper"] for key, row in rows(published="kim2022-table2").items()}
@@ -248,7 +248,7 @@ def test_further_splits_are_shown() -> None:
     assert rows()["student", "map"]["mismatched_score"] == 83.5
 
 
-def test_the_files_hold_what_the_table_shows() -> None:
+def test_the_files_have_the_content_of_the_table() -> None:
     Path("dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     measure("rte/student/map-1", 52.0, seconds=3.5)
     groups = report("kim2022-table2")
@@ -327,7 +327,7 @@ def test_tables_without_a_number_in_the_specification(tables: str) -> None:
     assert set(values) == {None}
 
 
-def test_table_2_has_the_mean_that_the_paper_prints() -> None:
+def test_table_2_has_the_mean_of_the_paper() -> None:
     """81.87 over the eight tasks for map+output; 81.28 for the baseline."""
     table = load_published("kim2022-table2")
     for run, printed in (("map+output", 81.87), ("score", 81.28), ("map", 81.66), ("output", 81.33)):

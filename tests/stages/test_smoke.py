@@ -1,4 +1,4 @@
-"""Smoke runs: few rows and a teacher that knows nothing; every result says that it is not to be quoted."""
+"""Smoke runs: few rows and a teacher at chance; every result is marked as not to be quoted."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ WEAK = "its teacher is no better than a constant answer"
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_encoder: Path, tiny_task: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The working folder, with the task `tiny` and a teacher of 16 rows that answers every row alike; its task."""
+    """The task `tiny`, in a working folder with a teacher of 16 rows that gives all rows the same answer."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_task, "tasks")
     task = load_task("tiny")
@@ -86,7 +86,7 @@ def test_every_result_of_a_smoke_run_is_marked(project: Any) -> None:
         distill(project, TEACHER, whole, 1, None, Path(STUDENT), lambda *_: None)
 
 
-def test_a_limit_beyond_the_rows_cuts_nothing(project: Any) -> None:
+def test_a_limit_above_the_number_of_rows_has_no_effect(project: Any) -> None:
     settings = resolve("tiny", Params(), "smoke", {"student": {"limit": 1000, "max_steps": 1}})
     distill(project, TEACHER, settings, 1, None, Path("whole"), lambda *_: None)
     assert recorded("whole").not_to_be_quoted == WEAK

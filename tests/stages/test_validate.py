@@ -1,4 +1,4 @@
-"""`kdqat validate` on folders that hold something, nothing, or something wrong."""
+"""`kdqat validate` on folders with valid files, with no files, and with errors."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def faults(recipes: list[str] | None = None) -> str:
     return caught.value.sentence
 
 
-def test_an_empty_folder_is_not_found_free_of_errors() -> None:
+def test_an_empty_folder_is_not_reported_as_valid() -> None:
     with pytest.raises(MissingInputError, match=r"no params\.yaml, no dvc\.yaml and no tasks"):
         validate([])
     assert validate(["paper"])["recipes"] == ["paper", "clean"]

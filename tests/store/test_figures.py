@@ -1,4 +1,4 @@
-"""run.json, metrics/*.json and history.csv: what is written is read again, older files too, damage in one sentence."""
+"""run.json, metrics/*.json and history.csv: written and older files are read, and damage is one sentence."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from kdqat_cli.store.figures import (
 from tests.recipes import distillation, quantization
 
 
-def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_run_is_read_back(tmp_path: Path) -> None:
     run = Run(seconds=1.5, device="a processor", threads=2, kernel="avx2", rows=10, steps=3, score=91.25)
     path = tmp_path / "run.json"
     path.write_text(json.dumps(run.to_json()), encoding="utf-8")
@@ -39,12 +39,12 @@ def test_files_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     assert read_metrics(path).model is None
 
 
-def test_metrics_stay_flat_and_carry_their_factors(tmp_path: Path) -> None:
+def test_metrics_are_flat_and_have_their_factors(tmp_path: Path) -> None:
     settings: dict[str, object] = {"distillation": distillation("map", temperature=5.0).model_dump()}
     record = Record(kind="student", max_length=32, seed=7, quantization=quantization(), settings=settings)
     factors = factors_of(record, "rte")
     expected = Factors(task="rte", kind="student", seed=7, loss="map", weights="ternary", activations="int8")
-    assert factors == expected.model_copy(update={"temperature": 5.0}), "map reads neither mix nor beta"
+    assert factors == expected.model_copy(update={"temperature": 5.0}), "map uses neither mix nor beta"
     metrics = Metrics.model_validate({"score": 50.0, "f1": 40.0, "rows": 277, "model": factors})
     path = tmp_path / "map-7.json"
     path.write_text(json.dumps(metrics.to_json()), encoding="utf-8")

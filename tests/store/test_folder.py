@@ -1,4 +1,4 @@
-"""The output folder: results whole or absent, nothing replaced that is not ours, checkpoints of equal settings only."""
+"""The output folder: results are complete or absent, only kdqat's files are replaced, checkpoints fit the settings."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_new_results_replace_old_ones(out: Path) -> None:
 
 
 def test_links_are_replaced_not_followed(out: Path, tmp_path: Path) -> None:
-    """DVC may put links to its cache where results lie."""
+    """DVC may replace results by links to its cache."""
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / ABOUT).write_text("cached")
@@ -91,11 +91,11 @@ def test_nothing_is_published_when_the_block_raises(out: Path, error: type[BaseE
     fill(out, "old")
     with pytest.raises(error), output_folder(out) as work:
         _write_and_raise(work.scratch / RUN, error)
-    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", RUN], "neither lock nor scratch stay"
+    assert entries(out) == [MODEL, f"{MODEL}/{ABOUT}", RUN], "neither lock nor scratch files stay"
     assert (out / RUN).read_text() == run_text("old")
 
 
-def test_what_a_killed_run_left_is_not_published(out: Path) -> None:
+def test_files_of_a_killed_run_are_not_published(out: Path) -> None:
     (out / ".kdqat-scratch").mkdir(parents=True)
     (out / ".kdqat-scratch" / "half").touch()
     fill(out, "new")
@@ -104,7 +104,7 @@ def test_what_a_killed_run_left_is_not_published(out: Path) -> None:
 
 @pytest.mark.parametrize("at", range(6))
 def test_a_power_cut_leaves_no_old_result_beside_a_new_one(out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut after each renaming in turn: run.json, model and history leave, and model and run.json come."""
+    """The power is cut after each renaming in turn: run.json, model and history go, then model and run.json come."""
     fill(out, "old")
     (out / HISTORY).write_text("step,score")
     rename, renamed = Path.rename, 0
@@ -163,7 +163,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_kdqat_did_not_write_is_refused_and_stays(out: Path, name: str) -> None:
+def test_files_of_other_programs_are_refused_and_stay(out: Path, name: str) -> None:
     place, text = FOREIGN[name]
     (out / place).parent.mkdir(parents=True)
     (out / place).write_text(text)
@@ -172,11 +172,11 @@ def test_what_kdqat_did_not_write_is_refused_and_stays(out: Path, name: str) -> 
         raise AssertionError("nothing is computed")
     assert caught.value.fix == "--out with another folder"
     assert (out / place).read_text() == text
-    assert [path.name for path in out.iterdir()] == [place.split("/")[0]], "neither lock nor scratch"
+    assert [path.name for path in out.iterdir()] == [place.split("/")[0]], "neither lock nor scratch files"
 
 
 @pytest.mark.parametrize("name", [".scratch", ".old", ".resume", ".lock"])
-def test_hidden_folders_of_others_stay(out: Path, name: str) -> None:
+def test_hidden_folders_of_other_programs_stay(out: Path, name: str) -> None:
     (out / name).mkdir(parents=True)
     (out / name / "mine").write_text("mine")
     fill(out, "new")
@@ -208,7 +208,7 @@ OLD: dict[str, Any] = {
         ({"task": "cola"}, "task is 'rte' there, now 'cola'"),
     ],
 )
-def test_a_result_of_other_settings_is_replaced_only_by_force(
+def test_a_result_of_other_settings_is_replaced_only_with_force(
     out: Path, changes: dict[str, object], difference: str
 ) -> None:
     finish(out, OLD)
@@ -228,7 +228,7 @@ def test_a_result_of_equal_settings_is_replaced(out: Path, changes: dict[str, ob
 
 
 @pytest.mark.parametrize("name", [ABOUT, FILE_NAME])
-def test_a_result_with_a_damaged_record_is_replaced_only_by_force(out: Path, name: str) -> None:
+def test_a_result_with_a_damaged_record_is_replaced_only_with_force(out: Path, name: str) -> None:
     (out / MODEL).mkdir(parents=True)
     (out / MODEL / name).write_text("{")
     with pytest.raises(ConfigError, match="has a result with a record that cannot be read"):
@@ -242,13 +242,13 @@ TRAININGS = {digest_of(Record(task=task).to_json() | {"devices": 1})[:16]: task 
 
 
 def interrupt(out: Path, task: str, force: bool = False, name: str = "checkpoint") -> None:
-    """A training that is interrupted after it has written a checkpoint."""
+    """Runs a training that is interrupted after its first checkpoint."""
     with pytest.raises(KeyboardInterrupt), output_folder(out, force) as work:
         _write_and_raise(work.resume_folder(Record(task=task)) / name, KeyboardInterrupt)
 
 
 def kept(out: Path) -> str:
-    """The tasks whose trainings have a checkpoint there."""
+    """The tasks whose trainings have a checkpoint."""
     return "".join(sorted(TRAININGS[path.parent.name] for path in (out / ".kdqat-resume").glob("*/checkpoint")))
 
 
@@ -260,10 +260,10 @@ def test_a_training_continues_from_its_own_checkpoints_only(out: Path) -> None:
     assert kept(out) == "a", "those of other settings stay"
     with output_folder(out) as work:
         assert (work.resume_folder(Record(task="a")) / "checkpoint").exists()
-    assert entries(out) == [], "forgotten when the results are there"
+    assert entries(out) == [], "removed when the results are complete"
 
 
-def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
+def test_checkpoints_of_other_settings_do_not_accumulate(out: Path) -> None:
     for task in "abc"[:MOST_OTHERS]:
         interrupt(out, task)
     sentence = f"{out} has checkpoints of {MOST_OTHERS} unfinished trainings of other settings"
@@ -272,14 +272,14 @@ def test_checkpoints_of_other_settings_are_not_heaped_up(out: Path) -> None:
     assert f"rm -r {out / '.kdqat-resume'}" in (caught.value.fix or "")
     assert kept(out) == "abc"
     interrupt(out, "a")
-    assert kept(out) == "abc", "one's own are always continued from"
+    assert kept(out) == "abc", "a training always continues from its own checkpoints"
     interrupt(out, "e", force=True)
     assert kept(out) == "e"
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_refused_command_leaves_no_folder_that_was_not_there(there: bool, tmp_path: Path) -> None:
-    """An empty folder would be taken for a model that has lost its files."""
+def test_a_refused_command_leaves_no_new_folder(there: bool, tmp_path: Path) -> None:
+    """An empty folder would look like a model without its files."""
     out = tmp_path / "new"
     if there:
         out.mkdir()
@@ -328,7 +328,7 @@ def test_an_output_that_is_an_input_is_refused(models: Path, out: str, source: s
             refuse_inputs(Path(place), {"teacher": given})
 
 
-def test_an_output_over_data_is_refused_but_not_one_beside(models: Path) -> None:
+def test_an_output_that_contains_data_is_refused_but_not_one_beside_it(models: Path) -> None:
     for out, folder in (("data", "data"), ("data", "data/model"), (".", "."), ("link", "teacher/model")):
         with pytest.raises(ConfigError, match="would write over the folder"):
             refuse_inputs(Path(out), {}, (None, Path(folder)))

@@ -1,4 +1,4 @@
-"""A full disk: one sentence, the old results as they were, and the same command continues."""
+"""A full disk: one sentence is printed, old results do not change, and the same command continues."""
 
 import os
 import resource
@@ -22,7 +22,7 @@ TRAIN = ["kdqat", "finetune-teacher", "--task", "tiny", "--epochs", "2", "--batc
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4 KB, which to a writer is nearly the same as a full disk."""
+    """Limits files to 4 KB, which for a writer is almost the same as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     yield
@@ -47,7 +47,7 @@ def write_tokenizer(path: Path) -> None:
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("write", [write_text, write_tensors, write_pickle, write_tokenizer])
-def test_every_writer_s_error_is_one_sentence(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_the_error_of_every_writer_is_one_sentence(tmp_path: Path, write: Callable[[Path], None]) -> None:
     out = tmp_path / "out"
     with output_folder(out) as work:
         (work.scratch / MODEL).mkdir()
@@ -64,7 +64,7 @@ def test_every_writer_s_error_is_one_sentence(tmp_path: Path, write: Callable[[P
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_record_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"score": 1})
     with pytest.raises(MissingInputError, match="cannot be written: a file is too large"):
         write_json(tmp_path / "metrics.json", {"score": 1, "rows": list(range(10_000))})
@@ -73,12 +73,12 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_cpp_stream_error_without_a_reason_is_a_full_disk(tmp_path: Path) -> None:
-    """What torch.save raises where not even the end of its archive finds room; rare on a small disk."""
+    """torch.save raises it if not even the end of its archive fits; this is rare on a small disk."""
     with pytest.raises(MissingInputError, match="no space left"), file_errors(tmp_path):
         raise RuntimeError("basic_ios::clear: iostream error")
 
 
-def test_other_errors_are_left_alone(tmp_path: Path) -> None:
+def test_other_errors_are_not_changed(tmp_path: Path) -> None:
     for error in (
         ValueError("no space left"),
         FileNotFoundError(2, "No such file"),
@@ -90,7 +90,7 @@ def test_other_errors_are_left_alone(tmp_path: Path) -> None:
         assert caught.value is error
 
 
-def test_a_training_that_met_a_full_disk_continues_when_there_is_room(
+def test_a_training_continues_after_a_full_disk_when_there_is_room(
     tmp_path: Path, tiny_encoder: Path, tiny_task: Path
 ) -> None:
     shutil.copytree(tiny_task, tmp_path / "tasks")
@@ -117,12 +117,12 @@ def test_a_training_that_met_a_full_disk_continues_when_there_is_room(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB of its own; only root may have one."""
+    """A separate file system of 2 MB, which only root can mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(["mount", *options], capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs the permission to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
@@ -131,7 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_training_on_a_small_disk_continues_on_a_larger_one(
     small_disk: Path, tmp_path: Path, tiny_encoder: Path, tiny_task: Path
 ) -> None:
-    """It grows bit by bit, so that writes fail at one place after another. The end is as if there had been room."""
+    """The disk grows step by step, so that writes fail at one place after another. The results do not change."""
     shutil.copytree(tiny_task, tmp_path / "tasks")
     command = [*TRAIN, "--encoder", str(tiny_encoder), "--json"]
     run(tmp_path, *command)

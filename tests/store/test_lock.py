@@ -1,4 +1,4 @@
-"""A folder's lock: one holder at a time, for as long as it lives, whatever clocks and process ids say."""
+"""The lock of a folder: one holder at a time, as long as the holder runs, regardless of clocks and process ids."""
 
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ with locked(Path(sys.argv[1])):
 
 
 def hold(folder: Path, *more: str) -> "subprocess.Popen[str]":
-    """Another process that holds the lock until it is told to end; with `more`, it has forked a process that stays."""
+    """Another process that holds the lock until it must end; with `more`, it has forked a process that continues."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, folder, *more],
         stdin=subprocess.PIPE,
@@ -61,7 +61,7 @@ def take(folder: Path) -> None:
 
 
 def claim(folder: Path, **changes: object) -> None:
-    """A lock file that nobody holds."""
+    """A lock file without a holder."""
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
     (folder / LOCK).write_text(json.dumps(owner | changes))
 
@@ -77,17 +77,17 @@ def test_it_is_held_until_its_owner_ends(tmp_path: Path, other: "subprocess.Pope
 
 
 @pytest.mark.parametrize("started", [0, time.time() + 1000], ids=["long ago", "to come"])
-def test_what_the_file_says_of_a_live_owner_does_not_matter(
+def test_the_content_of_a_held_lock_file_does_not_matter(
     tmp_path: Path, other: "subprocess.Popen[str]", started: float
 ) -> None:
-    """The clock was set meanwhile; or the owner is in a container, where its number is another."""
+    """The clock may have been changed, or the owner may have another process id because it is in a container."""
     claim(tmp_path, pid=2**22 + 1, started=started)
     with pytest.raises(MissingInputError, match="is in use"), locked(tmp_path):
         pass
     assert other.poll() is None
 
 
-def test_a_process_does_not_take_it_twice(tmp_path: Path) -> None:
+def test_a_process_cannot_take_it_twice(tmp_path: Path) -> None:
     with locked(tmp_path):
         with pytest.raises(MissingInputError, match=f"in use by process {os.getpid()}"), locked(tmp_path):
             pass
@@ -102,10 +102,10 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, other: "subp
     take(tmp_path)
 
 
-def test_the_lock_of_a_process_that_ended_unnoticed_is_taken_over(
+def test_the_lock_of_a_zombie_process_is_taken_over(
     tmp_path: Path, other: "subprocess.Popen[str]"
 ) -> None:
-    """Its parent has not asked how it ended, or the system's first process is slow to: it is still listed."""
+    """Neither its parent nor the first process of the system has collected its status, so it is still listed."""
     process = psutil.Process(other.pid)
     other.kill()
     while process.status() != psutil.STATUS_ZOMBIE:
@@ -142,7 +142,7 @@ def test_a_forked_process_that_ends_does_not_release_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pid", [1, 2**22 + 1])
 def test_the_lock_of_another_machine_is_respected_and_reported(tmp_path: Path, pid: int) -> None:
-    """Its processes cannot be seen from here, nor always its locks."""
+    """Its processes cannot be seen from here, and its locks not always."""
     claim(tmp_path, host="elsewhere", pid=pid)
     os.utime(tmp_path / LOCK, (time.time() - 90000, time.time() - 90000))
     before = (tmp_path / LOCK).read_text()

@@ -1,4 +1,4 @@
-"""Where results lie by default: other settings, other folders."""
+"""The default places of results: other settings have other folders."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def named(params: Params | None = None, recipe: str | None = None, sets: list[st
         ({}, "map+output"),
         ({"distillation": {"loss": "map"}}, "map"),
         ({"quantization": {"weights": "int8"}}, "map+output-int8"),
-        ({"quantization": {"weights": "ternary"}}, "map+output"),  # the recipe's
+        ({"quantization": {"weights": "ternary"}}, "map+output"),  # the value of the recipe
         ({"quantization": {"weights": "uniform"}}, "map+output-uniform"),
         ({"quantization": {"weights": "uniform", "bits": 2, "bucket": 64}}, "map+output-uniform-bits2-bucket64"),
         ({"quantization": {"activations": "fp32"}}, "map+output-activations-fp32"),
@@ -36,11 +36,11 @@ def named(params: Params | None = None, recipe: str | None = None, sets: list[st
         ({"student": {"max_steps": 150, "precision": "bf16"}}, "map+output-max_steps150-precision-bf16"),
     ],
 )  # fmt: skip
-def test_a_student_is_named_by_what_differs_from_the_recipe(given: dict[str, Any], name: str) -> None:
+def test_a_student_is_named_by_its_differences_from_the_recipe(given: dict[str, Any], name: str) -> None:
     assert named(**given) == name
 
 
-def test_fields_of_one_name_are_reported_apart_by_their_sections() -> None:
+def test_fields_with_the_same_name_are_distinguished_by_their_sections() -> None:
     assert named(sets=["distillation.padding=counted"]) == "map+output-distillation.padding-counted"
     assert named(sets=["student.padding=max_length"]) == "map+output-student.padding-max_length"
     without = ["quantization.weights=uniform", "quantization.bucket=null"]
@@ -49,20 +49,20 @@ def test_fields_of_one_name_are_reported_apart_by_their_sections() -> None:
     assert named(recipe="paper", sets=["quantization.activation_clip=null"]) == "map+output-paper-activation_clip-none"
 
 
-def test_another_recipe_is_named_where_it_changes_anything(tmp_path: Path) -> None:
+def test_another_recipe_is_named_if_it_changes_anything(tmp_path: Path) -> None:
     assert named(recipe="clean") == "map+output"
     assert named(recipe="paper") == "map+output-paper"
     assert named(Params(recipe="paper"), "paper") == "map+output"
     assert named(Params(recipe="paper"), "clean", distillation={"beta": 0.3}) == "map+output-clean-beta0.3"
 
 
-def test_what_params_yaml_asks_for_is_the_plain_name() -> None:
+def test_the_settings_of_params_yaml_give_the_plain_name() -> None:
     params = Params(settings={"rte": {"distillation": {"beta": 0.3}, "quantization": {"weights": "int8"}}})
     assert named(params) == "map+output"
     assert named(params, distillation={"beta": 0.1}) == "map+output-beta0.1"
 
 
-def test_a_model_that_is_only_quantised_is_named_likewise() -> None:
+def test_a_model_that_is_only_quantised_is_named_in_the_same_way() -> None:
     params = Params()
 
     def folder(**given: Any) -> str:

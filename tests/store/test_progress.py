@@ -1,4 +1,4 @@
-"""Progress as events: whole lines only, numbers as numbers, and a training that nothing of this can end."""
+"""Progress as events: only complete lines are read, numbers stay numbers, and no fault here ends a training."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def test_what_is_written_is_read_once(path: Path) -> None:
+def test_each_event_is_read_once(path: Path) -> None:
     reader = EventReader(path)
     assert reader.new() == []
     write = EventWriter()
@@ -38,7 +38,7 @@ def test_steps_without_news_are_written_once_a_second_and_the_last_one_always(pa
     assert steps[-1] == 1000
 
 
-def test_a_half_written_line_is_read_when_it_is_whole(path: Path) -> None:
+def test_a_partly_written_line_is_read_when_it_is_complete(path: Path) -> None:
     line = b'{"version": 1, "step": 1, "steps": 2, "news": "\xc3\xa9", "score": 50.5}\n'
     reader = EventReader(path)
     path.write_bytes(line[:40])
@@ -55,7 +55,7 @@ def test_a_line_that_is_not_an_event_is_skipped(path: Path, odd: str) -> None:
     assert EventReader(path).new() == [Event(step=1, steps=2)]
 
 
-def test_lines_say_their_version(path: Path) -> None:
+def test_lines_have_their_version(path: Path) -> None:
     EventWriter()(1, 2, DevScore(50.0))
     told = json.loads(path.read_text(encoding="utf-8"))
     assert told == {"version": 1, "step": 1, "steps": 2, "news": "dev score 50.00", "score": 50.0}

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, never through a link, and what the system refuses is one sentence."""
+"""Files are written completely or not at all, and never through a link; a refusal of the system is one sentence."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.store.writing import file_errors, refuse_target, write_bytes, write_json, write_text
 
 
-def test_json_is_readable_and_whole(tmp_path: Path) -> None:
+def test_json_is_readable_and_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run.json"
     write_json(path, {"label": "schön", "score": 81.28})
     assert path.read_text(encoding="utf-8") == '{\n  "label": "schön",\n  "score": 81.28\n}\n'
@@ -25,7 +25,7 @@ def test_json_is_readable_and_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, link: object) -> None:
+def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path, link: object) -> None:
     """DVC links results to the objects of its cache."""
     (tmp_path / "object").write_text("cached")
     link(tmp_path / "object", tmp_path / "report.md")  # type: ignore[operator]
@@ -35,7 +35,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, link: obj
     assert not (tmp_path / "report.md").is_symlink()
 
 
-def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
+def test_a_broken_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     write_text(tmp_path / "link", "new")
     assert sorted(os.listdir(tmp_path)) == ["link"]
@@ -51,7 +51,7 @@ def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["folder", "pipe", "null", "link", "file/out", "pipe/out"])
-def test_what_no_file_can_replace_is_refused(tmp_path: Path, place: str) -> None:
+def test_targets_that_a_file_cannot_replace_are_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -65,7 +65,7 @@ def test_what_no_file_can_replace_is_refused(tmp_path: Path, place: str) -> None
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     def ours(text: str) -> bool:
         return text.startswith("ours")
 
@@ -93,7 +93,7 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         (FileNotFoundError(errno.ENOENT, "No usable temporary directory found"), "There is no folder for temporary"),
     ],
 )
-def test_what_the_system_refuses_is_one_sentence(error: Exception, sentence: str) -> None:
+def test_a_refusal_of_the_system_is_one_sentence(error: Exception, sentence: str) -> None:
     with pytest.raises(MissingInputError) as caught, file_errors(Path("here")):
         raise error
     assert caught.value.sentence.startswith(sentence)
@@ -103,7 +103,7 @@ def test_what_the_system_refuses_is_one_sentence(error: Exception, sentence: str
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder that cannot be written: for root on a file system of its own, for others by its mode."""
+    """A folder that cannot be written: for root on a separate read-only file system, for others by its mode."""
     folder = tmp_path / "read-only"
     folder.mkdir()
     if os.geteuid() != 0:
@@ -112,7 +112,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         folder.chmod(0o700)
         return
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], check=False).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs the permission to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 

@@ -1,4 +1,4 @@
-"""Damaged task files, recipes, params.yaml and data files: a clear error or a correct load, whatever stands in them."""
+"""Damaged task files, recipes, params.yaml and data files: they load correctly or give a clear error."""
 
 import json
 import random
@@ -17,8 +17,8 @@ from kdqat_cli.tasks.registry import load_text_task
 from kdqat_cli.tasks.text.data import load_split
 from tests.conftest import RATED, TASK
 
-FEW, MANY = 60, 2000  # mutations of each kind of file
-MEMORY = 2**29  # bytes beyond what the process has
+FEW, MANY = 60, 2000  # mutations per kind of file
+MEMORY = 2**29  # bytes in addition to those that the process has
 SECONDS = 10
 
 PARAMS = "recipe: clean\nencoder: here\ntasks: [tiny]\nlosses: [map]\nseeds: [1, 2]\nsettings:\n  tiny:\n"
@@ -36,7 +36,7 @@ TOKENS = [
 
 
 def bomb(place: str) -> str:
-    """Ten lists of ten lists of … ten words: 10¹² words, told in a few lines."""
+    """Ten lists of ten lists of … ten words: 10¹² words in a few lines."""
     lines = ["a0: &a0 [word]"] + [
         f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 13)
     ]
@@ -44,7 +44,7 @@ def bomb(place: str) -> str:
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
-    """One to four changes."""
+    """Makes one to four changes."""
     data = bytearray(content)
     for _ in range(draw.randint(1, 4)):
         place, kind = draw.randrange(len(data) + 1), draw.randrange(6)
@@ -66,7 +66,7 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Neither a hang nor gigabytes."""
+    """Limits time and memory."""
 
     def hang(number: int, frame: Any) -> None:
         raise AssertionError(f"took more than {SECONDS} seconds")
@@ -130,7 +130,7 @@ CASES: dict[str, Case] = {
 
 
 def prepared(folder: Path, case: Case) -> Path:
-    """The whole file, which loads; and the task of a data file."""
+    """The intact file, and the task of a data file."""
     name, content, read = case
     if read is read_rows:
         quoting = "quoting: true\n" if '\t"' in content else ""
@@ -142,7 +142,7 @@ def prepared(folder: Path, case: Case) -> Path:
 
 
 def attempt(path: Path, content: bytes, read: Callable[[Path], None]) -> bool:
-    """Reads a damaged file; False: it was refused, in a sentence of a reasonable length."""
+    """Reads a damaged file; False: it was refused with a sentence of reasonable length."""
     path.write_bytes(content)
     try:
         with guarded():
@@ -176,8 +176,8 @@ def test_a_bomb_of_aliases_is_refused(tmp_path: Path, kind: str, place: str) -> 
     assert not attempt(path, f"{place}: &a {{b: *a}}\n".encode(), CASES[kind][2])
 
 
-def test_aliases_that_save_writing_are_welcome(tmp_path: Path) -> None:
-    """The file says the same with them and without."""
+def test_useful_aliases_are_accepted(tmp_path: Path) -> None:
+    """The content of the file is the same with and without them."""
     path = tmp_path / "params.yaml"
     path.write_text("settings:\n  rte: &same {student: {epochs: 2.0}}\n  cola: *same\n", encoding="utf-8")
     changes = {"student": {"epochs": 2.0}}

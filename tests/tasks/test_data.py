@@ -1,4 +1,4 @@
-"""Rows: the published layouts of every task, the user's own files, and every wrong row by file and place."""
+"""Rows: the published layouts of every task, the user's own files, and errors with file and place for wrong rows."""
 
 import json
 import os
@@ -29,7 +29,7 @@ YNAT = '[{"guid": "ynat-v1_dev_00000", "title": "실거래가 1억 육박", "lab
 KLUE_STS = """[{"guid": "klue-sts-v1_dev_00001", "sentence1": "가.", "sentence2": "나.",
 "labels": {"label": 1.4, "real-label": 1.428571428571429, "binary-label": 0}}]"""
 
-# Per task: the published file, one row of it, and how that row must be read.
+# Per task: the published file, one row of it, and the expected result for that row.
 PUBLISHED: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
     "cola": (
         {"train": "glue/CoLA/train.tsv", "dev": "glue/CoLA/dev.tsv"},
@@ -108,7 +108,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def mood(**changes: Any) -> TextTask:
-    """A user's task over a file of sentences and moods."""
+    """A user's task for a file of sentences and moods."""
     fields = {
         "name": "mood",
         "title": "Mood of a sentence",
@@ -147,7 +147,7 @@ def test_published_layout(name: str, tmp_path: Path) -> None:
         ("dev.json", '[{"sentence": "Sun,\\nat last", "mood": "1"}, {"sentence": "Rain", "mood": 0}]'),
     ],
 )
-def test_a_user_s_task_reads_files_in_the_folder_of_its_yaml(file: str, content: str, tmp_path: Path) -> None:
+def test_a_users_task_reads_files_in_the_folder_of_its_yaml(file: str, content: str, tmp_path: Path) -> None:
     task_file = write(
         tmp_path / "mood.yaml",
         f"name: mood\ntitle: Mood\nfiles: {{train: {file}, dev: {file}}}\nmetric: accuracy\nmax_length: 32\n"
@@ -263,7 +263,7 @@ def test_a_wrong_row_is_named(
     assert "\n" not in caught.value.sentence
 
 
-def test_incomplete_rows_are_left_out_only_where_the_task_says_so(tmp_path: Path) -> None:
+def test_incomplete_rows_are_left_out_only_if_the_task_says_so(tmp_path: Path) -> None:
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\tsad\n\tsad\nB\nC\tglad\n")
     rows = load_split(mood(skip_bad_rows=True), "dev", tmp_path)
     assert rows["text"][:] == ["A", "C"]
@@ -273,13 +273,13 @@ def test_incomplete_rows_are_left_out_only_where_the_task_says_so(tmp_path: Path
         load_split(mood(skip_bad_rows=True), "dev", tmp_path)
 
 
-def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
+def test_a_name_has_precedence_over_an_index(tmp_path: Path) -> None:
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\t1\nB\t0\n")
     assert load_split(mood(labels=["1", "0"]), "dev", tmp_path)["label"][:] == [0, 1]
 
 
 def test_an_index_is_not_a_label_if_a_class_name_is_a_number(tmp_path: Path) -> None:
-    """Among the stars 1 to 5, a row's 0 must not become the first of them."""
+    """With the classes 1 to 5, the label 0 must not become the first class."""
     stars = ["1", "2", "3", "4", "5"]
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\t5\nB\t1\n")
     assert load_split(mood(labels=stars), "dev", tmp_path)["label"][:] == [4, 0]
@@ -295,7 +295,7 @@ def test_a_key_that_occurs_twice_and_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_longest_cell(tmp_path: Path) -> None:
-    """One limit, in characters, whatever the format."""
+    """There is one limit, in characters, for all formats."""
     text = "가" * 2**24
     write(tmp_path / "dev.jsonl", json.dumps({"sentence": text, "mood": 0}, ensure_ascii=False))
     write(tmp_path / "dev.tsv", f"sentence\tmood\n{text}\tsad\n")
@@ -328,7 +328,7 @@ def test_data_dir_by_option_variable_and_parameter(monkeypatch: pytest.MonkeyPat
     assert resolve_data_dir("option", "params") == Path("option")
 
 
-def test_what_is_missing_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingInputError, match="no data folder gone"):
         load_split(mood(), "dev", Path("gone"))
@@ -344,7 +344,7 @@ def test_what_is_missing_is_named_with_its_fix(tmp_path: Path, monkeypatch: pyte
     ("environment", "reason"),
     [({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no network ("), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")],
 )
-def test_no_hub_is_one_sentence_in_seconds(environment: dict[str, str], reason: str, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_one_sentence_within_seconds(environment: dict[str, str], reason: str, tmp_path: Path) -> None:
     code = """
 import time, datasets
 from kdqat_cli.errors import MissingInputError
@@ -369,11 +369,11 @@ except MissingInputError as error:
     assert fix == "--data-dir FOLDER, where FOLDER holds glue/RTE/train.tsv"
 
 
-def test_the_digest_tells_rows_apart_and_not_their_source(tmp_path: Path) -> None:
+def test_the_digest_depends_on_rows_and_not_on_their_source(tmp_path: Path) -> None:
     write(tmp_path / "dev.tsv", "sentence\tmood\nA\tsad\nB\tglad\n")
     write(tmp_path / "train.tsv", "mood\tsentence\n1\tB\n0\tA\n")
     write(tmp_path / "dev.jsonl", "\n".join(json.dumps({"sentence": s, "mood": m}) for s, m in [("A", 0), ("B", 1)]))
     digest = data_digest(load_split(mood(), "dev", tmp_path))
     assert digest == data_digest(load_split(mood(files={"train": "x.tsv", "dev": "dev.jsonl"}), "dev", tmp_path))
-    assert digest != data_digest(load_split(mood(), "train", tmp_path)), "the order of rows counts"
+    assert digest != data_digest(load_split(mood(), "train", tmp_path)), "the digest depends on the order of rows"
     assert len(digest) == 64

@@ -12,7 +12,7 @@ from kdqat_cli.tasks.task import LabelledTask
 
 TASK = LabelledTask(name="t", title="T", metric="accuracy", labels=["a", "b", "c"])
 RATED = LabelledTask(name="r", title="R", metric="pearson", range=[0.0, 5.0])
-# Gold a a a b b c, answered a a b b b b: never c.
+# Gold labels a a a b b c, answers a a b b b b: c is never an answer.
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 LOGITS = np.log(
     np.array([[8, 1, 1], [6, 3, 1], [2, 7, 1], [1, 8, 1], [1, 8, 1], [2, 5, 3]], dtype=np.float32) / np.float32(10)
@@ -32,7 +32,7 @@ def test_the_confusion_has_each_row() -> None:
     assert [f"{row['actual']}{row['predicted']}" for row in rows] == ["aa", "aa", "ab", "bb", "bb", "cb"]
 
 
-def test_wrong_rows_have_their_number_and_what_people_see_of_them() -> None:
+def test_wrong_rows_have_their_number_and_their_texts() -> None:
     teacher = Answers(np.roll(LOGITS, 1, axis=1), LABELS)
     columns, rows = tables(TASK, ANSWERS, teacher)["wrong"]
     assert columns == ["row", "text", "label", "predicted", "teacher", "probability"]
@@ -55,7 +55,7 @@ def test_agreement_against_a_plain_loop() -> None:
     assert agreement(TASK, ANSWERS, ANSWERS) == {"teacher_agreement": 100.0, "teacher_kl": 0.0}
 
 
-def test_of_a_regression_the_rows_that_are_farthest_off_come_first() -> None:
+def test_in_a_regression_the_rows_with_the_largest_errors_come_first() -> None:
     answers = Answers(np.array([[1.0], [4.0], [2.5]], np.float32), np.array([1.5, 1.0, 2.5]))
     made = tables(RATED, answers)
     assert list(made) == ["wrong"]
@@ -80,7 +80,7 @@ def answered(chances: np.ndarray, threshold: float = 0.5) -> Answers:
     return Answers(np.log(chances / (1 - chances)).astype(np.float32), HELD, {"text": list("xyz")}, threshold)
 
 
-def test_of_label_sets_each_label_is_counted_by_itself() -> None:
+def test_each_label_of_a_label_set_is_counted_separately() -> None:
     made = tables(SETS, answered(CHANCES), answered(CHANCES, 0.25))
     assert list(made) == ["classes", "wrong"]
     a, b = made["classes"].rows

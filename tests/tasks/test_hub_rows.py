@@ -1,4 +1,4 @@
-"""Rows of a hub data set: its classes are matched by name, also where they are nested."""
+"""Rows of a hub data set: its classes are matched by name, also if they are nested."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.tasks.test_data import SCORE, mood
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for a data set of the hub."""
+    """A folder that replaces a data set of the hub."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "hub"
@@ -43,14 +43,14 @@ def test_hub_numbers_without_names_are_indices(hub: Path) -> None:
     assert load_split(mood(hub=source), "dev")["label"][:] == [0, 1]
 
 
-def test_hub_classes_that_are_called_by_their_index(hub: Path) -> None:
+def test_hub_classes_whose_names_are_their_indices(hub: Path) -> None:
     features = {"text": TEXT, "label": datasets.ClassLabel(names=["0", "1"])}
     source = put_on_hub(hub, features, {"text": ["A", "B"], "label": [0, 1]})
     assert load_split(mood(hub=source), "dev")["label"][:] == [0, 1]
 
 
-def test_a_hub_class_is_never_taken_for_an_index(hub: Path) -> None:
-    """The hub's class "1" is its first; ours of index 1 is the second."""
+def test_a_hub_class_is_never_used_as_an_index(hub: Path) -> None:
+    """The class "1" is the first class of the hub; the class with index 1 is the second class of the task."""
     features = {"text": TEXT, "label": datasets.ClassLabel(names=["1", "2"])}
     source = put_on_hub(hub, features, {"text": ["A"], "label": [0]})
     with pytest.raises(MissingInputError, match=r"row 1: the label '1' .* unknown; the labels are sad, glad"):

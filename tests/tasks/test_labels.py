@@ -1,4 +1,4 @@
-"""Labels: names first, an index only where it cannot be mistaken for one, and numbers in a range."""
+"""Labels: names first, an index only if it cannot be confused with a name, and numbers in a range."""
 
 import unicodedata
 from typing import Any
@@ -14,7 +14,7 @@ MOODS = ["sad", "glad"]
 @pytest.mark.parametrize(
     ("classes", "given", "index"),
     [
-        # Names that are numbers: never an index.
+        # The names are numbers, so indices are not accepted.
         (STARS, "5", 4),
         (STARS, 5, 4),
         (STARS, "1", 0),
@@ -32,7 +32,7 @@ MOODS = ["sad", "glad"]
         (["1.0", "2.0"], "1", None),
         (["0.5", "1.5"], 0.5, 0),
         (["none", "1"], "0", None),
-        # Names that are words: an index, counted from 0, exactly as written.
+        # The names are words, so an index from 0 is accepted, in its exact form.
         (MOODS, "glad", 1),
         (MOODS, "1", 1),
         (MOODS, 1, 1),
@@ -44,15 +44,15 @@ MOODS = ["sad", "glad"]
         (MOODS, 1.0, None),
         (MOODS, True, None),
         (MOODS, False, None),
-        (MOODS, "\uff11", None),  # a wide digit
+        (MOODS, "\uff11", None),  # a full-width digit
         (MOODS, ["sad"], None),
         (MOODS, {"sad": 1}, None),
         (["1 star", "2 stars"], "1", 1),
-        # Spaces do not count, case does.
+        # Spaces are ignored, case is not.
         (MOODS, " glad\u00a0", 1),
         ([" sad ", "glad"], "sad", 0),
         (MOODS, "Glad", None),
-        # What JSON and Python call true.
+        # The value true in JSON and Python.
         (["false", "true"], True, 1),
         (["False", "True"], True, 1),
         (["true", "True"], True, 1),
@@ -66,12 +66,12 @@ def test_a_class(classes: list[str], given: Any, index: int | None) -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("name", ["경제", "café"])
-def test_the_unicode_form_of_a_name_does_not_count(name: str, form: Any) -> None:
+def test_the_unicode_form_of_a_name_is_ignored(name: str, form: Any) -> None:
     known = Labels(["other", unicodedata.normalize(form, name)], None)
     assert {known.value(unicodedata.normalize(other, name)) for other in ("NFC", "NFD")} == {1}
 
 
-def test_what_is_a_name_for_sure_is_never_an_index() -> None:
+def test_a_certain_name_is_never_an_index() -> None:
     assert Labels(MOODS, None).value("1", named=True) is None
     assert Labels(MOODS, None).value("glad", named=True) == 1
     assert Labels(STARS, None).value("1", named=True) == 0

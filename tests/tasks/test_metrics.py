@@ -1,4 +1,4 @@
-"""Metrics: a worked example, the formulas in float64, and what a constant answer gets."""
+"""Metrics: a worked example, the formulas in float64, and the scores of constant answers."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_worked_example() -> None:
 
 
 def test_a_whole_percentage_is_exact() -> None:
-    """So that 57 right answers of 100 pass a bar of 57."""
+    """57 correct answers of 100 must reach a threshold of 57."""
     labels = np.zeros(100, dtype=np.int64)
     for right in range(101):
         predictions = (np.arange(100) >= right).astype(np.int64)
@@ -48,7 +48,7 @@ def pearson(x: Any, y: Any) -> float:
 
 
 def ranks(x: Any) -> Any:
-    """Mean rank of each value among its ties, by counting."""
+    """The mean rank of each value among equal values, by counting."""
     return np.array([(x < value).sum() + ((x == value).sum() + 1) / 2 for value in x])
 
 
@@ -128,7 +128,7 @@ ALL = {"also": ["micro_f1", "macro_f1", "accuracy"]}
 
 
 def test_label_sets_by_hand() -> None:
-    """Gold {a}, {a, b}, {}, answered {a, c}, {b}, {}: 2 labels right of 3 answered and 3 of the rows."""
+    """Gold labels {a}, {a, b}, {}, answers {a, c}, {b}, {}: 2 correct labels, 3 answered ones, 3 gold ones."""
     gold = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]])
     logits = np.where([[1, 0, 1], [0, 1, 0], [0, 0, 0]], 1.0, -1.0).astype(np.float32)
     found = compute_metrics(of_sets("micro_f1", **ALL), logits, gold, 0.5)
@@ -141,7 +141,7 @@ def test_label_sets_by_hand() -> None:
 def test_label_sets_agree_with_scikit_learn_and_the_threshold_is_the_best(metric: str, seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = random.normal(-0.5, 2, (40, 3)).astype(np.float32)
-    gold = (random.random((40, 3)) < expit(logits) * [1, 1, seed % 2]).astype(float)  # c is never there
+    gold = (random.random((40, 3)) < expit(logits) * [1, 1, seed % 2]).astype(float)  # c never occurs
     found = compute_metrics(of_sets(metric, **ALL), logits, gold)
     answers = logits.astype(np.float64) >= logit(found["threshold"])
     assert found["micro_f1"] == pytest.approx(100 * metrics.f1_score(gold, answers, average="micro"))

@@ -1,4 +1,4 @@
-"""Task files: every shipped one, the user's own, and what is refused."""
+"""Task files: every packaged file, the user's own files, and files that are refused."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_issue_s_tasks_are_packaged() -> None:
+def test_the_required_tasks_are_packaged() -> None:
     others = ["klue-tc", "klue-sts", "nsmc", "movie", "digits", "cifar10", "cifar100"]
     others += ["multi30k", "integration", "wmt13"]
     assert task_names() == sorted([*GLUE, *others])
@@ -52,7 +52,7 @@ def test_every_shipped_file_loads(name: str) -> None:
         assert task.hub is None or (task.hub.path.count("/") == 1 and {"train", "dev"} <= task.hub.splits.keys())
 
 
-def test_what_the_paper_measures() -> None:
+def test_the_metrics_of_the_paper() -> None:
     assert load_text_task("mnli").splits == ["dev", "mismatched"]
     assert load_text_task("stsb").metrics == ["pearson", "spearman"]
     assert load_text_task("klue-sts").metrics == ["pearson", "spearman"]
@@ -61,7 +61,7 @@ def test_what_the_paper_measures() -> None:
     assert {task.name for task in texts if task.max_length == 64} == {"cola", "sst2", "movie"}
 
 
-def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
+def test_keep_best_must_be_a_metric_of_the_task() -> None:
     for name in ("score", "accuracy", "f1"):
         check_keep_best(load_text_task("mrpc"), "student", training(keep_best=name))
     with pytest.raises(
@@ -72,7 +72,7 @@ def test_the_best_is_kept_by_a_metric_of_the_task() -> None:
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_the_recipes_keep_the_best_by_metrics_of_their_tasks(recipe: str) -> None:
+def test_keep_best_in_the_recipes_is_a_metric_of_their_tasks(recipe: str) -> None:
     for name in task_names():
         task = load_task(name)
         settings = resolve(name, Params(), recipe, kind=task.kind)
@@ -80,18 +80,18 @@ def test_the_recipes_keep_the_best_by_metrics_of_their_tasks(recipe: str) -> Non
         check_keep_best(task, "student", settings.student)
 
 
-def test_a_user_s_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_task_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "tasks" / "mood.yaml", MOOD)
     assert load_text_task("mood").folder == Path("tasks")
     assert load_text_task(str(path)).folder == path.parent
     assert load_text_task("mood").model_dump() == load_text_task(str(path)).model_dump(), (
-        "where a task lies is not part of it"
+        "the place of a task file is not part of the task"
     )
 
 
 def test_a_name_of_two_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the packaged task nor the user's is silently the other; by its path, the user's is read."""
+    """Neither the packaged task nor the user's task silently replaces the other; the path gives the user's task."""
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "tasks" / "rte.yaml", MOOD.replace("name: mood", "name: rte"))
     sentence = r"^Two tasks are called rte: a packaged task and tasks/rte\.yaml\.$"
@@ -173,7 +173,7 @@ def test_a_wrong_task_file_is_refused(tmp_path: Path, old: str, new: str, senten
     assert sentence in caught.value.sentence
 
 
-def test_all_errors_come_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     text = MOOD.replace("[sad, glad]", "[sad, sad]").replace("dev.csv", "dev.parquet").replace("accuracy", "pearson")
     with pytest.raises(ConfigError) as caught:
         load_text_task(str(write(tmp_path / "mood.yaml", text)))

@@ -1,4 +1,4 @@
-"""Quotes, line ends and headers of tab and comma separated files: rows are never joined or mixed up in silence."""
+"""Quotes, line ends and headers of tab and comma separated files: rows are never silently joined or confused."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from kdqat_cli.tasks.text.data import load_split
 from kdqat_cli.tasks.text.schema import Columns
 from tests.tasks.test_data import mood
 
-# Six rows. Read with quotes that enclose cells, the first would take in the next three.
+# Six rows. If quotes enclosed cells, the first row would include the next three.
 STRAY = [
     ('"Great film', "glad"),
     ("a sad room", "sad"),
@@ -53,13 +53,13 @@ def test_quotes_of_unknown_meaning_are_refused(file: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
-def test_quotes_that_are_text(file: str, tmp_path: Path) -> None:
+def test_quotes_that_are_part_of_the_text(file: str, tmp_path: Path) -> None:
     content = plain(STRAY, "," if file.endswith("csv") else "\t")
     read = rows(tmp_path, file, content, quoting=False)
     assert read == [(text, ["sad", "glad"].index(label)) for text, label in STRAY]
 
 
-def test_a_quote_inside_a_cell_means_the_same_to_all(tmp_path: Path) -> None:
+def test_a_quote_inside_a_cell_has_one_meaning(tmp_path: Path) -> None:
     inner = STRAY[3:]
     expected = [(text, ["sad", "glad"].index(label)) for text, label in inner]
     for quoting in (None, True, False):
@@ -81,7 +81,7 @@ def test_cells_that_are_enclosed(file: str, quoting: bool | None, tmp_path: Path
         ("dev.csv", None, plain(STRAY[:4], ","), (2, 5)),
         ("dev.tsv", True, plain(STRAY[:4]), (2, 5)),
         ("dev.tsv", True, 'mood\tsentence\nglad\tfine\nsad\t"a\nglad\tb\nsad\tc"\nsad\td\n', (3, 5)),
-        # Of the rows that are taken in, not every one looks like a row: separators in texts, an empty line, no label.
+        # Not every included row looks like a row: texts with separators, an empty line, no label.
         ("dev.csv", None, 'sentence,mood\n"Great,sad\ngood, but long,glad\na film",sad\n', (2, 4)),
         ("dev.csv", None, 'sentence,mood\n"Great, or not,sad\na film",sad\n', (2, 3)),
         ("dev.csv", None, 'sentence,mood\n"Great,sad\n\nno label\na film",sad\n', (2, 5)),
@@ -91,7 +91,7 @@ def test_cells_that_are_enclosed(file: str, quoting: bool | None, tmp_path: Path
         ("dev.csv", None, 'sentence,mood,id\n"Great,sad,1\na film",sad,2\n', (2, 3)),
     ],
 )
-def test_a_quote_that_takes_in_whole_rows_is_refused(
+def test_a_quote_that_includes_whole_rows_is_refused(
     file: str, quoting: bool | None, content: str, lines: tuple[int, int], tmp_path: Path
 ) -> None:
     error = refused(tmp_path, file, content, quoting=quoting)
@@ -104,7 +104,7 @@ def test_a_quote_that_takes_in_whole_rows_is_refused(
 @pytest.mark.parametrize(
     "content",
     [
-        'sentence,mood\n"Is it good? Well, sad\nit is, glad\nto say",sad\n',  # in prose a blank follows a comma
+        'sentence,mood\n"Is it good? Well, sad\nit is, glad\nto say",sad\n',  # in prose a space follows a comma
         'mood,sentence\nsad,"Good?\nsad, it is\nsad"\n',
         'sentence,mood\n"one\ntwo, three\n\nfour",sad\n',
         'mood,sentence\nsad,"one\ntwo\nthree, four"\n',
@@ -112,7 +112,7 @@ def test_a_quote_that_takes_in_whole_rows_is_refused(
         'sentence,mood,note\n"one\ntwo",sad,"glad,glad,glad"\n',
     ],
 )
-def test_a_cell_of_lines_is_one_row(content: str, tmp_path: Path) -> None:
+def test_a_cell_with_several_lines_is_one_row(content: str, tmp_path: Path) -> None:
     table = list(csv.DictReader(io.StringIO(content, newline="")))
     assert rows(tmp_path, "dev.csv", content) == [(table[0]["sentence"], 0)]
 
@@ -132,7 +132,7 @@ def test_a_missing_column_is_reported_with_its_remedy(header: str, fix: str, tmp
 
 
 def test_a_number_on_each_line_of_a_cell_is_not_a_row(tmp_path: Path) -> None:
-    """Lines that would be rows but for their labels."""
+    """The lines would be rows if they had valid labels."""
     scored = {"labels": None, "range": [0.0, 5.0], "metric": "pearson"}
     assert rows(tmp_path, "dev.csv", 'sentence,mood\n"9,9\n9,9",3\n', **scored) == [("9,9\n9,9", 3.0)]
 
@@ -144,7 +144,7 @@ def test_a_lone_carriage_return_is_text_in_a_plain_cell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["dev.tsv", "dev.csv"])
 def test_carriage_returns_as_line_ends_are_refused(file: str, tmp_path: Path) -> None:
-    """Of the whole file, or of some lines: rows must not be joined."""
+    """In the whole file or in some lines; rows must not be joined."""
     content = plain([("a", "sad"), ("b", "glad"), ("c", "sad")], "," if file.endswith("csv") else "\t")
     error = refused(tmp_path, file, content.replace("\n", "\r"))
     assert error.fix == "tr '\\r' '\\n' < FILE > NEW, if a carriage return (CR) ends each line of the file"
@@ -161,8 +161,8 @@ def test_a_column_that_occurs_twice_is_refused(file: str, twice: str, tmp_path: 
     assert f"line 1: the column '{twice}' occurs twice." in refused(tmp_path, file, table).sentence
 
 
-def test_columns_that_nobody_reads_may_share_a_name(tmp_path: Path) -> None:
-    """As the empty ones that a spreadsheet leaves."""
+def test_unused_columns_may_share_a_name(tmp_path: Path) -> None:
+    """For example the empty columns of a spreadsheet."""
     assert rows(tmp_path, "dev.csv", "sentence,,mood,,\nA,1,sad,2,\n") == [("A", 0)]
 
 

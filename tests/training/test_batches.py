@@ -1,4 +1,4 @@
-"""Which rows make each step: the same for however many processes, in an order of the seed and the epoch alone."""
+"""The rows of each step: equal for any number of processes, in an order that depends only on seed and epoch."""
 
 from itertools import chain
 
@@ -10,7 +10,7 @@ from kdqat_cli import group
 from kdqat_cli.distillation.objective import STAND_IN, Batch
 from kdqat_cli.training.batches import SharedBatches
 
-COUNT = 89  # eleven batches of 8, and a row
+COUNT = 89  # eleven batches of 8, and one row
 LENGTHS = [number * 7 % 11 + 3 for number in range(COUNT)]
 ROWS = Dataset.from_dict({"length": LENGTHS})
 
@@ -30,14 +30,14 @@ def batches(grouped: bool, epoch: int = 0, seed: int = 1, rank: int = 0, process
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_every_row_once_an_epoch_in_another_order_each(grouped: bool) -> None:
+def test_every_row_occurs_once_per_epoch_in_a_new_order(grouped: bool) -> None:
     orders = [list(chain(*batches(grouped, epoch, seed))) for epoch, seed in ((0, 1), (1, 1), (0, 5))]
     assert all(sorted(order) == list(range(COUNT)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_random_numbers_drawn_elsewhere_do_not_matter(grouped: bool) -> None:
+def test_random_numbers_of_other_code_do_not_matter(grouped: bool) -> None:
     torch.manual_seed(0)
     before = batches(grouped, 3)
     torch.manual_seed(1)
@@ -51,7 +51,7 @@ def test_processes_share_each_batch(grouped: bool, processes: int) -> None:
     for whole, *parts in zip(batches(grouped, 2), *shares, strict=True):
         assert sorted(whole) == sorted(chain(*parts))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert shares[-1][-1] == [], "of the last row one process gets none"
+    assert shares[-1][-1] == [], "one process gets no share of the last row"
 
 
 def test_rows_of_similar_length_are_batched_together() -> None:
@@ -61,7 +61,7 @@ def test_rows_of_similar_length_are_batched_together() -> None:
     assert spread(True) < 0.8 * spread(False)
 
 
-def test_a_process_without_a_row_gets_a_marked_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_row_gets_a_marked_row(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = SharedBatches([7, 8, 9], lambda rows: {"ids": torch.tensor(rows)}, 2, 1)
     monkeypatch.setattr(group, "rank", lambda: 1)
     monkeypatch.setattr(group, "size", lambda: 2)
@@ -71,7 +71,7 @@ def test_a_process_without_a_row_gets_a_marked_one(monkeypatch: pytest.MonkeyPat
     assert last["ids"].tolist() == [7]
 
 
-def test_the_batches_of_a_resumed_epoch_are_those_that_are_left() -> None:
+def test_a_resumed_epoch_has_the_remaining_batches() -> None:
     shared = SharedBatches(ROWS, collate, 8, 1, LENGTHS)
     whole, left = ([batch["length"].tolist() for batch in shared.loader(epoch=1, done=done)] for done in (0, 5))
     assert left == whole[5:]

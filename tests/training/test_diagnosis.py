@@ -1,4 +1,4 @@
-"""What is said of a training whose numbers are not finite."""
+"""The explanation of a training with NaN or infinite numbers."""
 
 import copy
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def network(first: float = 1.0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def test_a_weight_is_named_before_what_it_spoils() -> None:
+def test_a_weight_is_named_before_its_effects() -> None:
     model = network(first=torch.nan)
     said = explain({"model": model}, lambda: {"fine": torch.ones(()), "labels": model(torch.ones(1, 1)).sum()})
     assert said == "the loss term labels is not finite, first the model's weight 0.weight"
@@ -37,23 +37,23 @@ def test_a_weight_is_named_before_what_it_spoils() -> None:
     assert weight_at_fault({"model": network()}) is None
 
 
-def test_an_overflow_is_named_where_it_happens() -> None:
-    """w₀ x = 3·10³⁸ is still a 32-bit number, and twice that is not."""
+def test_an_overflow_is_named_at_its_origin() -> None:
+    """w₀ x = 3·10³⁸ still fits in 32 bits, and twice that does not."""
     model = network(first=3e38)
     said = explain({"student": model}, lambda: {"hidden (layer 1)": model(torch.ones(1, 1)).sum()})
     assert said == "the loss term hidden (layer 1) is not finite, first the output of the student's 1"
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_gradient_is_named_where_it_begins() -> None:
-    """√ has an infinite slope at 0: the last weight before it gets inf, those below inf times 0 and inf times 2."""
+def test_a_gradient_is_named_at_its_origin() -> None:
+    """√ has an infinite slope at 0: the last weight before it gets inf, earlier ones inf times 0 and inf times 2."""
     model = network(first=0.0)
     terms = {"fine": model(torch.ones(1, 1)).sum(), "map": model(torch.ones(1, 1)).sum().sqrt()}
     said = explain({"model": model}, lambda: terms)
     assert said == "the gradient of the loss term map is not finite, first at the weight 1.weight"
 
 
-def test_what_does_not_happen_again_is_not_explained_away() -> None:
+def test_a_fault_that_does_not_repeat_is_not_explained() -> None:
     model = network()
     said = explain({"model": model}, lambda: {"labels": model(torch.ones(1, 1)).sum()})
     assert said == "the loss or its gradient is not finite"
@@ -71,7 +71,7 @@ def teacher(model: PreTrainedModel) -> PreTrainedModel:
 
 @pytest.fixture
 def start(model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor], tmp_path: Path) -> Start:
-    """Distils for four steps, all of them on one batch."""
+    """Distils for four steps with the same batch."""
     quantize_model(model, quantization())
     labelled = {**batch, "labels": torch.tensor([0, 1, 2, 2, 1]), "counted": batch["attention_mask"]}
     rows = SharedBatches(range(4), lambda _: dict(labelled), 1, 0)
@@ -83,7 +83,7 @@ def start(model: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Ten
     return run
 
 
-def test_the_layer_is_named_whose_loss_is_not_finite(teacher: PreTrainedModel, start: Start) -> None:
+def test_the_layer_with_a_loss_that_is_not_finite_is_named(teacher: PreTrainedModel, start: Start) -> None:
     with torch.no_grad():
         teacher.bert.encoder.layer[1].attention.self.query.bias[0] = torch.inf
     with pytest.raises(GateError) as caught:
@@ -93,7 +93,7 @@ def test_the_layer_is_named_whose_loss_is_not_finite(teacher: PreTrainedModel, s
     assert "first the teacher's weight bert.encoder.layer.1.attention.self.query.bias" in caught.value.sentence
 
 
-def test_no_weight_that_is_not_finite_is_scored_or_saved(model: PreTrainedModel, start: Start, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_neither_scored_nor_saved(model: PreTrainedModel, start: Start, tmp_path: Path) -> None:
     def spoil(step: int, steps: int, news: str) -> None:
         if step == steps:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a training logs, and when its loss has grown out of bounds."""
+"""The log of a training, and the criterion for a diverging loss."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from kdqat_cli.training.history import LossMeans, growth
 
 
-def test_means_are_those_of_the_steps_since_the_last_log() -> None:
+def test_means_are_over_the_steps_since_the_last_log() -> None:
     means = LossMeans()
     for steps in ([(1.0, 4.0), (2.0, 8.0)], [(7.0, 1.0)]):
         for loss, term in steps:
@@ -15,7 +15,7 @@ def test_means_are_those_of_the_steps_since_the_last_log() -> None:
         assert means.take() == {"loss": losses, "loss_map": terms}
 
 
-def test_a_loss_that_was_logged_is_not_changed_by_the_next() -> None:
+def test_a_logged_loss_is_not_changed_by_the_next() -> None:
     means, loss = LossMeans(), torch.tensor(1.0)
     means.add({"loss": loss})
     means.add({"loss": loss})
@@ -35,7 +35,7 @@ def test_a_loss_has_grown_when_it_is_ten_times_the_first(loss: float, first: flo
 
 
 def test_a_single_bad_batch_is_not_a_divergence() -> None:
-    """The mean over the steps since the last evaluation counts: (1·1 + 1·40 + 8·1) / 10 = 4.9."""
+    """The criterion uses the mean over the steps since the last evaluation: (1·1 + 1·40 + 8·1) / 10 = 4.9."""
     history = [{"step": 1, "loss": 1.0, "loss_a": 1.0}, {"step": 2, "loss": 40.0, "loss_a": 40.0}]
     assert growth([*history, {"step": 10, "loss": 1.0, "loss_a": 1.0}]) is None
     assert growth(history) is not None

@@ -37,11 +37,11 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
     "in the results": (writes_results, 1.0),
     "between results": (replaces_results, 1.0),
 }
-"""When to kill, and how likely in each millisecond of such a time; 0: at one moment of the whole run."""
+"""When to kill → the probability in each millisecond of such a time; 0: at one moment of the whole run."""
 
 
 def killed(process: "subprocess.Popen[str]", out: Path, moment: str, seconds: float, draw: random.Random) -> bool:
-    """Kills a process at a moment; False: it had ended before."""
+    """Kills a process at a moment; False: the process had ended before."""
     (condition, chance), end = MOMENTS[moment], time.monotonic() + seconds * draw.random()
     while process.poll() is None:
         if condition(out) and (draw.random() < chance if chance else time.monotonic() > end):
@@ -69,7 +69,7 @@ def write(out: Path, files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+def test_a_training_that_is_killed_many_times_ends_like_an_undisturbed_one(
     tmp_path: Path, rated_task: Path, rated_teacher: Path
 ) -> None:
     shutil.copytree(rated_task, tmp_path / "tasks")
@@ -98,7 +98,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
         if killed(process, out, moment, patience, draw):
             kills[moment] += 1
             found = contents(out)
-            if not all(content == old[name] for name, content in found.items()):  # nor is any of them
+            if not all(content == old[name] for name, content in found.items()):  # then all are new
                 assert all(found[name] == whole[name] for name in found.keys() & set(BYTES)), found["history.csv"]
                 assert "run.json" not in found or measured(out) == measured(tmp_path / "whole")
             continue

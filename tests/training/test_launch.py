@@ -1,4 +1,4 @@
-"""Trainings on several devices: two processes train as one does, fail as one does, and leave nothing behind."""
+"""Trainings on several devices: two processes train like one, fail like one, and leave nothing behind."""
 
 import json
 import os
@@ -36,7 +36,7 @@ OPTIONS = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "4e-3")
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rated_task: Path) -> dict[str, Any]:
-    """What comes of the trainings in two processes."""
+    """The results of the trainings in two processes."""
     folder = tmp_path_factory.mktemp("two")
     run(
         folder,
@@ -57,7 +57,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rated_tas
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_processes_train_as_one_does(
+def test_two_processes_train_like_one(
     two: dict[str, Any], tiny_encoder: Path, rated_task: Path, tmp_path: Path, name: str
 ) -> None:
     """Losses are logged in single precision; the weights are not, and differ by 1e-12 after these steps."""
@@ -70,13 +70,13 @@ def test_two_processes_train_as_one_does(
     assert both["weights"].keys() == one["weights"].keys()
     for key, values in one["weights"].items():
         np.testing.assert_allclose(both["weights"][key], values, rtol=0, atol=1e-9, err_msg=key)
-    assert len(set(both["draws"])) == 2, "each process has dropout of its own"
+    assert len(set(both["draws"])) == 2, "each process has its own dropout"
 
 
-def test_the_command_gives_what_one_process_gives(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In single precision the last bits grow with the steps, though no rounding carries them on: to 1e-5 in fifty.
+def test_the_command_gives_the_same_as_one_process(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In single precision the last bits grow with the steps, even without rounding to levels: to 1e-5 in fifty steps.
 
-    Spearman sees ranks: two neighbours that change places move it by 1200 / (n·(n + 1)) points at most.
+    Spearman depends on ranks: two neighbours that change places change it by at most 1200 / (n·(n + 1)) points.
     """
     monkeypatch.chdir(work)
     shutil.copytree("encoder", "plain")
@@ -112,7 +112,7 @@ def test_the_command_gives_what_one_process_gives(work: Path, tmp_path: Path, mo
 
 
 def started(work: Path, out: str) -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
-    """A command that trains in two processes and has kept a checkpoint, and these two, the one that leads first."""
+    """A command that trains in two processes and has a checkpoint, and the two processes, the leading one first."""
     log = work / f"{out}.log"
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -121,7 +121,7 @@ def started(work: Path, out: str) -> tuple["subprocess.Popen[bytes]", list[psuti
             env=environment(),
             stdout=file,
             stderr=file,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
         )
     wait_until(lambda: any((work / out).glob(".kdqat-resume/*/checkpoint-*/complete")) or process.poll() is not None)
     assert process.poll() is None, log.read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def wait_until(done: Callable[[], bool]) -> None:
         pytest.param(0, [f".kdqat-{name}" for name in ("lock", "old", "resume", "scratch")], marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_is_killed_ends_all(work: Path, place: int, left: list[str]) -> None:
+def test_a_killed_process_ends_all_processes(work: Path, place: int, left: list[str]) -> None:
     out = f"killed-{place}"
     process, members = started(work, out)
     members[place].kill()
@@ -159,7 +159,7 @@ def test_a_process_that_is_killed_ends_all(work: Path, place: int, left: list[st
 
 @pytest.fixture(scope="module")
 def whole(work: Path) -> Path:
-    """The folder of a teacher that was trained without an interruption, with dropout, in two processes."""
+    """The folder of a teacher that was trained in two processes with dropout, without an interruption."""
     run(work, "kdqat", *TEACH, *OPTIONS, "--devices", "2", "--out", "whole")
     return work / "whole"
 
@@ -210,7 +210,7 @@ def test_torchrun_starts_the_same_training(work: Path, whole: Path) -> None:
         (("distill", "--task", "rated"), ("--set", "distillation.padding=counted", "--devices", "2"), "same length"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(
+def test_a_training_that_cannot_be_shared_is_refused(
     work: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

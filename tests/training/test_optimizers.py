@@ -1,4 +1,4 @@
-"""BERT's Adam against the same formula in plain floats, parameter by parameter and number by number."""
+"""BERT's Adam against the same formula in plain floats, number by number."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ RATES = [0.0, 1e-3, 2e-3, 1.3e-3, 0.6e-3, 0.0, 5e-2]
 
 
 class InPlainFloats:
-    """Spec, section 5: Adam without bias correction, ε 1e-6, decoupled decay, each gradient clipped by itself."""
+    """Spec, section 5: Adam without bias correction, ε 1e-6, decoupled decay, each gradient clipped separately."""
 
     def __init__(self, weights: list[list[float]], decays: list[float]) -> None:
         self.weights = weights
@@ -64,23 +64,23 @@ def test_one_step_by_hand() -> None:
     weight = parameter([2.0])
     weight.grad = torch.tensor([0.5], dtype=torch.float64)
     BertAdam([weight], lr=0.1, gradient_clip=1.0, weight_decay=0.01).step()
-    # m = 0.05, v = 0.00025: 0.05 / (0.0158114 + 0.000001) = 3.16208; with the decay 0.02, times 0.1.
+    # m = 0.05, v = 0.00025: 0.05 / (0.0158114 + 0.000001) = 3.16208; plus the decay 0.02, times 0.1.
     assert weight.item() == pytest.approx(2 - 0.1 * (3.16208 + 0.02), abs=1e-6)
 
 
 def test_a_clipped_step_by_hand() -> None:
     weight = parameter([0.0, 0.0])
-    weight.grad = torch.tensor([30.0, -40.0], dtype=torch.float64)  # of norm 50: 0.6 and -0.8
+    weight.grad = torch.tensor([30.0, -40.0], dtype=torch.float64)  # the norm is 50: 0.6 and -0.8
     optimizer = BertAdam([weight], lr=0.1, gradient_clip=1.0)
     optimizer.step()
     assert optimizer.state[weight]["m"].tolist() == pytest.approx([0.06, -0.08], rel=1e-6)
     assert optimizer.state[weight]["v"].tolist() == pytest.approx([0.00036, 0.00064], rel=1e-6)
-    assert weight.grad.tolist() == [30, -40], "the gradient itself is left as it is"
+    assert weight.grad.tolist() == [30, -40], "the gradient itself is not changed"
 
 
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_equals_plain_floats_over_many_steps(dtype: torch.dtype, rel: float) -> None:
-    """With a rate that changes, decays that differ, gradients on both sides of the clip, and some that are missing."""
+    """With a changing rate, different decays, gradients above and below the clip, and missing gradients."""
     draw = np.random.default_rng(0)
     parameters = [parameter(draw.normal(0, 1, shape), dtype) for shape in SHAPES]
     decays = [0.01, 0.0, 0.3, 0.01]
@@ -108,8 +108,8 @@ def test_equals_plain_floats_over_many_steps(dtype: torch.dtype, rel: float) -> 
             assert own == pytest.approx(wanted, rel=rel, abs=rel * max(map(abs, wanted)))
 
 
-def test_a_huge_gradient_shrinks_no_other() -> None:
-    """Unlike a clip of the whole gradient's norm."""
+def test_a_huge_gradient_does_not_shrink_the_others() -> None:
+    """Clipping the norm of the whole gradient would do that."""
     quiet = torch.tensor([0.1, -0.2], dtype=torch.float64)
 
     def moved(loud: float) -> Tensor:
@@ -123,8 +123,8 @@ def test_a_huge_gradient_shrinks_no_other() -> None:
     assert torch.equal(moved(1e6), moved(1e-6))
 
 
-def test_at_a_rate_of_0_the_moments_move_and_the_weights_do_not() -> None:
-    """The first step of a warm-up."""
+def test_with_a_rate_of_0_the_moments_change_and_the_weights_do_not() -> None:
+    """A warm-up begins with such a step."""
     weight = parameter([1.0, -2.0])
     optimizer = BertAdam([weight], lr=0.0, gradient_clip=CLIP, weight_decay=0.5)
     weight.grad = torch.tensor([0.3, 0.4], dtype=torch.float64)
@@ -141,7 +141,7 @@ def test_a_parameter_without_gradient_is_not_changed() -> None:
     used.grad = torch.tensor([0.3], dtype=torch.float64)
     optimizer.step()
     assert (used.item() != 1, unused.item()) == (True, 2)
-    assert unused not in optimizer.state, "not even its decay"
+    assert unused not in optimizer.state, "not even by its decay"
 
 
 def test_a_gradient_of_zeros_does_not_divide_by_0() -> None:
@@ -151,7 +151,7 @@ def test_a_gradient_of_zeros_does_not_divide_by_0() -> None:
     assert weight.tolist() == [1.0, 2.0]
 
 
-def test_its_state_continues_where_it_was_saved() -> None:
+def test_its_state_continues_from_a_saved_one() -> None:
     draw = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, generator=draw) for _ in range(6)]
 

@@ -1,4 +1,4 @@
-"""A student by the recipe `paper`, from training to packed form: scored as recorded, the same every time."""
+"""A student with the recipe `paper`, from training to the packed form: scored as recorded, equal every time."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def settings() -> Settings:
 def trained(
     task: TextTask, teacher: Path, settings: Settings, out: Path, seed: int = 1, stop: int = 0
 ) -> dict[str, Any]:
-    """Distils; at step `stop` its user has enough. `first` is the first step that was taken."""
+    """Distils; the user stops it at step `stop`. `first` is the first step of this run."""
     steps: list[int] = []
 
     def progress(step: int, total: int, news: str) -> None:
@@ -59,7 +59,7 @@ def trained(
 def student(
     task: TextTask, settings: Settings, rated_teacher: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder of a student, and what `distill` said of it."""
+    """The folder of a student, and the result of `distill`."""
     out = tmp_path_factory.mktemp("paper") / "student"
     return out, trained(task, rated_teacher, settings, out)
 
@@ -76,19 +76,19 @@ def dev_rows(task: TextTask, loaded: Classifier, batches: Batches) -> TaskRows:
 
 
 def test_it_is_evaluated_as_it_was_scored(task: TextTask, student: tuple[Path, dict[str, Any]]) -> None:
-    """To the last digit; in any other batches it scores otherwise."""
+    """To the last digit; in other batches the score is different."""
     folder, told = student
     loaded = load_classifier(folder)
     assert loaded.record.batches == Batches(size=8, pad_to=24, keeps_more="first")
     metrics = evaluate(task, str(folder), None, None)
     assert metrics["score"] == told["score"]
     assert metrics["score"] == json.loads((folder / "run.json").read_text(encoding="utf-8"))["score"]
-    assert told["score"] > 50, "there is something to score"
+    assert told["score"] > 50, "there is a score"
     others = [BY_LENGTH, Batches(size=8), Batches(size=4, pad_to=24), Batches(size=8, pad_to=32)]
     scores = [dev_rows(task, loaded, batches).score(loaded.model)["score"] for batches in others]
     assert told["score"] not in scores
     shorter = dev_rows(task, loaded, Batches(size=8, pad_to=20)).score(loaded.model)["score"]
-    assert evaluate(task, str(folder), None, None, max_length=20)["score"] == shorter, "an option's length is padded to"
+    assert evaluate(task, str(folder), None, None, max_length=20)["score"] == shorter, "padded to the option's length"
 
 
 def test_its_best_step_is_kept(student: tuple[Path, dict[str, Any]]) -> None:
@@ -100,7 +100,7 @@ def test_its_best_step_is_kept(student: tuple[Path, dict[str, Any]]) -> None:
     assert told["score"] == max(scores.values())
 
 
-def test_before_any_training_it_is_scored_in_the_same_batches(
+def test_before_a_training_it_is_scored_in_the_same_batches(
     task: TextTask, settings: Settings, rated_teacher: Path, tmp_path: Path
 ) -> None:
     told = quantize(task, str(rated_teacher), settings, None, tmp_path)
@@ -116,13 +116,13 @@ def test_a_plain_student_is_scored_in_batches_by_length(task: TextTask, rated_te
     assert loaded.record.batches == BY_LENGTH
     assert evaluate(task, str(tmp_path), None, None)["score"] == told["score"]
     older = {key: value for key, value in loaded.record.to_json().items() if key != "batches"}
-    assert read_record(older, "a record").batches == BY_LENGTH, "what was made before batches were recorded"
+    assert read_record(older, "a record").batches == BY_LENGTH, "a model from before batches were recorded"
 
 
-def test_its_packed_form_has_one_scale_a_token(
+def test_its_packed_form_has_one_scale_per_token(
     task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path
 ) -> None:
-    """What is served must not depend on batch mates."""
+    """Served answers must not depend on batch mates."""
     source, loaded = load_classifier(student[0]), load_classifier(packed)
     assert loaded.record.kind == "packed"
     assert source.record.quantization is not None
@@ -145,7 +145,7 @@ def test_its_packed_form_has_one_scale_a_token(
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
 
 
-def test_its_packed_form_is_scored_near_it(task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
+def test_its_packed_form_has_almost_the_same_score(task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
     score = evaluate(task, str(packed), None, None)["score"]
     assert score != student[1]["score"]
     assert score == pytest.approx(student[1]["score"], abs=5)
@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_bits(
 def test_a_stopped_training_continues_to_the_same_bits(
     task: TextTask, settings: Settings, rated_teacher: Path, student: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """With the moments of BERT's Adam, the rate and the order of rows that it had."""
+    """The moments of BERT's Adam, the rate and the order of rows continue."""
     with pytest.raises(KeyboardInterrupt):
         trained(task, rated_teacher, settings, tmp_path, stop=EVERY + 3)
     assert not (tmp_path / "model").exists()
@@ -177,7 +177,7 @@ def test_a_stopped_training_continues_to_the_same_bits(
     assert saved["param_groups"][0].keys() >= BertAdam([torch.zeros(1)], 1.0, 1.0).defaults.keys()
 
     told = trained(task, rated_teacher, settings, tmp_path)
-    assert told["first"] == EVERY, "it says from where it continues"
+    assert told["first"] == EVERY, "it reports where it continues"
     assert told["score"] == student[1]["score"]
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (student[0] / name).read_bytes(), name

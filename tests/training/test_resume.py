@@ -1,4 +1,4 @@
-"""A training's checkpoints: continued from to the same bits, never from one that is not whole."""
+"""The checkpoints of a training: it continues to the same bits, and never from an incomplete checkpoint."""
 
 import shutil
 from collections.abc import Callable
@@ -23,12 +23,12 @@ Start = Callable[..., Result]
 
 
 class KilledError(BaseException):
-    """As a signal would come."""
+    """Raised in place of a signal."""
 
 
 @pytest.fixture(scope="module")
 def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
-    """40 of them: an epoch has 5 steps."""
+    """40 rows, so an epoch has 5 steps."""
     task = load_text_task(str(rated_task / "rated.yaml"))
     return task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH).part(list(range(40)))
 
@@ -36,7 +36,7 @@ def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
 @pytest.fixture
 def start(tiny_encoder: Path, rows: TaskRows, tmp_path: Path) -> Start:
     def run(folder: str, until: int | None = None, **changes: Any) -> Result:
-        """Trains, or is killed after so many steps."""
+        """Trains, or is killed after the given number of steps."""
 
         def progress(step: int, steps: int, news: str) -> None:
             if step == until and not news:
@@ -58,7 +58,7 @@ def same(one: Result, other: Result) -> bool:
 
 @pytest.mark.parametrize("changes", [{"max_steps": 13}, {"max_steps": 13, "eval_every": 4}, {"eval_every": 4}])
 def test_a_training_that_ended_is_not_continued(start: Start, changes: dict[str, int]) -> None:
-    """The command may have been killed after the last checkpoint, before it had written its results."""
+    """The command may have been killed after the last checkpoint, before it wrote its results."""
     first = start("one", **changes)
     assert [row["step"] for row in first[0]][-1] == changes.get("max_steps", 15)
     assert same(start("one", **changes), first)
@@ -68,7 +68,7 @@ def test_a_training_that_ended_is_not_continued(start: Start, changes: dict[str,
 def test_wherever_a_training_is_killed_it_continues_to_the_same_bits(
     start: Start, padding: str, every: int | None
 ) -> None:
-    """Within an epoch, at its end, after having continued, and before the first checkpoint."""
+    """Within an epoch, at its end, in a continued training, and before the first checkpoint."""
     whole = start("whole", eval_every=every, padding=padding, epochs=2)
     for until in (1, 5, 7, 10):
         with pytest.raises(KilledError):
@@ -76,7 +76,7 @@ def test_wherever_a_training_is_killed_it_continues_to_the_same_bits(
     assert same(start("cut", eval_every=every, padding=padding, epochs=2), whole)
 
 
-def test_what_was_cut_short_is_neither_continued_from_nor_kept(start: Start, tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_neither_used_nor_kept(start: Start, tmp_path: Path) -> None:
     whole = start("whole", eval_every=4)
     with pytest.raises(KilledError):
         start("cut", until=10, eval_every=4)

@@ -1,4 +1,4 @@
-"""The courses of the learning rate, by hand and against the rules of the public codes, told step by step."""
+"""Schedules of the learning rate, by hand and against the rules of the public codes, step by step."""
 
 import random
 
@@ -15,7 +15,7 @@ def training(schedule: ScheduleName, warmup: float = 0.1) -> Training:
 
 
 def test_the_rate_of_rte_by_hand() -> None:
-    """234 steps, of which 23.4 are the warm-up: rounded up to 24, they would give 2.5 % less at step 23."""
+    """234 steps, 23.4 of them warm-up. Rounded up to 24 steps, the rate at step 23 would be 2.5 % smaller."""
     linear = training("linear")
     shares = [share_of_rate(linear, step, 234, []) for step in range(235)]
     assert shares[0] == 0
@@ -26,8 +26,8 @@ def test_the_rate_of_rte_by_hand() -> None:
     assert share_of_rate(training("linear", 0.0), 0, 10, []) == 1, "without a warm-up the first step has the whole rate"
 
 
-def test_thirds_fall_to_a_fifth_as_wide_residual_networks_do() -> None:
-    """Of 200 epochs of 10 steps: ×0.2 at the epochs 60, 120 and 160."""
+def test_thirds_falls_to_a_fifth_as_for_wide_residual_networks() -> None:
+    """200 epochs of 10 steps: ×0.2 at the epochs 60, 120 and 160."""
     shares = [share_of_rate(training("thirds"), epoch * 10, 2000, []) for epoch in range(200)]
     assert [shares.count(0.2**power) for power in range(4)] == [60, 60, 40, 40]
     assert shares == sorted(shares, reverse=True)
@@ -45,12 +45,12 @@ def test_thirds_fall_to_a_fifth_as_wide_residual_networks_do() -> None:
         ([1, 2, 3, 4, 5, 6, 7, 8, 9], 2),
     ],
 )
-def test_a_decay_begins_with_a_fall_or_with_the_eighth_evaluation(scores: list[float], halvings: int) -> None:
+def test_decay_begins_when_the_score_falls_or_at_the_eighth_evaluation(scores: list[float], halvings: int) -> None:
     assert share_of_rate(training("decay"), 5, 10, scores) == 0.5**halvings
 
 
 def rule(errors: list[float]) -> tuple[int, bool]:
-    """The public code's rule for images, in its own words: errors in [0, 1], one per epoch."""
+    """The public code's rule for images, in its own form: errors in [0, 1], one per epoch."""
     best, since_best, since_halving, halvings, ends = 2.0, 0, 8, 0, False
     for error in errors:
         since_halving += 1

@@ -1,4 +1,4 @@
-"""Trainings that go wrong, through the commands: one sentence, and nothing overwritten."""
+"""Diverging trainings, through the commands: one sentence, and no file is overwritten."""
 
 import shutil
 from pathlib import Path
@@ -11,12 +11,12 @@ from tests.commands import run
 from tests.conftest import VOCABULARY
 
 WORD = "camera"
-UNSEEN = ("--eval-every", "30")  # an evaluation looks at all weights; the row with WORD comes in the 26 steps before
+UNSEEN = ("--eval-every", "30")  # an evaluation checks all weights; the row with WORD occurs in the 26 steps before it
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny_task: Path) -> Path:
-    """A folder with the task `tiny`, of whose rows only one, in train, has the word WORD; and with a teacher of it."""
+    """A folder with the task `tiny` and a teacher. Only one row, in train, has the word WORD."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(tiny_task, folder / "tasks")
     for name in ("train", "dev"):
@@ -35,7 +35,7 @@ def train(folder: Path, command: str, *options: str, code: int = 0) -> str:
 
 
 def poison(model: Path, copy: Path) -> Path:
-    """A copy of a model in which one word's embedding is finite, but so large that its variance is not."""
+    """A copy of a model in which the embedding of one word is finite, but so large that its variance is infinite."""
     shutil.copytree(model, copy)
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.endswith("word_embeddings.weight"))
@@ -54,7 +54,7 @@ def checkpoints(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [load_file(path) for path in (folder / ".kdqat-resume").rglob("model.safetensors")]
 
 
-def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tiny_encoder: Path) -> None:
+def test_the_training_of_a_teacher_stops_at_nan(project: Path, tiny_encoder: Path) -> None:
     folder = project / "runs/tiny/teacher"
     before = contents(folder)
     assert before.keys() >= {"model/model.safetensors", "history.csv", "run.json"}
@@ -68,7 +68,7 @@ def test_a_teacher_that_meets_an_undefined_number_stops_there(project: Path, tin
     assert contents(folder) == before
 
 
-def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> None:
+def test_the_training_of_a_student_stops_at_nan(project: Path) -> None:
     sick = poison(project / "runs/tiny/teacher/model", project / "teacher")
     said = train(project, "distill", "--loss", "map", "--teacher", str(sick), "--out", "sick", *UNSEEN, code=4)
     assert (
@@ -79,7 +79,7 @@ def test_a_student_that_meets_an_undefined_number_stops_there(project: Path) -> 
     assert not contents(project / "sick")
 
 
-def test_a_training_whose_loss_grows_out_of_bounds_stops(project: Path) -> None:
+def test_a_training_with_a_diverging_loss_stops(project: Path) -> None:
     said = train(project, "distill", "--loss", "score", "--learning-rate", "0.5", "--out", "grown", code=4)
     assert "before anything was overwritten: the loss has grown from" in said
     assert "its term score from" in said

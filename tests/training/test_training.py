@@ -1,4 +1,4 @@
-"""The training loop's optimiser, learning rates and batches, watched from outside."""
+"""The optimiser, learning rates and batches of the training loop, observed from outside."""
 
 import copy
 import math
@@ -25,13 +25,13 @@ from kdqat_cli.training.optimizers import BertAdam
 from tests.recipes import training
 
 ROWS, BATCH, LENGTH = 40, 4, 24
-STEPS, WARM = 20, 2  # of two epochs; 10 %
-GROUPED = 4.3  # tokens between the longest and the shortest row of a batch: about 6 at random, 3 where they are grouped
+STEPS, WARM = 20, 2  # 10 % of two epochs
+GROUPED = 4.3  # bound of `spread`: about 6 for random batches, 3 for rows of similar length
 
 
 @dataclass
 class Watched:
-    """What a training did: each step's optimiser, rates, gradient norms, and each batch's tokens."""
+    """Records a training: optimiser, rates and gradient norms of each step, and the tokens of each batch."""
 
     optimizers: list[Optimizer] = field(default_factory=list)
     rates: list[set[float]] = field(default_factory=list)
@@ -62,7 +62,7 @@ def watch(model: PreTrainedModel) -> Iterator[Watched]:
 
 @pytest.fixture(scope="module")
 def rows(tiny_encoder: Path, rated_task: Path) -> TaskRows:
-    """As many different rows as ROWS."""
+    """ROWS different rows."""
     task = load_text_task(str(rated_task / "rated.yaml"))
     loaded = task_rows(task, "train", None, AutoTokenizer.from_pretrained(tiny_encoder), LENGTH)
     first = loaded.part(list(range(ROWS)))
@@ -95,7 +95,7 @@ def whole_norm(norms: dict[int, float]) -> float:
 
 
 def test_bert_adam_is_used_and_nothing_else_clips(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
-    """Its gradients come as the loss gives them: far above a clip that is this small."""
+    """Its gradients are those of the loss, far above such a small clip."""
     settings = settings_with(gradient_clip=1e-3, weight_decay=0.02)
     with watch(learner) as seen:
         run(learner, rows, settings, tmp_path)
@@ -113,7 +113,7 @@ def test_bert_adam_is_used_and_nothing_else_clips(learner: PreTrainedModel, rows
     assert {decays[name] for name in decays.keys() - plain} == {0.02}
 
 
-def test_adamw_has_the_whole_gradient_clipped(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+def test_adamw_clips_the_whole_gradient(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
     with watch(learner) as seen:
         run(learner, rows, settings_with(optimizer="adamw", gradient_clip=1e-3), tmp_path)
     assert type(seen.optimizers[0]) is AdamW
@@ -133,7 +133,7 @@ def test_the_rate_rises_from_0_and_falls_linearly_to_0(
     assert all(len(rates) == 1 for rates in seen.rates), "decayed or not"
     assert [next(iter(rates)) for rates in seen.rates] == pytest.approx(rises + falls, rel=1e-12)
     scored = [row["step"] for row in history if "score" in row]
-    assert scored == [7, 14, STEPS], "and at the end, wherever the interval falls"
+    assert scored == [7, 14, STEPS], "and at the end, with any interval"
 
 
 def test_a_warm_up_ends_at_a_fraction_of_a_step(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_warm_up_ends_at_a_fraction_of_a_step(learner: PreTrainedModel, rows: 
     ("changes", "steps"),
     [
         ({"eval_every": 7, "eval_before_end": 1}, [7, 14, STEPS - 1]),
-        ({"eval_every": 5, "eval_before_end": 1}, [5, 10, 15, STEPS - 1, STEPS]),  # as the public code
+        ({"eval_every": 5, "eval_before_end": 1}, [5, 10, 15, STEPS - 1, STEPS]),  # like the public code
         ({"eval_every": 7, "eval_before_end": 6}, [7, 14]),
         ({"eval_every": 7, "eval_before_end": 0}, [7, 14, STEPS]),
         ({"eval_every": 7, "eval_before_end": 99, "max_steps": 3}, [1]),
@@ -168,10 +168,10 @@ def test_the_last_evaluation_may_come_before_the_last_step(
 
 
 @pytest.mark.parametrize(("keep_best", "best"), [("score", 1), ("accuracy", 0)])
-def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
+def test_the_best_evaluation_by_the_named_metric_is_kept(
     learner: PreTrainedModel, rows: TaskRows, keep_best: str, best: int, tmp_path: Path
 ) -> None:
-    """The second has the better mean of accuracy and F1, the first the better accuracy; a tie keeps the earlier one."""
+    """The second has a better mean of accuracy and F1, the first a better accuracy; of equals the earlier is kept."""
     metrics = [(70.0, 60.0), (69.0, 90.0), (70.0, 50.0)]
     weights: list[dict[str, Tensor]] = []
 
@@ -192,7 +192,7 @@ def test_the_evaluation_is_kept_that_is_best_by_the_named_metric(
 def test_a_plateau_halves_the_rate_and_ends_the_training(
     learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
 ) -> None:
-    """The score never rises after the first evaluation: halvings after 11, 19 and 27 of them, the end after 32."""
+    """The score never rises after the first evaluation: the rate halves after 11, 19 and 27; the end is after 32."""
     settings = settings_with(schedule="plateau", eval_every=1, epochs=20, learning_rate=1e-3)
     batches = SharedBatches.of(rows, settings, 1)
     assert 20 * len(batches) > 32
@@ -208,7 +208,7 @@ def test_a_plateau_halves_the_rate_and_ends_the_training(
     assert train() == trained, "a training that has ended is not continued"
 
 
-def test_the_first_step_moves_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
+def test_the_first_step_changes_no_weight(learner: PreTrainedModel, rows: TaskRows, tmp_path: Path) -> None:
     before = {name: values.clone() for name, values in learner.state_dict().items()}
     run(learner, rows, settings_with(max_steps=1), tmp_path / "one")
     assert all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
@@ -221,11 +221,11 @@ def lengths_of(batches: list[Tensor]) -> list[list[int]]:
 
 
 def spread(batches: list[Tensor]) -> float:
-    """Mean difference in length within a batch."""
+    """The mean difference of lengths within a batch."""
     return sum(max(lengths) - min(lengths) for lengths in lengths_of(batches)) / len(batches)
 
 
-def test_static_batches_are_all_as_wide_and_in_random_order(
+def test_static_batches_have_one_width_and_a_random_order(
     learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
 ) -> None:
     with watch(learner) as seen:
@@ -234,7 +234,7 @@ def test_static_batches_are_all_as_wide_and_in_random_order(
     assert max(rows.rows["length"]) < LENGTH
     padded = sorted(ids + [0] * (LENGTH - len(ids)) for ids in rows.rows["input_ids"])
     epochs = [torch.cat(seen.tokens[start : start + STEPS // 2]).tolist() for start in (0, STEPS // 2)]
-    assert [sorted(epoch) for epoch in epochs] == [padded, padded], "each row once an epoch"
+    assert [sorted(epoch) for epoch in epochs] == [padded, padded], "each row once per epoch"
     assert epochs[0] != epochs[1], "another order"
     assert spread(seen.tokens) > GROUPED
 
@@ -250,10 +250,10 @@ def test_otherwise_rows_of_similar_length_are_batched_together(
     assert spread(seen.tokens) < GROUPED
 
 
-def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_have_seen(
+def test_a_training_stopped_within_a_later_epoch_continues_with_the_same_rows(
     learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
 ) -> None:
-    """Nor does dropout draw anything else."""
+    """Dropout draws the same numbers, too."""
 
     def stop(step: int, steps: int, news: str) -> None:
         if step == STEPS // 2 + 4:
@@ -276,7 +276,7 @@ def test_a_training_stopped_within_a_later_epoch_sees_the_rows_that_it_would_hav
 def test_the_history_has_some_hundred_rows_with_every_loss(
     learner: PreTrainedModel, rows: TaskRows, steps: int, every: int, tmp_path: Path
 ) -> None:
-    """Each is the mean over the steps since the row before, so that all together make up the mean of all steps."""
+    """Each is the mean over the steps since the previous row, so that together they give the mean of all steps."""
     settings = settings_with(max_steps=steps, eval_every=45)
     with watch(learner) as seen:
         history = run(learner, rows, settings, tmp_path / "one")
@@ -289,10 +289,10 @@ def test_the_history_has_some_hundred_rows_with_every_loss(
     assert [row["epoch"] for row in history] == pytest.approx([row["step"] / (STEPS // 2) for row in history])
 
 
-def test_epochs_are_evaluated_where_their_last_step_has_been_logged_or_not(
+def test_epochs_are_evaluated_even_if_their_last_step_is_not_logged(
     learner: PreTrainedModel, rows: TaskRows, tmp_path: Path
 ) -> None:
-    history = run(learner, rows, settings_with(epochs=21), tmp_path)  # 210 steps: every second is logged, and the first
+    history = run(learner, rows, settings_with(epochs=21), tmp_path)  # 210 steps: the first and every second are logged
     assert [row["step"] for row in history if "score" in row] == list(range(10, 211, 10))
     assert [row["step"] for row in history] == [1, *range(2, 211, 2)]
     assert all("loss" in row for row in history)

@@ -1,8 +1,8 @@
-"""Trainings in double precision and without dropout, by this process; run as a script, by a group of two of them.
+"""Trainings in double precision without dropout, in this process, or as a script in a group of two processes.
 
-In single precision the last bits, which depend on who adds up what, are carried on by the rounding to 8 bits and to
-{-1, 0, 1}, so that after some steps losses differ by a thousandth. In double precision next to nothing is so close to
-a step of these functions that the last bits decide, but for the sums of integers that a linear without a bias gives.
+In single precision the last bits depend on the order of summation. Rounding to 8 bits and to {-1, 0, 1} amplifies them,
+so that after some steps losses differ by a thousandth. In double precision almost no value is so close to a step of
+these functions that the last bits matter, except for the integer sums of a linear layer without a bias.
 """
 
 import copy
@@ -27,7 +27,7 @@ from kdqat_cli.training.batches import SharedBatches
 from kdqat_cli.training.loop import Loop
 from tests.recipes import distillation, quantization, training
 
-ROWS = 41  # in batches of 8: in the last step of an epoch one process has no row
+ROWS = 41  # in batches of 8, so that in the last step of an epoch one process has no row
 LENGTH = 24
 TRAINING = training(learning_rate=4e-3)
 STATIC = TRAINING.model_copy(update={"padding": "max_length", "optimizer": "bert-adam"})
@@ -39,7 +39,7 @@ NAMES = ["teacher", *DISTILLATIONS]
 
 
 def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, Any]:
-    """The history of a training, and what is left of it: weights, dev metrics, and the next draw of dropout."""
+    """The history of a training, and its results: weights, dev metrics, and the next random number."""
     torch.set_num_threads(1)
     task, tokenizer = load_text_task(str(tasks / "rated.yaml")), AutoTokenizer.from_pretrained(encoder)
     rows = task_rows(task, "train", None, tokenizer, LENGTH).part(list(range(ROWS)))
@@ -67,7 +67,7 @@ def trained(name: str, encoder: Path, tasks: Path, folder: Path) -> dict[str, An
 
 
 def main(encoder: str, tasks: str, folder: str) -> None:
-    """Runs all of them in a group of two; the one that leads writes what came of them."""
+    """Runs all trainings in a group of two processes; the leading one writes their results."""
     if not group.started():
         sys.exit(launch(2))
     group.join(2)

@@ -1,4 +1,4 @@
-"""Images from every kind of file, and what is refused of them."""
+"""Images from every kind of file, and faulty files that are refused."""
 
 import io
 from pathlib import Path
@@ -42,7 +42,7 @@ def png(values: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-def test_digits_are_scikit_learn_s() -> None:
+def test_digits_equal_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     task = load_task("digits")
@@ -58,7 +58,7 @@ def test_digits_are_scikit_learn_s() -> None:
 
 @pytest.mark.parametrize("label_bytes", [1, 2])
 def test_binary_files_have_the_label_first(label_bytes: int, tmp_path: Path) -> None:
-    """As CIFAR has them: of CIFAR-100 the coarse class, then the fine one."""
+    """As in CIFAR. CIFAR-100 has the coarse class, then the fine class."""
     images, labels = pixels(12), [0, 1] * 6
     for name, part in (("a.bin", slice(0, 7)), ("b.bin", slice(7, 12))):
         rows = [
@@ -94,7 +94,7 @@ def test_a_folder_per_class_a_list_and_a_parquet_file_hold_the_same(tmp_path: Pa
 
 
 def cifar(count: int, label_bytes: int, seed: int) -> tuple[bytes, dict[str, list[Any]]]:
-    """Rows as CIFAR's binary files have them, and as the hub's parquet files do."""
+    """The same rows as CIFAR's binary files and as the hub's parquet files."""
     draw = np.random.default_rng(seed)
     images = draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     fine, coarse = draw.integers(0, 10 if label_bytes == 1 else 100, count), draw.integers(0, 20, count)
@@ -106,7 +106,7 @@ def cifar(count: int, label_bytes: int, seed: int) -> tuple[bytes, dict[str, lis
 
 
 @pytest.mark.parametrize(("name", "label_bytes"), [("cifar10", 1), ("cifar100", 2)])
-def test_cifar_is_the_same_in_its_published_files_and_in_the_hub_s(name: str, label_bytes: int, tmp_path: Path) -> None:
+def test_cifar_is_the_same_from_its_published_files_and_from_the_hub(name: str, label_bytes: int, tmp_path: Path) -> None:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -159,7 +159,7 @@ def test_a_grey_picture_has_one_channel(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1", "is not a readable parquet file"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_each_fault_is_reported_in_one_sentence(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     (tmp_path / "right.png").write_bytes(png(pixels(1)[0]))
     (tmp_path / "wide.png").write_bytes(png(np.zeros((3, 4, 6), np.uint8)))
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_one_sentence(name: str, content: bytes, said: str, tmp
         load_images(pets(tmp_path, train=[name], dev=[name]), "train")
 
 
-def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
+def test_a_missing_file_and_too_few_rows(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"Task pets: there is no gone.bin in .*") as caught:
         load_images(pets(tmp_path, train=["gone.bin"]), "train")
     assert caught.value.fix == "--data-dir FOLDER, where FOLDER holds gone.bin"
@@ -194,7 +194,7 @@ def test_a_file_that_is_not_there_and_too_few_rows(tmp_path: Path) -> None:
         ({"max_length": 3}, "max_length is not a known key"),
     ],
 )
-def test_a_task_file_s_errors(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_errors_of_a_task_file(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     import yaml
 
     path = tmp_path / "pets.yaml"

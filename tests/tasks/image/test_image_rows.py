@@ -1,4 +1,4 @@
-"""Images as a network reads them in training and in evaluation."""
+"""Images in the form that a network reads, in training and in evaluation."""
 
 from itertools import product
 
@@ -29,8 +29,8 @@ def test_a_batch_is_normalised(task: ImageTask) -> None:
     assert batch["counted"].tolist() == [[1], [1]]
 
 
-def test_a_score_depends_on_no_batch_and_leaves_the_mode(task: ImageTask) -> None:
-    """The logits of 300 images in passes of 256 are those of each image alone; dropout and batch statistics are off."""
+def test_a_score_does_not_depend_on_batches_and_keeps_the_mode(task: ImageTask) -> None:
+    """The logits of 300 images in passes of 256 equal those of single images; dropout and batch statistics are off."""
     images = load_images(task, "train")
     rows = ImageRows(task, Images(images.pixels[:300], images.labels[:300]))
     model = new_network("conv-digits-small", "image", image=(1, 8, 8), num_labels=10).train()
@@ -45,7 +45,7 @@ def test_a_score_depends_on_no_batch_and_leaves_the_mode(task: ImageTask) -> Non
 
 
 def test_crop_flip_shifts_and_mirrors_whole_images() -> None:
-    """Each result is one of the 81 shifts of the image or of its mirror image, and both come up."""
+    """Each result is one of the 81 shifts of the image or of its mirror image; both occur."""
     torch.manual_seed(0)
     image = torch.arange(1, 3 * 6 * 7 + 1, dtype=torch.uint8).view(3, 6, 7)
     framed = torch.nn.functional.pad(image, (4, 4, 4, 4))

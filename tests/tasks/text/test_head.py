@@ -1,4 +1,4 @@
-"""What a classifier's outputs mean: the task's order, and configurations that do not say it plainly."""
+"""The meaning of a classifier's outputs: the order of the task, and ambiguous configurations."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.stages.classifiers import THREE, logits, name_labels, task_with
 
 
 class TestAlignLabels:
-    """Rows of the head follow the labels' names, never their index."""
+    """The rows of the head are matched by the names of labels, never by their index."""
 
     def test_rows_are_permuted_by_name(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
         name_labels(model, ["contradiction", "entailment", "neutral"])
@@ -32,14 +32,14 @@ class TestAlignLabels:
         align_labels(model, task_with(THREE), "The teacher")
         assert torch.equal(logits(model, batch), once)
 
-    def test_the_case_of_a_name_does_not_count(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    def test_the_case_of_a_name_is_ignored(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
         name_labels(model, ["NEUTRAL", "Entailment", "contradiction"])
         before = logits(model, batch)
         align_labels(model, task_with(THREE), "The teacher")
         assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
         assert model.config.id2label == dict(enumerate(THREE))
 
-    def test_spaces_and_the_form_of_unicode_do_not_count(
+    def test_spaces_and_the_form_of_unicode_are_ignored(
         self, model: PreTrainedModel, batch: dict[str, Tensor]
     ) -> None:
         name_labels(model, [" neutral", "cafe\u0301 ", "contradiction"])
@@ -47,7 +47,7 @@ class TestAlignLabels:
         align_labels(model, task_with(["caf\u00e9", "neutral", "contradiction"]), "The teacher")
         assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
 
-    def test_the_case_counts_where_it_alone_tells_labels_apart(
+    def test_the_case_matters_if_labels_differ_only_in_it(
         self, model: PreTrainedModel, batch: dict[str, Tensor]
     ) -> None:
         name_labels(model, ["no", "No", "yes"])
@@ -58,7 +58,7 @@ class TestAlignLabels:
         with pytest.raises(ConfigError, match="has the labels NO, No, yes"):
             align_labels(model, task_with(["No", "no", "yes"]), "The teacher")
 
-    def test_names_that_say_nothing_keep_the_order(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    def test_default_names_keep_the_order(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
         assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
         before = logits(model, batch)
         align_labels(model, task_with(THREE), "The teacher")
@@ -83,19 +83,19 @@ class TestAlignLabels:
         )
         assert caught.value.fix.endswith("kdqat finetune-teacher --task tiny")
 
-    def test_a_name_that_stands_twice_is_refused(self, model: PreTrainedModel) -> None:
+    def test_a_name_that_occurs_twice_is_refused(self, model: PreTrainedModel) -> None:
         name_labels(model, ["entailment", "neutral", "neutral"])
         with pytest.raises(ConfigError, match="has the labels"):
             align_labels(model, task_with(THREE), "The teacher")
 
     @pytest.mark.parametrize("labels", [["yes", "no"], None, ["a", "b", "c", "d"]])
-    def test_another_number_of_labels_is_refused(self, model: PreTrainedModel, labels: list[str] | None) -> None:
+    def test_a_different_number_of_labels_is_refused(self, model: PreTrainedModel, labels: list[str] | None) -> None:
         count = len(labels or "1")
         with pytest.raises(ConfigError, match=f"has 3 labels, but task tiny has {count}") as caught:
             align_labels(model, task_with(labels), "The teacher")
         assert caught.value.exit_code == 2
 
-    def test_regression_takes_the_one_output_as_it_is(self, tiny_encoder: Path, batch: dict[str, Tensor]) -> None:
+    def test_the_output_of_a_regression_is_not_changed(self, tiny_encoder: Path, batch: dict[str, Tensor]) -> None:
         model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1).eval()
         before = logits(model, batch)
         align_labels(model, task_with(None), "The teacher")
@@ -118,7 +118,7 @@ def config(**values: Any) -> BertConfig:
 
 
 class TestCheckOutputs:
-    """A configuration must say plainly what the outputs are."""
+    """A configuration must define its outputs without ambiguity."""
 
     def test_one_output_is_a_number(self) -> None:
         one = config(num_labels=1)
@@ -131,7 +131,7 @@ class TestCheckOutputs:
         assert three.problem_type == "single_label_classification"
         assert three.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
 
-    def test_labels_of_which_several_may_be_true_have_a_threshold(self) -> None:
+    def test_labels_that_do_not_exclude_each_other_have_a_threshold(self) -> None:
         several = config(num_labels=3, problem_type="multi_label_classification")
         check_outputs(several, "The model x")
         assert several.problem_type == "multi_label_classification"
@@ -141,7 +141,7 @@ class TestCheckOutputs:
         assert several.threshold == 0.2
 
     @pytest.mark.parametrize("threshold", [0.0, 1.0, 1, "0.5", float("nan")])
-    def test_an_odd_threshold_is_refused(self, threshold: object) -> None:
+    def test_an_invalid_threshold_is_refused(self, threshold: object) -> None:
         several = config(num_labels=3, problem_type="multi_label_classification", threshold=threshold)
         with pytest.raises(MissingInputError, match=r"The model x has the threshold .*, which is not a number between 0"):
             check_outputs(several, "The model x")
@@ -161,7 +161,7 @@ class TestCheckOutputs:
             ({"0": "up", "1": "down"}, {"up": 0, "down": 1}),
             ({"1": "down", "0": "up"}, {"down": 1, "up": 0}),
             ({0: "up", 1: "down"}, None),
-            ({0: "up", 1: "down"}, {"LABEL_0": 0, "LABEL_1": 1}),  # where only id2label was ever set
+            ({0: "up", 1: "down"}, {"LABEL_0": 0, "LABEL_1": 1}),  # only id2label was set
         ],
     )
     def test_labels_that_are_clear(self, id2label: Any, label2id: Any) -> None:

@@ -1,4 +1,4 @@
-"""How rows become batches, and which models feel it."""
+"""How rows are batched, and which models depend on it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def rows(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 @contextmanager
 def seen_by(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The tokens of each forward pass."""
+    """Records the tokens of each forward pass."""
     seen: list[Tensor] = []
     handle = model.register_forward_pre_hook(
         lambda _module, _args, inputs: seen.append(inputs["input_ids"]), with_kwargs=True
@@ -56,8 +56,8 @@ def one_by_one(model: PreTrainedModel, rows: Dataset) -> np.typing.NDArray[np.fl
 
 def test_batches_by_hand() -> None:
     lengths = [3, 9, 5, 9, 1]
-    assert list(Batches(size=2).of(lengths)) == [[1, 3], [2, 0], [4]], "the longest first, so that memory fails at once"
-    assert list(Batches(size=2, pad_to=16).of(lengths)) == [[0, 1], [2, 3], [4]], "in the file's order"
+    assert list(Batches(size=2).of(lengths)) == [[1, 3], [2, 0], [4]], "the longest first, so that memory fails early"
+    assert list(Batches(size=2, pad_to=16).of(lengths)) == [[0, 1], [2, 3], [4]], "in the order of the file"
     assert list(BY_LENGTH.of([])) == []
 
 
@@ -71,7 +71,7 @@ def test_rows_of_similar_length_are_padded_to_the_longest(
     np.testing.assert_allclose(logits, one_by_one(model, rows), rtol=1e-4, atol=1e-5)
 
 
-def test_static_padding_keeps_the_file_s_order(
+def test_static_padding_keeps_the_order_of_the_file(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with seen_by(model) as seen:
@@ -86,7 +86,7 @@ def test_static_padding_keeps_the_file_s_order(
 @pytest.mark.parametrize(
     "settings", [quantization(), quantization(activation_clip=2.5), quantization(weights="int8", activations="fp32")]
 )
-def test_logits_of_rows_that_stand_alone_do_not_depend_on_the_batches(
+def test_logits_with_a_scale_per_token_do_not_depend_on_the_batches(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Quantization
 ) -> None:
     quantize_model(model.double(), settings)
@@ -95,7 +95,7 @@ def test_logits_of_rows_that_stand_alone_do_not_depend_on_the_batches(
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
 
 
-def test_logits_of_a_shared_scale_depend_on_the_batches(
+def test_logits_with_a_shared_scale_depend_on_the_batches(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     quantize_model(model.double(), PAPER)
@@ -106,7 +106,7 @@ def test_logits_of_a_shared_scale_depend_on_the_batches(
     assert np.array_equal(predict_logits(model, rows, tokenizer, Batches(size=4, pad_to=20)), logits[3])
 
 
-def test_a_model_in_training_is_scored_without_dropout_and_trains_on(
+def test_a_model_in_training_is_scored_without_dropout_and_stays_in_training(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     expected = predict_logits(model, rows, tokenizer)
@@ -123,7 +123,7 @@ def test_without_rows_there_is_nothing_to_predict(
 
 
 def by_pops(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
-    """BERT's first code, which the public code has: one token at a time, of the second unless the first is longer."""
+    """BERT's first code, as in the public code: removes tokens from the longer text, or the second of equals."""
     first, second = first[:], second[:]
     while len(first) + len(second) > room:
         (first if len(first) > len(second) else second).pop()
@@ -131,7 +131,7 @@ def by_pops(first: list[int], second: list[int], room: int) -> tuple[list[int], 
 
 
 @pytest.mark.parametrize("max_length", [9, 10, 11, 12])
-def test_the_keeps_more_may_go_to_the_first_text(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+def test_the_first_text_may_keep_one_more_token(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     words = ["good", "great", "fine", "bad", "sad", "dull", "a", "the", "film", "plot"]
     extents = [(a, b) for a in range(1, 11) for b in range(1, 11)]
     texts, pairs = ([" ".join(words[: pair[side]]) for pair in extents] for side in (0, 1))
@@ -148,7 +148,7 @@ def test_the_keeps_more_may_go_to_the_first_text(tokenizer: PreTrainedTokenizerB
         assert (cut["attention_mask"], cut["length"]) == ([1] * len(ids), len(ids))
         others += own["input_ids"] != ids
     odd = max_length % 2 == 0
-    assert (others > 0) == odd, "only where the tokens left are odd do the rules differ"
+    assert (others > 0) == odd, "the rules differ only if an odd number of tokens is left"
 
 
 def test_two_long_texts_keep_63_and_62_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -166,5 +166,5 @@ def test_rows_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     whole, cut = (tokenize(rows, tokenizer, length)[0] for length in (64, 8))
     assert (whole["length"], cut["length"]) == (len(whole["input_ids"]), 8)
     assert len(cut["input_ids"]) == 8
-    assert cut["input_ids"][-3:] == whole["input_ids"][-3:], "of a pair the longer sentence gives way"
+    assert cut["input_ids"][-3:] == whole["input_ids"][-3:], "the longer sentence of a pair is cut"
     assert cut["labels"] == 1

@@ -45,7 +45,7 @@ QUANTIZATION = quantization()
 
 @pytest.fixture
 def ternary(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
-    """A folder as `quantize` writes it."""
+    """A folder in the form of `quantize`."""
     name_labels(model, THREE)
     task = task_with(THREE)
     save_classifier(model, AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "teacher", Record(kind="teacher"))
@@ -61,13 +61,13 @@ def ternary(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(ternary: Path, tmp_path: Path) -> Path:
-    """The folder of a packed model, as `export` writes it."""
+    """A folder in the form of `export`, with a packed model."""
     export(str(ternary), tmp_path / "packed")
     return tmp_path / "packed" / "model"
 
 
 class TestLoadEncoder:
-    def test_the_head_is_the_task_s(self, tiny_encoder: Path, tiny_task: Path) -> None:
+    def test_the_head_is_that_of_the_task(self, tiny_encoder: Path, tiny_task: Path) -> None:
         task = load_text_task(str(tiny_task / "tiny.yaml"))
         model, tokenizer = load_encoder(str(tiny_encoder), task)
         assert classifier_of(model).out_features == 2
@@ -80,7 +80,7 @@ class TestLoadEncoder:
 
     @pytest.mark.parametrize("labels", [THREE, THREE[:2]])
     @pytest.mark.parametrize("architecture", FAMILIES)
-    def test_the_head_of_a_classifier_is_not_taken(
+    def test_the_head_of_another_classifier_is_not_used(
         self, architecture: str, labels: list[str], tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         source = tiny(architecture, vocab_size=len(VOCABULARY))
@@ -102,7 +102,7 @@ class TestLoadEncoder:
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not all(torch.equal(first[name], other[name]) for name in first)
         assert not any(torch.equal(values, source.state_dict()[name]) for name, values in first.items()), (
-            "weights and biases: those of the source are not 0"
+            "weights and biases; those of the source are not 0"
         )
 
     def test_a_missing_folder_names_the_command_that_makes_it(
@@ -114,12 +114,12 @@ class TestLoadEncoder:
         assert caught.value.fix == "kdqat fetch"
 
     @pytest.mark.parametrize("name", ["./absent", "/absent/folder", "absent", "a/b/c"])
-    def test_what_is_neither_folder_nor_hub_id_is_not_looked_up(self, name: str) -> None:
+    def test_a_name_that_is_neither_folder_nor_hub_id_is_not_looked_up(self, name: str) -> None:
         with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
             load_encoder(name, task_with(THREE))
 
-    def test_of_a_t5_the_encoder_alone_is_taken(self, tiny_encoder: Path, tmp_path: Path) -> None:
-        """transformers' own sequence classifier would bring the decoder along."""
+    def test_only_the_encoder_of_a_t5_is_used(self, tiny_encoder: Path, tmp_path: Path) -> None:
+        """The sequence classifier of transformers would include the decoder."""
         config = T5Config(vocab_size=150, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4)
         T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
         AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "t5")
@@ -145,7 +145,7 @@ class TestLoadClassifier:
         assert torch.equal(logits(loaded.model, batch), logits(model, batch))
 
     def test_a_ternary_folder_is_quantised_again(self, model: PreTrainedModel, ternary: Path, batch: Any) -> None:
-        """By the folder of the stage or by the model folder in it; with the logits of what was saved."""
+        """Both the folder of the stage and its model folder are accepted; the logits equal those before saving."""
         quantize_model(model, QUANTIZATION)
         freeze(model)
         for folder in (ternary, str(ternary / "model")):
@@ -188,14 +188,14 @@ class TestLoadClassifier:
         assert caught.value.fix == "kdqat distill"
 
     @pytest.mark.parametrize("name", ["runs/rte/teacher", "absent", "./runs/teacher"])
-    def test_what_has_not_the_form_of_a_hub_id_is_a_folder(
+    def test_a_name_without_the_form_of_a_hub_id_is_a_folder(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(MissingInputError, match=f"There is no model folder {name}"):
             load_classifier(name, "kdqat quantize")
 
-    def test_the_form_of_a_hub_id_is_asked_for_on_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_name_with_the_form_of_a_hub_id_is_searched_on_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(MissingInputError, match="the hub model of that name could not be loaded: HF_HUB_OFFLINE"):
             load_classifier("owner/teacher", "kdqat finetune-teacher")
@@ -233,7 +233,7 @@ class TestLoadClassifier:
             load_classifier(ternary)
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-    def test_a_weight_that_is_no_finite_number_is_refused(self, ternary: Path, value: float) -> None:
+    def test_a_nan_or_infinite_weight_is_refused(self, ternary: Path, value: float) -> None:
         path, name = ternary / "model" / "model.safetensors", "bert.encoder.layer.1.output.LayerNorm.weight"
         state = load_file(path)
         state[name][0] = value
@@ -248,7 +248,7 @@ class TestLoadClassifier:
             (packed / FILE_NAME).write_bytes(damaged)
             with pytest.raises(MissingInputError):
                 load_classifier(packed)
-            if damaged in cut:  # the record alone is read without the weights
+            if damaged in cut:  # the record is read without the weights
                 with pytest.raises(MissingInputError):
                     recorded_task(str(packed))
 
@@ -263,7 +263,7 @@ class TestLoadClassifier:
 
 class TestLoadTeacher:
     @pytest.mark.parametrize(("name", "what"), [("ternary", "a ternary student"), ("packed", "a packed student")])
-    def test_a_student_is_no_teacher(self, ternary: Path, packed: Path, name: str, what: str) -> None:
+    def test_a_student_is_refused_as_a_teacher(self, ternary: Path, packed: Path, name: str, what: str) -> None:
         folder = str(ternary if name == "ternary" else packed)
         with pytest.raises(ConfigError, match=f"{folder} holds {what}, not a teacher") as caught:
             load_teacher(folder, task_with(THREE))
@@ -277,8 +277,8 @@ class TestLoadTeacher:
         assert loaded.model.config.id2label == dict(enumerate(THREE[::-1]))
         assert torch.equal(loaded.model.classifier.bias, load_classifier(folder).model.classifier.bias.flip(0))
 
-    def test_a_teacher_is_an_encoder_too(self, ternary: Path, tmp_path: Path) -> None:
-        """By the folder of the stage as by the model folder in it; its head is kept where it fits."""
+    def test_a_teacher_may_be_used_as_an_encoder(self, ternary: Path, tmp_path: Path) -> None:
+        """Both the folder of the stage and its model folder are accepted; the head is kept if it fits."""
         (tmp_path / "stage").mkdir()
         (ternary.parent / "teacher").rename(tmp_path / "stage" / "model")
         model, _ = load_encoder(str(tmp_path / "stage"), task_with(THREE))
@@ -287,7 +287,7 @@ class TestLoadTeacher:
 
 
 class TestOwnTask:
-    """A task of the user's own is found again from the model."""
+    """A user's task is found again from the model."""
 
     @pytest.fixture
     def work(self, tiny_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -355,8 +355,8 @@ def test_only_ternary_models_are_packed(ternary: Path, packed: Path, tmp_path: P
         assert not (tmp_path / "again").exists()
 
 
-def test_code_that_a_model_brings_along_is_not_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
-    """Nor is it asked about."""
+def test_code_in_a_model_folder_is_not_run(tmp_path: Path, tiny_encoder: Path, tiny_task: Path) -> None:
+    """There is no question to the user about it, either."""
     folder = tmp_path / "encoder"
     shutil.copytree(tiny_encoder, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

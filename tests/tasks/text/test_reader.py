@@ -1,4 +1,4 @@
-"""Texts are read as transformers reads them, however long they are, and in little memory."""
+"""Texts of any length are read like in transformers, and in little memory."""
 
 import random
 import resource
@@ -48,7 +48,7 @@ def read(reader: Reader, one: str, other: str | None) -> tuple[list[int], list[i
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_that_is_cut_gives_the_tokens_of_the_whole(kind: str, side: Literal["left", "right"]) -> None:
-    """As transformers gives them, which reads the whole text; pairs too, whose longer text is cut first."""
+    """The tokens equal those of transformers, which reads the whole text; in pairs, the longer text is cut first."""
     backend = KINDS[kind]()
     names = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, truncation_side=side, model_input_names=names)
@@ -66,8 +66,8 @@ def test_a_text_that_is_cut_gives_the_tokens_of_the_whole(kind: str, side: Liter
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_a_long_text_little_is_read(kind: str, side: Literal["left", "right"]) -> None:
-    """Texts of 800 kB: a pair of 20 kB each takes two gigabytes where tokenizers cuts it."""
+def test_only_a_small_part_of_a_long_text_is_read(kind: str, side: Literal["left", "right"]) -> None:
+    """Texts of 800 kB. The tokenizers library needs two gigabytes to cut a pair of 20 kB each."""
     reader = Reader(KINDS[kind](), 64, Inputs(names=["input_ids"], truncation_side=side))
     long, short = " ".join(WORDS) * 6000, " ".join(WORDS) * 60
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -78,7 +78,7 @@ def test_of_a_long_text_little_is_read(kind: str, side: Literal["left", "right"]
 
 
 def test_the_text_with_more_tokens_keeps_one_more() -> None:
-    """Of an odd number; here the shorter text has more of them, and neither fits."""
+    """If the number is odd. Here the shorter text has more tokens, and neither text fits."""
     tokenizer = KINDS["wordpiece"]()
     wide, narrow = "x" * 30 + " ", "a "
     for one, other in ((narrow * 300, wide * 250), (wide * 250, narrow * 300), (narrow * 300, narrow * 300)):
@@ -89,7 +89,7 @@ def test_the_text_with_more_tokens_keeps_one_more() -> None:
 
 
 def test_a_tokenizer_of_unknown_parts_gets_the_whole_text() -> None:
-    """A pattern may look ahead as far as it likes: here whether the text ends in a full stop."""
+    """A pattern may look ahead by any distance: here it depends on a full stop at the end of the text."""
     tokenizer = KINDS["bpe"]()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -119,14 +119,14 @@ def test_a_tokenizer_without_its_unknown_token_is_one_sentence() -> None:
         read(Reader(tokenizer, 16, Inputs(names=["input_ids"])), "%", None)
 
 
-def test_what_does_not_fit_the_model_is_reported() -> None:
+def test_a_tokenizer_that_does_not_fit_the_model_is_reported() -> None:
     bert: dict[str, Any] = {"model_type": "bert", "vocab_size": 1000, "type_vocab_size": 1}
     both = Reader(KINDS["wordpiece"](), 16, Inputs(names=["input_ids", "token_type_ids"]))
     assert both.fault(bert, pairs=False) is None
     for pairs in (True, None):
         assert both.fault(bert, pairs) == "It has the token type 1, but the model has 1 types."
         assert both.fault(bert | {"type_vocab_size": 2}, pairs) is None
-        assert both.fault({"model_type": "distilbert", "vocab_size": 1000}, pairs) is None, "it looks at none"
+        assert both.fault({"model_type": "distilbert", "vocab_size": 1000}, pairs) is None, "it reads no token"
     assert Reader(KINDS["wordpiece"](), 16, Inputs(names=["input_ids"])).fault(bert, True) is None
     known = len(MARKS)
     assert "token id" in str(both.fault(bert | {"vocab_size": known}, False))

@@ -1,4 +1,4 @@
-"""Served is scored: a packed model gives the student's logits bit for bit, whatever tokenizer it has."""
+"""Serving equals evaluation: a packed model gives the student's logits bit for bit, with every tokenizer."""
 
 import random
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.tokenizers import KINDS, WORDS
 
 pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was not built")
 
-LENGTH = 17  # tokens; the odd one is left over where both texts of a pair are cut
+LENGTH = 17  # tokens; an odd number, so the two cut texts of a pair have different lengths
 BATCH = 7
 TASK = """\
 name: {name}
@@ -43,7 +43,7 @@ max_length: 17
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
-    """A folder with the tasks `single` and `paired`, and the 40 rows of both."""
+    """A folder with the tasks `single` and `paired`, and 40 rows for both."""
     folder, draw = tmp_path_factory.mktemp("served"), random.Random(0)
     rows = [
         (" ".join(draw.choices(WORDS, k=draw.randint(1, 30))), " ".join(draw.choices(WORDS, k=draw.randint(1, 30))))
@@ -57,7 +57,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[st
 
 
 def packed(folder: Path, tokenizer: PreTrainedTokenizerFast, task: TextTask) -> None:
-    """Writes student/ and packed/ of a BERT with random weights, in which token types count."""
+    """Writes student/ and packed/ of a BERT with random weights, in which token types have an effect."""
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -85,7 +85,7 @@ def packed(folder: Path, tokenizer: PreTrainedTokenizerFast, task: TextTask) -> 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("types", [True, False], ids=["types", "no-types"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_served_logits_are_those_that_were_scored(
+def test_served_logits_equal_evaluated_logits(
     kind: str,
     types: bool,
     side: Literal["left", "right"],
@@ -116,13 +116,13 @@ def test_served_logits_are_those_that_were_scored(
     np.testing.assert_array_equal(served, scored)
     assert len(np.unique(served[:, 0])) > 30, "rows differ"
 
-    # What transformers makes of the same texts, with the files beside the student.
+    # The tokens of transformers for the same texts, with the files beside the student.
     own = AutoTokenizer.from_pretrained(tmp_path / "student")
     firsts, seconds = map(list, zip(*texts[1], strict=True))
     whole = own(firsts, seconds if pairs else None, truncation=True, max_length=LENGTH)
     assert [list(ids) for ids, _ in read] == whole["input_ids"]
     assert [kinds for _, kinds in read] == (whole["token_type_ids"] if types else [None] * 40)
-    assert sum(len(ids) > LENGTH for ids in own(firsts, seconds if pairs else None)["input_ids"]) > 10, "it cuts"
+    assert sum(len(ids) > LENGTH for ids in own(firsts, seconds if pairs else None)["input_ids"]) > 10, "texts are cut"
 
 
 def _texts(rows: list[tuple[str, str]], pairs: bool) -> list[Text]:

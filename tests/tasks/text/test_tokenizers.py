@@ -1,4 +1,4 @@
-"""Tokenizers that do not fit their encoder, or are not there; and what is settled for those that do."""
+"""Tokenizers that are missing or do not fit their encoder, and the settings of those that fit."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ def classifier(model: PreTrainedModel, tiny_encoder: Path, tmp_path: Path) -> Pa
 
 @pytest.fixture
 def roberta(tiny_encoder: Path, tmp_path: Path) -> Path:
-    """With one token type and a BERT's tokenizer, whose padding is 0 where the configuration says 1."""
+    """A RoBERTa with one token type and the tokenizer of BERT, whose padding is 0; the configuration says 1."""
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = RobertaConfig(
         **sizes,
@@ -86,7 +86,7 @@ def rows_of(tokenizer: Any, length: int = 64) -> Dataset:
 class TestFiles:
     @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "t5"])
     @pytest.mark.parametrize("named", [True, False])
-    def test_without_tokenizer_files_no_vocabulary_is_made_up(
+    def test_without_tokenizer_files_no_vocabulary_is_invented(
         self, tiny_encoder: Path, tmp_path: Path, architecture: str, named: bool
     ) -> None:
         folder = copied(tiny_encoder, tmp_path / "encoder", model_type=architecture, architectures=None)
@@ -120,7 +120,7 @@ class TestFiles:
         with pytest.raises(MissingInputError, match=f"The tokenizer of {classifier} could not be loaded"):
             load_classifier(classifier)
 
-    def test_a_model_of_ours_is_held_to_the_same(self, classifier: Path) -> None:
+    def test_the_same_checks_apply_to_kdqats_models(self, classifier: Path) -> None:
         (classifier / TOKENIZER_FILE).unlink()
         with pytest.raises(MissingInputError, match=r"has no tokenizer.json"):
             load_classifier(classifier)
@@ -139,7 +139,7 @@ class TestVocabulary:
         with pytest.raises(ConfigError, match=rf"has {count + 1} tokens"):
             load_encoder(str(classifier), TASK)
 
-    def test_embeddings_without_a_token_are_fine(self, tmp_path: Path, tiny_encoder: Path) -> None:
+    def test_embeddings_without_a_token_are_accepted(self, tmp_path: Path, tiny_encoder: Path) -> None:
         model = tiny("bert", vocab_size=192)
         model.save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
@@ -147,25 +147,25 @@ class TestVocabulary:
 
 
 class TestCase:
-    """A vocabulary with capitals, of which BERT's class in transformers makes lower case unless it is told not to."""
+    """A vocabulary with capitals. BERT's class in transformers lower-cases texts unless a setting prevents it."""
 
     @pytest.fixture
     def cased(self, tiny_encoder: Path, tmp_path: Path) -> Path:
-        """With a vocab.txt alone."""
+        """A folder with only a vocab.txt."""
         folder = copied(tiny_encoder, tmp_path / "encoder", vocab_size=len(VOCABULARY) + 1)
         (folder / TOKENIZER_FILE).unlink()
         (folder / CONFIG).unlink()
         (folder / "vocab.txt").write_text("\n".join([*VOCABULARY, "Good"]) + "\n", encoding="utf-8")
         return folder
 
-    def test_words_alone_do_not_say_it(self, cased: Path) -> None:
+    def test_the_vocabulary_alone_does_not_determine_the_case(self, cased: Path) -> None:
         with pytest.raises(MissingInputError, match=r"vocab.txt has 'Good', but no .* says do_lower_case") as caught:
             fitted(cased)
         assert caught.value.fix is not None
         assert '{"do_lower_case": false} in ' in caught.value.fix
 
     @pytest.mark.parametrize("lower", [True, False])
-    def test_what_is_said_holds(self, cased: Path, caplog: pytest.LogCaptureFixture, lower: bool) -> None:
+    def test_a_given_setting_applies(self, cased: Path, caplog: pytest.LogCaptureFixture, lower: bool) -> None:
         (cased / CONFIG).write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}))
         with caplog.at_level(logging.WARNING, "kdqat_cli"):
             assert (fitted(cased).tokenize("Good") == ["Good"]) is not lower
@@ -174,9 +174,9 @@ class TestCase:
         if lower:
             assert "makes lower case of texts, as its files say, but its vocabulary has 'Good'" in told[0].getMessage()
 
-    def test_tokenizer_json_alone_decides(self, cased: Path, tmp_path: Path) -> None:
+    def test_tokenizer_json_alone_determines_the_case(self, cased: Path, tmp_path: Path) -> None:
         written = self.written(cased, lower=False)
-        assert AutoTokenizer.from_pretrained(cased).tokenize("Good") != ["Good"], "what transformers makes of it"
+        assert AutoTokenizer.from_pretrained(cased).tokenize("Good") != ["Good"], "the tokens of transformers"
         tokenizer = fitted(cased)
         for text in ("Good", "A Good film ( 123 ), the Plot", "漢film"):
             assert tokenizer(text)["input_ids"] == written.encode(text).ids
@@ -191,15 +191,15 @@ class TestCase:
         with pytest.raises(MissingInputError, match=r"has do_lower_case true, but tokenizer.json has lowercase false"):
             fitted(cased)
 
-    def test_any_other_part_of_the_file_decides_too(self, cased: Path) -> None:
+    def test_every_other_part_of_the_file_applies_too(self, cased: Path) -> None:
         written = self.written(cased, lower=False)
         written.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         written.save(str(cased / TOKENIZER_FILE))
         assert fitted(cased)("good,Good")["input_ids"] == written.encode("good,Good").ids
-        assert len(fitted(cased)("good,Good")["input_ids"]) == 3, "one piece, which is unknown"
+        assert len(fitted(cased)("good,Good")["input_ids"]) == 3, "one unknown piece"
 
     def written(self, folder: Path, lower: bool) -> Tokenizer:
-        """Replaces the words by a tokenizer.json."""
+        """Replaces the vocabulary by a tokenizer.json."""
         tokenizer = BertTokenizer(dict(zip([*VOCABULARY, "Good"], range(1000), strict=False)), do_lower_case=lower)
         tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
         (folder / "vocab.txt").unlink()
@@ -207,12 +207,12 @@ class TestCase:
 
 
 class TestPadding:
-    def test_the_configuration_s_padding_token_is_taken(self, classifier: Path) -> None:
+    def test_the_padding_token_of_the_configuration_is_used(self, classifier: Path) -> None:
         edit(classifier / CONFIG, pad_token=None)
         assert AutoTokenizer.from_pretrained(classifier).pad_token is None
         assert fitted(classifier).pad_token == "[PAD]"
 
-    def test_a_word_is_no_padding_token(self, classifier: Path) -> None:
+    def test_an_ordinary_token_is_not_used_as_padding(self, classifier: Path) -> None:
         edit(classifier / CONFIG, pad_token=None)
         edit(classifier / "config.json", pad_token_id=VOCABULARY.index("film"))
         with pytest.raises(MissingInputError, match="names no padding token") as caught:
@@ -229,15 +229,15 @@ class TestPadding:
         alone = predictor.logits(rows, loaded.tokenizer, Batches(size=1))
         np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
-    def test_another_padding_than_the_configuration_s(self, roberta: Path) -> None:
-        """Positions count from the configuration's, which the model was trained with; in torch and in the engine."""
+    def test_another_padding_token_than_in_the_configuration(self, roberta: Path) -> None:
+        """Positions are counted from the configuration's padding id, as in the training; in torch and in the engine."""
         loaded = load_classifier(roberta)
         rows = rows_of(loaded.tokenizer)
-        assert any(1 in ids for ids in rows["input_ids"]), "the token whose number the configuration takes for padding"
+        assert any(1 in ids for ids in rows["input_ids"]), "the token with the padding id of the configuration"
         alone = Predictor(loaded.model).logits(rows, loaded.tokenizer, Batches(size=1))
         together = Predictor(loaded.model).logits(rows, loaded.tokenizer)
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
-        assert np.abs(alone - alone.mean(0)).max() > 0.1, "texts decide"
+        assert np.abs(alone - alone.mean(0)).max() > 0.1, "the logits depend on the texts"
         quantize_model(loaded.model, quantization())
         freeze(loaded.model)
         engine = native_student(loaded.model)
@@ -255,13 +255,13 @@ class TestPadding:
 
 
 class TestInputs:
-    def test_token_types_are_left_out_where_there_is_one(self, roberta: Path) -> None:
-        """A BERT's tokenizer gives 1 for the second text, and there is no embedding 1."""
+    def test_token_types_are_left_out_if_there_is_only_one(self, roberta: Path) -> None:
+        """The tokenizer of BERT gives type 1 to the second text, and there is no embedding 1."""
         tokenizer = fitted(roberta)
         assert set(tokenizer("a film", "the plot")) == {"input_ids", "attention_mask"}
         assert inputs_of(tokenizer) == Inputs(names=["input_ids", "attention_mask"])
 
-    def test_token_types_are_left_out_where_the_tokenizer_leaves_them_out(self, classifier: Path) -> None:
+    def test_token_types_are_left_out_if_the_tokenizer_has_none(self, classifier: Path) -> None:
         edit(classifier / CONFIG, model_input_names=["attention_mask", "input_ids"])
         assert set(fitted(classifier)("a film", "the plot")) == {"input_ids", "attention_mask"}
 
@@ -280,7 +280,7 @@ class TestInputs:
         whole, cut = (rows_of(tokenizer, length)[1]["input_ids"] for length in (64, 6))
         assert cut == [whole[0], *whole[-5:]]
 
-    def test_what_was_recorded_decides(self, classifier: Path) -> None:
+    def test_recorded_inputs_have_precedence(self, classifier: Path) -> None:
         recorded = Inputs(names=["input_ids", "attention_mask"], truncation_side="left")
         tokenizer = fitted(classifier, recorded)
         assert inputs_of(tokenizer) == recorded
@@ -300,10 +300,10 @@ class TestPositions:
             model(input_ids=torch.full((1, limit + 1), 7))
 
     @pytest.mark.parametrize("says", [None, 22, 10**30, 16])
-    def test_the_tokenizer_s_own_limit_is_no_more_than_the_table_s(self, roberta: Path, says: int | None) -> None:
+    def test_the_limit_of_the_tokenizer_is_at_most_that_of_the_table(self, roberta: Path, says: int | None) -> None:
         edit(roberta / CONFIG, model_max_length=says)
         tokenizer = fitted(roberta)
-        limit = min(20, says or 20)  # 22 positions, of which padding and what is before it take two
+        limit = min(20, says or 20)  # 22 positions; padding and the position before it take two
         assert tokenizer.model_max_length == limit
         assert row_length(TASK, tokenizer, None) == limit
         with pytest.raises(ConfigError, match=f"at most {limit} tokens, not 64") as caught:

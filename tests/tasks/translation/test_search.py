@@ -1,4 +1,4 @@
-"""Beam search against all sentences there are, and the scores of its translations."""
+"""Beam search against all possible sentences, and the scores of its translations."""
 
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ from kdqat_cli.tasks.translation.search import search
 from kdqat_cli.tasks.translation.words import BEGIN, END, Vocabulary
 
 SOURCES = [[2, 5, 3], [4], [0, 2, 2, 4, 3], [3, 5]]
-WORDS = (0, 4, 5, 6)  # of a target sentence: what is not known, and three words
+WORDS = (0, 4, 5, 6)  # of a target sentence: the unknown word, and three words
 MOST = 4
 TASK = TranslationTask.model_validate(
     {
@@ -32,7 +32,7 @@ TASK = TranslationTask.model_validate(
 
 @pytest.fixture(params=[0, 1, 2])
 def model(request: pytest.FixtureRequest) -> Any:
-    """A network with large weights, so that its choices differ."""
+    """A network with large weights, so that probabilities differ clearly."""
     torch.manual_seed(request.param)
     model = new_network("lstm-tiny", "translation", source_words=6, target_words=7).double().eval()
     for parameter in model.parameters():
@@ -55,14 +55,14 @@ def found(model: Any, sources: list[list[int]], beam: int) -> list[tuple[int, ..
     return [tuple(words[:, 0].tolist()) for words in search(model, *padded(sources), beam, MOST)]
 
 
-def test_a_beam_that_holds_everything_finds_the_likeliest_sentence(model: Any) -> None:
+def test_a_beam_of_full_width_finds_the_most_probable_sentence(model: Any) -> None:
     all_sentences = [words for length in range(MOST) for words in product(WORDS, repeat=length)]
     for source, best in zip(SOURCES, found(model, SOURCES, 300), strict=True):
         likely = max(all_sentences, key=lambda words: log_probability(model, source, words))
         assert best == likely
 
 
-def test_a_beam_of_one_takes_the_likeliest_word_each_time(model: Any) -> None:
+def test_a_beam_of_one_always_takes_the_most_probable_word(model: Any) -> None:
     for source, given in zip(SOURCES, found(model, SOURCES, 1), strict=True):
         words: list[int] = []
         while len(words) < MOST:
@@ -75,12 +75,12 @@ def test_a_beam_of_one_takes_the_likeliest_word_each_time(model: Any) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_batch_mates_change_no_translation(model: Any, beam: int) -> None:
+def test_batch_mates_do_not_change_a_translation(model: Any, beam: int) -> None:
     together = found(model, SOURCES, beam)
     assert together == [found(model, [source], beam)[0] for source in SOURCES]
 
 
-def test_scores_are_sacrebleu_s_and_unknown_words_come_from_the_source(model: Any) -> None:
+def test_scores_equal_those_of_sacrebleu_and_unknown_words_come_from_the_source(model: Any) -> None:
     pairs = Pairs(
         [["a", "d", "b"], ["c"], ["x", "a", "a", "c", "b"], ["b", "d"]],
         [["A", "B"], ["C", "C"], ["Y", "A"], ["B"]],
@@ -99,7 +99,7 @@ def test_scores_are_sacrebleu_s_and_unknown_words_come_from_the_source(model: An
         ]
         assert text.split() == expected
     scored = rows.score(model)
-    assert model.training, "the model is left as it was"
+    assert model.training, "the mode of the model is unchanged"
     assert scored["bleu"] == sacrebleu.corpus_bleu(texts, [list(pairs.references)], force=True).score == scored["score"]
     assert scored["chrf"] == sacrebleu.corpus_chrf(texts, [list(pairs.references)]).score
     totals = [log_probability(model.eval(), source, tuple(target)) for source, target in rows.examples]

@@ -1,4 +1,4 @@
-"""Parallel files, words and vocabularies of translation tasks, and what is refused of them."""
+"""Parallel files, words and vocabularies of translation tasks, and faulty files that are refused."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_words_are_those_that_bleu_counts() -> None:
     sentence = "A woman's dog, 1990-2000. &amp; U.S. e.g. (x) saftig-grün «ja»"
     words = cut(sentence, "13a", lower=False)
     assert words[:5] == ["A", "woman's", "dog", ",", "1990"]
-    assert cut(" ".join(words), "13a", lower=False) == words, "to cut them again changes nothing"
+    assert cut(" ".join(words), "13a", lower=False) == words, "splitting them again changes nothing"
     assert BLEU(force=True).corpus_score([" ".join(words)], [[sentence]]).score == pytest.approx(100)
     assert cut("A woman 's dog ,", "spaces", lower=True) == ["a", "woman", "'s", "dog", ","]
 
@@ -73,7 +73,7 @@ def test_line_ends_and_a_byte_order_mark_are_not_part_of_a_sentence(files: Path)
         ("ja " * 30_000, "Yes.", "dev.de, line 1 has more than 65,536 bytes"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(german: str, english: str, said: str, files: Path) -> None:
+def test_each_fault_is_reported_in_one_sentence(german: str, english: str, said: str, files: Path) -> None:
     write(files, "dev", german, english)
     with pytest.raises(MissingInputError, match=said):
         load_pairs(pets(files), "dev")
@@ -89,7 +89,7 @@ def test_a_file_that_is_missing_or_not_text(files: Path) -> None:
     assert caught.value.fix == "--data-dir FOLDER, where FOLDER holds dev.en"
 
 
-def test_long_pairs_are_left_out_only_of_train(files: Path) -> None:
+def test_long_pairs_are_left_out_only_from_train(files: Path) -> None:
     task = pets(files, longest=5)
     assert len(load_pairs(task, "train")) == 1
     assert len(load_pairs(task, "dev")) == 2
@@ -126,7 +126,7 @@ def test_a_batch_is_padded_at_the_end_and_labels_end_the_sentence(files: Path) -
     assert rows.lengths == [9, 4]
 
 
-def test_the_digest_is_that_of_the_rows_and_of_how_they_are_read(files: Path) -> None:
+def test_the_digest_covers_the_rows_and_how_they_are_read(files: Path) -> None:
     def digest(**changes: Any) -> str:
         task = pets(files, **changes)
         return load_pairs(task, "dev").digest(task)
