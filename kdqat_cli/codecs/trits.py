@@ -61,7 +61,7 @@ def decode(stream: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """The `count` levels of a stream, flat.
 
     Raises:
-        ValueError: as `unpack`, or digits after the last level are not zero.
+        ValueError: see `unpack`; or digits after the last level are not zero.
     """
     levels = (unpack(stream, count) + np.int8(1)).view(np.uint8)
     if count % TRITS_PER_BYTE and stream[-1] >= 3 ** (count % TRITS_PER_BYTE):

@@ -196,8 +196,8 @@ class Term:
     Attributes:
         capture: the field.
         function: the loss, a mean.
-        count: from the mask, what the mean divides by, up to a factor that is the same for all batches.
-        options: from the settings, keyword arguments of the function.
+        count: mask → the number that the mean divides by, up to a factor that is the same for all batches.
+        options: settings → keyword arguments of the function.
     """
 
     capture: str
@@ -316,7 +316,7 @@ class DistillationLoss:
         return weight * logits_loss(student, teacher, chosen.logits_temperature, mask)
 
     def counts(self, mask: Tensor, per_token: bool = False) -> dict[str, Tensor]:
-        """What the mean of each term over a batch divides by, up to a constant factor.
+        """The number that the mean of each term over a batch divides by, up to a constant factor.
 
         Weighted by these counts, the means of several batches give the mean of all their rows. If padding is counted,
         the batches must have the same length.

@@ -42,7 +42,7 @@ class Objective(Protocol):
         """
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What the mean of each term divides by, up to a factor that is the same for all batches."""
+        """The number that the mean of each term divides by, up to a factor that is the same for all batches."""
 
     def parts(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The terms, with layer-wise terms per layer, to find the first that is not finite."""
@@ -91,10 +91,10 @@ class OnTeacher:
 
         Args:
             student: the trained model, not wrapped.
-            teacher: uses kdqat's attention function; it is set to eval mode.
-            loss: compares student and teacher.
+            teacher: the teacher, which uses kdqat's attention function; it is set to eval mode.
+            loss: the loss that compares student and teacher.
             precision: precision of the matrix products of both models; with bf16, products of integers stay exact.
-            per: what the losses of logits and labels are means over.
+            per: whether the losses of logits and labels are means over answers or rows.
         """
         self._student, self._teacher, self._loss = student, teacher.eval(), loss
         self.models: dict[str, nn.Module] = {"teacher": teacher}
@@ -163,7 +163,7 @@ def gold_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _per_row(batch: Batch, per: PerName) -> Tensor | float:
-    """The factor that makes of a mean over answers the mean over rows of the sums over their answers."""
+    """The factor that turns a mean over answers into the mean over rows of the sums of their answers."""
     if per == "answer" or not _per_token(batch):
         return 1.0
     mask = batch["counted"]
@@ -171,12 +171,12 @@ def _per_row(batch: Batch, per: PerName) -> Tensor | float:
 
 
 def model_inputs(batch: Batch) -> Batch:
-    """What of a batch a model is called with."""
+    """The inputs of the model in a batch."""
     return {name: values for name, values in batch.items() if name not in ("labels", "counted", STAND_IN)}
 
 
 def are_sets(labels: Tensor) -> bool:
-    """Whether labels are those of multi-label rows: floats (B, C), where classes per token (B, L) are integers."""
+    """Whether labels are those of multi-label rows, which are floats (B, C); classes per token (B, L) are integers."""
     return labels.dim() == 2 and labels.is_floating_point()
 
 
@@ -185,6 +185,6 @@ def _per_token(batch: Batch) -> bool:
 
 
 def _counted(batch: Batch) -> Tensor:
-    """The mask (B, L) of tokens that count in means: no padding, and no token of a dummy batch."""
+    """The mask (B, L) of the tokens in means: without padding, and without the tokens of a dummy batch."""
     mask = batch["counted"]
     return torch.zeros_like(mask) if STAND_IN in batch else mask

@@ -19,7 +19,7 @@ def native_student(model: PreTrainedModel) -> NativeModel | None:
     On the same kernel, its logits are bit for bit those of the packed file that `export` makes of the student.
 
     Args:
-        model: any classifier; it is not changed, and its training can go on.
+        model: any classifier; it is not changed, and its training can continue.
 
     Returns:
         None if torch must compute: the model is not a student with 8-bit activations, its weights are not ternary, a

@@ -59,9 +59,9 @@ def compare(student: Logits, exported: Logits, threshold: float | None = None) -
     """Compares logits (rows, labels) of the same rows.
 
     Args:
-        student: the student's.
-        exported: the export's.
-        threshold: least probability of a label in an answer of a multi-label model; None: it is another one.
+        student: logits of the student.
+        exported: logits of the export.
+        threshold: least probability of an answered label of a multi-label model; None: the model is not multi-label.
 
     Raises:
         ValueError: the shapes differ.

@@ -36,8 +36,8 @@ def write_stock(
     """Writes config.json, model.safetensors and the tokenizer.
 
     Args:
-        model: gives the configuration.
-        tokenizer: saved without changes.
+        model: the model, for its configuration.
+        tokenizer: its tokenizer, which is saved without changes.
         folder: an existing folder.
         tensors: the state, with the names of the architecture.
         half: store floating-point tensors as FP16; they are loaded as FP32.

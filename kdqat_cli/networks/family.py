@@ -163,7 +163,7 @@ class Family:
         """The largest number of tokens that a model has positions for; None: rows may have any length.
 
         Raises:
-            ConfigError: as `first_position`.
+            ConfigError: see `first_position`.
         """
         if "positions" not in self.vectors:
             return None

@@ -9,7 +9,7 @@ def weight_at_fault(models: Mapping[str, nn.Module]) -> str | None:
     """A description of the first parameter that is NaN or infinite; None: all are finite.
 
     Args:
-        models: what messages call a model → the model.
+        models: name in messages → model.
     """
     for called, model in models.items():
         for name, parameter in model.named_parameters():

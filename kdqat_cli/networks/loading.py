@@ -167,7 +167,7 @@ def load_net(source: Source, again: str | None = None) -> PreTrainedModel:
 
     Raises:
         ConfigError: kdqat does not know the architecture.
-        MissingInputError: config.json is not readable, or as `load_weights`.
+        MissingInputError: config.json is not readable; or see `load_weights`.
     """
     with source.reading():
         values, _ = PreTrainedConfig.get_config_dict(source.location, **source.options)

@@ -71,9 +71,9 @@ def sizes_of(family: Family, config: Config, name: str = "The packed model's con
     """The sizes in a configuration.
 
     Args:
-        family: the model's.
-        config: as in config.json.
-        name: what the error calls it.
+        family: family of the model.
+        config: configuration, as in config.json.
+        name: name of the configuration in the error.
 
     Raises:
         ConfigError: a size is missing or out of range.

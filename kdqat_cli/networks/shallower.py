@@ -15,7 +15,7 @@ def with_layers(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     """A copy of a classifier with some of its layers.
 
     Args:
-        model: in full precision; not changed.
+        model: a classifier in full precision; it is not changed.
         kept: numbers of the layers to keep, from 0, in rising order.
 
     Raises:
@@ -62,12 +62,12 @@ def matched_states(kept: list[int], layers: int, pre_norm: bool) -> list[int]:
 
 
 def keep_layers(taught: Captures, layers: list[int], pre_norm: bool) -> None:
-    """Leaves of a teacher's captures those that a student with some of its layers is compared with.
+    """Removes those captures of a teacher that are not compared with a student with some of its layers.
 
     Args:
-        taught: of all the teacher's layers; changed in place.
+        taught: captures of all layers of the teacher; changed in place.
         layers: numbers of the layers that the student has, from 0.
-        pre_norm: as of `Family`.
+        pre_norm: see `Family`.
     """
     if taught.hidden:
         states = matched_states(layers, len(taught.hidden) - 1, pre_norm)

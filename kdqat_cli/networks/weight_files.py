@@ -1,7 +1,7 @@
 """The weight files of a model folder, checked before transformers reads them.
 
-transformers does not say how to mend a checkpoint of several files of which one is lost, and it takes integers for
-weights as they are.
+If one of several weight files is missing, the error of transformers names no remedy. It also accepts integers as
+weights.
 """
 
 import json
@@ -17,17 +17,17 @@ _KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Beginning and end of a weight file's name, in the order in which transformers looks for them."""
 _FLOATS = ("F", "BF")
 """How safetensors' names of floating-point types begin."""
-_COUNTS = ("_ids", ".num_batches_tracked")  # integers by right: positions, and the steps of batch norms
+_COUNTS = ("_ids", ".num_batches_tracked")  # valid integers: positions, and the steps of batch norms
 _LARGEST_INDEX = 2**26  # bytes
 _SHOWN = 3  # names of files in one sentence
 _AGAIN = "copy or download the folder again"
 
 
 def refuse_incomplete(folder: Path) -> None:
-    """Refuses weights in several files that are not all there, or whose index is not.
+    """Refuses weights in several files if a file or their index is missing.
 
     Raises:
-        MissingInputError: with the names of the files.
+        MissingInputError: something is missing; the message has the names of the files.
     """
     for stem, ending in _KINDS:
         if is_there(folder / f"{stem}.{ending}"):
@@ -59,10 +59,10 @@ def _named(index: Path) -> set[str]:
 
 
 def refuse_integers(folder: Path) -> None:
-    """Refuses integers and complex numbers in place of weights: transformers would take them for weights as they are.
+    """Refuses integers and complex numbers in place of weights; transformers would accept them as weights.
 
     Raises:
-        MissingInputError: with the tensor's name.
+        MissingInputError: there is such a tensor; the message has its name.
     """
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:

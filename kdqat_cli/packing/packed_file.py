@@ -105,7 +105,7 @@ def packed_record(path: Path) -> Record:
     """The record of a packed checkpoint, without its weights, which are neither read nor checked here.
 
     Raises:
-        MissingInputError: as of `PackedFile`, where the file's header alone tells.
+        MissingInputError: see `PackedFile`; only faults of the header are found.
     """
     try:
         return read_record(_read(path, weights=False)[1].get("about"), f"{path}: about")
@@ -114,7 +114,7 @@ def packed_record(path: Path) -> Record:
 
 
 def _read(path: Path, weights: bool = True) -> tuple[Arrays, dict[str, object]]:
-    """The arrays, unless they are not asked for, and the header."""
+    """The arrays, if they are wanted, and the header."""
     if not is_there(path) or path.is_dir():
         raise MissingInputError(f"There is no packed checkpoint {path}.", "kdqat export")
     fix = (

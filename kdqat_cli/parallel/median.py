@@ -16,7 +16,7 @@ _RIVALS = 4
 
 
 def hopeless(own: Curve, others: Sequence[Curve]) -> str | None:
-    """The reason why a training should stop; None: it should go on.
+    """The reason why a training should stop; None: it should continue.
 
     Args:
         own: the evaluations of the training.

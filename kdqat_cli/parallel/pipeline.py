@@ -173,7 +173,7 @@ class Pipeline:
         """The result that `begin` would have now, without writing. Call it at most once per stage.
 
         Raises:
-            StageError: as `begin`.
+            StageError: see `begin`.
         """
         stage = self._stages[name]
         with _refusals():

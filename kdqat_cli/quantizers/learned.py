@@ -102,7 +102,7 @@ def learn_points(model: nn.Module, counts: dict[str, int] | None = None) -> None
 
 
 def settle_points(model: nn.Module, seed: int = 0) -> None:
-    """Freezes the weights of a model at their learned points, which are no longer parameters; `seed` as of `freeze`."""
+    """Freezes a model at its learned points, which are then no longer parameters; for `seed` see `freeze`."""
     freeze(model, seed)
     for weight in quantized_weights(model).values():
         learned = weight.weight_quantizer

@@ -94,7 +94,7 @@ def freeze(model: nn.Module, seed: int = 0) -> None:
 
     Args:
         model: changed in place.
-        seed: of what a stochastic quantiser draws; equal weights and seeds give equal codes.
+        seed: seed of a stochastic quantiser; equal weights and seeds give equal codes.
     """
     with _seeded(seed) if _drawing(model) else nullcontext():
         for weight in quantized_weights(model).values():
@@ -103,7 +103,7 @@ def freeze(model: nn.Module, seed: int = 0) -> None:
 
 @contextmanager
 def as_frozen(model: nn.Module, seed: int) -> Iterator[None]:
-    """A model that draws codes is meanwhile what `freeze` with this seed would make of it; any other stays as it is."""
+    """Gives a model with stochastic codes the codes of `freeze` with this seed, for the block; else does nothing."""
     latents = [(weight, weight.weight.detach().clone()) for weight in _drawing(model)]
     if latents:
         freeze(model, seed)
@@ -115,14 +115,14 @@ def as_frozen(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def _drawing(model: nn.Module) -> list[QuantizedWeight]:
-    """The weights of which each use draws other codes."""
+    """The weights whose quantiser draws new codes at each use."""
     weights = [weight for weight in quantized_weights(model).values() if not weight.frozen]
     return [weight for weight in weights if getattr(weight.weight_quantizer.quantizer, "draws", False)]
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers of a seed, on the processor and the GPU in use; afterwards they go on as before."""
+    """Random numbers of a seed for the block, on the CPU and the GPU in use; afterwards the old sequence continues."""
     here = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=here):
         torch.manual_seed(seed)

@@ -101,7 +101,7 @@ def by_gradient(asked: int, norms: dict[str, float]) -> dict[str, int]:
     rest, whole = len(norms) * (asked - base), math.fsum(norms.values())
     shares = {name: round(norm / whole * rest) if whole else asked - base for name, norm in norms.items()}
     surplus = sum(shares.values()) - rest
-    if surplus:  # from rounding: the largest share loses what is too much, the smallest gains what is missing
+    if surplus:  # after rounding: the largest share gives up surplus points, the smallest gets missing ones
         chosen = (max if surplus > 0 else min)(shares, key=shares.__getitem__)
         shares[chosen] -= surplus
     return {name: min(max(base + share, _LEAST_POINTS), MOST_POINTS) for name, share in shares.items()}

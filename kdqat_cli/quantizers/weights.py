@@ -110,7 +110,7 @@ class StraightThrough:
 
     @classmethod
     def of(cls, settings: Quantization) -> "StraightThrough":
-        """What the settings ask for."""
+        """The quantiser for these settings."""
         return cls(WEIGHTS[settings.weights](settings), settings.weight_clip, settings.gradient)
 
     def __call__(self, latent: Tensor, grouping: Grouping) -> Tensor:

@@ -26,7 +26,7 @@ from kdqat_cli.tasks.registry import kind_of
 from kdqat_cli.tasks.task import LabelledTask, Task
 
 TEACHER = "teacher"
-_MOST_TOKENS = 48  # a sentence whose maps are kept has at most so many: a figure with more cannot be read
+_MOST_TOKENS = 48  # largest number of tokens of a sentence with maps, because a larger figure cannot be read
 
 
 class Analyzed(TypedDict):

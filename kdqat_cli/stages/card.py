@@ -139,7 +139,7 @@ def _places(folder: Path, seed: int | None) -> list[Path]:
 
 
 def _fault(record: Record, run: Run, metrics: Metrics) -> str | None:
-    """Why metrics do not belong to a model, nor to the same model with another seed; None: they do."""
+    """Why metrics belong neither to a model nor to the same model with another seed; None: they belong to one."""
     if metrics.model is None:
         return "an earlier kdqat wrote it, and it does not name its model"
     expected = factors_of(record, metrics.model.task)

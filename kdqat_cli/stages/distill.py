@@ -1,6 +1,6 @@
 """distill: teacher → quantised student, which learns from the teacher by a distillation loss.
 
-The student is a copy of its teacher, or a smaller network. The method says when its weights are quantised:
+The student is a copy of its teacher, or a smaller network. The method determines when its weights are quantised:
 
     qat, qd   at every step; the latent weights get the gradient of the quantised ones (Kim et al. call it
               quantisation-aware training, Polino et al. quantized distillation)
@@ -229,7 +229,7 @@ def _check_networks(settings: Settings, teacher: PreTrainedModel, network: str |
     """Checks that the student can be made, and that both networks have the layers that the loss compares.
 
     Raises:
-        ConfigError: one of the two is not so.
+        ConfigError: the student cannot be made, or a network lacks such layers.
     """
     if network is None:
         _check_copy(settings.network, teacher)

@@ -48,7 +48,7 @@ _FEATURES = {
     "asimd": "neon",
     "asimddp": "neon-dot",
 }
-"""Instruction sets that matter here: the system's name → ours."""
+"""Instruction sets of the kernels: the system's name → kdqat's name."""
 _VARIABLES = (
     DATA_DIR_VARIABLE,
     KERNEL_VARIABLE,
@@ -63,7 +63,7 @@ _VARIABLES = (
 )
 
 Environment = dict[str, dict[str, Any]]
-"""Section → name → value; None: not there."""
+"""Section → name → value; None: missing."""
 
 
 def env(params: Params) -> Environment:

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from kdqat_cli.exporters.catalogue import Format
     from kdqat_cli.exporters.parity import Batch, Logits
 
-_COMPARED = 10_000  # characters of a text that go through another engine's tokenizer
+_COMPARED = 10_000  # largest number of characters of a text for another engine's tokenizer
 
 
 class Exported(Size, Compared):
-    """What `export` did; `packed` has no more than size, folder and seconds."""
+    """The result of `export`; for `packed` it has only size, folder and seconds."""
 
     folder: str
-    """Where the model is."""
+    """Folder of the model."""
     format: NotRequired[str]
     """Name of the other engine's format."""
     engine: NotRequired[str]
-    """What loads it."""
+    """The program that loads it."""
     loses: NotRequired[str]
-    """Where its numbers are not the student's."""
+    """How its numbers differ from the student's."""
     seconds: float
     """Wall-clock seconds."""
 
@@ -64,27 +64,26 @@ def export(
     force: bool = False,
     codec: CodecName | None = None,
 ) -> Exported:
-    """Packs a student, or writes a ternary one for another engine.
+    """Packs a student, or writes a ternary student for another engine.
 
-    `packed` is kdqat's own file; its logits are the student's by construction. An export to any other format is run on
-    its own engine, on the task's dev rows, and is kept only if its labels agree with the student's (exporters/parity.py
-    has the bound).
+    `packed` is kdqat's own file, whose logits equal the student's. An export to any other format runs on its own engine
+    on the task's dev rows. It is kept only if its labels agree with the student's (exporters/parity.py has the bound).
 
     Args:
-        student: a folder that `distill` or `quantize` wrote; of another format than `packed` also a packed one.
-        out: receives model/ and run.json; nothing, where the comparison fails.
-        half: store scales and what is not quantised as FP16; logits then differ slightly. Not of onnx and gguf.
-        format_name: what to write.
-        task: gives the dev rows: the one that the student was made for. Not needed for `packed`.
+        student: a folder that `distill` or `quantize` wrote; for other formats than `packed` also a packed folder.
+        out: output folder for model/ and run.json; nothing is written if the comparison fails.
+        half: store scales and unquantised tensors as FP16; logits then differ slightly. Not for onnx and gguf.
+        format_name: name of the format.
+        task: task of the dev rows, for which the student was made; not needed for `packed`.
         data_dir: folder of local task data, or None.
         force: replace a result of other settings.
-        codec: of `packed`, how levels are stored; None: trits for a ternary student, else `auto`.
+        codec: for `packed`, how levels are stored; None: trits for a ternary student, else `auto`.
 
     Raises:
-        ConfigError: it is no student that the format takes, an option does not fit the format, or `out` is an
-            input, holds what kdqat did not write, or a result of other settings.
-        GateError: the folder does not compute the student's labels.
-        MissingInputError: no such folder, no data, a package is missing, or the output folder is in use.
+        ConfigError: the format does not support the model, or an option does not fit the format; or `out` is an input,
+            or has files that kdqat did not write, or a result of other settings.
+        GateError: the labels of the export differ from the student's.
+        MissingInputError: the student, the data or a package is missing, or the output folder is in use.
     """
     refuse_inputs(out, {"student": student}, (data_dir, task.folder if task else None))
     if format_name == "packed":
@@ -94,10 +93,10 @@ def export(
 
 
 def _text_task(student: str, format_name: str, codec: CodecName | None, task: Task | None) -> TextTask:
-    """The task on whose rows a foreign format is checked.
+    """The task whose rows are used to check another engine's format.
 
     Raises:
-        ConfigError: there is none of texts, or an option does not fit the format.
+        ConfigError: there is no task of texts, or an option does not fit the format.
     """
     if codec is not None:
         raise ConfigError(f"--codec has no meaning for --format {format_name}.", "--format packed")
@@ -138,10 +137,10 @@ def _pack(student: str, out: Path, half: bool, force: bool, codec: CodecName | N
 
 
 def _packed_record(student: Record, reader: dict[str, object], sources: dict[str, str | None]) -> Record:
-    """The student's record, with what a packed model has of its own."""
+    """The student's record, with the fields of a packed model."""
     assert student.quantization is not None
-    # An answer must not depend on batch mates: a scale that a batch shared becomes one scale per token. `evaluate`
-    # measures what that changes.
+    # An answer must not depend on batch mates, so a scale per batch becomes one scale per token. `evaluate` measures
+    # the effect.
     quantization = student.quantization.model_copy(update={"activation_scale": "token"})
     made = {"kind": "packed", "sources": sources, "quantization": quantization}
     return student.model_copy(update=made | reader)
@@ -176,8 +175,8 @@ def _export_foreign(
 
 
 def _format(name: str, half: bool) -> "Format":
-    """A format whose packages are installed, and which takes `half` where that is asked for."""
-    # Here, not above: the exporters load what packing alone does not need.
+    """A format, after a check that its packages are installed and that it supports `half` if wanted."""
+    # Imported here, because the exporters load packages that packing does not need.
     from kdqat_cli.exporters.catalogue import FORMATS
     from kdqat_cli.exporters.packages import require_packages
 
@@ -190,7 +189,7 @@ def _format(name: str, half: bool) -> "Format":
 
 
 def _foreign_record(student: Record, format_name: str, sources: dict[str, str | None]) -> Record:
-    """The student's record without `quantization`, by which kdqat would quantise the folder again."""
+    """The student's record without `quantization`, because with it kdqat would quantise the folder again."""
     batches = Batches(keeps_more=student.batches.keeps_more)
     made = {"kind": "export", "format": format_name, "sources": sources, "versions": versions()}
     return student.model_copy(update={**made, "quantization": None, "batches": batches})
@@ -199,7 +198,7 @@ def _foreign_record(student: Record, format_name: str, sources: dict[str, str | 
 def _compare(
     spec: "Format", folder: Path, source: Classifier, task: TextTask, data_dir: Path | None, name: str
 ) -> Compared:
-    """Runs an export on its engine beside the student, on the dev rows; it must give the student's labels."""
+    """Runs an export on its engine, and the student, on the dev rows; both must give the same labels."""
     from kdqat_cli.exporters.parity import compare, require
 
     batches = source.record.batches
@@ -223,10 +222,10 @@ def _compare(
 
 
 def _student_record(student: str, packed: bool = False) -> Record:
-    """The record of a student that can be exported; with `packed`, of a packed one too.
+    """The record of a student that can be exported; with `packed`, also that of a packed student.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the model is not such a student.
     """
     record = recorded(student, "kdqat distill --task TASK")
     kind, made = record.kind, record.quantization
@@ -249,7 +248,7 @@ def _student_record(student: str, packed: bool = False) -> Record:
 
 
 def _load_ternary(student: str) -> tuple[Classifier, dict[str, str | None]]:
-    """A student of text with ternary weights, or a packed one; and the hashes of its sources and of itself."""
+    """A text student with ternary weights, packed or not; and the hashes of its sources and of itself."""
     made = _student_record(student, packed=True).quantization
     if made is not None and not are_trits(made.levels):
         raise ConfigError(
@@ -261,7 +260,7 @@ def _load_ternary(student: str) -> tuple[Classifier, dict[str, str | None]]:
 
 
 def _load(kind: Any, student: str) -> tuple[Any, dict[str, str | None]]:
-    """A student; and the hashes of what it was made from and of itself."""
+    """A student; and the hashes of its sources and of itself."""
     source = kind.load(student, "kdqat distill")
     if source.weights is None:
         raise MissingInputError(f"{student} holds its weights in several files; kdqat writes one.", "kdqat distill")
@@ -270,9 +269,9 @@ def _load(kind: Any, student: str) -> tuple[Any, dict[str, str | None]]:
 
 
 def _measured(student: str, source: Any, half: bool) -> Measured | None:
-    """The student's dev score, for the card of its packed file; None where it is not beside it.
+    """The student's dev score, for the card of its packed file; None: it is not stored beside the student.
 
-    It is that of the packed file too, unless floats are stored in 16 bits or a batch shared an activation scale.
+    The packed file has the same score, unless floats are stored in 16 bits or a batch shares an activation scale.
     """
     model = model_folder(student)
     run = model.parent / RUN
@@ -287,7 +286,7 @@ def _measured(student: str, source: Any, half: bool) -> Measured | None:
 def _compare_tokens(
     tokens: Callable[[Path, list[str]], list[list[int]]], folder: Path, source: Classifier, rows: Dataset, name: str
 ) -> tuple[int, int]:
-    """The dev rows' texts, and how many the engine's own tokenizer splits otherwise; added tokens must all be found."""
+    """The texts of the dev rows, and how many the engine's tokenizer splits differently; added tokens must not."""
     from kdqat_cli.exporters.gguf_vocabulary import added_tokens
     from kdqat_cli.exporters.parity import require_tokens
 

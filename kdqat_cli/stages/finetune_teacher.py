@@ -68,20 +68,20 @@ def finetune_teacher(
 def take_teacher(
     task: Task, model: str, settings: Settings, data_dir: Path | None, out: Path, force: bool = False
 ) -> FineTuned:
-    """Takes a model that is trained already as the teacher: scores it, and writes it in FP32, as a training would.
+    """Makes a model that is trained already the teacher: scores it, and writes it in FP32, like a training.
 
     Args:
         task: the task.
-        model: its folder or hub id.
-        settings: of which `teacher` says how rows are read.
+        model: folder or hub id of the model.
+        settings: settings; the section `teacher` determines how rows are read.
         data_dir: folder of local task data, or None.
-        out: receives model/, history.csv (of the one evaluation) and run.json.
+        out: output folder for model/, history.csv (with one evaluation) and run.json.
         force: replace a result of other settings.
 
     Raises:
-        ConfigError: it is no teacher that kdqat takes, or its labels are not the task's; or `out` is an input, holds
-            what kdqat did not write, or a result of other settings.
-        MissingInputError: no model or data there, or the folder is in use.
+        ConfigError: kdqat cannot use the model as a teacher, or its labels differ from the task's; or `out` is an
+            input, or has files that kdqat did not write, or a result of other settings.
+        MissingInputError: the model or the data is missing, or the folder is in use.
     """
     watch = Stopwatch()
     refuse_inputs(out, {"teacher": model}, (data_dir, task.folder))

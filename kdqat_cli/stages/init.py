@@ -29,21 +29,21 @@ from kdqat_cli.tasks.text.split import plain_text, split_of
 from kdqat_cli.yaml12 import parse_yaml
 
 _FEWEST = 10
-"""Dev rows, below which a score says nothing."""
+"""Smallest number of dev rows for a meaningful score."""
 _SUFFIXES = ", ".join(FILE_FORMATS)
 
 
 class Wanted(NamedTuple):
-    """What a project is made from."""
+    """The source of a new project."""
 
     source: str | None = None
-    """File of rows, or folder of a teacher."""
+    """A file of rows, or the folder of a teacher."""
     task: str | None = None
-    """A task that is there already."""
+    """An existing task."""
     pipeline: str | None = None
     """A packaged pipeline."""
     name: str | None = None
-    """Name of the new task; None: that of the file."""
+    """Name of the new task; None: the name of the file."""
     skip_bad_rows: bool = False
     """Whether incomplete rows of the file are left out."""
 
@@ -52,16 +52,16 @@ def init(wanted: Wanted, given: Given, choice: Choice, dry: bool = False) -> dic
     """Writes the files of a project into the working folder.
 
     Args:
-        wanted: what it is made from.
-        given: what the user says about the file of rows.
-        choice: what the project begins with.
+        wanted: the source of the project.
+        given: facts about the file of rows from the user.
+        choice: the first settings of the project.
         dry: write nothing.
 
     Returns:
-        What was found, and the files.
+        The facts that were found, and the files.
 
     Raises:
-        ConfigError: it is not clear what the file holds, or a file would be replaced.
+        ConfigError: the columns or labels of the file are not clear, or a file would be replaced.
         MissingInputError: the source cannot be read, or has too few rows.
     """
     for source in (choice.teacher, choice.encoder):
@@ -84,7 +84,7 @@ def init(wanted: Wanted, given: Given, choice: Choice, dry: bool = False) -> dic
 
 
 def check_wanted(wanted: Wanted, given: Given, choice: Choice) -> Choice:
-    """Checks that options fit each other; the choice, with the teacher that is the source.
+    """Checks that options fit each other. Returns the choice, with the teacher if the source is one.
 
     Raises:
         ConfigError: they do not.
@@ -130,7 +130,7 @@ def _known_task(wanted: Wanted, choice: Choice) -> TextTask:
 
 
 def _from_rows(path: Path, wanted: Wanted, given: Given, choice: Choice) -> tuple[dict[str, object], dict[Path, str]]:
-    """What a file holds, and the files of its project."""
+    """The facts about a file, and the files of its project."""
     if path.suffix not in FILE_FORMATS:
         raise ConfigError(f"{path} must end in one of {_SUFFIXES}.", f"a file of rows that ends in {FILE_FORMATS[0]}")
     path = _plain_path(path)
@@ -142,7 +142,7 @@ def _from_rows(path: Path, wanted: Wanted, given: Given, choice: Choice) -> tupl
     text = task_text(name, path, found, given.quoting, wanted.skip_bad_rows)
     place = USER_TASKS / f"{name}.yaml"
     task = parse(TextTask, parse_yaml(text, str(place)), "--name" if wanted.name else str(place))
-    # Its file lies beside tasks/, which may not be there yet.
+    # Its file will be in tasks/, which may not exist yet.
     here = task.model_copy(update={"files": dict.fromkeys(task.files, str(path.absolute()))})
     with _with_options():
         counts = _counted(path, here)
@@ -154,7 +154,7 @@ def _from_rows(path: Path, wanted: Wanted, given: Given, choice: Choice) -> tupl
 
 @contextmanager
 def _with_options() -> Iterator[None]:
-    """Names this command's options in errors whose remedy is a key of a task file, which is not there yet."""
+    """Names this command's options in errors whose remedy is a key of a task file, which does not exist yet."""
     try:
         yield
     except MissingInputError as error:
@@ -165,16 +165,16 @@ def _with_options() -> Iterator[None]:
 
 
 def _plain_path(path: Path) -> Path:
-    """Relative to the working folder if it is in it, else absolute."""
+    """A path relative to the working folder if it is inside, else the absolute path."""
     whole, here = Path(os.path.abspath(path)), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def _counted(path: Path, task: TextTask) -> dict[str, object]:
-    """Rows of each split and label.
+    """The number of rows of each split and of each label.
 
     Raises:
-        MissingInputError: too few to learn from, or to score on.
+        MissingInputError: there are too few rows to train or to score.
     """
     shares = task.shares or {}
     whole = load_split(task.model_copy(update={"shares": None}), "train")

@@ -1,4 +1,4 @@
-"""predict: lines → answers, a batch at a time.
+"""predict: lines → answers, one batch after the other.
 
 The kind of the model's rows determines what a line and its answer are (`Kind.answerer`): a text and its label, the path
 of a picture and its label, or a sentence and its translation. A packed classifier of texts runs on the engine, without
@@ -19,23 +19,22 @@ from kdqat_cli.texts import Text
 
 
 def packed_file(model: str) -> Path | None:
-    """The packed file that a path leads to; None: the model is of another kind."""
+    """The packed file at a path or in its folder; None: the model is not packed."""
     folder = Path(model)
     return next((path for path in (folder, folder / FILE_NAME, folder / MODEL / FILE_NAME) if path.is_file()), None)
 
 
 def open_model(model: str, threads: int | None = None, device: Device | None = None) -> Answerer:
-    """A model to predict with.
+    """Loads a model for predictions.
 
     Args:
         model: a packed folder or file; or a student, a teacher, or a hub id.
-        threads: that compute together; None: as many as there are processors.
-        device: that computes; None: the processor for a packed classifier of texts, else the GPU where there is one.
+        threads: number of threads; None: the number of processors.
+        device: device that computes; None: the CPU for a packed classifier of texts, else the GPU if there is one.
 
     Raises:
-        ConfigError: the GPU is asked for a packed model that is not served there, or the model's rows are of a kind
-            that takes no lines.
-        MissingInputError: nothing to load there, a damaged file, or no GPU.
+        ConfigError: the packed model cannot be served on a GPU, or the kind of the model's rows has no lines.
+        MissingInputError: there is no model, a file is damaged, or there is no GPU.
     """
     packed = packed_file(model)
     if packed is not None:
@@ -56,7 +55,7 @@ def _loaded(model: str, threads: int | None, device: Device | None) -> Answerer:
     if device == "cuda":
         from kdqat_cli.engine.gpu.model import gpu
 
-        gpu()  # where there is one, the model is loaded onto it
+        gpu()  # with a GPU, the model is on it already
 
     def task() -> Task:
         name = recorded_task(model)
@@ -68,17 +67,17 @@ def _loaded(model: str, threads: int | None, device: Device | None) -> Answerer:
 
 
 def predict(runner: Answerer, batches: Iterable[list[Text]]) -> Iterator[Answer]:
-    """One record per line, in their order: the line, and its answer.
+    """Yields one record per line, in order: the line, and its answer.
 
-    A line that the model has no answer for (a text that makes no tokens, a picture that cannot be read, a logit that is
-    NaN or infinite) has an `error` instead.
+    If the model has no answer to a line (a text without tokens, an unreadable picture, a NaN or infinite logit), the
+    record has an `error` instead.
 
     Args:
         runner: see `open_model`.
-        batches: lines that the model takes, a batch computed together; read as the records are taken.
+        batches: batches of lines; a batch is read only when its records are needed.
 
     Raises:
-        MissingInputError: tokenizer or model fail; the model is damaged.
+        MissingInputError: the tokenizer or the model fails, because the model is damaged.
     """
     for batch in batches:
         for text, answer in zip(batch, runner.answers(batch), strict=True):

@@ -1,7 +1,7 @@
-"""predict --out: a table of rows → the same table with a model's answers beside the rows' own fields.
+"""predict --out: a table → the same table with a model's answers in additional columns.
 
-Rows are read, answered and written a batch at a time, so that memory does not grow with the table. The result appears
-when it is whole; nothing that is there already is replaced.
+Rows are read, answered and written in batches, so that memory does not grow with the table. The result appears when it
+is complete; an existing file is never replaced.
 """
 
 from collections.abc import Iterator
@@ -24,21 +24,21 @@ from kdqat_cli.tasks.text.schema import TextTask
 from kdqat_cli.texts import Text, require_fit
 
 _HELD = 2**22
-"""Characters of texts in one batch, but for a single longer row."""
+"""Largest number of characters of texts in one batch; a single row may have more."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Where rows come from and go to.
+    """The files and options of the command.
 
     Attributes:
-        file: the rows.
-        out: receives the rows with their answers.
-        text: column of the text; None: that of the model's task, else `text`.
-        pair: column of a pair's second text; None: that of the task, else `pair`.
-        top: labels at most whose probabilities are told; None: see tasks/text/joined.py.
+        file: file with the rows.
+        out: file for the rows with their answers.
+        text: column of the text; None: the column of the model's task, else `text`.
+        pair: column of a pair's second text; None: the column of the task, else `pair`.
+        top: largest number of labels with probabilities; None: see tasks/text/joined.py.
         threshold: see `with_threshold`.
-        batch_size: rows that are computed together.
+        batch_size: number of rows that are computed together.
     """
 
     file: Path
@@ -52,12 +52,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Answered:
-    """What `predict_table` did.
+    """The result of `predict_table`.
 
     Attributes:
-        rows: that were read and written.
-        without: rows without an answer.
-        prefix: what the names of the answer's columns begin with.
+        rows: number of rows.
+        without: number of rows without an answer.
+        prefix: prefix of the names of the answer's columns.
     """
 
     rows: int
@@ -66,10 +66,10 @@ class Answered:
 
 
 def check_tables(tables: Tables) -> None:
-    """Refuses files that are no tables, and a result that is there, before a model is loaded.
+    """Refuses files that are not tables, and an existing result, before a model is loaded.
 
     Raises:
-        ConfigError: another suffix, or the result is there.
+        ConfigError: a file name does not end like a table's, or the result exists.
         MissingInputError: the result cannot be written.
     """
     for option, path in (("--file", tables.file), ("--out", tables.out)):
@@ -85,16 +85,16 @@ def check_tables(tables: Tables) -> None:
 def predict_table(runner: Answerer, model: str, tables: Tables) -> Answered:
     """Answers the rows of a table.
 
-    A row that the model has no answer for has an error instead, as of `predict`.
+    If the model has no answer to a row, the row has an error instead; see `predict`.
 
     Args:
         runner: see `open_model`.
-        model: what it was opened from.
-        tables: checked by `check_tables`.
+        model: folder, file or hub id of the model.
+        tables: the files and options, after `check_tables`.
 
     Raises:
-        ConfigError: the model does not take such rows, or the result cannot hold them.
-        MissingInputError: the table cannot be read, lacks a column or holds a wrong row, or the disk is full.
+        ConfigError: the model cannot read such rows, or the format of the result cannot represent them.
+        MissingInputError: the table cannot be read, lacks a column or has a wrong row, or the disk is full.
     """
     _check_labels(runner, tables)
     task = _task_of(model)
@@ -125,7 +125,7 @@ def _check_labels(runner: Answerer, tables: Tables) -> None:
 
 
 def _task_of(model: str) -> TextTask | None:
-    """The task of texts that a model was made for; None: it does not say, or its file is not here."""
+    """The text task that a model was made for; None: it is not recorded, or its file is missing."""
     record = _record(model)
     name = record.task_file or record.task
     try:
@@ -139,13 +139,13 @@ def _record(model: str) -> Record:
     packed = packed_file(model)
     if packed is not None:
         return packed_record(packed)
-    from kdqat_cli.tasks.records import recorded  # with torch, which such a model needs anyway
+    from kdqat_cli.tasks.records import recorded  # imports torch, which such a model needs anyway
 
     return recorded(model)
 
 
 class _Reading:
-    """What of a row a model reads."""
+    """How a model reads rows."""
 
     def __init__(self, pairs: bool | None, tables: Tables, task: TextTask | None) -> None:
         columns = task.columns if task else None
@@ -156,12 +156,12 @@ class _Reading:
             self._pair = (columns.pair if columns else None) or "pair"
 
     def top(self, labels: list[str] | None) -> int | None:
-        """The number of labels whose probabilities are told."""
+        """The number of labels with probabilities in an answer."""
         top = self._tables.top
         return None if top is None else min(top, len(labels or []))
 
     def batches(self, rows: Iterator[Row]) -> Iterator[list[tuple[Row, Text]]]:
-        """Rows that are computed together, each with its text."""
+        """Batches of rows that are computed together, each with its text."""
         batch: list[tuple[Row, Text]] = []
         held = 0
         for row in rows:

@@ -53,7 +53,7 @@ def repro(
 
 
 def preview(targets: list[str]) -> list[dict[str, str | None]]:
-    """What `repro` would do with each stage, and why; nothing is written.
+    """The action that `repro` would take for each stage, and its reason; nothing is written.
 
     A stage that needs the result of another changed stage has the state `follows`: whether it must run is known only
     when that result is there.

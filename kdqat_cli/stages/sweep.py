@@ -1,7 +1,7 @@
 """sweep: trains one student for each combination of values and seed, and writes the best values as a recipe.
 
 Trainings that are unlikely to be the best are stopped early (parallel/median.py). A sweep writes a DVC pipeline of its
-own and runs it as `kdqat repro` does:
+own and runs it like `kdqat repro`:
 
     sweeps/NAME/dvc.yaml, params.yaml    the trainings; they use the teachers under runs/
     sweeps/NAME/runs/TASK/student/…      their results
@@ -164,7 +164,7 @@ def plan_sweep(
 
 
 def _check_teachers(tasks: list[str], teacher: str | None) -> None:
-    """Refuses a task that is not there by name, and a task without a teacher."""
+    """Refuses a task that is given by path, and a task without a teacher."""
     if teacher is not None:
         refuse_absent(teacher, None)
         if len(tasks) > 1:
@@ -199,8 +199,8 @@ def sweep(plan: Sweep, jobs: int | None, ray: str | None, stop: bool, board: Boa
         plan: the options of the sweep.
         jobs: largest number of trainings that run at once; None: the number of GPUs, or one without GPUs.
         ray: address of a Ray cluster; None: this machine.
-        stop: whether to stop trainings early that are unlikely to be the best, and not to start those again that an
-            earlier run stopped.
+        stop: whether to stop trainings early that are unlikely to be the best; trainings that an earlier run stopped
+            are then not started again.
         board: called with the states of the stages, to show them.
     """
     runs = plan.runs()

@@ -1,7 +1,6 @@
-"""The folder of `kdqat evaluate --details`: tables of one model's answers, and details.json, which says what they are.
+"""The folder of `kdqat evaluate --details`: tables of a model's answers, and details.json, which describes them.
 
-details.json names the tables that kdqat wrote. They are replaced by those of the next evaluation; no other file is
-touched.
+details.json names the tables that kdqat wrote. The next evaluation replaces them, and changes no other file.
 """
 
 import csv
@@ -24,8 +23,8 @@ def refuse_details(folder: Path) -> None:
     """Refuses a folder whose files kdqat did not write, before any work is done.
 
     Raises:
-        ConfigError: there are files and no index of kdqat's.
-        MissingInputError: a file is in its place, or it cannot be written.
+        ConfigError: there are files, but no index of kdqat.
+        MissingInputError: a file has the name of the folder, or the folder cannot be written.
     """
     with file_errors(folder):
         if folder.exists() and any(folder.iterdir()) and _listed(folder) is None:
@@ -36,16 +35,16 @@ def refuse_details(folder: Path) -> None:
 
 
 def write_details(folder: Path, tables: Tables, about: Mapping[str, object]) -> None:
-    """Writes tables as CSV, and the index last; those of an earlier evaluation are removed.
+    """Writes tables as CSV, and the index last; tables of an earlier evaluation are removed.
 
     Args:
-        folder: is made where it is not there.
+        folder: the folder; it is created if needed.
         tables: see `Tables`.
-        about: what the index says beside the tables' names.
+        about: content of the index besides the names of the tables.
 
     Raises:
-        ConfigError: as `refuse_details`.
-        MissingInputError: as `refuse_details`, or the disk is full.
+        ConfigError: see `refuse_details`.
+        MissingInputError: see `refuse_details`; or the disk is full.
     """
     refuse_details(folder)
     for name in _listed(folder) or []:
@@ -57,7 +56,7 @@ def write_details(folder: Path, tables: Tables, about: Mapping[str, object]) -> 
 
 
 def _listed(folder: Path) -> list[str] | None:
-    """The tables that the index names; None where there is no index of ours."""
+    """The tables that the index names; None: there is no index of kdqat."""
     found = (read_object(folder / INDEX) or {}).get("files")
     if not isinstance(found, list) or not all(isinstance(name, str) and _TABLE.fullmatch(name) for name in found):
         return None
@@ -66,7 +65,7 @@ def _listed(folder: Path) -> list[str] | None:
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     text = StringIO()
-    # Lines end as csv's own do: with another end, a cell with a carriage return would not be enclosed.
+    # The default line end of the csv module: with another one, it would not enclose a cell with a carriage return.
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)

@@ -42,7 +42,7 @@ class Size(TypedDict):
 
 
 class Compared(TypedDict, total=False):
-    """How an export for another engine compares with its student, on dev rows; the names are those of `Run`."""
+    """The comparison of an export for another engine with its student on dev rows; `Run` explains the fields."""
 
     rows: int
     rows_differing: int
@@ -146,7 +146,7 @@ class Metrics(Section):
     model: Factors | None = None
     """The factors of the model; null: an earlier kdqat wrote the file."""
     not_to_be_quoted: str | None = None
-    """Why the score says nothing about the method: what a smoke run shortened; null: the score may be quoted."""
+    """Why the score says nothing about the method, for example a shortened training; null: it may be quoted."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -207,7 +207,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def holds_metrics(text: str) -> bool:
-    """Whether a text is a metrics file, which another may replace."""
+    """Whether a text is a metrics file, which another metrics file may replace."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -234,15 +234,15 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], int]:
 
 
 def read_section(model: type[SectionT], path: Path, fix: str) -> SectionT:
-    """A JSON file that kdqat writes.
+    """Reads a JSON file of kdqat.
 
     Args:
-        model: its schema.
+        model: schema of the file.
         path: the file.
-        fix: the command that mends it, for the error.
+        fix: the command that makes the file again, for the error.
 
     Raises:
-        DamagedError: it is not there, or does not hold what the schema says.
+        DamagedError: the file is missing, or does not fit the schema.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

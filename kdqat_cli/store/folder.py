@@ -173,8 +173,8 @@ def shared_folder(out: Path, force: bool = False) -> Iterator[Work]:
     """`output_folder` for the first process of a group; the other processes do not touch `out`.
 
     Raises:
-        ConfigError: as `output_folder`.
-        MissingInputError: as `output_folder`, or a process on another machine does not see the folder.
+        ConfigError: see `output_folder`.
+        MissingInputError: see `output_folder`; or a process on another machine does not see the folder.
     """
     follows = nullcontext(Work(out, out / SCRATCH, force))
     with output_folder(out, force) if group.leads() else follows as work:

@@ -78,7 +78,7 @@ def student_folder(task: str, run: str, seed: int) -> Path:
 
 
 def taught_folder(task: str) -> Path:
-    """Where `distill` keeps a teacher's translations of the training rows."""
+    """The folder in which `distill` caches a teacher's translations of the training rows."""
     return RUNS / task / "taught"
 
 
@@ -88,7 +88,7 @@ def export_folder(task: str, format_name: str, run: str, seed: int) -> Path:
 
 
 def writer_of(folder: str) -> str | None:
-    """The command that writes a folder under runs/, by its place; None: it lies elsewhere."""
+    """The command that writes a folder under runs/, by its place; None: it is not under runs/."""
     try:
         task, kind, *_ = Path(folder).absolute().relative_to(RUNS.absolute()).parts
     except ValueError:
@@ -160,8 +160,8 @@ def _fields(settings: Settings, places: tuple[str, ...]) -> dict[str, object]:
         for section, fields in settings.model_dump().items()
         for name, value in fields.items()
     }
-    del values["distillation.loss"]  # the name begins with it
-    del values["distillation.weak_teacher"]  # it changes nothing of a training, only whether it takes place
+    del values["distillation.loss"]  # the name begins with the loss
+    del values["distillation.weak_teacher"]  # it does not change a training, it only allows it
     return {place: value for place, value in values.items() if place.startswith(places)}
 
 

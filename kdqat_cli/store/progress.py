@@ -71,7 +71,7 @@ class EventWriter:
         event = Event(step=step, steps=steps, news=str(news), score=score)
         try:
             self._file.write(event.model_dump_json(exclude_none=True).encode() + b"\n")
-        except OSError:  # for example a full disk: the training goes on without events
+        except OSError:  # for example a full disk: the training continues without events
             self.close()
 
     def close(self) -> None:

@@ -1,31 +1,31 @@
-"""The seal of a model card: how kdqat knows its own card again, and a card that somebody has edited.
+"""The seal of a model card, by which kdqat distinguishes its own cards from cards that somebody has edited.
 
-A card is README.md, the file that the model hub shows. People add a licence or a word to it, so it must not be replaced
-just because kdqat wrote it once. Below its header stands one line with the sha256 of all other lines. Whoever edits the
-card leaves the line as it is, and it is no longer kdqat's: no command replaces it.
+A card is README.md, the file that the model hub shows. People add a licence or a sentence to it, so kdqat must not
+replace every card that it wrote. Below the header of a card, one line has the sha256 of all other lines. After an edit,
+the line does not fit any more, and no command replaces the card.
 """
 
 import hashlib
 import re
 
 CARD = "README.md"
-"""In a `model` folder, and beside it."""
+"""The file of a card, in a `model` folder and beside it."""
 _LINE = re.compile(r"<!-- written by kdqat; sha256 of the other lines: ([0-9a-f]{64}) -->\n")
 
 
 def sealed(header: str, body: str) -> str:
-    """A card.
+    """The text of a card with its seal.
 
     Args:
-        header: with the lines of three dashes around it, and a line end.
-        body: ends with a line end.
+        header: header with its lines of three dashes, and a line end.
+        body: text below the header, with a line end.
     """
     digest = hashlib.sha256((header + body).encode()).hexdigest()
     return f"{header}<!-- written by kdqat; sha256 of the other lines: {digest} -->\n{body}"
 
 
 def is_sealed(text: str) -> bool:
-    """Whether a text is a card as kdqat wrote it."""
+    """Whether a text is an unedited card of kdqat."""
     found = _LINE.search(text)
     if found is None:
         return False

@@ -107,13 +107,13 @@ def refuse_target(path: Path, ours: Ours | None = None) -> None:
 
 @contextmanager
 def writing(path: Path, ours: Ours | None = None) -> Iterator[BinaryIO]:
-    """A file under another name, which is renamed at the end; makes missing folders. A link at `path` is replaced.
+    """Gives a file under another name, and renames it at the end. Creates missing folders; replaces a link at `path`.
 
-    After an error in the block nothing is at `path` that was not there before.
+    After an error in the block, `path` is unchanged.
 
     Raises:
-        ConfigError: as `refuse_target`.
-        MissingInputError: as `refuse_target`, or the disk is full.
+        ConfigError: see `refuse_target`.
+        MissingInputError: see `refuse_target`; or the disk is full.
     """
     refuse_target(path, ours)
     with file_errors(path.parent):
@@ -131,7 +131,7 @@ def writing(path: Path, ours: Ours | None = None) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes, ours: Ours | None = None) -> None:
-    """Writes a file as a whole; arguments and errors as of `writing`."""
+    """Writes a whole file; for arguments and errors see `writing`."""
     with writing(path, ours) as file:
         file.write(content)
 

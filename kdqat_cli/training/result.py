@@ -1,4 +1,4 @@
-"""What a finished training leaves in its folder."""
+"""Writes the result of a finished training."""
 
 from kdqat_cli import group
 from kdqat_cli.quantizers.parameters import level_bits
@@ -14,17 +14,17 @@ from kdqat_cli.training.loop import Trained
 def write_result(
     work: Work, kind: Kind, loaded: Loaded, record: Record, trained: Trained, rows: Rows, dev: Rows, watch: Stopwatch
 ) -> float:
-    """Scores a trained model, and writes model/, history.csv and run.json; of several processes the leader writes.
+    """Scores a trained model, and writes model/, history.csv and run.json; only the first process of a group writes.
 
     Args:
-        work: the folder.
-        kind: of the task.
-        loaded: the model.
-        record: what is recorded beside it.
-        trained: the steps and the history.
-        rows: that it was trained on.
-        dev: that it is scored on.
-        watch: of the stage.
+        work: the work in the output folder.
+        kind: kind of the task.
+        loaded: the trained model.
+        record: record of the model.
+        trained: steps and history of the training.
+        rows: rows of the training.
+        dev: rows for the score.
+        watch: started with the stage.
 
     Returns:
         The dev score in percent.
