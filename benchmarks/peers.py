@@ -19,7 +19,7 @@ Run = Callable[[], object]
 
 
 def fast_kernels() -> list[str]:
-    """kdqat's kernels, except the portable one, which is not optimised."""
+    """The kernels of kdqat, except the portable one, which is not optimised."""
     return kernels()[:-1] or kernels()
 
 

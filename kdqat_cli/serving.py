@@ -96,7 +96,7 @@ class Model:
         opened = self._ready()
         runner = opened.runner
         if not isinstance(runner, TextAnswerer):
-            raise ConfigError(f"{self._source} is no model of texts, so it has no logits of texts.", "model(given)")
+            raise ConfigError(f"{self._source} does not read texts, so it has no logits of texts.", "model(given)")
         texts = [_text(one, runner.pairs) for one in given]
         with opened.lock:
             return runner.logits(runner.read(texts))

@@ -118,7 +118,7 @@ def test_there_is_no_guess_between_two_possible_texts(tmp_path: Path) -> None:
         (lambda number: {"kind": f"k{number}"}, "no column looks like a label"),
         (lambda number: {"kind": number % 2, "team": number % 3}, "several columns could be the label"),
         (lambda number: {"label": "x"}, "has the value 'x' in every row"),
-        (lambda number: {"label": ["Yes", "yes", "no"][number % 3]}, "'Yes', 'yes' differ by case alone"),
+        (lambda number: {"label": ["Yes", "yes", "no"][number % 3]}, "'Yes', 'yes' differ only in case"),
         (lambda number: {"label": f"l{number}"}, "too many to learn them as labels"),
         (lambda number: {"label": "label" if number == 70 else "x"}, "is the name of a column, and a value in it too"),
     ],
@@ -146,7 +146,7 @@ def test_too_few_rows_and_bad_rows(tmp_path: Path) -> None:
 def test_files_with_a_misleading_name(tmp_path: Path) -> None:
     (tmp_path / "semicolons.csv").write_text("text;label\n" + "a film;0\nthe plot;1\n" * 40, encoding="utf-8")
     error = refused(tmp_path, "semicolons.csv")
-    assert "has the column 'text;label' alone" in error
+    assert "has only the column 'text;label'." in error
     assert "cells separated by commas in a .csv" in error
     (tmp_path / "quotes.tsv").write_text("text\tlabel\n" + '"a" film\t0\nthe plot\t1\n' * 40, encoding="utf-8")
     assert "--quoting, --no-quoting and --skip-bad-rows" in refused(tmp_path, "quotes.tsv", code=3)
@@ -158,7 +158,7 @@ def test_files_with_a_misleading_name(tmp_path: Path) -> None:
 def test_no_file_is_replaced(tmp_path: Path) -> None:
     write(tmp_path, "mine.csv", [{"text": text, "label": number % 2} for number, text in enumerate(texts(150))])
     (tmp_path / "params.yaml").write_text("tasks: []\n", encoding="utf-8")
-    assert "params.yaml is there already; nothing was written" in refused(tmp_path, "mine.csv")
+    assert "params.yaml exists already; nothing was written" in refused(tmp_path, "mine.csv")
     assert "is the name of a packaged task" in refused(tmp_path, "mine.csv", "--name", "rte")
     assert "of the kind image" in refused(tmp_path, "--task", "digits")
     assert "three ways to begin" in refused(tmp_path, "mine.csv", "--pipeline", "table-2-glue")

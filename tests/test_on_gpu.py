@@ -140,7 +140,9 @@ def test_the_crossover_by_hand(benchmarks: Any, kdqat: list[int], fp16: list[int
     assert benchmarks("gpu").crossover(rows, "FP16") == found
 
 
-def test_an_encoder_in_half_precision_loads_in_half_precision(benchmarks: Any, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_an_encoder_in_half_precision_loads_in_half_precision(
+    benchmarks: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
     benchmarks("gpu_bundle").halve(tiny_encoder, tmp_path / "half")
     whole, half = (load_file(folder / "model.safetensors") for folder in (tiny_encoder, tmp_path / "half"))
     assert all(torch.equal(half[name], whole[name].half()) for name in whole)

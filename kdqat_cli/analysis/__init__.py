@@ -1,1 +1,1 @@
-"""What is compared with our results."""
+"""Measures what quantisation changed, draws figures, makes the report page, and reads published results."""

@@ -6,9 +6,9 @@
 
 The calibration error is Σ over ten bins of equal width of (rows in the bin / rows) · |share right − mean probability|
 (Naeini et al., AAAI 2015). If an answer is one number, agreement is the mean distance of the numbers, and there is no
-calibration. If an answer is a class per token, every token counts, and a row of `disagreement` has the share of tokens
-with different answers. A multi-label model gives one answer per row and label: whether the label's probability is above
-one half.
+calibration. If an answer is a class per token, every token is counted, and a row of `disagreement` has the share of
+tokens with different answers. A multi-label model gives one answer per row and label: whether the label's probability
+is above one half.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from kdqat_cli.distillation.objective import are_sets
 from kdqat_cli.tasks.task import LabelledTask
 
 BINS = 10
-_SHOWN = 200  # rows of `disagreement`
+_SHOWN = 200  # largest number of rows of `disagreement`
 _NO_LABEL = -100
 
 

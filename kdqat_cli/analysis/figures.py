@@ -23,7 +23,7 @@ from kdqat_cli.errors import ConfigError, MissingInputError
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _MARKERS = "os^Dvp*X"
 _WIDTH = 6.9  # inches: the text width of a paper in two columns
-STYLE: Any = {  # its type would be a literal of all of matplotlib's keys
+STYLE: Any = {  # the exact type would be a literal of all of matplotlib's keys
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,7 +40,7 @@ _LEAST = 2.25  # inches: smallest height of a bar chart
 
 @dataclass(frozen=True)
 class Choice:
-    """Which attention map is drawn.
+    """The choice of an attention map.
 
     Attributes:
         sentence: number, from 0, among the sentences of the analysis.
@@ -86,7 +86,7 @@ def draw(name: str, found: Analysis, choice: Choice) -> Figure:
     drawing = FIGURES.get(name)
     table = name if drawing is None else drawing.table
     if drawing is None and name not in found.tables:
-        raise ConfigError(f"There is no figure {name!r}; there is {', '.join(FIGURES)}.", "kdqat ls figures")
+        raise ConfigError(f"There is no figure {name!r}; the figures are {', '.join(FIGURES)}.", "kdqat ls figures")
     if not (found.tables.get(table) if table else found.sentences):
         needed = f"--measure {table}" if table else "a task of texts"
         raise MissingInputError(
@@ -170,7 +170,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _by_layer(found: Analysis, name: str) -> Figure:
-    """Any table with the columns `layer` and `value`."""
+    """Draws any table with the columns `layer` and `value`."""
     if not {"layer", "value"} <= set(found.tables[name][0]):
         raise ConfigError(f"The table {name} has no columns layer and value to draw.", "kdqat ls figures")
     figure, [[axes]] = _new(1, 1, 2.6)

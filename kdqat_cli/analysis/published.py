@@ -44,7 +44,7 @@ class Published:
     scores: dict[str, dict[str, PublishedCell]]
 
     def cell(self, run: str, task: str) -> PublishedCell | None:
-        """The published result of a run on a task; None: none."""
+        """The published result of a run on a task, or None."""
         return self.scores.get(run, {}).get(task)
 
     @property

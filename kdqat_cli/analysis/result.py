@@ -41,7 +41,7 @@ class AnalyzedModel(Section):
     weights: str | None = None
     """sha256 of its weights."""
     not_to_be_quoted: str | None = None
-    """Why its numbers say nothing about the method, as of a smoke run; null: they may be quoted."""
+    """Why its numbers say nothing about the method, for example a smoke run; null: they may be quoted."""
 
     @property
     def run(self) -> str:

@@ -81,7 +81,7 @@ def _check_measures(wanted: list[str]) -> None:
     for name in wanted:
         if name not in MEASURES and name != _ALL:
             raise ConfigError(
-                f"--measure: there is no measure {name!r}; there is {MEASURES.listed()}.", "kdqat ls measures"
+                f"--measure: there is no measure {name!r}; the measures are {MEASURES.listed()}.", "kdqat ls measures"
             )
 
 
@@ -112,7 +112,7 @@ def _named(models: list[str]) -> dict[str, str]:
 
 
 def _under_runs(task: str) -> dict[str, str]:
-    """The ternary models and students of a task in the working folder; exports are left out, as they are the same."""
+    """The ternary models and students of a task in the working folder; exports are left out, because they are equal."""
     from kdqat_cli.store.folder import ABOUT, MODEL, model_record
 
     records = [*RUNS.glob(f"{task}/ternary*/{MODEL}/{ABOUT}"), *RUNS.glob(f"{task}/student/*/{MODEL}/{ABOUT}")]

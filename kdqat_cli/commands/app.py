@@ -1,4 +1,4 @@
-"""The application, and what all commands share.
+"""The application, and the common parts of all commands.
 
 Modules that take long to import are imported inside the commands, so that `kdqat --help` and completion answer at once.
 """
@@ -86,7 +86,7 @@ class _Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # pydantic's
+            error.message = error.message.removeprefix("Value error, ")  # the prefix of pydantic
             raise
         except typer.TyperException as error:
             unknown_option = hasattr(error, "possibilities")
@@ -120,7 +120,7 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
             if speaks:
                 Output().error(error)
             raise typer.Exit(code) from error
-        except BrokenPipeError as gone:  # the reader of our output has closed it, as `head` does
+        except BrokenPipeError as gone:  # the reader has closed the output, for example `head`
             raise typer.Exit(0) from gone
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, group.Terminated)
@@ -217,7 +217,7 @@ class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.output.remark(record.getMessage())
-        except ValueError:  # the stream is closed; the command goes on without the remark
+        except ValueError:  # the stream is closed; the command continues without the remark
             self.handleError(record)
 
 

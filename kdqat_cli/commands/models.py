@@ -153,7 +153,9 @@ def export(
     """
     use_plugins()
     if format_ not in FORMATS:
-        raise ConfigError(f"--format: there is no format {format_!r}; there is {FORMATS.listed()}.", "kdqat ls formats")
+        raise ConfigError(
+            f"--format: there is no format {format_!r}; the formats are {FORMATS.listed()}.", "kdqat ls formats"
+        )
     source, target = _of_task(task, loss, seed, format_) if student is None else _of_student(student, format_)
     refuse_absent(str(source), writer_of(str(source)) or _STUDENT)
     output = start(json, quiet)
@@ -258,10 +260,10 @@ def predict(
 
 
 def _check_model(output: Output, runner: "Answerer", model: str, answer: AnswerOptions) -> None:
-    """Passes on what the model has to say, and refuses options that it gives no meaning.
+    """Prints the remark of the model, and refuses options that have no meaning for it.
 
     Raises:
-        ConfigError: it has no labels.
+        ConfigError: the model has no labels.
     """
     if runner.remark:
         output.remark(runner.remark)
@@ -318,10 +320,10 @@ def _answers(runner: "Answerer", batches: Iterable[list[Text]], answer: AnswerOp
 
 
 def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:
-    """Prints each answer as it comes.
+    """Prints each answer as soon as it is computed.
 
     Raises:
-        MissingInputError: a text has no answer; all others are out.
+        MissingInputError: a text has no answer; all other answers were printed.
     """
     unanswered = 0
     for answer in answers:

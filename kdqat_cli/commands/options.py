@@ -59,7 +59,7 @@ DataDirOption = Annotated[
     typer.Option(
         "--data-dir",
         help="Folder of local task data in the published layouts. "
-        "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else what `kdqat fetch` brought, else the hub]",
+        "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else the data of `kdqat fetch`, else the hub]",
     ),
 ]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
@@ -151,7 +151,7 @@ class DistillationOptions(_Changes):
         """See `_Changes`.
 
         Raises:
-            ConfigError: `--hidden-layers` or `--layers` is not of its form.
+            ConfigError: `--hidden-layers` or `--layers` has a wrong form.
         """
         kept = None if self.layers is None else numbers_option("--layers", self.layers, "0,2,5")
         return asdict(self) | {"hidden_layers": layers_option(self.hidden_layers), "layers": kept}
@@ -170,7 +170,7 @@ class DistillationOptions(_Changes):
 
 @dataclass(frozen=True)
 class QuantizationOptions(_Changes):
-    """What the student's numbers may be: changes to the section `quantization`."""
+    """How the student is quantised: changes to the section `quantization`."""
 
     weights: Annotated[str | None, _of(Quantization, "weights", metavar=LEVELS.metavar())] = None
     activations: Annotated[ActivationsName | None, _of(Quantization, "activations")] = None
@@ -191,7 +191,7 @@ class QuantizationOptions(_Changes):
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What a file of rows holds."""
+    """The columns of a file of rows."""
 
     text_column: Annotated[
         str | None, typer.Option("--text-column", help="Column of the text. [default: found by name and content]")
@@ -237,10 +237,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What is told of an answer, and where a table of rows gets it."""
+    """The content of an answer, and the table for answers."""
 
     top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Tell the most probable labels alone, the best first.")
+        int | None, typer.Option("--top-k", min=1, help="Show only the most probable labels, the best first.")
     ] = None
     threshold: Annotated[
         float | None,
@@ -248,12 +248,12 @@ class AnswerOptions:
             "--threshold",
             min=0,
             max=1,
-            help="Least probability of a label. [default: multi-label, the one that was chosen on dev; else none]",
+            help="Least probability of a label. [default: multi-label, the threshold chosen on dev; else none]",
         ),
     ] = None
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Take --file for a table (CSV, TSV, JSONL), and write its rows with their answers."),
+        typer.Option("--out", help="Read --file as a table (CSV, TSV, JSONL); write its rows with their answers."),
     ] = None
     text_column: Annotated[
         str | None,
@@ -289,7 +289,7 @@ class PrintOptions:
 
 
 def weak(allowed: bool) -> dict[str, object]:
-    """What `--allow-weak-teacher` changes of the section `distillation`."""
+    """The changes of `--allow-weak-teacher` to the section `distillation`."""
     return {"weak_teacher": "allowed"} if allowed else {}
 
 
@@ -308,13 +308,13 @@ def numbers_option(option: str, text: str, example: str, other: str = "") -> lis
     """Numbers with commas between them.
 
     Args:
-        option: its name.
-        text: its value.
-        example: a right value.
-        other: what else it may be, for the error.
+        option: name of the option.
+        text: value of the option.
+        example: a correct value, for the error.
+        other: other possible values, for the error.
 
     Raises:
-        ConfigError: it is of another form.
+        ConfigError: the value has another form.
     """
     try:
         return [int(part) for part in text.split(",")]
@@ -339,7 +339,7 @@ def shapes_option(texts: list[str]) -> list[tuple[int, int]]:
 
 
 def text_argument(text: str | None) -> str | None:
-    """A text of the command line; where the locale could not decode it (LC_ALL=C), it is read as UTF-8.
+    """A text of the command line; if the locale could not decode it (LC_ALL=C), it is read as UTF-8.
 
     Raises:
         ConfigError: it is not UTF-8.

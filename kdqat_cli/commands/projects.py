@@ -1,4 +1,4 @@
-"""The command that begins a project: init."""
+"""The command that starts a project: init."""
 
 from typing import Annotated
 
@@ -18,9 +18,7 @@ _SourceArgument = Annotated[
     str | None,
     typer.Argument(help="File of rows (.csv, .tsv, .jsonl), which becomes a task; or the folder of a teacher."),
 ]
-_TaskOption = Annotated[
-    str | None, typer.Option("--task", help="A task that is there already; `kdqat ls tasks` lists them.")
-]
+_TaskOption = Annotated[str | None, typer.Option("--task", help="An existing task; `kdqat ls tasks` lists them.")]
 _PipelineOption = Annotated[
     str | None, typer.Option("--pipeline", help="A paper's pipeline; `kdqat ls pipelines` lists them.")
 ]
@@ -68,7 +66,7 @@ def init(
 
 
 def _shown(value: object) -> object:
-    """A value for people: counts and lists in one line."""
+    """A value in readable form: counts and lists in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} ({count})" for name, count in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -66,7 +66,7 @@ def finetune_teacher(
     """Train the FP32 teacher of a task.
 
     An encoder is fine-tuned, or a new network is trained. With `teacher.model` in the settings
-    (`--set teacher.model=FOLDER`) nothing is trained: that model becomes the teacher as it is.
+    (`--set teacher.model=FOLDER`) nothing is trained: that model becomes the teacher without changes.
     """
     processes = group.join(repeat.devices)
     params, spec, data = inputs(task, run.data_dir)
@@ -91,10 +91,10 @@ def finetune_teacher(
 
 
 def _refuse_beginning(begin: BeginOptions, model: str, processes: int) -> None:
-    """Refuses options that only a training reads, where the teacher is a model that is trained already.
+    """Refuses options that only a training uses, if the teacher is a model that is trained already.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: such an option is given.
         MissingInputError: there is no such model.
     """
     given = {"--encoder": begin.encoder, "--network": begin.network, "--devices": processes > 1 or None}

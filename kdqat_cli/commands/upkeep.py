@@ -31,7 +31,7 @@ def env(json: JsonOption = False) -> None:
 
 
 def _shown(value: Any) -> Any:
-    """A value for people: bytes as megabytes, lists in one line."""
+    """A value in readable form: bytes as megabytes, lists in one line."""
     if isinstance(value, dict):
         return f"{value['path']}, {value['bytes'] / 1e6:,.1f} MB"
     if isinstance(value, list):
@@ -64,7 +64,7 @@ def clean(
 
     unknown = [name for name in only or [] if name not in KINDS]
     if unknown:
-        raise ConfigError(f"--only: there is no kind {unknown[0]!r}; there is {', '.join(KINDS)}.")
+        raise ConfigError(f"--only: there is no kind {unknown[0]!r}; the kinds are {', '.join(KINDS)}.")
     kinds = tuple(kind for kind in KINDS if not only or kind in only)
     found = leftovers(folder or [], kinds)
     shown = stage(found, output.remark) if yes else found

@@ -44,7 +44,7 @@ def refuse_incomplete(folder: Path) -> None:
             return
         if parts := sorted(path.name for path in folder.glob(f"{stem}-*-of-*.{ending}")):
             raise MissingInputError(
-                f"{folder} has the weights {parts[0]}, but no {index.name}, which says what lies in each file.",
+                f"{folder} has the weights {parts[0]}, but no {index.name}, which names the tensors of each file.",
                 f"copy or download {index.name} into {folder}",
             )
 
@@ -55,7 +55,7 @@ def _named(index: Path) -> set[str]:
         value: Any = json.loads(text_of(index, read_bytes(index, _LARGEST_INDEX)))
         return set(map(str, value["weight_map"].values()))
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        raise MissingInputError(f"{index} is damaged: it is no JSON object with a weight_map.", _AGAIN) from error
+        raise MissingInputError(f"{index} is damaged: it is not a JSON object with a weight_map.", _AGAIN) from error
 
 
 def refuse_integers(folder: Path) -> None:

@@ -1,10 +1,10 @@
-"""Finds out which columns of a user's file hold the texts and the label, and what the labels are.
+"""Finds the columns of the texts and the label in a user's file, and the labels.
 
-Names decide where they are common ones (`label`, `premise` and `hypothesis`); else what the columns hold. Where two
-answers are possible nothing is guessed: the error names the option that decides.
+Columns are found by common names (`label`, `premise` and `hypothesis`), else by their values. If two answers are
+possible, the error names the option that decides.
 
-- A label column repeats few short values. Numbers that are no integers, or more than 20 of them, are a regression.
-- A text column holds values of several words, or of several letters in a script without blanks, and few repetitions.
+- A label column repeats a few short values. Numbers that are not integers, or more than 20 numbers, are a regression.
+- The values of a text column have several words, or several letters in a script without spaces, and rarely repeat.
 """
 
 from collections import Counter
@@ -32,15 +32,15 @@ _PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-_MOST_CLASSES = 50  # of a column whose name does not say that it is the label
-_PER_CLASS = 5  # rows that a label has on average
+_MOST_CLASSES = 50  # in a column whose name does not show that it is the label
+_PER_CLASS = 5  # average number of rows per label
 _MOST_NUMBERS = 20  # different integers that are still classes
 _LENGTHS = (64, 128, 256, 512)  # tokens
-_COVERED = 0.95  # of the rows are not cut
+_COVERED = 0.95  # share of the rows that are not cut
 
 
 class Given(NamedTuple):
-    """What the user says about a file; None: it is guessed."""
+    """Facts about a file from the user; None: the fact is guessed."""
 
     text: str | None = None
     """Column of the text, or of a pair's first text."""
@@ -53,35 +53,35 @@ class Given(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a file holds."""
+    """The facts about a file."""
 
     columns: Columns
-    """Of texts and label."""
+    """Columns of texts and label."""
     labels: list[str] | None
     """The classes, sorted; None: the label is a number."""
     range: list[float] | None
     """Smallest and largest label, if it is a number."""
     max_length: int
-    """Tokens that most rows are not longer than, estimated from their characters."""
+    """Number of tokens that most rows do not exceed, estimated from their characters."""
 
 
 def guess(path: Path, given: Given) -> Found:
-    """What a file of rows holds.
+    """Finds the facts about a file of rows.
 
     Args:
         path: a .csv, .tsv, .txt, .jsonl or .json file.
-        given: what need not be guessed.
+        given: facts that need not be guessed.
 
     Raises:
-        ConfigError: it is not clear which columns are meant, or the labels are none that a model can learn.
-        MissingInputError: the file cannot be read, or holds no rows.
+        ConfigError: the columns are not clear, or a model cannot learn the labels.
+        MissingInputError: the file cannot be read, or has no rows.
     """
     rows = list(raw_rows(path, given.quoting))
     if not rows:
         raise MissingInputError(f"{path} holds no rows.", "a file with a header and one row per line")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if len(names) < 2:
-        raise ConfigError(f"{path} has the column {names[0]!r} alone.", column_fix("label", names))
+        raise ConfigError(f"{path} has only the column {names[0]!r}.", column_fix("label", names))
     _refuse_header(path, rows, names)
     for name in (given.text, given.pair, given.label):
         if name is not None and all(cell(row, name) is None for row in rows):
@@ -94,14 +94,14 @@ def guess(path: Path, given: Given) -> Found:
 
 
 def _refuse_header(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Refuses a file whose first line is a row like the others."""
+    """Refuses a file whose first line is a row, not a header."""
     if path.suffix in (".json", ".jsonl"):
         return
     for name in names:
         if name.strip() and any(row.values.get(name) == name for row in rows):
             raise ConfigError(
-                f"{path}: {shown(name)} is the name of a column, and a value in it too.",
-                "a first line with the names of the columns, as text,label; and no such line further down",
+                f"{path}: {shown(name)} is the name of a column and also a value in it.",
+                "a first line with the names of the columns, for example text,label; and no such line later",
             )
 
 
@@ -150,7 +150,7 @@ def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] 
     classes = Counter(_class(value) for value in values)
     if len(classes) < 2:
         what = f"has the value {shown(next(iter(classes)))} in every row" if classes else "is empty"
-        raise ConfigError(f"{where} {what}; there is nothing to tell apart.", "--label-column NAME")
+        raise ConfigError(f"{where} {what}, so there is nothing to learn.", "--label-column NAME")
     numbers = _numbers(classes)
     if numbers and (len(numbers) > _MOST_NUMBERS or not all(number.is_integer() for number in numbers)):
         return None, [float(floor(min(numbers))), float(ceil(max(numbers)))]
@@ -161,17 +161,17 @@ def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] 
         )
     folded = Counter(name.casefold() for name in classes)
     if twice := [name for name in classes if folded[name.casefold()] > 1]:
-        raise ConfigError(f"{where}: the labels {_listed(sorted(twice))} differ by case alone.", "one spelling of each")
+        raise ConfigError(f"{where}: the labels {_listed(sorted(twice))} differ only in case.", "one spelling of each")
     return sorted(classes, key=(lambda name: (float(name), name)) if numbers else None), None
 
 
 def _class(value: object) -> str:
-    """The class name of a value, as `Labels` reads it; JSON says true where Python says True."""
+    """The class name of a value, in the form of `Labels`: true instead of Python's True, as in JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def _numbers(names: Iterable[str]) -> list[float]:
-    """The names as numbers; empty if one is none."""
+    """The names as numbers; empty if one is not a number."""
     try:
         return [float(name) for name in names]
     except ValueError:
@@ -209,7 +209,7 @@ def _looks_written(text: str) -> bool:
 
 
 def _max_length(rows: Sequence[Row], columns: Columns) -> int:
-    """Tokens: of English about one per four characters, of Chinese one per character; and three that are added."""
+    """Estimates tokens: one per four characters of English, one per character of Chinese, and three added ones."""
     names = [name for name in (columns.text, columns.pair) if name is not None]
     sizes = sorted(sum(_tokens(cell(row, name)) for name in names) + 3 for row in rows)
     enough = sizes[min(len(sizes) - 1, int(_COVERED * len(sizes)))]

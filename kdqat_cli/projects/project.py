@@ -1,11 +1,11 @@
-"""The files of a new project: composed from the templates beside this module, and written all or not at all.
+"""The files of a new project: made from the templates beside this module, and written completely or not at all.
 
-    tasks/TASK.yaml          where rows and labels are (of a task that is not there yet)
+    tasks/TASK.yaml          the files, columns and labels of a new task
     recipe.yaml              every setting of a training
-    params.yaml, dvc.yaml    what runs
-    .dvc/                    what `dvc init` makes, unless the folder is in a DVC project already
+    params.yaml, dvc.yaml    the stages and their settings
+    .dvc/                    the files of `dvc init`, unless the folder is in a DVC project already
 
-The stages depend on the key `kdqat_version` of params.yaml, not on kdqat's files, which lie elsewhere.
+The stages depend on the key `kdqat_version` of params.yaml, not on kdqat's files, which are elsewhere.
 """
 
 import json
@@ -38,33 +38,33 @@ _FETCH = """\
 
 """
 _BROUGHT = f"""\
-# Brought by `kdqat init --pipeline`. Another kdqat than this one refuses to mix its results with those that are there,
-# until this line names it. The stages do not depend on it: `dvc repro --force` then makes all results anew.
+# Written by `kdqat init --pipeline`. Another version of kdqat refuses to mix its results with the existing results
+# until this line names it. The stages do not depend on it: `dvc repro --force` then makes all results again.
 kdqat_version: "{__version__}"
 """
 
 
 class Choice(NamedTuple):
-    """What the user chose for a project; None: the default."""
+    """The user's choices for a project; None: the default."""
 
     encoder: str | None = None
-    """What the teacher begins with."""
+    """The encoder that the teacher starts from."""
     teacher: str | None = None
-    """A model that is fine-tuned already: folder or hub id."""
+    """Folder or hub id of a model that is fine-tuned already."""
     recipe: str | None = None
     """Name of a packaged recipe, or path of a recipe file."""
     seeds: list[int] | None = None
-    """Of the students."""
+    """Seeds of the students."""
 
 
 def task_text(name: str, file: Path, found: Found, quoting: bool | None, skip_bad_rows: bool) -> str:
-    """A task file, which lies in tasks/.
+    """The text of a task file in tasks/.
 
     Args:
-        name: of the task.
-        file: with its rows, relative to the working folder or absolute.
-        found: what it holds.
-        quoting: whether double quotes enclose a cell; None: not said.
+        name: name of the task.
+        file: file of the rows, relative to the working folder or absolute.
+        found: the facts about the file.
+        quoting: whether double quotes enclose a cell; None: not given.
         skip_bad_rows: whether incomplete rows are left out.
     """
     columns = ", ".join(f"{key}: {_quoted(value)}" for key, value in found.columns if value is not None)
@@ -87,15 +87,15 @@ def task_project(task: TextTask, choice: Choice) -> dict[Path, str]:
     """params.yaml, dvc.yaml and a recipe for one task.
 
     Args:
-        task: packaged, or of tasks/.
-        choice: of the user.
+        task: a packaged task, or a task in tasks/.
+        choice: the user's choices.
 
     Raises:
         ConfigError: there is no such recipe.
         MissingInputError: there is no such recipe file.
     """
     own_recipe = choice.recipe is not None and choice.recipe.endswith((".yaml", ".yml"))
-    recipe = read_recipe(choice.recipe or "clean")  # also of a file: it must be there
+    recipe = read_recipe(choice.recipe or "clean")  # raises an error if there is no such recipe or file
     text = _filled(
         "params.yaml",
         VERSION=__version__,
@@ -114,15 +114,15 @@ def brought_project(pipeline: str, choice: Choice) -> dict[Path, str]:
     """params.yaml and dvc.yaml of a packaged pipeline.
 
     Args:
-        pipeline: its name.
-        choice: of the user; replaces the values in params.yaml.
+        pipeline: name of the pipeline.
+        choice: the user's choices, which replace values in params.yaml.
 
     Raises:
-        ConfigError: there is no such pipeline, or it does not have what was chosen.
+        ConfigError: there is no such pipeline, or it does not have a chosen setting.
     """
     if pipeline not in pipeline_names():
         raise ConfigError(
-            f"There is no pipeline {pipeline!r}; there is {', '.join(pipeline_names())}.", "kdqat ls pipelines"
+            f"There is no pipeline {pipeline!r}; the pipelines are {', '.join(pipeline_names())}.", "kdqat ls pipelines"
         )
     params, stages = (_read(f"pipelines/{pipeline}/{path}") for path in (PARAMS_FILE, PIPELINE))
     if choice.recipe:
@@ -143,34 +143,34 @@ def pipeline_names() -> list[str]:
 
 
 def pipeline_title(pipeline: str) -> str:
-    """What a packaged pipeline runs: the first sentence of the comment with which its params.yaml begins."""
+    """The title of a packaged pipeline: the first sentence of the first comment in its params.yaml."""
     lines = takewhile(lambda line: line.startswith("#"), _read(f"pipelines/{pipeline}/{PARAMS_FILE}").splitlines())
     comment = " ".join(line.removeprefix("# ") for line in lines)
     return re.split(r"(?<!al)\. ", comment)[0].removesuffix(".")
 
 
 def refuse_existing(files: Mapping[Path, str]) -> None:
-    """Refuses files that are there already.
+    """Refuses files that exist already.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: a file exists.
     """
     there = [str(path) for path in files if os.path.lexists(path)]
     if there:
         raise ConfigError(
-            f"{' and '.join(there)} {'are' if len(there) > 1 else 'is'} there already; nothing was written.",
+            f"{' and '.join(there)} {'exist' if len(there) > 1 else 'exists'} already; nothing was written.",
             "an empty folder, or --name with another name for the task" if _only_task(files) else "an empty folder",
         )
 
 
 def write_project(files: Mapping[Path, str]) -> list[Path]:
-    """Writes the files of a project, and makes a DVC project of the working folder if it is in none; all or nothing.
+    """Writes the files of a project, and makes the working folder a DVC project if it is in none; all files or none.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: one of them is there already.
+        ConfigError: one of the files exists already.
         MissingInputError: the folder cannot be written.
     """
     refuse_existing(files)
@@ -192,7 +192,7 @@ def _only_task(files: Mapping[Path, str]) -> bool:
 
 
 def _pipeline(task: TextTask, choice: Choice) -> str:
-    """dvc.yaml of a task."""
+    """The dvc.yaml of a task."""
     data = _paths(_data_files(task))
     encoder = choice.encoder or EMBEDDED
     fetched = (choice.teacher is None and encoder == EMBEDDED) or (task.file is None and task.name == "movie")
@@ -209,7 +209,7 @@ def _pipeline(task: TextTask, choice: Choice) -> str:
 
 
 def _data_files(task: TextTask) -> list[str]:
-    """A user's task file and the files of its rows; of a packaged task none."""
+    """The task file and the files of rows of a user's task; empty for a packaged task."""
     if task.folder is None:
         return []
     paths = [os.path.normpath(task.folder / file) for file in sorted(set(task.files.values()))]
@@ -244,7 +244,7 @@ def _filled(template: str, **values: str) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value as YAML: JSON is YAML in which no text is mistaken for a number or a truth value; a path is plain."""
+    """A value as YAML. JSON is YAML in which no text looks like a number or a truth value; a simple path is plain."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w/-]*(\.[A-Za-z]\w*)?", value, re.ASCII):
         return value if value.lower() not in ("null", "true", "false") else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)

@@ -100,7 +100,7 @@ def check_wanted(wanted: Wanted, given: Given, choice: Choice) -> Choice:
         )
     rows = wanted.source is not None and not folder
     if not rows and (any(value is not None for value in given) or wanted.name or wanted.skip_bad_rows):
-        raise ConfigError("Options about columns, rows and the name have a meaning for a file of rows only.")
+        raise ConfigError("Options about columns, rows and the name apply only to a file of rows.")
     if given.pair is not None and given.text is None:
         raise ConfigError("--pair-column needs --text-column.", "--text-column NAME")
     if folder and choice.teacher is not None:

@@ -77,7 +77,8 @@ def check_tables(tables: Tables) -> None:
             raise ConfigError(f"{option} {path}: a table's name ends in {', '.join(SUFFIXES)}.", f"{option} NAME.csv")
     if is_there(tables.out):
         raise ConfigError(
-            f"{tables.out} is there already; answers replace no file.", f"--out with another path, or rm {tables.out}"
+            f"{tables.out} exists already; answers never replace a file.",
+            f"--out with another path, or rm {tables.out}",
         )
     refuse_target(tables.out)
 

@@ -114,7 +114,9 @@ def test_the_values_of_padding_do_not_matter(
 
 
 @each_loss
-def test_a_student_equal_to_its_teacher_has_no_loss(loss: LayerLoss, reference: Reference, shape: tuple[int, ...]) -> None:
+def test_a_student_equal_to_its_teacher_has_no_loss(
+    loss: LayerLoss, reference: Reference, shape: tuple[int, ...]
+) -> None:
     teacher = layers(8, shape)
     variables = tensors(teacher, grad=True)
     value = loss(variables, tensors(teacher), torch.tensor(MASKS["odd lengths"]))

@@ -220,7 +220,9 @@ def test_a_kernel_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch:
 
 @native
 @pytest.mark.parametrize("option", [{"hidden_act": "silu"}, {"is_decoder": True}])
-def test_a_variant_that_the_engine_does_not_support_is_computed_by_torch(tmp_path: Path, option: dict[str, Any]) -> None:
+def test_a_variant_that_the_engine_does_not_support_is_computed_by_torch(
+    tmp_path: Path, option: dict[str, Any]
+) -> None:
     engine = Engine.load(pack(tmp_path, tiny("bert", **option)), 1)
     assert engine.kernel == TORCH
     assert engine.remark is not None

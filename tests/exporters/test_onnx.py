@@ -82,7 +82,9 @@ def test_token_types_are_an_input(
     assert (run(tmp_path, batch) - found).abs().max() > 0.1 * float(expected.abs().max())
 
 
-def test_the_content_of_the_packed_graph(bert: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_the_content_of_the_packed_graph(
+    bert: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     onnx_graph.write(bert, tokenizer, tmp_path)
     content = (tmp_path / onnx_graph.FILE).read_bytes()
     graph = onnx.load_from_string(content).graph

@@ -88,9 +88,7 @@ def with_relative_positions(state: State) -> State:
         ),
     ],
 )
-def test_an_incomplete_encoder_is_refused(
-    encoder: Path, change: Callable[[State], State], sentence: str
-) -> None:
+def test_an_incomplete_encoder_is_refused(encoder: Path, change: Callable[[State], State], sentence: str) -> None:
     change_weights(encoder, change)
     with pytest.raises(MissingInputError, match=f"encoder do not fit the bert model.*{sentence}"):
         load_encoder(str(encoder), TASK)

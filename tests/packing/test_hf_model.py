@@ -113,7 +113,9 @@ def test_one_line_loads_it_in_another_process(
         assert torch.equal(load_file(tmp_path / name)["logits"], logits(student, batch)), name
 
 
-def test_the_loaded_model_is_ternary_and_frozen(student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]) -> None:
+def test_the_loaded_model_is_ternary_and_frozen(
+    student: PreTrainedModel, packed: Path, batch: dict[str, Tensor]
+) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(packed)
     assert type(model) is type(student)
     assert quantized_layers(model).keys() == quantized_layers(student).keys()
@@ -124,7 +126,9 @@ def test_the_loaded_model_is_ternary_and_frozen(student: PreTrainedModel, packed
     assert not any(parameter.is_meta for parameter in model.parameters())
 
 
-def test_the_class_of_an_architecture_does_not_start_from_random_weights(student: PreTrainedModel, packed: Path) -> None:
+def test_the_class_of_an_architecture_does_not_start_from_random_weights(
+    student: PreTrainedModel, packed: Path
+) -> None:
     """The class does not check the model type, and would accept any weights file that it finds."""
     with pytest.raises(OSError, match=r"no file named model\.safetensors"):
         type(student).from_pretrained(packed)
@@ -153,9 +157,7 @@ def test_a_student_in_training_is_packed_as_it_would_be_frozen(model: PreTrained
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_levels_that_contradict_the_record_are_not_packed(
-    model: PreTrainedModel, tmp_path: Path, frozen: bool
-) -> None:
+def test_levels_that_contradict_the_record_are_not_packed(model: PreTrainedModel, tmp_path: Path, frozen: bool) -> None:
     quantize_model(model, quantization(weights="int4"))
     if frozen:
         freeze(model)

@@ -128,9 +128,7 @@ def test_an_unknown_kind_is_refused() -> None:
         kind_named("smell")
 
 
-def test_each_weight_is_decoded_once_and_never_for_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_weight_is_decoded_once_and_never_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, record = trained(weights="uniform", bits=2)
     save_network(model, tmp_path, record, codec="huffman")
     decoded: list[str] = []

@@ -73,7 +73,7 @@ def test_the_answers_are_those_of_the_evaluated_model(kind: str, folder: Path, t
     assert [record["text"] for record in records] == [text.text for text in texts]
     found = np.array([list(record["probabilities"].values()) for record in records])
     # The bits are equal. Without the library, torch sums a padded batch in another order, so rarely an activation is
-# rounded to the other side, a step of 1/127.
+    # rounded to the other side, a step of 1/127.
     np.testing.assert_allclose(found, expected, atol=1e-6 if kernels() else 5e-3)
     assert all(record["probabilities"][record["label"]] == max(record["probabilities"].values()) for record in records)
     assert list(records[0]["probabilities"]) == ["sad", "glad"]

@@ -102,9 +102,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, other: "subp
     take(tmp_path)
 
 
-def test_the_lock_of_a_zombie_process_is_taken_over(
-    tmp_path: Path, other: "subprocess.Popen[str]"
-) -> None:
+def test_the_lock_of_a_zombie_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
     """Neither its parent nor the first process of the system has collected its status, so it is still listed."""
     process = psutil.Process(other.pid)
     other.kill()

@@ -344,7 +344,9 @@ def test_a_missing_file_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytes
     ("environment", "reason"),
     [({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no network ("), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")],
 )
-def test_an_unreachable_hub_is_one_sentence_within_seconds(environment: dict[str, str], reason: str, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_one_sentence_within_seconds(
+    environment: dict[str, str], reason: str, tmp_path: Path
+) -> None:
     code = """
 import time, datasets
 from kdqat_cli.errors import MissingInputError

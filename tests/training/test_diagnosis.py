@@ -93,7 +93,9 @@ def test_the_layer_with_a_loss_that_is_not_finite_is_named(teacher: PreTrainedMo
     assert "first the teacher's weight bert.encoder.layer.1.attention.self.query.bias" in caught.value.sentence
 
 
-def test_weights_that_are_not_finite_are_neither_scored_nor_saved(model: PreTrainedModel, start: Start, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_neither_scored_nor_saved(
+    model: PreTrainedModel, start: Start, tmp_path: Path
+) -> None:
     def spoil(step: int, steps: int, news: str) -> None:
         if step == steps:
             with torch.no_grad():

@@ -145,7 +145,9 @@ def test_its_packed_form_has_one_scale_per_token(
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
 
 
-def test_its_packed_form_has_almost_the_same_score(task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path) -> None:
+def test_its_packed_form_has_almost_the_same_score(
+    task: TextTask, student: tuple[Path, dict[str, Any]], packed: Path
+) -> None:
     score = evaluate(task, str(packed), None, None)["score"]
     assert score != student[1]["score"]
     assert score == pytest.approx(student[1]["score"], abs=5)

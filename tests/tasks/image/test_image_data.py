@@ -106,7 +106,9 @@ def cifar(count: int, label_bytes: int, seed: int) -> tuple[bytes, dict[str, lis
 
 
 @pytest.mark.parametrize(("name", "label_bytes"), [("cifar10", 1), ("cifar100", 2)])
-def test_cifar_is_the_same_from_its_published_files_and_from_the_hub(name: str, label_bytes: int, tmp_path: Path) -> None:
+def test_cifar_is_the_same_from_its_published_files_and_from_the_hub(
+    name: str, label_bytes: int, tmp_path: Path
+) -> None:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 

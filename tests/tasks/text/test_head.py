@@ -39,9 +39,7 @@ class TestAlignLabels:
         assert torch.equal(logits(model, batch), before[:, [1, 0, 2]])
         assert model.config.id2label == dict(enumerate(THREE))
 
-    def test_spaces_and_the_form_of_unicode_are_ignored(
-        self, model: PreTrainedModel, batch: dict[str, Tensor]
-    ) -> None:
+    def test_spaces_and_the_form_of_unicode_are_ignored(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
         name_labels(model, [" neutral", "cafe\u0301 ", "contradiction"])
         before = logits(model, batch)
         align_labels(model, task_with(["caf\u00e9", "neutral", "contradiction"]), "The teacher")
@@ -143,7 +141,9 @@ class TestCheckOutputs:
     @pytest.mark.parametrize("threshold", [0.0, 1.0, 1, "0.5", float("nan")])
     def test_an_invalid_threshold_is_refused(self, threshold: object) -> None:
         several = config(num_labels=3, problem_type="multi_label_classification", threshold=threshold)
-        with pytest.raises(MissingInputError, match=r"The model x has the threshold .*, which is not a number between 0"):
+        with pytest.raises(
+            MissingInputError, match=r"The model x has the threshold .*, which is not a number between 0"
+        ):
             check_outputs(several, "The model x")
 
     def test_several_labels_need_several_outputs(self) -> None:
