@@ -120,7 +120,7 @@ def test_there_is_no_guess_between_two_possible_texts(tmp_path: Path) -> None:
         (lambda number: {"label": "x"}, "has the value 'x' in every row"),
         (lambda number: {"label": ["Yes", "yes", "no"][number % 3]}, "'Yes', 'yes' differ only in case"),
         (lambda number: {"label": f"l{number}"}, "too many to learn them as labels"),
-        (lambda number: {"label": "label" if number == 70 else "x"}, "is the name of a column, and a value in it too"),
+        (lambda number: {"label": "label" if number == 70 else "x"}, "is the name of a column and also a value in it"),
     ],
     ids=["none", "two", "one-class", "case", "as-many-as-rows", "header-again"],
 )
