@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128], help="rows of activations")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="number of threads of every engine")
     parser.add_argument("--rounds", type=int, default=15, help="number of turns of each engine")
-    parser.add_argument("--kernel", nargs="+", default=fast_kernels(), choices=kernels(), help="kernels of ours")
+    parser.add_argument("--kernel", nargs="+", default=fast_kernels(), choices=kernels(), help="kernels of kdqat")
     parser.add_argument("--ik-llama", metavar="BUILD", type=Path, help="build folder of ik_llama.cpp")
     options = avx2_machine.parse(parser)
     console = Console(width=170)

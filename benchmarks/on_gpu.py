@@ -199,7 +199,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="on_gpu.sh", description=(__doc__ or "").partition("`")[0].rstrip(": ") + ".")
     bundle = REPOSITORY / "build/gpu"
-    parser.add_argument("--bundle", type=Path, default=bundle, help="what benchmarks/gpu_bundle.py wrote")
+    parser.add_argument("--bundle", type=Path, default=bundle, help="folder that benchmarks/gpu_bundle.py wrote")
     out = Path(os.environ.get("OUT") or REPOSITORY / "build/on_gpu")
     parser.add_argument("--out", type=Path, default=out, help="folder of the results; default: $OUT, else build/on_gpu")
     parser.add_argument("--device", choices=list(SIZES), default="cuda", help="cpu: a trial run with small sizes")

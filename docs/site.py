@@ -1,4 +1,4 @@
-"""What the site has besides docs/: README.md as its first page, CONTRIBUTING.md and CHANGELOG.md.
+"""Adds pages from outside docs/ to the site: README.md as the first page, CONTRIBUTING.md and CHANGELOG.md.
 
 Links are written for the repository's own pages, where docs/ is a folder beside README.md; here all pages are in one
 folder.
@@ -19,7 +19,7 @@ _LINK = re.compile(r"(!?\[[^\]]*\]\()(?:\.\./|docs/)([^)\s]+)")
 
 
 class _ListsAfterText(Preprocessor):
-    """Puts an empty line between text and the list below it; docstrings have none, and Markdown asks for one."""
+    """Puts an empty line between text and the list below it, which Markdown needs and docstrings do not have."""
 
     def run(self, lines: list[str]) -> list[str]:
         out: list[str] = []
@@ -32,11 +32,11 @@ class _ListsAfterText(Preprocessor):
 
 class _Lists(Extension):
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
-        md.preprocessors.register(_ListsAfterText(md), "lists_after_text", 20)  # after code blocks were taken out
+        md.preprocessors.register(_ListsAfterText(md), "lists_after_text", 20)  # after code blocks were removed
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the extension to what reads pages and docstrings."""
+    """Adds the extension to the reader of pages and docstrings."""
     config.markdown_extensions.append(_Lists())
     return config
 
@@ -50,5 +50,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes links between docs/ and the folder above it links within one folder."""
+    """Changes links between docs/ and its parent folder to links within one folder."""
     return _LINK.sub(r"\1\2", markdown).replace("](README.md", "](index.md")

@@ -139,7 +139,7 @@ class Training(Section):
     precision: PrecisionName
     """Precision of matrix products in a training; all other steps, and every evaluation, are in FP32."""
     eval_every: int | None = Field(gt=0)
-    """Steps between two evaluations on dev, of which the best is kept; null: one evaluation per epoch."""
+    """Steps between two evaluations on dev; the best evaluation is kept. null: one evaluation per epoch."""
     eval_before_end: int = Field(ge=0)
     """With eval_every: the last evaluation is this many steps before the last step; the public code has 1."""
     keep_best: Literal["score", MetricName]

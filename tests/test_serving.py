@@ -18,7 +18,7 @@ from tests import commands
 TEXTS = ["a great film", "the plot is bad", "dull music", "brave and warm", "sour ending of the day"] * 8
 WITHOUT_TORCH = """\
 import sys
-sys.modules["torch"] = None  # an import of it fails
+sys.modules["torch"] = None  # importing it fails
 from kdqat_cli.serving import load
 print(load(sys.argv[1])("a great film")["label"])
 """

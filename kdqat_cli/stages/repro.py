@@ -1,4 +1,4 @@
-"""repro: does what `dvc repro` does, with many stages at once. Afterwards `dvc repro` finds nothing to do.
+"""repro: does the same as `dvc repro`, with many stages at once. Afterwards `dvc repro` finds nothing to do.
 
     .kdqat/lock     locked by this process (the coordinator) and by all its jobs, so that a folder has one coordinator
     .kdqat/logs/    output of the last run of each stage (.log), and its progress (.jsonl, see store/progress.py)

@@ -72,7 +72,7 @@ class Rows(Protocol):
 
     @property
     def digest(self) -> str:
-        """sha256 of the rows; equal for equal rows, wherever they were read from."""
+        """sha256 of the rows; equal for equal rows from any source."""
 
     @property
     def chance(self) -> float:

@@ -253,7 +253,7 @@ for architecture, room in ((89, 99), (90, 227)):
         ptx, shared = built(kernels._tile_kernel, WHOLE, architecture, tile.warps, **sizes)
         assert ".s32.s8.s8" in ptx and shared <= room * 1024, (architecture, tile, shared)
 built(kernels._tile_kernel, WHOLE, 90, 4, ROWS=16, OUTPUTS=32, BYTES=32, EVEN=False, BIAS=False, PTX=True)
-for depth in (32, 128):  # one byte a thread, and four
+for depth in (32, 128):  # one byte per thread, and four
     built(kernels._few_kernel, WHOLE, 90, 4, OUTPUTS=4, **common | {"BYTES": depth})
 built(kernels._round_kernel, ROUND, 90, 4, ROWS=2, COLUMNS=1024)
 """

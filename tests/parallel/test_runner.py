@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, miss)
 DEAF = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 WORK = """
 import time
-memory = bytearray(10**8)  # takes a while to give back
+memory = bytearray(10**8)  # it takes time to free it
 try:
     with open("pid.new", "w") as file:
         file.write(str(os.getpid()))

@@ -35,7 +35,7 @@ for step in (1, 2, 3, 4):
         with open(os.environ["KDQAT_PROGRESS"], "a") as file:
             print(json.dumps({{"version": 1, "step": step, "steps": 4, "score": rows[-1][1]}}), file=file)
     end = time.monotonic() + (30 if beta < 0.4 and os.path.exists("slow") else 0.0)
-    while time.monotonic() < end:  # a bad one waits for its verdict
+    while time.monotonic() < end:  # a bad training waits for its decision
         time.sleep(0.05)
 (out / "model" / "weights").write_text(str(rows))
 (out / "model" / "kdqat.json").write_text(json.dumps({{"version": 1, "kind": "teacher"}}))  # a student's is longer

@@ -23,7 +23,7 @@ from pathlib import Path
 from kdqat_cli.store.lock import locked
 with locked(Path(sys.argv[1])):
     forked = sys.argv[2:] and os.fork() == 0
-    if forked or not sys.argv[2:]:  # the forked process says so: until it runs, it holds what it has inherited
+    if forked or not sys.argv[2:]:  # the forked process reports it, because until it runs, it holds the inherited lock
         print("working", flush=True)
     if forked:
         time.sleep(30)

@@ -66,7 +66,7 @@ def load_split(task: TextTask, split: str, data_dir: Path | None = None) -> "Dat
 
 
 def data_digest(dataset: "Dataset") -> str:
-    """sha256 over the rows in their order; equal for equal rows, wherever they were read from."""
+    """sha256 over the rows in their order; equal for equal rows from any source."""
     digest = hashlib.sha256()
     names = sorted(dataset.column_names)
     for values in zip(*(dataset[name][:] for name in names), strict=True):

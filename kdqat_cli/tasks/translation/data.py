@@ -45,7 +45,7 @@ class Pairs:
         return Pairs(self.source[:limit], self.target[:limit], self.references[:limit])
 
     def up_to(self, longest: int) -> "Pairs":
-        """The pairs of which both sides have at most `longest` words."""
+        """The pairs with at most `longest` words on each side."""
         return self.part([index for index, length in enumerate(self.longer_sides) if length <= longest])
 
     def part(self, numbers: Sequence[int]) -> "Pairs":
