@@ -95,7 +95,7 @@ def test_without_yes_nothing_is_removed(folder: Path) -> None:
     assert not LEFT["checkpoints"][0].exists()
     assert all(there([*LEFT["scratch"], *KEPT]))
     said = run(folder, "kdqat", "clean", "--only", "results", code=2).stderr
-    assert "there is no kind 'results'; there is checkpoints, scratch, partial" in " ".join(said.split())
+    assert "there is no kind 'results'; the kinds are checkpoints, scratch, partial" in " ".join(said.split())
 
 
 def test_a_missing_folder(folder: Path) -> None:
