@@ -200,7 +200,7 @@ def test_a_pipeline_of_the_paper(in_git: bool, tmp_path: Path) -> None:
     assert not (tmp_path / "dvc.yaml").is_symlink()
     assert "student@rte-run0-1" in run(tmp_path, "dvc", "stage", "list", "--name-only").stdout
     assert ("no_scm" in (tmp_path / ".dvc/config").read_text(encoding="utf-8")) is not in_git
-    assert "there is" in refused(tmp_path, "--pipeline", "table-3")
+    assert "the pipelines are" in refused(tmp_path, "--pipeline", "table-3")
 
 
 def test_every_pipeline_is_packaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
