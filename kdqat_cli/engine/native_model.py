@@ -52,11 +52,7 @@ class NativeModel:
             threads: number of threads, with the caller's thread; `self.threads` is smaller if the system cannot start
                 so many.
         """
-        if other := not_ternary(file):
-            raise ConfigError(
-                "The engine supports ternary weights with one scale per matrix, or per row in the word embedding; "
-                f"{other} has other weights."
-            )
+        _require_ternary(file)
         found = library()
         assert found is not None  # the caller's kernel is one of the library
         self._library = found
@@ -174,6 +170,14 @@ class NativeModel:
         farthest = int(self._config.get("relative_attention_max_distance", 128))
         buckets = relative_buckets(np.arange(1 - span, span), self._buckets(), farthest)
         return np.ascontiguousarray(self._relative[buckets].T)
+
+
+def _require_ternary(file: PackedParts) -> None:
+    if other := not_ternary(file):
+        raise ConfigError(
+            "The engine supports ternary weights with one scale per matrix, or per row in the word embedding; "
+            f"{other} has other weights."
+        )
 
 
 def _free(found: ctypes.CDLL, handle: int, process: int) -> None:
