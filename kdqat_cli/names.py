@@ -34,7 +34,7 @@ class Names(dict[str, T]):
 
     def metavar(self) -> str:
         """All names, for the help of an option."""
-        return f"[{'|'.join(self)}]"
+        return f"<{'|'.join(self)}>"
 
 
 LOSSES: Names[None] = Names(dict.fromkeys(["score", "map", "output", "mha", "map+output", "logits"]))

@@ -52,7 +52,7 @@ def test_no_answers_are_computed_without_a_reader(tmp_path: Path) -> None:
     """Otherwise `kdqat predict … | head -1` would classify a million texts in vain."""
     code = "from itertools import count; from kdqat_cli import cli; from kdqat_cli.commands.app import command\n"
     code += "from kdqat_cli.output import Output\n"
-    code += "@command\ndef endless() -> None:\n    'x'\n    [Output().line({'n': n}) for n in count()]\n"
+    code += "@command('x')\ndef endless() -> None:\n    'x'\n    [Output().line({'n': n}) for n in count()]\n"
     code += "import sys; sys.argv = ['kdqat', 'endless']; cli.main()"
     done = shell(tmp_path, f'{sys.executable} -c "{code}" | head -2')
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"n": 0}\n{"n": 1}\n', "")
@@ -178,7 +178,7 @@ def test_sigterm_prints_one_line(work: Path) -> None:
 
 def test_sigterm_ends_a_waiting_command(tmp_path: Path) -> None:
     code = "import time; from kdqat_cli.commands.app import command\n"
-    code += "@command\ndef wait() -> None:\n    'x'\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    code += "@command('x')\ndef wait() -> None:\n    'x'\n    print('ready', flush=True)\n    time.sleep(60)\n"
     code += "import sys; from kdqat_cli.cli import main; sys.argv = ['kdqat', 'wait']; main()"
     for number, word in ((signal.SIGTERM, "terminated\n"), (signal.SIGINT, "interrupted\n")):
         process = subprocess.Popen(

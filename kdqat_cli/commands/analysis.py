@@ -14,6 +14,7 @@ from kdqat_cli.commands.options import (
     TaskOption,
     TeacherOption,
 )
+from kdqat_cli.commands.panels import STAGES
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.names import MEASURES
 from kdqat_cli.params import use_plugins
@@ -37,7 +38,7 @@ _MeasureOption = Annotated[
 ]
 
 
-@command
+@command(STAGES)
 def analyze(
     task: TaskOption,
     models: _ModelsArgument = None,
@@ -124,7 +125,7 @@ def _under_runs(task: str) -> dict[str, str]:
     return {path.parent.name: str(path.parent) for path in sorted(folders)}
 
 
-@command
+@command(STAGES)
 def figure(
     names: Annotated[
         list[str], typer.Argument(help="Names that `kdqat ls figures` lists, or tables of the analysis by layer.")

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kdqat_cli import __version__, group
+from kdqat_cli.commands.panels import write_commands, write_options
 from kdqat_cli.config import Params
 from kdqat_cli.errors import KdqatError, MissingInputError
 from kdqat_cli.output import Advance, Output, printable
@@ -43,6 +44,10 @@ class _CommandGroup(TyperGroup):
     def get_help(self, ctx: Any) -> str:
         """The list of commands."""
         return printable(super().get_help(ctx), sys.stdout)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the commands in panels."""
+        write_commands(self, ctx, formatter)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Reads the options before the command."""
@@ -81,6 +86,10 @@ class _Command(TyperCommand):
         """The command's help."""
         return printable(super().get_help(ctx), sys.stdout)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the options, in panels if there are many."""
+        write_options(self, ctx, formatter)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the options."""
         try:
@@ -95,17 +104,22 @@ class _Command(TyperCommand):
             raise
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command. An expected failure ends it with one sentence and an exit code."""
-    return _register(function, "")
+def command(panel: str, continues: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command. An expected failure ends it with one sentence and an exit code.
+
+    Args:
+        panel: its panel in the list of commands (panels.py).
+        continues: what an interrupted command says of its repetition.
+    """
+    return functools.partial(_register, panel, continues)
 
 
-def training_command(function: Callable[..., None]) -> Callable[..., None]:
+def training_command(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command that, when it is repeated, continues from where it was interrupted."""
-    return _register(function, "; the same command continues from the last evaluation")
+    return command(panel, "; the same command continues from the last evaluation")
 
 
-def _register(function: Callable[..., None], continues: str) -> Callable[..., None]:
+def _register(panel: str, continues: str, function: Callable[..., None]) -> Callable[..., None]:
     function = _with_groups(function)
 
     @functools.wraps(function)
@@ -128,7 +142,8 @@ def _register(function: Callable[..., None], continues: str) -> Callable[..., No
             Output(quiet=not group.leads()).remark(what + continues)
             raise typer.Exit(group.STOPPED if terminated else _INTERRUPTED) from interrupt
 
-    return app.command(name=function.__name__.replace("_", "-"), cls=_Command)(guarded)
+    name = function.__name__.replace("_", "-")
+    return app.command(name=name, cls=_Command, rich_help_panel=panel)(guarded)
 
 
 @contextmanager

@@ -1,19 +1,20 @@
 """Commands that only read the configuration: ls, recipe, validate."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JsonOption
+from kdqat_cli.commands.panels import UPKEEP
 from kdqat_cli.output import Output
 from kdqat_cli.params import read_recipe, use_plugins
 from kdqat_cli.store.places import Listed
 
 
-@command
+@command(UPKEEP)
 def ls(
-    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    what: Annotated[Listed, typer.Argument(help=f"What to list: {', '.join(get_args(Listed))}.", show_choices=False)],
     json: JsonOption = False,
 ) -> None:
     """List what kdqat knows."""
@@ -23,7 +24,7 @@ def ls(
     Output(json).rows(stage(what))
 
 
-@command
+@command(UPKEEP)
 def recipe(
     name: Annotated[str, typer.Argument(help="Name of a packaged recipe, or the path of a recipe file.")] = "clean",
 ) -> None:
@@ -34,7 +35,7 @@ def recipe(
     Output().text(read_recipe(name))
 
 
-@command
+@command(UPKEEP)
 def validate(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Check this recipe as well.")] = None,
     fix: Annotated[

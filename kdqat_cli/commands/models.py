@@ -24,6 +24,7 @@ from kdqat_cli.commands.options import (
     shapes_option,
     text_argument,
 )
+from kdqat_cli.commands.panels import SERVING, SPEED, STAGES
 from kdqat_cli.config import CodecName, Device
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
@@ -84,7 +85,7 @@ _RowsOption = Annotated[
 ]
 
 
-@command
+@command(STAGES)
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder (teacher, student, packed), packed file, or hub id.")],
     task: Annotated[
@@ -127,7 +128,7 @@ def evaluate(
     output.result(stage(spec, model, data, out, max_length, min_score, device, more))
 
 
-@command
+@command(STAGES)
 def export(
     task: Annotated[str | None, typer.Option("--task", help="Task whose student is exported.")] = None,
     loss: LossOption = None,
@@ -189,7 +190,7 @@ def _of_task(task: str | None, loss: str | None, seed: int, format_: str) -> tup
     return source, export_folder(name, format_, run, seed)
 
 
-@command
+@command(STAGES)
 def card(
     model: Annotated[Path, typer.Argument(help="Folder that `kdqat export` wrote.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write. [default: README.md in the folder]")] = None,
@@ -219,14 +220,16 @@ def card(
     output.result(stage(str(model), out, metrics, bench, output.remark))
 
 
-@command
+@command(SERVING)
 def predict(
     model: Annotated[str, typer.Argument(help="Packed folder or file; or a student, a teacher, a hub id.")],
     answer: AnswerOptions,
     text: _TextArgument = None,
     pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: _FileOption = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Lines per batch.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Lines per batch.", rich_help_panel=SPEED)
+    ] = 32,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
@@ -333,7 +336,7 @@ def _answer(output: Output, answers: Iterable[Mapping[str, object]]) -> None:
         raise MissingInputError(f"{unanswered} lines have no answer; each has an error instead.")
 
 
-@command
+@command(SERVING)
 def bench(
     model: Annotated[str, typer.Argument(help="Packed folder or file.")],
     shape: Annotated[
@@ -348,6 +351,9 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measurements of each engine per batch size.")] = 11,
     device: DeviceOption = None,
     only: Annotated[bool, typer.Option("--only", help="Measure only kdqat's own engine.")] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the result beside the model (bench.json), for `kdqat report --html`.")
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -359,11 +365,15 @@ def bench(
     shapes = shapes_option(shape or [])
     output = start(json, quiet)
     from kdqat_cli.bench.engines import ENGINES, OWN
-    from kdqat_cli.stages.bench import bench as stage
+    from kdqat_cli.stages import bench as stage
 
+    kept = stage.bench_file(model) if save else None  # refused before the minutes of measuring
     engines = ENGINES[device or "cpu"]
     chosen = {OWN: engines[OWN]} if only else engines
-    result = stage(model, shapes, threads or min(processors(), MOST_THREADS), rounds, chosen, output.remark)
+    result = stage.bench(model, shapes, threads or min(processors(), MOST_THREADS), rounds, chosen, output.remark)
+    if kept is not None:
+        stage.save(result, kept)
+        output.remark(f"{kept}: kept; `kdqat report --html` shows it.")
     if json:
         output.result(result)
         return

@@ -8,12 +8,13 @@ import typer
 from kdqat_cli import __version__
 from kdqat_cli.commands.app import command
 from kdqat_cli.commands.options import JobsOption, JsonOption, QuietOption, RayOption, RecipeOption, TeacherOption
+from kdqat_cli.commands.panels import PROJECTS, STAGES
 from kdqat_cli.config import Params, field_help
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params, refuse_other_version
 
 
-@command
+@command(STAGES)
 def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write too: .md (the table), .csv or .json (every seed).")
@@ -41,7 +42,7 @@ def report(
     output.rows([group.record() if json else group.row() for group in groups])
 
 
-@command
+@command(PROJECTS)
 def repro(
     targets: Annotated[
         list[str] | None, typer.Argument(help="Stages or dvc.yaml files, as for `dvc repro`. [default: ./dvc.yaml]")
@@ -70,7 +71,7 @@ def repro(
     refuse_failures(states)
 
 
-@command
+@command(PROJECTS)
 def sweep(
     name: Annotated[str, typer.Argument(help="Name of the folder under sweeps/ for the results.")],
     over: Annotated[

@@ -24,6 +24,7 @@ from kdqat_cli.commands.options import (
     WeakOption,
     weak,
 )
+from kdqat_cli.commands.panels import STAGES
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.output import Output
@@ -31,7 +32,7 @@ from kdqat_cli.params import load_params, resolve
 from kdqat_cli.store.places import student_folder, student_run, teacher_folder, ternary_folder
 
 
-@command
+@command(STAGES)
 def fetch(
     out: Annotated[Path, typer.Option("--out", help="Folder for the encoder and the data.")] = Path("assets"),
     needed: Annotated[
@@ -54,7 +55,7 @@ def fetch(
     Output(json, quiet).result(stage(out, encoder, movie))
 
 
-@training_command
+@training_command(STAGES)
 def finetune_teacher(
     task: TaskOption,
     begin: BeginOptions,
@@ -106,7 +107,7 @@ def _refuse_beginning(begin: BeginOptions, model: str, processes: int) -> None:
     refuse_absent(model, None)
 
 
-@command
+@command(STAGES)
 def quantize(
     task: TaskOption,
     *,
@@ -130,7 +131,7 @@ def quantize(
     output.result(stage(spec, source, settings, data, target, run.force))
 
 
-@training_command
+@training_command(STAGES)
 def distill(
     task: TaskOption,
     *,

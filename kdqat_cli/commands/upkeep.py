@@ -7,12 +7,13 @@ import typer
 
 from kdqat_cli.commands.app import command, start
 from kdqat_cli.commands.options import JsonOption, QuietOption
+from kdqat_cli.commands.panels import UPKEEP
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.output import Output
 from kdqat_cli.params import load_params
 
 
-@command
+@command(UPKEEP)
 def env(json: JsonOption = False) -> None:
     """Show the environment that kdqat runs in.
 
@@ -39,7 +40,7 @@ def _shown(value: Any) -> Any:
     return value
 
 
-@command
+@command(UPKEEP)
 def clean(
     folder: Annotated[
         list[Path] | None,
@@ -47,7 +48,7 @@ def clean(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Kind of leftover; repeat for more.", metavar="[checkpoints|scratch|partial]"),
+        typer.Option("--only", help="Kind of leftover; repeat for more.", metavar="<checkpoints|scratch|partial>"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it nothing is removed.")] = False,
     json: JsonOption = False,
