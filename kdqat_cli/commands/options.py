@@ -62,7 +62,9 @@ DataDirOption = Annotated[
         "[default: the variable KDQAT_DATA_DIR, else params.yaml's, else the data of `kdqat fetch`, else the hub]",
     ),
 ]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help=field_help(Params, "recipe"))]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help=field_help(Params, "recipe") + " [default: params.yaml's, else clean]")
+]
 ForceOption = Annotated[
     bool,
     typer.Option("--force", help="Replace a finished result of other settings, and remove checkpoints of others."),
@@ -201,6 +203,14 @@ class ColumnOptions:
     ] = None
     label_column: Annotated[
         str | None, typer.Option("--label-column", help="Column of the label. [default: found by name and content]")
+    ] = None
+    multi_label: Annotated[
+        bool | None,
+        typer.Option(
+            "--multi-label/--single-label",
+            help="Whether a row may have several labels (a;b), or none. [default: if most labels occur in several "
+            "combinations, or in lists]",
+        ),
     ] = None
     quoting: Annotated[
         bool | None,

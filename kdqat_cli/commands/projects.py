@@ -13,6 +13,7 @@ from kdqat_cli.commands.options import (
     RecipeOption,
     numbers_option,
 )
+from kdqat_cli.commands.panels import PROJECTS
 
 _SourceArgument = Annotated[
     str | None,
@@ -28,7 +29,7 @@ _TeacherOption = Annotated[
 ]
 
 
-@command
+@command(PROJECTS)
 def init(
     source: _SourceArgument = None,
     task: _TaskOption = None,
@@ -56,7 +57,8 @@ def init(
     from kdqat_cli.stages.init import init as stage
 
     wanted = Wanted(source, task, pipeline, name, columns.skip_bad_rows)
-    given = Given(columns.text_column, columns.pair_column, columns.label_column, columns.quoting)
+    named = columns.text_column, columns.pair_column, columns.label_column
+    given = Given(*named, columns.quoting, columns.multi_label)
     numbers = None if seeds is None else numbers_option("--seeds", seeds, "1,2,3")
     choice = check_wanted(wanted, given, Choice(encoder, teacher, recipe, numbers))
     told = stage(wanted, given, choice, dry)
@@ -67,6 +69,8 @@ def init(
 
 def _shown(value: object) -> object:
     """A value in readable form: counts and lists in one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{name} ({count})" for name, count in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else value

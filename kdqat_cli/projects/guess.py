@@ -4,6 +4,7 @@ Columns are found by common names (`label`, `premise` and `hypothesis`), else by
 possible, the error names the option that decides.
 
 - A label column repeats a few short values. Numbers that are not integers, or more than 20 numbers, are a regression.
+- A row may have several labels: a list, or a cell with separators whose parts recombine (label_sets.py).
 - The values of a text column have several words, or several letters in a script without spaces, and rarely repeat.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdqat_cli.errors import ConfigError, MissingInputError, shown
+from kdqat_cli.projects.label_sets import are_indicators, parts_of, separator_of
+from kdqat_cli.tasks.labels import SEPARATOR
 from kdqat_cli.tasks.text.cells import Row, cell
 from kdqat_cli.tasks.text.data import column_fix, raw_rows
 from kdqat_cli.tasks.text.schema import Columns
@@ -50,6 +53,8 @@ class Given(NamedTuple):
     """Column of the label."""
     quoting: bool | None = None
     """Whether double quotes enclose a cell."""
+    several: bool | None = None
+    """Whether a row may have several labels, or none."""
 
 
 class Found(NamedTuple):
@@ -61,6 +66,8 @@ class Found(NamedTuple):
     """The classes, sorted; None: the label is a number."""
     range: list[float] | None
     """Smallest and largest label, if it is a number."""
+    separator: str | None
+    """What stands between the labels of a cell, if a row may have several labels; None: a row has one."""
     max_length: int
     """Number of tokens that most rows do not exceed, estimated from their characters."""
 
@@ -89,8 +96,8 @@ def guess(path: Path, given: Given) -> Found:
     label = given.label or _label_column(path, rows, [name for name in names if name not in given])
     text, pair = _text_columns(path, rows, [name for name in names if name != label], given)
     columns = Columns(text=text, pair=pair, label=label)
-    labels, limits = _labels(path, [value for row in rows if not _empty(value := cell(row, label))], label)
-    return Found(columns, labels, limits, _max_length(rows, columns))
+    values = [value for row in rows if not _empty(value := cell(row, label))]
+    return Found(columns, *_answers(f"{path}: the column {label!r}", values, given.several), _max_length(rows, columns))
 
 
 def _refuse_header(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -107,9 +114,16 @@ def _refuse_header(path: Path, rows: Sequence[Row], names: Sequence[str]) -> Non
 
 def _label_column(path: Path, rows: Sequence[Row], names: Sequence[str]) -> str:
     named = [name for name in names if name.strip().casefold() in _LABELS]
-    found = named or [name for name in names if _repeats(_values(rows, name))]
+    found = named or [name for name in names if _holds_labels(_values(rows, name))]
     if len(found) == 1:
         return found[0]
+    if are_indicators([_values(rows, name) for name in found]):
+        raise ConfigError(
+            f"{path}: the columns {_listed(found)} hold 0 and 1, as if each were a label; kdqat reads the labels of a "
+            "row from one column.",
+            f"one column with the names of the row's labels, as a{SEPARATOR}b; or {_options('label', found[:1])}, "
+            "which learns this label alone",
+        )
     if found:
         raise ConfigError(f"{path}: several columns could be the label: {_listed(found)}.", _options("label", found))
     raise ConfigError(
@@ -141,12 +155,36 @@ def _known_pair(names: Sequence[str]) -> tuple[str, str] | None:
     return next(((plain[one], plain[two]) for one, two in _PAIRS if plain.keys() == {one, two}), None)
 
 
-def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] | None, list[float] | None]:
+def _answers(
+    where: str, values: Sequence[object], several: bool | None
+) -> tuple[list[str] | None, list[float] | None, str | None]:
+    """The classes, or the range of numbers; and what separates the labels of a row, if it may have several."""
+    if several is not False:
+        _refuse_lists_as_text(where, values)
+    separator = separator_of(values, several)
+    if separator is None:
+        return *_labels(where, values), None
+    return _label_sets(where, values, separator), None, separator
+
+
+def _label_sets(where: str, values: Sequence[object], separator: str) -> list[str]:
+    """The classes of rows with any number of labels."""
+    if odd := next((value for value in values if isinstance(value, dict)), None):
+        raise ConfigError(f"{where} holds {shown(odd)}, which is no list of labels.", "--label-column NAME")
+    rows = [sorted({_class(part) for part in parts_of(value, separator)}) for value in values]
+    classes = Counter(name for row in rows for name in row)
+    if len(classes) < 2 or all(row == rows[0] for row in rows):
+        what = f"has the labels {_listed(sorted(classes))} in every row" if classes else "has no labels"
+        raise ConfigError(f"{where} {what}; there is nothing to tell apart.", "--label-column NAME")
+    if barred := next((name for name in classes if SEPARATOR in name), None):
+        raise ConfigError(f"{where}: the label {barred!r} has a vertical bar.", "a label's name without it")
+    return _learnable(where, classes, len(values), "--label-column NAME, or more rows")
+
+
+def _labels(where: str, values: Sequence[object]) -> tuple[list[str] | None, list[float] | None]:
     """The classes, or the range of numbers."""
-    where = f"{path}: the column {name!r}"
     if odd := next((value for value in values if isinstance(value, list | dict)), None):
-        fix = "--label-column NAME, or a task file with multi_label: true (docs/evaluation.md)"
-        raise ConfigError(f"{where} holds {shown(odd)}, but `kdqat init` takes one label per row.", fix)
+        raise ConfigError(f"{where} holds {shown(odd)}, not one label per row.", "--label-column NAME")
     classes = Counter(_class(value) for value in values)
     if len(classes) < 2:
         what = f"has the value {shown(next(iter(classes)))} in every row" if classes else "is empty"
@@ -154,15 +192,29 @@ def _labels(path: Path, values: Sequence[object], name: str) -> tuple[list[str] 
     numbers = _numbers(classes)
     if numbers and (len(numbers) > _MOST_NUMBERS or not all(number.is_integer() for number in numbers)):
         return None, [float(floor(min(numbers))), float(ceil(max(numbers)))]
-    if len(values) < _PER_CLASS * len(classes):
-        raise ConfigError(
-            f"{where} has {len(classes)} values in {len(values)} rows, too many to learn them as labels.",
-            "--label-column NAME, or more rows",
-        )
+    fix = "--label-column NAME, more rows, or --multi-label, if a cell holds several labels"
+    return _learnable(where, classes, len(values), fix), None
+
+
+def _refuse_lists_as_text(where: str, values: Sequence[object]) -> None:
+    cells = [value.strip() for value in values if isinstance(value, str)]
+    if cells and all(cell.startswith("[") and cell.endswith("]") for cell in cells):
+        fix = f"a .jsonl file with lists, or cells of the form a{SEPARATOR}b; or --single-label, if these are the names"
+        raise ConfigError(f"{where} holds lists as text, such as {shown(cells[0])}.", fix)
+
+
+def _learnable(where: str, classes: Counter[str], rows: int, fix: str) -> list[str]:
+    """The names of classes, sorted.
+
+    Raises:
+        ConfigError: they are too many (which `fix` mends), or differ by case alone.
+    """
+    if rows < _PER_CLASS * len(classes):
+        raise ConfigError(f"{where} has {len(classes)} values in {rows} rows, too many to learn them as labels.", fix)
     folded = Counter(name.casefold() for name in classes)
     if twice := [name for name in classes if folded[name.casefold()] > 1]:
         raise ConfigError(f"{where}: the labels {_listed(sorted(twice))} differ only in case.", "one spelling of each")
-    return sorted(classes, key=(lambda name: (float(name), name)) if numbers else None), None
+    return sorted(classes, key=(lambda name: (float(name), name)) if _numbers(classes) else None)
 
 
 def _class(value: object) -> str:
@@ -184,6 +236,14 @@ def _values(rows: Sequence[Row], name: str) -> list[object]:
 
 def _empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _holds_labels(values: Sequence[object]) -> bool:
+    """Whether values look like labels, or like sets of them."""
+    if _repeats(values):
+        return True
+    separator = separator_of(values, None)
+    return separator is not None and _repeats([part for value in values for part in parts_of(value, separator)])
 
 
 def _repeats(values: Sequence[object]) -> bool:

@@ -23,6 +23,7 @@ from kdqat_cli.params import PARAMS_FILE, read_recipe
 from kdqat_cli.projects.guess import Found
 from kdqat_cli.store.places import EMBEDDED, PIPELINE
 from kdqat_cli.store.writing import write_text
+from kdqat_cli.tasks.labels import SEPARATOR
 from kdqat_cli.tasks.records import model_folder
 from kdqat_cli.tasks.registry import USER_TASKS
 from kdqat_cli.tasks.text.schema import TextTask
@@ -68,7 +69,7 @@ def task_text(name: str, file: Path, found: Found, quoting: bool | None, skip_ba
         skip_bad_rows: whether incomplete rows are left out.
     """
     columns = ", ".join(f"{key}: {_quoted(value)}" for key, value in found.columns if value is not None)
-    answers = f"range: {found.range}  # smallest and largest label" if found.labels is None else ""
+    metric = "accuracy" if found.labels else "pearson+spearman"
     return _filled(
         "task.yaml",
         TASK=name,
@@ -76,11 +77,22 @@ def task_text(name: str, file: Path, found: Found, quoting: bool | None, skip_ba
         FILE=_quoted(file.as_posix() if file.is_absolute() else f"../{file.as_posix()}"),
         QUOTING="" if quoting is None else f"quoting: {json.dumps(quoting)}\n",
         COLUMNS=f"{{{columns}}}",
-        ANSWERS=answers or f"labels: {_quoted(found.labels)}",
-        METRIC="accuracy" if found.labels else "pearson+spearman",
+        ANSWERS=_answers(found),
+        METRIC=metric if found.separator is None else "micro_f1\nalso: [macro_f1, accuracy]",
         LENGTH=str(found.max_length),
         SKIP="skip_bad_rows: true\n" if skip_bad_rows else "",
     )
+
+
+def _answers(found: Found) -> str:
+    """The lines of a task file about the labels."""
+    if found.labels is None:
+        return f"range: {found.range}  # smallest and largest label"
+    labels = f"labels: {_quoted(found.labels)}"
+    if found.separator is None:
+        return labels
+    several = f"{labels}\nmulti_label: true  # a row has any number of these labels, or none"
+    return several + ("" if found.separator == SEPARATOR else f"\nseparator: {_quoted(found.separator)}")
 
 
 def task_project(task: TextTask, choice: Choice) -> dict[Path, str]:

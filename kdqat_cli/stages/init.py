@@ -12,6 +12,7 @@ from kdqat_cli.config import parse
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.projects.guess import Given, guess
+from kdqat_cli.projects.label_sets import SEPARATORS
 from kdqat_cli.projects.project import (
     Choice,
     brought_project,
@@ -147,7 +148,12 @@ def _from_rows(path: Path, wanted: Wanted, given: Given, choice: Choice) -> tupl
     with _with_options():
         counts = _counted(path, here)
     told: dict[str, object] = {"task": name, "text": found.columns.text, "pair": found.columns.pair}
-    told |= {"label": found.columns.label, "range": found.range} | counts | {"max_length": found.max_length}
+    several = None if found.labels is None else found.separator is not None
+    told |= {"label": found.columns.label, "multi_label": several, "separator": found.separator}
+    told |= {"range": found.range} | counts | {"max_length": found.max_length}
+    doubted = [one for one in found.labels or [] if found.separator is None and any(mark in one for mark in SEPARATORS)]
+    if doubted and given.several is None:
+        told["remark"] = f"{doubted[0]!r} is taken for one label; --multi-label separates it"
     files = {place: text, **task_project(task.model_copy(update={"folder": USER_TASKS}), choice)}
     return {key: value for key, value in told.items() if value is not None}, files
 
@@ -188,14 +194,21 @@ def _counted(path: Path, task: TextTask) -> dict[str, object]:
         )
     told: dict[str, object] = {"rows": {split: rows[split] for split in shares}}
     if task.labels:
-        labels = whole["label"][:]
-        _refuse_rare(
-            path, task.labels, {label for label, split in zip(labels, splits, strict=True) if split == "train"}
-        )
-        counts = Counter(labels)
+        sets = [_indices(label) for label in whole["label"][:]]
+        trained = {one for labels, split in zip(sets, splits, strict=True) if split == "train" for one in labels}
+        _refuse_rare(path, task.labels, trained)
+        counts = Counter(one for labels in sets for one in labels)
         told["labels"] = {name: counts[index] for index, name in enumerate(task.labels)}
+        if task.multi_label:
+            sizes = Counter(min(len(labels), 2) for labels in sets)
+            told |= {"rows_without_label": sizes[0], "rows_with_several_labels": sizes[2]}
     repeated = len(texts) - len({tuple(sorted(map(plain_text, row))) for row in texts})
     return told | ({"repeated_texts": repeated} if repeated else {})
+
+
+def _indices(label: int | list[float]) -> list[int]:
+    """The indices of a row's labels."""
+    return [index for index, one in enumerate(label) if one] if isinstance(label, list) else [label]
 
 
 def _refuse_rare(path: Path, names: list[str], trained: set[int]) -> None:

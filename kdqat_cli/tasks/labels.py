@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEPARATOR = "|"
-"""Separates the labels of a row in a cell."""
+"""Separates the labels of a row in a cell, unless a task file names another character."""
 THRESHOLD = 0.5
 """The threshold of a multi-label model that kdqat did not train."""
 
@@ -40,9 +40,15 @@ def plain(name: str) -> str:
 class Labels:
     """The labels that a task's rows may have."""
 
-    def __init__(self, classes: list[str] | None, limits: list[float] | None, several: bool = False) -> None:
-        """Takes the fields `labels` and `range` of a task, of which one is None, and `multi_label`."""
-        self._range, self._several = limits, several
+    def __init__(
+        self,
+        classes: list[str] | None,
+        limits: list[float] | None,
+        several: bool = False,
+        separator: str = SEPARATOR,
+    ) -> None:
+        """Takes the fields `labels` and `range` of a task, of which one is None, `multi_label` and `separator`."""
+        self._range, self._several, self._separator = limits, several, separator
         names = [plain(name) for name in classes or []]
         self._classes = {name: index for index, name in enumerate(names)}
         self._indices = {} if any(map(_is_number, names)) else {str(index): index for index in range(len(names))}
@@ -51,13 +57,13 @@ class Labels:
         """The result of `value`; for a multi-label task 1 or 0 per class, or None.
 
         Args:
-            given: the value in the row; for a multi-label task a list, or a cell with `SEPARATOR` between labels.
+            given: the value in the row; for a multi-label task a list, or a cell with separators between labels.
             named: see `value`.
         """
         if not self._several:
             return self.value(given, named)
         if isinstance(given, str):
-            given = given.split(SEPARATOR) if given.strip() else []
+            given = given.split(self._separator) if given.strip() else []
         found = [self.value(one, named) for one in given] if isinstance(given, list) else [None]
         return None if None in found else [float(index in found) for index in range(len(self._classes))]
 
@@ -82,7 +88,7 @@ class Labels:
             return "is not a number from {:g} to {:g}".format(*self._range)
         names = ", ".join(self._classes)
         if self._several:
-            return f"is neither a list of labels nor labels with {SEPARATOR} between them; the labels are {names}"
+            return f"is neither a list of labels nor labels with {self._separator} between them; the labels are {names}"
         return f"is unknown; the labels are {names}"
 
     def _number(self, given: str | float) -> float | None:

@@ -109,7 +109,7 @@ def _checked(task: TextTask, columns: Columns, rows: Iterator[Row], source: str,
 
 
 def _labels(task: TextTask) -> Labels:
-    return Labels(task.labels, task.range, task.multi_label)
+    return Labels(task.labels, task.range, task.multi_label, task.separator)
 
 
 def _incomplete(row: Row, columns: Columns, unlabelled: bool) -> str:

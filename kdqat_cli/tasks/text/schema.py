@@ -10,6 +10,7 @@ from kdqat_cli.config import Section
 from kdqat_cli.errors import ConfigError
 from kdqat_cli.hub import refuse_absent
 from kdqat_cli.store.places import EMBEDDED
+from kdqat_cli.tasks.labels import SEPARATOR
 from kdqat_cli.tasks.task import Hosted, LabelledTask
 
 FILE_FORMATS = (".tsv", ".txt", ".csv", ".jsonl", ".json")
@@ -64,6 +65,8 @@ class TextTask(LabelledTask):
     quoting: bool | None = None
     """Whether double quotes enclose a cell of a tab or comma separated file; the cell may then contain separators and
     line ends. Absent: they do in a .csv file, and in a .tsv or .txt file a cell that begins with one is refused."""
+    separator: str = Field(default=SEPARATOR, min_length=1, max_length=1)
+    """What stands between the labels of a cell, if `multi_label`."""
     header: list[str] | None = None
     """Column names of tab or comma separated files that have no header line."""
     columns: Columns
@@ -129,6 +132,10 @@ class TextTask(LabelledTask):
             if Path(file).suffix not in FILE_FORMATS:
                 faults.append(f"files.{split}: {file} must end in one of {', '.join(FILE_FORMATS)}.")
         faults += self._share_faults()
+        if self.separator != SEPARATOR and not self.multi_label:
+            faults.append("separator: it has a meaning for multi_label only.")
+        if parted := [label for label in self.labels or [] if self.multi_label and self.separator in label]:
+            faults.append(f"labels: {parted[0]} has the separator {self.separator!r}, which stands between labels.")
         if self.hub and self.hub.columns and (self.hub.columns.pair is None) != (self.columns.pair is None):
             faults.append("hub.columns: pair must be given here and in columns, or in neither.")
         return faults
