@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
 
+from kdqat_cli.exporters import gguf_file
+from kdqat_cli.exporters.catalogue import FORMATS
 from kdqat_cli.packing.packed_file import PackedFile, PackedParts, packed_record
 from kdqat_cli.packing.soundness import fault_of
 from kdqat_cli.serving import load
+from kdqat_cli.tasks.text.models import load_classifier
 from tests.commands import run
 from tests.conftest import GLAD, NEUTRAL, SAD
 
@@ -174,29 +178,108 @@ def test_a_table_has_the_labels_of_each_row(project: Path) -> None:
     assert told(project, "packed")["test_micro_f1"] == pytest.approx(100 * f1_score(gold, found, average="micro"))
 
 
-def test_other_formats_keep_the_logits_and_their_meaning(project: Path) -> None:
-    found = json.loads(run(project, "kdqat", "export", "--student", "student", "--format", "dense", "--json").stdout)
+@pytest.mark.parametrize(
+    ("format_name", "package"),
+    [
+        ("dense", "transformers"),
+        ("hf", "accelerate"),
+        ("hf-compressed", "compressed_tensors"),
+        ("onnx", "onnxscript"),
+        pytest.param("gguf", "llama_cpp", marks=pytest.mark.slow),
+    ],
+)
+def test_other_formats_hold_the_probabilities_and_the_meaning(project: Path, format_name: str, package: str) -> None:
+    """Each on its own engine; activations that it rounds otherwise move a probability a little."""
+    pytest.importorskip(package)
+    command = ("kdqat", "export", "--student", "packed", "--format", format_name, "--json")
+    found = json.loads(run(project, *command).stdout)
     assert found["rows"] == 60
-    model = AutoModelForSequenceClassification.from_pretrained(project / "student-dense/model")
-    assert model.config.problem_type == "multi_label_classification"
-    assert model.config.threshold == told(project, "student")["threshold"]
-    assert "logits.sigmoid()" in (project / "student-dense/model/README.md").read_text(encoding="utf-8")
+    assert abs(found["score"] - found["student_score"]) < 3
+    folder = project / f"packed-{format_name}/model"
+    texts, _ = dev_rows(project)
+    tokenizer = AutoTokenizer.from_pretrained(project / "packed/model")
+    batch = {name: np.asarray(ids) for name, ids in tokenizer(texts, padding=True).items()}
+    (logits,) = FORMATS[format_name].logits(folder, [batch])
+    probabilities = expit(load(project / "packed").logits(texts).astype(np.float64))
+    assert np.abs(expit(logits.astype(np.float64)) - probabilities).max() < 0.05
+    threshold = told(project, "packed")["threshold"]
+    if format_name != "gguf":
+        config = AutoConfig.from_pretrained(folder)
+        assert (config.problem_type, config.threshold) == ("multi_label_classification", threshold)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "softmax" not in card
+    assert "The probability of a label is the sigmoid of its logit." in card
+    assert f"whose probability is at least {threshold:g}, and may have none" in card
+
+
+def test_a_pipeline_of_transformers_gives_the_packed_model_s_probabilities(project: Path) -> None:
+    """`problem_type` makes it take the sigmoid of each logit."""
+    run(project, "kdqat", "export", "--student", "packed", "--format", "dense", "--out", "plain", "-q")
+    texts, _ = dev_rows(project)
+    classify = transformers.pipeline("text-classification", model=str(project / "plain/model"), top_k=None)
+    for said, answer in zip(classify(texts[:8]), load(project / "packed")(texts[:8]), strict=True):
+        found = {one["label"]: one["score"] for one in said}
+        assert found == pytest.approx(answer["probabilities"], abs=0.05)
+
+
+def test_a_gguf_file_says_what_its_logits_mean(project: Path, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    student = load_classifier(str(project / "packed"))
+    gguf_file.write(student.model, student.tokenizer, tmp_path, "TQ2_0")
+    fields = gguf.GGUFReader(tmp_path / gguf_file.FILE).fields
+    assert fields["kdqat.problem_type"].contents() == "multi_label_classification"
+    assert fields["kdqat.threshold"].contents() == pytest.approx(told(project, "packed")["threshold"])
+    assert fields["bert.classifier.output_labels"].contents() == LABELS
     card = (project / "packed/model/README.md").read_text(encoding="utf-8")
     assert "softmax" not in card
     assert "has each label whose probability is at least" in card
 
 
-def test_analysis_and_report_accept_it(project: Path) -> None:
+def test_the_report_takes_it(project: Path) -> None:
     run(project, "kdqat", "quantize", "--task", "moods", "--teacher", "teacher", "-q")
     told(project, "runs/moods/ternary", "--out", "metrics/moods/ternary.json")
     report = run(project, "kdqat", "report", "--json").stdout
     assert "micro_f1" in report
+
+
+def test_the_analysis_takes_each_model_s_own_threshold(project: Path) -> None:
+    """A copy of the student that says yes at 0.9 only; at 0.5 it would agree with the student entirely."""
+    shutil.copytree(project / "student", project / "strict")
+    place = project / "strict/model/config.json"
+    place.write_text(json.dumps(json.loads(place.read_text(encoding="utf-8")) | {"threshold": 0.9}), encoding="utf-8")
     measures = ("--measure", "agreement", "--measure", "calibration", "--measure", "disagreement")
-    run(project, "kdqat", "analyze", "student", "--task", "moods", "--teacher", "teacher", *measures, "--out", "seen")
-    with (project / "seen/tables/agreement.csv").open(encoding="utf-8", newline="") as file:
-        rows = {(row["model"], row["statistic"]): float(row["value"]) for row in csv.DictReader(file)}
-    assert rows["teacher", "equal answers"] == 1
-    assert 0 < rows["student", "KL divergence"] < 1
+    command = ("analyze", "student", "strict", "--task", "moods", "--teacher", "teacher", *measures, "--out", "seen")
+    run(project, "kdqat", *command)
+    texts, gold = dev_rows(project)
+    (project / "texts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    served = {}
+    for name in ("teacher", "student", "strict"):
+        lines = run(project, "kdqat", "predict", name, "--file", "texts.txt").stdout.splitlines()
+        served[name] = np.array([[label in json.loads(line)["labels"] for label in LABELS] for line in lines])
+    assert (served["strict"] != served["student"]).mean() > 0.02
+    rows = table(project, "agreement")
+    found = {(row["model"], row["statistic"]): float(row["value"]) for row in rows}
+    for name, answers in served.items():
+        assert found[name, "equal answers"] == pytest.approx((answers == served["teacher"]).mean(), abs=0.012)
+        assert found[name, "right answers"] == pytest.approx((answers == gold).mean(), abs=0.012)
+    assert found["teacher", "equal answers"] == 1
+    assert found["student", "KL divergence"] == found["strict", "KL divergence"] > 0
+    bins = [row for row in table(project, "calibration") if row["model"] == "strict"]
+    assert sum(int(row["rows"]) * float(row["right"]) for row in bins) == pytest.approx(
+        180 * found["strict", "right answers"]
+    )
+    assert any(float(row["to"]) <= 0.5 for row in bins), "of a label between 0.5 and 0.9 the answer is no"
+    for row in table(project, "disagreement"):
+        if row["model"] == "strict":
+            number = int(row["row"])
+            assert row["label"] == "|".join(np.array(LABELS)[gold[number]])
+            assert row["teacher"] == "|".join(np.array(LABELS)[served["teacher"][number]])
+            assert row["answer"] != row["teacher"]
+
+
+def table(project: Path, name: str) -> list[dict[str, str]]:
+    with (project / f"seen/tables/{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_single_label_and_multi_label_models_are_distinguished(project: Path, tiny_task: Path, tmp_path: Path) -> None:

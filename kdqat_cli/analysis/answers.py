@@ -8,18 +8,22 @@ The calibration error is Σ over ten bins of equal width of (rows in the bin / r
 (Naeini et al., AAAI 2015). If an answer is one number, agreement is the mean distance of the numbers, and there is no
 calibration. If an answer is a class per token, every token is counted, and a row of `disagreement` has the share of
 tokens with different answers. A multi-label model gives one answer per row and label: whether the label's probability
-is above one half.
+reaches the threshold that is recorded with this model (tasks/labels.py). The probability of the answer "no" is that of
+not having the label.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
 from kdqat_cli.analysis.result import Cell, Row
 from kdqat_cli.distillation.objective import are_sets
+from kdqat_cli.tasks.labels import SEPARATOR, THRESHOLD, reached
 from kdqat_cli.tasks.task import LabelledTask
+from kdqat_cli.tasks.text.head import threshold_of
 
 BINS = 10
 _SHOWN = 200  # largest number of rows of `disagreement`
@@ -28,12 +32,28 @@ _NO_LABEL = -100
 
 @dataclass(frozen=True)
 class _Answered:
-    """Answers to one batch. A row of the tensors is one answer: to a row of the task, or to a token or label in it."""
+    """Answers to one batch. A row of the tensors is one answer: to a row of the task, or to a token or label in it.
+
+    Attributes:
+        numbers: numbers of the rows of the task.
+        labels: the right answers.
+        teacher: the teacher's logits.
+        model: the model's logits.
+        taught: the teacher's answers, as class indices; of a model that answers with a number, 0.
+        said: the model's answers.
+    """
 
     numbers: Tensor
     labels: Tensor
     teacher: Tensor
     model: Tensor
+    taught: Tensor
+    said: Tensor
+
+    def of(self, number: int) -> "_Answered":
+        """The answers to one row of the task."""
+        mine = self.numbers == number
+        return _Answered(*(getattr(self, one.name)[mine] for one in fields(self)))
 
 
 class _Answers:
@@ -51,21 +71,36 @@ class _Answers:
             numbers = numbers[:, None].expand_as(labels)[real]
             labels, teacher, model = labels[real], teacher[real], model[real]
         if are_sets(labels):
+            taught, said = _reached(teacher, self.pair.teacher), _reached(model, self.pair.model)
             numbers = numbers[:, None].expand_as(labels).flatten()
             labels, teacher, model = labels.long().flatten(), _two_classes(teacher), _two_classes(model)
-        self._batches.append(_Answered(numbers, labels, teacher, model))
+        else:
+            taught, said = teacher.argmax(-1), model.argmax(-1)
+        self._batches.append(_Answered(numbers, labels, teacher, model, taught, said))
 
     def answered(self) -> _Answered:
-        parts = [
-            [getattr(batch, name) for batch in self._batches] for name in ("numbers", "labels", "teacher", "model")
-        ]
-        return _Answered(*(torch.cat(part) for part in parts))
+        return _Answered(
+            *(torch.cat([getattr(batch, one.name) for batch in self._batches]) for one in fields(_Answered))
+        )
 
     def name(self, answer: int) -> Cell:
         """The name of a class; its index if it has none."""
-        task = self.pair.task
-        labels = task.labels if isinstance(task, LabelledTask) else None
+        labels = self._labels()
         return labels[answer] if labels else answer
+
+    def names(self, answers: Tensor) -> Cell:
+        """The names of the labels of a multi-label row."""
+        return SEPARATOR.join(name for name, found in zip(self._labels() or [], answers.tolist(), strict=True) if found)
+
+    def _labels(self) -> list[str] | None:
+        task = self.pair.task
+        return task.labels if isinstance(task, LabelledTask) else None
+
+
+def _reached(logits: Tensor, model: PreTrainedModel) -> Tensor:
+    """Of logits (B, C), whether each label reaches the model's own threshold: (B · C), 1 or 0."""
+    threshold = threshold_of(model.config)
+    return torch.from_numpy(reached(logits.numpy(), THRESHOLD if threshold is None else threshold)).long().flatten()
 
 
 def _two_classes(logits: Tensor) -> Tensor:
@@ -73,24 +108,25 @@ def _two_classes(logits: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(0, 1)
 
 
-def calibration(probabilities: Tensor, labels: Tensor) -> list[Row]:
+def calibration(probabilities: Tensor, answers: Tensor, labels: Tensor) -> list[Row]:
     """Groups rows by the probability of their answer.
 
     Args:
         probabilities: (rows, labels).
-        labels: (rows,), class indices.
+        answers: (rows,), class indices.
+        labels: (rows,), the right ones.
 
     Returns:
         For each bin with rows: its upper end, the number of rows, the mean probability, and the share of right answers.
     """
-    highest, answers = probabilities.double().max(-1)
+    chosen = probabilities.double().gather(-1, answers[:, None])[:, 0]
     right = (answers == labels).double()
-    place = (highest * BINS).ceil().long().clamp(1, BINS)
+    place = (chosen * BINS).ceil().long().clamp(1, BINS)
     table: list[Row] = []
     for number in range(1, BINS + 1):
         inside = place == number
         if inside.any():
-            probability, share = float(highest[inside].mean()), float(right[inside].mean())
+            probability, share = float(chosen[inside].mean()), float(right[inside].mean())
             table.append({"to": number / BINS, "rows": int(inside.sum()), "probability": probability, "right": share})
     return table
 
@@ -111,9 +147,9 @@ class _Agreement(_Answers):
             distance = (found.model - found.teacher).double().abs().mean()
             return [{"statistic": "distance of the answers", "value": float(distance)}]
         theirs, ours = found.teacher.double().log_softmax(-1), found.model.double().log_softmax(-1)
-        same = (found.teacher.argmax(-1) == found.model.argmax(-1)).double().mean()
-        right = (found.model.argmax(-1) == found.labels).double().mean()
-        error = calibration_error(calibration(ours.exp(), found.labels))
+        same = (found.taught == found.said).double().mean()
+        right = (found.said == found.labels).double().mean()
+        error = calibration_error(calibration(ours.exp(), found.said, found.labels))
         return [
             {"statistic": "equal answers", "value": float(same)},
             {"statistic": "right answers", "value": float(right)},
@@ -125,35 +161,31 @@ class _Agreement(_Answers):
 class _Disagreement(_Answers):
     def table(self) -> list[Row]:
         found = self.answered()
-        rows: list[Row] = []
-        for number in sorted(set(found.numbers.tolist())):
-            mine = found.numbers == number
-            rows.append(self._row(number, _Answered(mine, found.labels[mine], found.teacher[mine], found.model[mine])))
+        rows = [self._row(number, found.of(number)) for number in sorted(set(found.numbers.tolist()))]
         rows = [row for row in rows if row["differs"]]
         rows.sort(key=lambda row: -float(row["differs"] or 0))
         return rows[:_SHOWN]
 
     def _row(self, number: int, one: _Answered) -> Row:
         row: Row = {"row": number}
+        task = self.pair.task
         if one.model.size(-1) == 1:
             answers = {"label": one.labels, "teacher": one.teacher, "answer": one.model}
             row |= {name: float(values.flatten()[0]) for name, values in answers.items()}
             return row | {"differs": abs(float(row["answer"] or 0) - float(row["teacher"] or 0))}
-        theirs, ours = one.teacher.argmax(-1), one.model.argmax(-1)
-        if len(ours) == 1:
-            row |= {
-                "label": self.name(int(one.labels)),
-                "teacher": self.name(int(theirs)),
-                "answer": self.name(int(ours)),
-            }
+        sides = {"label": one.labels, "teacher": one.taught, "answer": one.said}
+        if isinstance(task, LabelledTask) and task.multi_label:
+            row |= {name: self.names(values) for name, values in sides.items()}
+        elif len(one.said) == 1:
+            row |= {name: self.name(int(values)) for name, values in sides.items()}
             row |= {"probability": float(one.model.double().softmax(-1).max())}
-        return row | {"differs": float((theirs != ours).double().mean())}
+        return row | {"differs": float((one.taught != one.said).double().mean())}
 
 
 class _Calibration(_Answers):
     def table(self) -> list[Row]:
         found = self.answered()
-        return calibration(found.model.double().softmax(-1), found.labels)
+        return calibration(found.model.double().softmax(-1), found.said, found.labels)
 
 
 def _calibration(pair: Pair) -> Measure | None:

@@ -192,7 +192,7 @@ def _use(facts: Facts) -> str:
         needed = " ".join(facts.packages)
         install = f"```sh\npip install {needed}\n```\n\n" if needed else ""
         code = _program(record, facts.usage, given) if facts.usage else f"Load the folder with {facts.engine}."
-        return f"{install}`folder` is the folder with the files of this model.\n\n{code}"
+        return f"{install}`folder` is the folder with the files of this model.\n\n{code}{_meaning(record)}"
     if record.rows_kind != "text":
         asked = _ASKED.get(facts.hosted.pipeline or "")
         predict = f'kdqat predict model "{asked}"\n' if asked else ""
@@ -206,8 +206,18 @@ def _use(facts: Facts) -> str:
         [
             f"`model` is the folder with the files of this model.\n\n```sh\nkdqat predict model {quoted}\n```",
             f"In Python, without torch:\n\n{_program(record, _PACKED, text)}",
-            f"With transformers, which unpacks the weights to floats:\n\n{unpacked}",
+            f"With transformers, which unpacks the weights to floats:\n\n{unpacked}{_meaning(record)}",
         ]
+    )
+
+
+def _meaning(record: Record) -> str:
+    """What the logits of a multi-label model mean."""
+    if record.threshold is None:
+        return ""
+    return (
+        "\n\nThe probability of a label is the sigmoid of its logit. A text has each label whose probability is at "
+        f"least {record.threshold:g}, and may have none."
     )
 
 

@@ -16,6 +16,10 @@ with tanh, from a table for FP16. Token types are all 0; gguf_run.py refuses row
 The classifier of llama.cpp's `bert` is cls.output(tanh(cls(x[0]))). This is BERT's pooler and classifier, and also the
 head of RoBERTa and XLM-R. llama.cpp does not have other functions between the linears (ELECTRA, DistilBERT) and biases
 of relative positions (MPNet, T5). `Family.llama_cpp` in networks/ says which families it computes.
+
+The pooling `rank` gives the logits of `cls.output` as they are: llama.cpp applies a softmax to those of Qwen3 alone. So
+a multi-label model's probabilities are their sigmoids. The keys `kdqat.problem_type` and `kdqat.threshold` say so;
+llama.cpp does not read them.
 """
 
 from pathlib import Path
@@ -32,6 +36,7 @@ from kdqat_cli.networks.families import FAMILIES, configured
 from kdqat_cli.networks.family import Config, Family
 from kdqat_cli.networks.parts import sizes_of
 from kdqat_cli.quantizers.codes import Codes
+from kdqat_cli.tasks.text.head import threshold_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -103,6 +108,9 @@ def _write_header(writer: "GGUFWriter", config: PreTrainedConfig, family: Family
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.RANK)
     writer.add_classifier_output_labels([str(config.id2label[index]) for index in range(config.num_labels)])
+    if (threshold := threshold_of(config)) is not None:
+        writer.add_string("kdqat.problem_type", config.problem_type)
+        writer.add_float32("kdqat.threshold", threshold)
 
 
 def _write_tensors(writer: "GGUFWriter", model: PreTrainedModel, family: Family, trits: str) -> None:

@@ -62,7 +62,7 @@ def test_entropy_of_levels() -> None:
 
 def test_calibration_error_of_probabilities_by_hand() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.35, 0.65]])
-    table = calibration(probabilities, torch.tensor([0, 1, 1, 1]))
+    table = calibration(probabilities, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
     # Two answers with 0.9, one of them right; one answer with 0.55, right; one with 0.65, right.
     assert [(row["to"], row["rows"], row["right"]) for row in table] == [(0.6, 1, 1.0), (0.7, 1, 1.0), (0.9, 2, 0.5)]
     assert calibration_error(table) == pytest.approx((1 * 0.45 + 1 * 0.35 + 2 * 0.4) / 4, abs=1e-6)
