@@ -17,8 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row
+from kdqat_cli.analysis.result import MAPS, Analysis, AnalyzedModel, Row
 from kdqat_cli.errors import ConfigError, MissingInputError
+from kdqat_cli.names import MEASURES
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _MARKERS = "os^Dvp*X"
@@ -80,18 +81,21 @@ def draw(name: str, found: Analysis, choice: Choice) -> Figure:
         choice: which attention map is drawn.
 
     Raises:
-        ConfigError: there is no such figure.
-        MissingInputError: the analysis does not have the data of the figure.
+        ConfigError: there is no such figure, or it is not applicable to the models of the analysis.
+        MissingInputError: its measure was not taken.
     """
     drawing = FIGURES.get(name)
-    table = name if drawing is None else drawing.table
-    if drawing is None and name not in found.tables:
+    measure = name if drawing is None else drawing.table or MAPS
+    if drawing is None and name not in {*MEASURES, *found.tables}:
         raise ConfigError(f"There is no figure {name!r}; the figures are {', '.join(FIGURES)}.", "kdqat ls figures")
-    if not (found.tables.get(table) if table else found.sentences):
-        needed = f"--measure {table}" if table else "a task of texts"
-        raise MissingInputError(
-            f"The analysis of {found.task} has no data for the figure {name}.", f"kdqat analyze with {needed}"
+    if measure in found.not_applicable:
+        raise ConfigError(
+            f"{name} is not applicable to the models of this analysis, or to the task {found.task}.",
+            "kdqat ls figures",
         )
+    if not (found.sentences if measure == MAPS else found.tables.get(measure)):
+        fix = f"kdqat analyze --task {found.task}" + ("" if measure == MAPS else f" --measure {measure}")
+        raise MissingInputError(f"{name} is not measured in this analysis of {found.task}.", fix)
     with mpl.rc_context(STYLE):
         return _by_layer(found, name) if drawing is None else drawing.draw(found, choice)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from kdqat_cli.analysis.result import FILE, Analysis, read_analysis
 from kdqat_cli.errors import KdqatError
+from kdqat_cli.packing.packed_file import FILE_NAME, packed_record
 from kdqat_cli.record import Record
+from kdqat_cli.store.digest import file_digest
 from kdqat_cli.store.figures import Run, read_run
-from kdqat_cli.store.folder import ABOUT, HISTORY, MODEL, RUN, model_record
+from kdqat_cli.store.folder import ABOUT, BENCH, HISTORY, MODEL, RUN, model_record
 from kdqat_cli.store.places import ANALYSIS, RUNS
-
-BENCH = "bench.json"
-"""File in a packed model's folder into which the user may put the output of `kdqat bench --json`."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,36 @@ def run_folders() -> list[RunFolder]:
     return found
 
 
-def latency(folder: Path) -> float | None:
-    """Milliseconds of the engine at the first shape in bench.json; None: there is no such file, or it is damaged.
+def times(folder: Path) -> dict[str, object]:
+    """What is known of a packed model's speed.
 
     Args:
         folder: folder of the packed model.
+
+    Returns:
+        `ms`: milliseconds of the engine at the first shape that `kdqat bench --save` measured. None: nothing is saved,
+        the file is damaged, or it is of another packed file. `untimed`: the folder if `kdqat bench` can still measure
+        its model, or None.
     """
+    ms = _latency(folder)
+    return {"ms": ms, "untimed": str(folder) if ms is None and _takes_texts(folder / MODEL / FILE_NAME) else None}
+
+
+def _latency(folder: Path) -> float | None:
     try:
-        rows = json.loads((folder / BENCH).read_text(encoding="utf-8"))["latency"]
-        return next(float(row["ms"]) for row in rows if row["engine"] == "kdqat")
+        saved = json.loads((folder / BENCH).read_text(encoding="utf-8"))
+        if saved["sha256"] != file_digest(folder / MODEL / FILE_NAME):
+            return None
+        return next(float(row["ms"]) for row in saved["latency"] if row["engine"] == "kdqat")
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return None
+
+
+def _takes_texts(packed: Path) -> bool:
+    try:
+        return packed.is_file() and packed_record(packed).rows_kind == "text"
+    except KdqatError:
+        return False
 
 
 def analyses() -> list[Analysis]:

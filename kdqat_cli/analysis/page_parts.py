@@ -11,15 +11,19 @@ from matplotlib.figure import Figure
 from kdqat_cli.analysis import html
 from kdqat_cli.analysis.figures import COLOURS, FIGURES, STYLE, Choice, draw
 from kdqat_cli.analysis.page_data import RunFolder
-from kdqat_cli.analysis.result import Analysis
+from kdqat_cli.analysis.result import Analysis, means_of
 
 _MOST_MAPS = 3_000_000  # characters of attention maps in a page
+_MOST_NUMBERS = 400  # rows of a figure's table that are shown one by one; a longer table is shown as means
 _MOST_SHOWN = 40  # rows on which a model and its teacher differ
 _WIDTH = 6.9  # inches
 
 
 def sizes(rows: Sequence[Mapping[str, object]]) -> str:
-    """A chart of score against size of the weights file, one point per row; "": no row has both."""
+    """A chart of score against size of the weights file, one point per row; "": no row has both.
+
+    A line below says how to measure the models that have no time.
+    """
     points = [
         (str(row["task"]), f"{row['model']} {row['run'] or ''}".strip(), row["MB"], row["mean"], row.get("ms"))
         for row in rows
@@ -38,9 +42,11 @@ def sizes(rows: Sequence[Mapping[str, object]]) -> str:
             axes.set(xscale="log", xlabel="size of the weights (MB)", ylabel="score (%)", title=task)
             axes.margins(0.1)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return html.drawing(
-        figure, "Score against size of the weights file; models at the left are smaller, models at the top are better."
-    )
+    caption = "Score against size of the weights file; models at the left are smaller, models at the top are better."
+    untimed = [row["untimed"] for row in rows if row.get("untimed")]
+    how = f"kdqat bench {untimed[0]} --save measures the first; the next report shows it." if untimed else ""
+    missing = html.paragraph(f"Packed models without a measured time: {len(untimed)}. {how}") if untimed else ""
+    return html.drawing(figure, caption) + missing
 
 
 def curves(folder: RunFolder) -> str:
@@ -65,14 +71,18 @@ def curves(folder: RunFolder) -> str:
 
 
 def figures(found: Analysis) -> str:
-    """All figures for which an analysis has a table, with their numbers."""
+    """All figures for which an analysis has a table, with their numbers; and what the models do not have."""
     parts = []
     for name, one in FIGURES.items():
         if one.table and one.table in found.tables:
-            numbers = html.folded("numbers", html.table(found.tables[one.table], f"numbers of {name}"))
-            small = len(found.tables[one.table]) <= 400
+            rows = found.tables[one.table]
             parts.append(html.drawing(draw(name, found, Choice()), f"{one.about[:1].upper()}{one.about[1:]}."))
-            parts += [numbers] if small else []
+            if len(rows) > _MOST_NUMBERS and (means := means_of(rows)):
+                parts.append(html.folded("numbers, as means", html.table(means, f"means of the numbers of {name}")))
+            else:
+                parts.append(html.folded("numbers", html.table(rows, f"numbers of {name}")))
+    if found.not_applicable:
+        parts.append(html.paragraph(f"Not applicable to these models: {', '.join(found.not_applicable)}."))
     return "".join(parts)
 
 

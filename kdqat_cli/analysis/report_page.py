@@ -21,7 +21,8 @@ def report_page(scores: Sequence[Mapping[str, object]], chart: Sequence[Mapping[
 
     Args:
         scores: rows of the score table.
-        chart: rows of the chart, with the columns task, model, run, mean, MB, and ms (None: not measured).
+        chart: rows of the chart, with the columns task, model, run, mean, MB, ms (None: not measured), and untimed (the
+            folder of a packed model that can be measured, or None).
         missing: the word in the score table for a missing score.
     """
     folders, found = run_folders(), analyses()

@@ -21,6 +21,8 @@ from kdqat_cli.store.figures import Factors, read_section
 from kdqat_cli.store.writing import write_json, write_text
 
 FILE = "analysis.json"
+MAPS = "maps"
+"""The figure of the attention maps, which is no measure."""
 VERSION: Literal[1] = 1
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -99,6 +101,8 @@ class Analysis(Section):
     """The models; the teacher is first."""
     tables: dict[str, list[Row]]
     """Measure → its table; the column `model` names the model."""
+    not_applicable: list[str] = Field(default_factory=list)
+    """Measures that were asked for, but that these models or this task do not have; and `maps` if no model has any."""
     sentences: list[Sentence] = Field(default_factory=list)
     """Attention maps of chosen rows."""
     shown: list[Shown] = Field(default_factory=list)
@@ -144,13 +148,29 @@ def _holds_analysis(text: str) -> bool:
 
 def by_layer(rows: list[Row]) -> list[Row]:
     """Converts a table with the columns model, layer and value to one row per layer, with one mean per model."""
-    found: dict[int, dict[str, list[float]]] = {}
+    return sorted(_means(rows, ("layer",)), key=lambda row: int(row["layer"] or 0))
+
+
+def means_of(rows: list[Row]) -> list[Row]:
+    """A shorter table: one row per layer, or per rank, and per group of tokens and the like, with one mean per model.
+
+    Args:
+        rows: a table with the column `value`, over heads or batches too; of another table there are no means.
+    """
+    texts = [name for name, cell in rows[0].items() if isinstance(cell, str) and name != "model"]
+    return _means(rows, tuple(name for name in (*texts, "layer", "rank") if name in rows[0]))
+
+
+def _means(rows: list[Row], columns: tuple[str, ...]) -> list[Row]:
+    """One row per combination of cells of some columns, with the mean of the column `value` per model."""
+    found: dict[tuple[Cell, ...], dict[str, list[float]]] = {}
     for row in rows:
-        if (value := row.get("value")) is not None and (layer := row.get("layer")) is not None:
-            found.setdefault(int(layer), {}).setdefault(str(row["model"]), []).append(float(value))
+        key = tuple(row.get(column) for column in columns)
+        if (value := row.get("value")) is not None and None not in key:
+            found.setdefault(key, {}).setdefault(str(row["model"]), []).append(float(value))
     return [
-        {"layer": layer, **{model: sum(values) / len(values) for model, values in models.items()}}
-        for layer, models in sorted(found.items())
+        dict(zip(columns, key, strict=True)) | {model: sum(values) / len(values) for model, values in models.items()}
+        for key, models in found.items()
     ]
 
 

@@ -10,7 +10,7 @@ from kdqat_cli.analysis.catalogue import MEASURES
 from kdqat_cli.analysis.layers import attention_maps
 from kdqat_cli.analysis.measure import Measure, Pair
 from kdqat_cli.analysis.passes import maps_of, run_measures, spread
-from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row, Sentence, Shown, encoded, write_analysis
+from kdqat_cli.analysis.result import MAPS, Analysis, AnalyzedModel, Row, Sentence, Shown, encoded, write_analysis
 from kdqat_cli.errors import ConfigError, MissingInputError
 from kdqat_cli.networks.interface import use_kdqat_attention
 from kdqat_cli.networks.modules import layers_of
@@ -99,7 +99,9 @@ def _compared(
     chosen = spread(rows or of, of)
     part = split.part(chosen)
     pairs = _pairs(task, loaded, part, chosen, seed)
-    tables = _tables(pairs, measures, advance, seed)
+    made = {name: _made(pair, measures) for name, pair in pairs.items()}
+    tables = _tables(pairs, made, measures, advance, seed)
+    lacking = [name for name in measures if not any(name in own for own in made.values())]
     return Analysis(
         task=task.name,
         labels=task.labels if isinstance(task, LabelledTask) else None,
@@ -107,15 +109,17 @@ def _compared(
         of=of,
         models=[_model(name, sources[name], one, task, part) for name, one in loaded.items()],
         tables={name: table for name, table in tables.items() if table},
+        not_applicable=[*lacking, *([] if _attend(pairs) else [MAPS])],
         sentences=[_sentence(pairs, split, number) for number in _numbers(sentences, split, pairs)],
         shown=_shown(tables.get("disagreement", []), split),
         versions=versions(),
     )
 
 
-def _tables(pairs: dict[str, Pair], measures: list[str], advance: Advance, seed: int) -> dict[str, list[Row]]:
+def _tables(
+    pairs: dict[str, Pair], made: dict[str, dict[str, Measure]], measures: list[str], advance: Advance, seed: int
+) -> dict[str, list[Row]]:
     """The table of each measure, over all models."""
-    made = {name: _made(pair, measures) for name, pair in pairs.items()}
     run_measures(pairs, made, advance, seed)
     tables: dict[str, list[Row]] = {name: [] for name in measures}
     for name, own in made.items():
@@ -126,8 +130,9 @@ def _tables(pairs: dict[str, Pair], measures: list[str], advance: Advance, seed:
 
 def _pairs(task: Task, loaded: dict[str, Loaded], rows: Rows, chosen: list[int], seed: int) -> dict[str, Pair]:
     teacher = loaded[TEACHER].model.eval()
-    if teacher.config.model_type not in NETS:
-        use_kdqat_attention(teacher)
+    for one in loaded.values():
+        if one.model.config.model_type not in NETS:
+            use_kdqat_attention(one.model)  # of an FP32 model too, or no map is captured
     return {
         name: Pair(task, rows, chosen, teacher, one.model.eval(), _layers(loaded[TEACHER], one), seed)
         for name, one in loaded.items()
@@ -161,9 +166,14 @@ def _model(name: str, source: str, loaded: Loaded, task: Task, rows: Rows) -> An
     )
 
 
+def _attend(pairs: dict[str, Pair]) -> bool:
+    """Whether any of the models has attention maps."""
+    return any(pair.layers is not None for pair in pairs.values())
+
+
 def _numbers(wanted: list[int] | None, rows: Rows, pairs: dict[str, Pair]) -> list[int]:
     """The numbers of the rows whose maps are kept."""
-    if all(pair.layers is None for pair in pairs.values()):
+    if not _attend(pairs):
         return []
     lengths = rows.lengths
     if wanted is None:

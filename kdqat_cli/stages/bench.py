@@ -39,7 +39,9 @@ from kdqat_cli.networks.families import configured
 from kdqat_cli.packing.packed_file import PackedFile
 from kdqat_cli.stages.predict import packed_file
 from kdqat_cli.store.digest import file_digest
+from kdqat_cli.store.folder import BENCH, MODEL
 from kdqat_cli.store.places import writer_of
+from kdqat_cli.store.writing import refuse_target, write_json
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
@@ -162,6 +164,34 @@ def bench(
         "latency": latency,
         "footprint": [worker.footprint for worker in workers],
     }
+
+
+def bench_file(model: str) -> Path:
+    """Where `save` writes: beside the folder model/ of a packed model, where the report looks for it.
+
+    Raises:
+        ConfigError: there is a file that kdqat did not write.
+        MissingInputError: there is no packed model, or nothing can be written there.
+    """
+    folder = _packed(model).parent
+    folder = folder if folder.name else folder.absolute()
+    path = (folder.parent if folder.name == MODEL else folder) / BENCH
+    refuse_target(path, _is_benchmark)
+    return path
+
+
+def save(result: Benchmark, path: Path) -> None:
+    """Writes the result of `bench`; an earlier one is replaced.
+
+    Raises:
+        ConfigError: see `bench_file`.
+        MissingInputError: see `bench_file`.
+    """
+    write_json(path, result, _is_benchmark)
+
+
+def _is_benchmark(text: str) -> bool:
+    return text.startswith("{") and '"latency": [' in text and '"footprint": [' in text
 
 
 def _packed(model: str) -> Path:

@@ -227,7 +227,7 @@ def write_page(groups: list[Group], out: Path) -> None:
         MissingInputError: the file cannot be written, or an analysis under analysis/ is damaged.
     """
     # Imported here, because the libraries for figures take seconds to import.
-    from kdqat_cli.analysis.page_data import latency
+    from kdqat_cli.analysis.page_data import times
     from kdqat_cli.analysis.report_page import MARK, report_page
 
     chart = [
@@ -237,7 +237,7 @@ def write_page(groups: list[Group], out: Path) -> None:
             "run": group.run,
             "mean": fmean(group.scores) if group.scores else None,
             "MB": None if (size := group.mean("bytes")) is None else size / 1e6,
-            "ms": latency(RUNS / group.task / group.kind / f"{group.run}-{group.measurements[0].seed}"),
+            **times(RUNS / group.task / group.kind / f"{group.run}-{group.measurements[0].seed}"),
         }
         for group in groups
     ]

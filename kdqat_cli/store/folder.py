@@ -13,6 +13,7 @@ results. Checkpoints of other settings stay, but a training that finds `MOST_OTH
     <out>/model/          the model                     (DVC caches it)
     <out>/history.csv     losses and scores by step     (DVC plots it)
     <out>/run.json        seconds, device, threads      (DVC caches it)
+    <out>/bench.json      times of a packed model       (`kdqat bench --save`; it names the file that was measured)
     <out>/README.md       the card of `kdqat card`      (seal.py: it is removed with its model, unless it was edited)
     <out>/.kdqat-resume/  checkpoints of unfinished trainings
     <out>/.kdqat-lock     process id and host of the process that works here (lock.py)
@@ -39,6 +40,7 @@ from kdqat_cli.store.writing import file_errors, read_object, sync, sync_tree
 MODEL = "model"
 HISTORY = "history.csv"
 RUN = "run.json"
+BENCH = "bench.json"
 ABOUT = "kdqat.json"
 """The file with the record in `model/`. A packed model has its record in the packed file."""
 MOST_OTHERS = 3

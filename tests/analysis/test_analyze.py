@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from kdqat_cli.analysis.page_parts import figures
+from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row, read_analysis
+from kdqat_cli.store.figures import Factors
 from tests import commands
 from tests.browser import CHROMIUM, browser
 
@@ -171,6 +174,42 @@ def test_wrong_options_are_reported_in_one_sentence(project: Path, command: list
     assert (project / "analysis/tiny/analysis.json").read_bytes() == before
 
 
+def test_what_is_not_measured_and_what_cannot_be_are_told_apart(project: Path) -> None:
+    """An FP32 model has no part that could be put back to full precision."""
+    analyze = ("kdqat", "analyze", "--task", "tiny", "same=runs/tiny/teacher", "--rows", "4", "--out", "few", "-q")
+    commands.run(project, *analyze, "--measure", "diagnosis", "--measure", "cover-length")
+    for name in ("hessian", "map-divergence"):
+        error = " ".join(commands.run(project, "kdqat", "figure", name, "--analysis", "few", code=3).stderr.split())
+        assert f"{name} is not measured" in error
+        assert f"kdqat analyze --task tiny --measure {name}" in error
+    error = " ".join(commands.run(project, "kdqat", "figure", "diagnosis", "--analysis", "few", code=2).stderr.split())
+    assert "diagnosis is not applicable" in error
+    commands.run(project, "kdqat", "figure", "ranking", "--analysis", "few", "--out", "few-figures", "-q")
+    assert "Not applicable to these models: diagnosis." in figures(read_analysis(project / "few"))
+
+
+def test_a_long_table_is_shown_as_means() -> None:
+    """For readers of screens: two models, 6 layers, 12 heads and 3 groups of tokens are 432 numbers."""
+    rows: list[Row] = [
+        {"model": model, "layer": layer, "head": head, "tokens": tokens, "value": offset + head + 100 * layer}
+        for model, offset in (("teacher", 0.25), ("s-1", 0.5))
+        for layer in range(6)
+        for head in range(12)
+        for tokens in ("[CLS]", "[SEP]", "rest")
+    ]
+    factors = Factors(task="tiny", kind="teacher")
+    models = [AnalyzedModel(name=name, source=name, factors=factors, score=1) for name in ("teacher", "s-1")]
+    found = Analysis(task="tiny", rows=1, of=1, models=models, tables={"ranking-ratio": rows})
+    (numbers,) = re.findall(r"<details>.*?</details>", figures(found), re.DOTALL)
+    assert "means of the numbers of ranking-ratio" in numbers
+    assert re.findall(r'<th scope="col">(.*?)</th>', numbers) == ["tokens", "layer", "teacher", "s-1"]
+    cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", numbers)][1:]
+    assert len(cells) == 18
+    assert ["rest", "2", "205.75", "206.00"] in cells
+    found = found.model_copy(update={"tables": {"ranking-ratio": [row for row in rows if row["head"] == 0]}})
+    assert figures(found).count("<tr>") == 1 + 36
+
+
 def test_a_file_that_kdqat_did_not_write_is_kept(project: Path) -> None:
     (project / "mine").mkdir()
     (project / "mine/analysis.json").write_text("my own", encoding="utf-8")
@@ -203,6 +242,31 @@ def test_a_second_page_replaces_the_first_and_no_other_file(page: Path) -> None:
     assert page.read_bytes() == before
     (page.parent / "mine.html").write_text("<p>mine</p>", encoding="utf-8")
     commands.run(page.parent, "kdqat", "report", "--html", "mine.html", code=2)
+
+
+def test_times_are_in_the_chart_once_they_are_saved(page: Path) -> None:
+    folder = page.parent
+    packed = "runs/tiny/packed/s-1"
+    commands.run(folder, "kdqat", "export", "--student", "runs/tiny/student/s-1", "--out", packed, "-q")
+    commands.run(folder, "kdqat", "evaluate", packed, "--out", "metrics/tiny/packed/s-1.json", "-q")
+    report = ("kdqat", "report", "--html", "timed.html")
+    bench = ("kdqat", "bench", packed, "--only", "--shape", "1x8", "--rounds", "1", "--save", "-q")
+    commands.run(folder, *report)
+    text = (folder / "timed.html").read_text(encoding="utf-8")
+    assert f"Packed models without a measured time: 1. kdqat bench {packed} --save measures the first" in text
+    commands.run(folder, *bench)
+    commands.run(folder, *report)
+    text = (folder / "timed.html").read_text(encoding="utf-8")
+    assert "without a measured time" not in text
+    assert re.search(r"ternary, packed s, \d+\.\d ms", text)
+    saved = folder / packed / "bench.json"
+    saved.write_text(saved.read_text(encoding="utf-8").replace('"sha256": "', '"sha256": "0'), encoding="utf-8")
+    commands.run(folder, *report)
+    assert "without a measured time: 1." in (folder / "timed.html").read_text(encoding="utf-8"), "of another file"
+    commands.run(folder, *bench)
+    saved.write_text("mine", encoding="utf-8")
+    assert "kdqat did not write it" in commands.run(folder, *bench, code=2).stderr
+    assert saved.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
