@@ -71,7 +71,11 @@ def test_recombined_names_may_be_forced_to_be_one_label(tmp_path: Path) -> None:
     [
         (lambda held: str(held), [], "holds lists as text, such as \"['a']\""),
         (lambda held: "b;a", ["--multi-label"], "has the labels 'a', 'b' in every row"),
-        (lambda held: ";".join(held).replace("a;b", "a;B"), ["--multi-label"], "the labels 'B', 'b' differ by case"),
+        (
+            lambda held: ";".join(held).replace("a;b", "a;B"),
+            ["--multi-label"],
+            "the labels 'B', 'b' differ only in case",
+        ),
         (lambda held: {"a": 1}, ["--multi-label"], "which is no list of labels"),
     ],
 )

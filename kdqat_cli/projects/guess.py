@@ -207,7 +207,7 @@ def _learnable(where: str, classes: Counter[str], rows: int, fix: str) -> list[s
     """The names of classes, sorted.
 
     Raises:
-        ConfigError: they are too many (which `fix` mends), or differ by case alone.
+        ConfigError: they are too many (which `fix` mends), or differ only in case.
     """
     if rows < _PER_CLASS * len(classes):
         raise ConfigError(f"{where} has {len(classes)} values in {rows} rows, too many to learn them as labels.", fix)
