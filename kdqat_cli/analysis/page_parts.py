@@ -7,6 +7,7 @@ from html import escape
 import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from kdqat_cli.analysis import html
 from kdqat_cli.analysis.figures import COLOURS, FIGURES, STYLE, Choice, draw
@@ -40,7 +41,10 @@ def sizes(rows: Sequence[Mapping[str, object]]) -> str:
                 colour = COLOURS[number % len(COLOURS)]
                 axes.plot([size], [mean], "osDv^Pp*X"[number % 9], color=colour, label=text, ms=7)
             axes.set(xscale="log", xlabel="size of the weights (MB)", ylabel="score (%)", title=task)
-            axes.margins(0.1)
+            low, high = axes.dataLim.intervalx
+            axes.set_xlim(low / 1.6, high * 1.6)  # at least one tick: they are 1, 2 and 5 of each decade
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FormatStrFormatter("%g"))
+            axes.margins(y=0.1)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Score against size of the weights file; models at the left are smaller, models at the top are better."
     untimed = [row["untimed"] for row in rows if row.get("untimed")]
