@@ -1,7 +1,8 @@
 """The speed of encoding and decoding levels, and their size: `python benchmarks/level_codecs.py`.
 
 The levels are those of Gaussian weights: ternary (57.7 % are not 0), and uniform in buckets of 256. Rounds are
-interleaved, and figures are medians. A weight counts as four bytes of FP32. There is one thread.
+interleaved. Figures are medians of processor time, which other programs disturb less than elapsed time. A weight
+counts as four bytes of FP32. There is one thread.
 """
 
 import argparse
@@ -34,11 +35,11 @@ def measured(levels: Levels, trits: bool, rounds: int) -> dict[str, list[str]]:
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in codecs}
     for _ in range(rounds):
         for name, codec in codecs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             codec.encode(levels)
-            between = time.perf_counter()
+            between = time.process_time()
             codec.decode(streams[name], levels.size)
-            seconds[name].append((between - start, time.perf_counter() - between))
+            seconds[name].append((between - start, time.process_time() - between))
     rows = {}
     for name, times in seconds.items():
         rates = [4e-6 * levels.size / statistics.median(column) for column in zip(*times, strict=True)]

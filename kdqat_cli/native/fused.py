@@ -104,7 +104,9 @@ def divergence(
     return total.value, slope
 
 
-def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tensor, Tensor, Tensor]:
+def levels(
+    values: Tensor, size: int, most: int, constant: float, seed: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Levels of uniform weights; quantizers/uniform.py has the formula.
 
     Args:
@@ -112,6 +114,8 @@ def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tenso
         size: number of consecutive values of a group; the last group may be shorter.
         most: the largest level, below 256.
         constant: a group with a smaller range is constant, and its levels are 0.
+        seed: rounding is stochastic, and the draw of a value depends on the seed, below 2^64, and on the place of the
+            value; None: to the nearest level.
 
     Returns:
         The levels in the shape of `values`, uint8; the scales and the offsets (groups,).
@@ -120,8 +124,29 @@ def levels(values: Tensor, size: int, most: int, constant: float) -> tuple[Tenso
     out = torch.empty(values.shape, dtype=torch.uint8)
     scales, offsets = (torch.empty(-(-values.numel() // size)) for _ in range(2))
     results = [_at(tensor) for tensor in (out, scales, offsets)]
-    _call("kdqat_levels", _at(values), values.numel(), size, most, constant, *results)
+    key = None if seed is None else ctypes.byref(ctypes.c_uint64(seed))
+    _call("kdqat_levels", _at(values), values.numel(), size, most, constant, key, *results)
     return out, scales, offsets
+
+
+def range_gradient(grad: Tensor, latent: Tensor, value: Tensor, size: int, constant: float) -> Tensor:
+    """∂L/∂w if the range of a group depends on its extremes; quantizers/uniform.py has the formula.
+
+    Args:
+        grad: ∂L/∂ŵ, in the shape of the weight.
+        latent: w, not empty.
+        value: ŵ.
+        size: number of consecutive values of a group; the last group may be shorter.
+        constant: a group with a smaller range is constant, and its gradient is `grad`.
+
+    Returns:
+        ∂L/∂w, in the shape of the weight.
+    """
+    grad, latent, value = grad.contiguous(), latent.contiguous(), value.contiguous()
+    out = torch.empty(grad.shape)
+    tensors = [_at(tensor) for tensor in (grad, latent, value)]
+    _call("kdqat_range_gradient", *tensors, latent.numel(), size, constant, _at(out))
+    return out
 
 
 def values(levels: Tensor, size: int, scales: Tensor, offsets: Tensor | None) -> Tensor:

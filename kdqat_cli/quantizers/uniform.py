@@ -6,8 +6,9 @@ of a bucket and n = 2^bits - 1 steps:
     β = min w,  α = max w - min w,  ŵ = α/n · round(n·(w - β)/α) + β
 
 The level is the rounded number, the scale is α/n, and the offset is β. Rounding is `nearest` (half to even) or
-`stochastic`: up with a probability equal to the fraction, else down. Each use draws new random numbers from torch's
-generator.
+`stochastic`: up with a probability equal to the fraction, else down. Each use draws anew from torch's generator: on a
+CPU in FP32 a seed, from which the native library makes the random numbers (native/src/buckets.h), so that they depend
+neither on the kernel nor on the number of threads; elsewhere the numbers themselves.
 
 A last bucket that is not full is padded with the last weight. A tensor smaller than a bucket is one shorter bucket.
 A bucket with α < 1e-10 is constant: its levels are 0, and its weights become β.
@@ -17,7 +18,7 @@ Guarantees
 - The minimum and the maximum of a bucket are levels. So `nearest` is idempotent: quantising ŵ again gives the same
   levels, and the same ŵ within the rounding of its type.
 - With stochastic rounding, E[ŵ] = w and Var[ŵ] = p(1 - p)·(α/n)², where p is the fraction (appendix B).
-- A NaN or infinite weight makes its whole bucket NaN, so that a training notices it.
+- A NaN or infinite weight makes its whole bucket NaN, and a gradient of the bucket too, so that a training notices it.
 
 `range_gradient` is the derivative of ŵ with respect to w if only the rounding is straight-through, and α and β depend
 on the extremes of the bucket (`complicated` in the public code). With g = ∂L/∂ŵ and δ = (ŵ - w)/α:
@@ -37,7 +38,6 @@ from kdqat_cli.quantizers.codes import MATRIX, Codes, Grouping
 
 CONSTANT = 1e-10
 """A bucket with a smaller range is constant."""
-_LARGEST_FUSED = 2**16  # values of a bucket: one thread computes a whole bucket, so larger ones would use few threads
 
 
 class Uniform:
@@ -61,8 +61,9 @@ class Uniform:
     def codes(self, latent: Tensor, grouping: Grouping) -> Codes:
         """Levels (uint8), scales and offsets of a latent weight of any shape and floating type."""
         size = grouping.size_in(latent.shape)
-        if self.rounding == "nearest" and 0 < size <= _LARGEST_FUSED and fused.fuses(latent):
-            levels, scales, offsets = fused.levels(latent, size, self.levels[-1], CONSTANT)
+        if size > 0 and fused.fuses(latent):
+            seed = int(torch.randint(2**63 - 1, (), device=latent.device)) if self.draws else None
+            levels, scales, offsets = fused.levels(latent, size, self.levels[-1], CONSTANT, seed)
             return Codes(levels, scales, grouping, offsets)
         groups = grouping.split(latent)
         low, high = groups.aminmax(dim=1)
@@ -93,12 +94,15 @@ def range_gradient(grad: Tensor, latent: Tensor, value: Tensor, grouping: Groupi
     Returns:
         ∂L/∂w, in the shape of the weight. In a constant bucket it is g.
     """
+    size = grouping.size_in(latent.shape)
+    if size > 0 and fused.fuses(grad, latent, value):
+        return fused.range_gradient(grad, latent, value, size, CONSTANT)
     groups = grouping.split(latent)
     high, low = groups.max(1), groups.min(1)
     width = high.values - low.values
     moved = grouping.split((value - latent) * grad)
     moved.view(-1)[latent.numel() :] = 0  # the padding of the last bucket has no gradient
-    share = (moved.sum(1) / width).where(width >= CONSTANT, 0)
+    share = (moved.sum(1) / width).masked_fill(width < CONSTANT, 0)
     first = torch.arange(len(groups), device=groups.device) * groups.shape[1]
     out = grad.flatten().clone()
     out.index_add_(0, first + high.indices, share).index_add_(0, first + low.indices, -share)

@@ -1,5 +1,6 @@
 """Huffman codes: worked examples, optimal lengths, both decoders; each damaged stream raises a ValueError."""
 
+import hashlib
 import heapq
 import itertools
 import time
@@ -45,6 +46,14 @@ def test_a_stream_by_hand(decoder: str) -> None:
     assert decode(encode(levels), 9).tolist() == levels.tolist()
 
 
+def test_streams_stay_as_files_have_them(decoder: str) -> None:
+    """Also which of several equally frequent levels gets the longer code."""
+    places = np.arange(20_000)
+    levels = (places**2 % 251 % np.array([7, 60, 200])[places % 3]).astype(np.uint8)
+    expected = "8dd8500b4e5909a092d2cd2ad667397f24a4483fe55c535619141c94a0ff30e5"
+    assert hashlib.sha256(encode(levels).tobytes()).hexdigest() == expected
+
+
 def test_a_single_level_has_a_code_of_length_0(decoder: str) -> None:
     for level, count in ((0, 1), (7, 100_000), (255, 3)):
         stream = encode(np.full(count, level, np.uint8))
@@ -75,6 +84,16 @@ def test_encoding_then_decoding_gives_the_same(way: str, levels: Levels) -> None
     counts = np.bincount(levels)
     filled = stream.size - huffman.total_size(counts, code_lengths(counts))
     assert 0 <= filled <= -(-levels.size // BLOCK)
+
+
+@pytest.mark.skipif(library() is None, reason="the native library was not built")
+@given(levels=levels_of)
+@settings(deadline=None, max_examples=100)
+def test_both_encoders_write_the_same_bytes(levels: Levels) -> None:
+    stream = encode(levels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huffman, "library", lambda: None)
+        assert np.array_equal(encode(levels), stream)
 
 
 def cost(counts: list[int], lengths: Any) -> int:

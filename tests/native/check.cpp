@@ -111,6 +111,40 @@ void attention(const char* kernel, int length, int size) {
     expect(worst <= 0.011f, kernel, "attention (length, size)", length, size, 0);
 }
 
+void buckets(const char* kernel, int count, int size) {
+    std::vector<float> x(static_cast<size_t>(count)), grad(x.size());
+    std::normal_distribution<float> normal;
+    for (float& value : x) value = normal(draw);
+    for (float& value : grad) value = normal(draw);
+    const size_t groups = static_cast<size_t>((count + size - 1) / size);
+    const char* names[2] = {kernel, "portable"};
+    const uint64_t seed = 0x123456789abcdef;
+    for (const uint64_t* key : {static_cast<const uint64_t*>(nullptr), &seed}) {
+        std::vector<uint8_t> levels[2];
+        std::vector<float> scales[2], offsets[2], values[2], out[2];
+        for (int i = 0; i < 2; ++i) {
+            levels[i].resize(x.size());
+            scales[i].resize(groups);
+            offsets[i].resize(groups);
+            values[i].resize(x.size());
+            out[i].resize(x.size());
+            kdqat_levels(
+                names[i], 2, x.data(), count, size, 15, 1e-10f, key, levels[i].data(), scales[i].data(),
+                offsets[i].data());
+            kdqat_values(
+                names[i], 2, levels[i].data(), 0, count, size, scales[i].data(), offsets[i].data(), values[i].data());
+            kdqat_range_gradient(
+                names[i], 2, grad.data(), x.data(), values[i].data(), count, size, 1e-10f, out[i].data());
+        }
+        expect(
+            levels[0] == levels[1] && scales[0] == scales[1] && offsets[0] == offsets[1] && values[0] == values[1],
+            kernel, "buckets (values, size, draws)", count, size, key != nullptr);
+        float worst = 0;
+        for (size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(out[0][i] - out[1][i]));
+        expect(worst <= 1e-3f, kernel, "gradient of the range (values, size, draws)", count, size, key != nullptr);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -122,6 +156,7 @@ int main() {
         for (int width : {1, 3, 4, 15, 16, 17, 64, 100}) quantiser(kernel, width);
         functions(kernel);
         for (int length : {1, 2, 5, 16, 17, 40}) attention(kernel, length, between(1, 70));
+        for (int size : {1, 5, 16, 100, 256, 70000}) buckets(kernel, 70001, size);
         std::printf("%s: %s\n", kernel, failures ? "FAILED" : "passed");
     }
     return failures != 0;

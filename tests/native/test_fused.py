@@ -1,7 +1,6 @@
 """The library's fused training steps: equal to torch's several passes bit for bit; the divergence against float64."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,23 +22,6 @@ pytestmark = pytest.mark.skipif(not kernels(), reason="the native library was no
 
 CLIPS = [None, 0.7, 100.0]
 SCALES = ["token", "batch"]
-
-
-@pytest.fixture(params=kernels())
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each kernel in turn."""
-    monkeypatch.setenv(KERNEL_VARIABLE, request.param)
-    fused._kernel.cache_clear()
-    yield request.param
-    fused._kernel.cache_clear()
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The number of threads of torch, and of the library."""
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(1)
 
 
 def divergence_of_whole_sentences(

@@ -121,10 +121,17 @@ KDQAT_API int kdqat_divergence(
     const float* weight, int batch, int heads, int length, float temperature, float floor, float* slope,
     double* sum);
 /* Groups of `size` consecutive values (the last may be shorter) -> levels of at most `most`, steps and minima
- * (quantizers/uniform.py has the formula). A group with a range below `constant` has level 0. */
+ * (quantizers/uniform.py has the formula). A group with a range below `constant` has level 0. Rounds to nearest, or, with
+ * a seed, stochastically: buckets.h says how a value's random word follows from the seed and its place. */
 KDQAT_API int kdqat_levels(
     const char* kernel, int threads, const float* x, int64_t count, int64_t size, int most, float constant,
-    uint8_t* levels, float* scales, float* offsets);
+    const uint64_t* seed, uint8_t* levels, float* scales, float* offsets);
+/* The gradient with respect to x, from `grad`, the gradient with respect to `value`, which x was quantised to in groups of
+ * `size`, where the extremes of a group determine its range (quantizers/uniform.py has the formula). A group with a range
+ * below `constant` gets `grad`. */
+KDQAT_API int kdqat_range_gradient(
+    const char* kernel, int threads, const float* grad, const float* x, const float* value, int64_t count, int64_t size,
+    float constant, float* out);
 /* scale * level + offset of groups of `size` levels. Levels are int8_t if `negative`, else uint8_t. `offsets` may be
  * null. */
 KDQAT_API int kdqat_values(
@@ -143,6 +150,11 @@ KDQAT_API int kdqat_keep(
 KDQAT_API int kdqat_huffman(
     const uint8_t* blocks, int64_t bytes, const uint16_t* sizes, const uint16_t* table, int64_t block, int64_t count,
     uint8_t* levels);
+/* Encodes levels: `codes` has, per level, its code plus 2^12 times the length of the code, which is 1 to 12. Writes the size
+ * of each block, and the blocks without gaps, in `capacity` bytes: 8 more than they take. */
+KDQAT_API int kdqat_huffman_encode(
+    const uint8_t* levels, int64_t count, int64_t block, const uint16_t* codes, uint16_t* sizes, uint8_t* blocks,
+    int64_t capacity);
 
 /* Single steps, for tests. */
 KDQAT_API int kdqat_quantize(

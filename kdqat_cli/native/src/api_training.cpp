@@ -1,63 +1,21 @@
-// The training steps, with their rows divided among threads; training.h computes one row.
+// The training steps, with their rows divided among threads; training.h computes one row. Uniform weights are in
+// api_buckets.cpp.
 
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <mutex>
 #include <vector>
 
 #include "api.h"
 #include "guard.h"
 #include "matrix.h"
-#include "plan.h"
+#include "share.h"
 
 using namespace kdqat;
 
 namespace {
-
-constexpr int kPieces = 8;                    // per member, so that a late member delays the others little
-constexpr int64_t kPiece = int64_t{1} << 14;  // values of a piece, for steps without rows
-
-// All calls share one team and run one at a time: a step makes about a hundred, and starting threads takes long.
-class Training {
-public:
-    template <class Work>
-    static void share_out(int threads, int parts, Work&& work) {
-        static std::mutex alone;
-        static std::unique_ptr<Team> team;
-        const std::lock_guard<std::mutex> lock(alone);
-        if (!team || team->members() != threads) team = team_of(threads);
-        team->run(parts, [&](int rank) {
-            Member member = {*team, rank, 0};
-            work(member);
-        });
-    }
-};
-
-int pieces_of(int64_t count, int threads) {
-    return static_cast<int>(std::min<int64_t>(count, static_cast<int64_t>(threads) * kPieces));
-}
-
-struct Rows {
-    int64_t first, last;
-};
-
-Rows rows_of(int64_t count, int piece, int pieces) { return {count * piece / pieces, count * (piece + 1) / pieces}; }
-
-// Calls work(first, count) for ranges that cover 0 to `count`.
-template <class Work>
-void share_values(int threads, int64_t count, Work&& work) {
-    const int pieces = pieces_of(count / kPiece + 1, threads);
-    Training::share_out(threads, 1, [&](Member& member) {
-        member.share_out(pieces, [&](int piece) {
-            const Rows mine = rows_of(count, piece, pieces);
-            work(mine.first, mine.last - mine.first);
-        });
-    });
-}
 
 // What a member needs for a block of rows: the rows padded with zeros to whole lines, and room for their results where
 // the number of outputs is not one of whole panels.
@@ -101,7 +59,7 @@ int kdqat_round(
             const float scale = (magnitude > clip ? clip : magnitude) / 127.0f;
             return scale < FLT_MIN ? FLT_MIN : scale;
         };
-        Training::share_out(threads, 2, [&](Member& member) {
+        run_training(threads, 2, [&](Member& member) {
             float common = 0.0f;
             if (shared) {
                 member.share_out(pieces, [&](int piece) {
@@ -154,7 +112,7 @@ int kdqat_product(
             const size_t scratch = kernels.scratch_bytes(std::max(inputs, outputs));
             memory.emplace_back(stride, out_stride == results ? 0 : out_stride, scratch);
         }
-        Training::share_out(threads, 1, [&](Member& member) {
+        run_training(threads, 1, [&](Member& member) {
             Block& mine = memory[static_cast<size_t>(member.rank)];
             member.share_out(blocks, [&](int block) {
                 const size_t first = static_cast<size_t>(block) * kBlockRows;
@@ -186,7 +144,7 @@ int kdqat_divergence(
         }
         const int64_t count = static_cast<int64_t>(batch) * heads;
         std::vector<double> sums(static_cast<size_t>(count));  // one per head, added in a fixed order
-        Training::share_out(threads, 1, [&](Member& member) {
+        run_training(threads, 1, [&](Member& member) {
             std::vector<float> spare(2 * width + 64);
             member.share_out(static_cast<int>(count), [&](int head) {
                 const size_t of_row = static_cast<size_t>(head / heads) * width;
@@ -208,55 +166,6 @@ int kdqat_divergence(
         });
         *sum = 0.0;
         for (const double part : sums) *sum += part;
-    });
-}
-
-int kdqat_levels(
-    const char* kernel, int threads, const float* x, int64_t count, int64_t size, int most, float constant,
-    uint8_t* levels, float* scales, float* offsets) {
-    return guarded([&] {
-        const Steps& steps = kernels_named(kernel).training;
-        const int64_t groups = (count + size - 1) / size;
-        const int pieces = pieces_of(groups, threads);
-        Training::share_out(threads, 1, [&](Member& member) {
-            member.share_out(pieces, [&](int piece) {
-                const Rows mine = rows_of(groups, piece, pieces);
-                for (int64_t g = mine.first; g < mine.last; ++g) {
-                    const float* from = x + g * size;
-                    const int64_t here = std::min(size, count - g * size);
-                    float low, high;
-                    steps.extremes(from, here, &low, &high);
-                    const float width = high - low;
-                    offsets[g] = low;
-                    scales[g] = width / static_cast<float>(most);
-                    const float step = width < constant ? std::numeric_limits<float>::infinity() : scales[g];
-                    steps.levels(from, here, low, step, levels + g * size);
-                }
-            });
-        });
-    });
-}
-
-int kdqat_values(
-    const char* kernel, int threads, const void* levels, int negative, int64_t count, int64_t size, const float* scales,
-    const float* offsets, float* values) {
-    return guarded([&] {
-        const Steps& steps = kernels_named(kernel).training;
-        const auto* unsigned_levels = static_cast<const uint8_t*>(levels);
-        const auto* signed_levels = static_cast<const int8_t*>(levels);
-        share_values(threads, count, [&](int64_t at, int64_t left) {
-            while (left > 0) {
-                const int64_t group = at / size, here = std::min(left, (group + 1) * size - at);
-                const float offset = offsets ? offsets[group] : 0.0f;
-                if (negative) {
-                    steps.signed_values(signed_levels + at, here, scales[group], offset, values + at);
-                } else {
-                    steps.values(unsigned_levels + at, here, scales[group], offset, values + at);
-                }
-                at += here;
-                left -= here;
-            }
-        });
     });
 }
 

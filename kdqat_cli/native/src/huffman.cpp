@@ -1,4 +1,5 @@
-// Decodes Huffman codes: one table look-up per level, four levels per read of eight bytes.
+// Huffman codes: one table look-up per level. Decoding reads eight bytes for four levels, encoding writes eight bytes for
+// four levels.
 
 #include <algorithm>
 #include <cstring>
@@ -46,6 +47,47 @@ private:
     int held_ = 0;
 };
 
+// Some bits that belong at the end of a stream, the first bit highest.
+struct Code {
+    uint64_t bits;
+    int length;
+
+    Code then(Code next) const { return {bits << next.length | next.bits, length + next.length}; }
+};
+
+// Writes codes one after the other. Each write is of eight bytes, of which the next write replaces what is not full.
+class Writer {
+public:
+    Writer(uint8_t* at, const uint8_t* end) : at_(at), end_(end) {}
+
+    const uint8_t* at() const { return at_; }
+    // A code of at most 56 bits.
+    void add(Code code) {
+        held_ = held_.then(code);
+        store();
+        at_ += held_.length >> 3;
+        held_.length &= 7;
+    }
+    // Ends a block: the rest of its last byte is zeros.
+    void end() {
+        store();
+        at_ += held_.length > 0;
+        held_ = {0, 0};
+    }
+
+private:
+    void store() {
+        if (end_ - at_ < 8) throw std::invalid_argument("too little room for the codes");
+        const uint64_t from_top = held_.bits << (63 - held_.length) << 1;
+        uint8_t* to = at_;
+        for (int i = 0; i < 8; ++i) to[i] = static_cast<uint8_t>(from_top >> (56 - 8 * i));  // one swap and one store
+    }
+
+    uint8_t* at_;
+    const uint8_t* const end_;
+    Code held_ = {0, 0};  // below the bits that count there may be others, which were written
+};
+
 }  // namespace
 
 int kdqat_huffman(
@@ -69,6 +111,28 @@ int kdqat_huffman(
             }
             if (!bits.ended()) throw std::invalid_argument("bits after the last level of a block are not zero");
             blocks += size;
+        }
+    });
+}
+
+int kdqat_huffman_encode(
+    const uint8_t* levels, int64_t count, int64_t block, const uint16_t* codes, uint16_t* sizes, uint8_t* blocks,
+    int64_t capacity) {
+    return guarded([&] {
+        auto code = [&](uint8_t level) {
+            const uint16_t found = codes[level];
+            return Code{static_cast<uint64_t>(found & ((1 << kWindow) - 1)), found >> kWindow};
+        };
+        Writer writer(blocks, blocks + capacity);
+        for (int64_t first = 0; first < count; first += block) {
+            const uint8_t *from = levels + first, *last = from + std::min(block, count - first);
+            const uint8_t* start = writer.at();
+            for (; last - from >= 4; from += 4) {
+                writer.add(code(from[0]).then(code(from[1])).then(code(from[2]).then(code(from[3]))));
+            }
+            for (; from < last; ++from) writer.add(code(*from));
+            writer.end();
+            *sizes++ = static_cast<uint16_t>(writer.at() - start);
         }
     });
 }

@@ -20,6 +20,7 @@ namespace kdqat {
 constexpr int kPanel = 16;
 constexpr int kGroup = 16;
 constexpr int kLine = 64;
+constexpr int kWords = 256;  // random words that are made together
 
 constexpr int up_to(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -62,7 +63,7 @@ struct Head {
     size_t context_stride;
 };
 
-// Training steps on whole tensors (training.h says what each computes).
+// Training steps on whole tensors (training.h and buckets.h say what each computes).
 struct Steps {
     float (*largest)(const float* row, int width);
     void (*round_row)(
@@ -72,6 +73,10 @@ struct Steps {
         float factor, float floor, float* slope, float* spare);
     void (*extremes)(const float* x, int64_t count, float* low, float* high);
     void (*levels)(const float* x, int64_t count, float low, float step, uint8_t* out);
+    void (*random)(uint64_t seed, uint64_t block, uint32_t* words);
+    void (*drawn_levels)(
+        const float* x, const uint32_t* words, int64_t count, float low, float step, float most, uint8_t* out);
+    float (*moved)(const float* grad, const float* x, const float* value, int64_t count, float* out);
     void (*values)(const uint8_t* levels, int64_t count, float scale, float offset, float* out);
     void (*signed_values)(const int8_t* levels, int64_t count, float scale, float offset, float* out);
     void (*drop)(

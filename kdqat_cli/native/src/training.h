@@ -8,6 +8,7 @@
 
 #include <limits>
 
+#include "buckets.h"
 #include "floats.h"
 
 namespace kdqat {
@@ -142,62 +143,6 @@ float divergence(
     return S::total(total) + shift;
 }
 
-// The smallest and the largest value of a group; NaN if a value is not finite.
-template <class S>
-void extremes(const float* x, int64_t count, float* low, float* high) {
-    if (count < S::W) {
-        float check = 0.0f;
-        *low = *high = x[0];
-        for (int64_t i = 0; i < count; ++i) {
-            *low = smaller(*low, x[i]);
-            *high = larger(*high, x[i]);
-            check += x[i] * 0.0f;
-        }
-        *low += check;
-        *high += check;
-        return;
-    }
-    Floats<S> least = S::load(x), most = least, check = S::broadcast(0.0f);
-    auto take = [&](int64_t i) {
-        const Floats<S> some = S::load(x + i);
-        least = S::min(some, least);
-        most = S::max(some, most);
-        check = S::fma(some, S::broadcast(0.0f), check);
-    };
-    for (int64_t i = 0; i + S::W <= count; i += S::W) take(i);
-    if (count % S::W) take(count - S::W);  // takes some values twice
-    const float fault = S::total(check);
-    *low = -S::largest(-least) + fault;
-    *high = S::largest(most) + fault;
-}
-
-// level = (x - low) / step, rounded half to even; below 256. NaN gets any level.
-inline void levels(const float* x, int64_t count, float low, float step, uint8_t* out) {
-    constexpr float kShift = 12582912.0f;  // beyond 1.5·2^23 a float has no fraction left
-    for (int64_t i = 0; i < count; ++i) {
-        const float shifted = (x[i] - low) / step + kShift;
-        uint32_t bits;
-        std::memcpy(&bits, &shifted, sizeof bits);
-        out[i] = static_cast<uint8_t>(bits);
-    }
-}
-
-// Unless told not to, GCC fuses a product and a sum into one operation with one rounding; clang does so in a statement.
-#if defined(__GNUC__) && !defined(__clang__)
-#define KDQAT_ROUNDS_TWICE __attribute__((optimize("fp-contract=off")))
-#else
-#define KDQAT_ROUNDS_TWICE
-#endif
-
-// value = scale·level + offset, the product rounded too, as torch does it.
-template <class Level>
-KDQAT_ROUNDS_TWICE void values(const Level* levels, int64_t count, float scale, float offset, float* out) {
-    for (int64_t i = 0; i < count; ++i) {
-        const float product = scale * static_cast<float>(levels[i]);
-        out[i] = product + offset;
-    }
-}
-
 // out = x·factor where bits < threshold, else 0; `kept` receives the mask.
 inline void drop(
     const float* x, const int16_t* bits, int64_t count, int threshold, float factor, float* out, uint8_t* kept) {
@@ -212,7 +157,10 @@ inline void keep(const float* x, const uint8_t* kept, int64_t count, float facto
 
 template <class S>
 constexpr Steps steps_of() {
-    return {largest<S>, round_row<S>, divergence<S>, extremes<S>, levels, values<uint8_t>, values<int8_t>, drop, keep};
+    return {
+        largest<S>,   round_row<S>, divergence<S>,   extremes<S>,    levels, random_words,
+        drawn_levels, moved<S>,     values<uint8_t>, values<int8_t>, drop,   keep,
+    };
 }
 
 }  // namespace
