@@ -1,7 +1,8 @@
 """Agreement of a model with its teacher, and calibration of its probabilities.
 
-    agreement     share of equal answers, mean KL(teacher ‖ model) in nats, share of right answers, calibration error
-    disagreement  the rows on which the two answers differ
+    agreement     share of equal answers, number of rows that differ, share of right answers, mean KL(teacher ‖ model)
+                  in nats, calibration error
+    disagreement  the rows on which the two answers differ, at most 200 of them
     calibration   rows, grouped by the probability of the answer: mean probability, and share of right answers
 
 The calibration error is Σ over ten bins of equal width of (rows in the bin / rows) · |share right − mean probability|
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
-from kdqat_cli.analysis.result import Cell, Row
+from kdqat_cli.analysis.result import DIFFERING, Cell, Row
 from kdqat_cli.distillation.objective import are_sets
 from kdqat_cli.tasks.labels import SEPARATOR, THRESHOLD, reached
 from kdqat_cli.tasks.task import LabelledTask
@@ -152,6 +153,7 @@ class _Agreement(_Answers):
         error = calibration_error(calibration(ours.exp(), found.said, found.labels))
         return [
             {"statistic": "equal answers", "value": float(same)},
+            {"statistic": DIFFERING, "value": len(set(found.numbers[found.taught != found.said].tolist()))},
             {"statistic": "right answers", "value": float(right)},
             {"statistic": "KL divergence", "value": float((theirs.exp() * (theirs - ours)).sum(-1).mean())},
             {"statistic": "calibration error", "value": error},

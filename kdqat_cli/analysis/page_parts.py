@@ -7,12 +7,12 @@ from html import escape
 import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from kdqat_cli.analysis import html
 from kdqat_cli.analysis.figures import COLOURS, FIGURES, STYLE, Choice, draw
 from kdqat_cli.analysis.page_data import RunFolder
-from kdqat_cli.analysis.result import Analysis, means_of
+from kdqat_cli.analysis.result import DIFFERING, Analysis, means_of
 
 _MOST_MAPS = 3_000_000  # characters of attention maps in a page
 _MOST_NUMBERS = 400  # rows of a figure's table that are shown one by one; a longer table is shown as means
@@ -44,6 +44,7 @@ def sizes(rows: Sequence[Mapping[str, object]]) -> str:
             low, high = axes.dataLim.intervalx
             axes.set_xlim(low / 1.6, high * 1.6)  # at least one tick: they are 1, 2 and 5 of each decade
             axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.margins(y=0.1)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Score against size of the weights file; models at the left are smaller, models at the top are better."
@@ -104,6 +105,7 @@ def summary(found: Analysis) -> str:
 def differing(found: Analysis) -> str:
     """For each model, the rows on which its answer differs from its teacher's."""
     shown = {one.row: one for one in found.shown}
+    counts = {row["model"]: row["value"] for row in found.tables.get("agreement", []) if row["statistic"] == DIFFERING}
     parts = []
     for model in found.models:
         table = [row for row in found.tables.get("disagreement", []) if row["model"] == model.name]
@@ -119,7 +121,8 @@ def differing(found: Analysis) -> str:
             lines.append(f'<tr><td class="n">{row["row"]}</td><td class="sample">{said}</td>{answers}</tr>')
         head = "".join(f'<th scope="col">{name}</th>' for name in ("row", "content", "label", "teacher", "this model"))
         body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        title = f"{model.name}: {len(table)} of {found.rows} rows"
+        title = f"{model.name}: {counts.get(model.name, len(table))} of {found.rows} rows"
+        title += f"; {len(lines)} are shown" if len(lines) < len(table) else ""
         parts.append(html.folded(title, f'<div class="scroll">{body}</div>'))
     return "".join(parts)
 

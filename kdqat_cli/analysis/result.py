@@ -23,6 +23,8 @@ from kdqat_cli.store.writing import write_json, write_text
 FILE = "analysis.json"
 MAPS = "maps"
 """The figure of the attention maps, which is no measure."""
+DIFFERING = "rows that differ"
+"""The statistic of the table `agreement` that counts all rows with another answer than the teacher's."""
 VERSION: Literal[1] = 1
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -106,7 +108,7 @@ class Analysis(Section):
     sentences: list[Sentence] = Field(default_factory=list)
     """Attention maps of chosen rows."""
     shown: list[Shown] = Field(default_factory=list)
-    """Rows of the table `disagreement`."""
+    """Rows of the table `disagreement`, which has not all rows that differ if they are many."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that measured."""
 

@@ -4,13 +4,14 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdqat_cli.analysis.page_parts import figures
-from kdqat_cli.analysis.result import Analysis, AnalyzedModel, Row, read_analysis
+from kdqat_cli.analysis.page_parts import differing, figures
+from kdqat_cli.analysis.result import DIFFERING, Analysis, AnalyzedModel, Row, read_analysis
 from kdqat_cli.store.figures import Factors
 from tests import commands
 from tests.browser import CHROMIUM, browser
@@ -124,6 +125,16 @@ def test_rows_that_differ_are_reported_with_their_text(project: Path) -> None:
     assert {one["row"] for one in found["shown"]} == numbers != set()
     for one in found["shown"]:
         assert texts[one["row"]].startswith(one["texts"][0])
+
+
+def test_all_rows_that_differ_are_counted(project: Path) -> None:
+    counts = {row["model"]: row["value"] for row in _rows(project, "agreement") if row["statistic"] == DIFFERING}
+    listed = Counter(row["model"] for row in _rows(project, "disagreement"))
+    assert counts == {model: str(listed[model]) for model in MODELS}
+    found = read_analysis(project / "analysis/tiny")
+    for row in found.tables["agreement"]:
+        row["value"] = 572 if row["statistic"] == DIFFERING else row["value"]
+    assert f"ternary-coarse: 572 of {found.rows} rows" in differing(found)
 
 
 def test_a_sentence_keeps_the_maps_of_all_models(project: Path) -> None:
