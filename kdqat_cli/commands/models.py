@@ -39,6 +39,7 @@ from kdqat_cli.tasks.registry import load_task
 from kdqat_cli.texts import Text, open_source, read_texts, require_fit
 
 if TYPE_CHECKING:
+    from kdqat_cli.stages.bench import Benchmark
     from kdqat_cli.stages.predict_table import Tables
     from kdqat_cli.tasks.answers import Answer, Answerer
 
@@ -369,11 +370,15 @@ def bench(
 
     kept = stage.bench_file(model) if save else None  # refused before the minutes of measuring
     engines = ENGINES[device or "cpu"]
-    chosen = {OWN: engines[OWN]} if only else engines
-    result = stage.bench(model, shapes, threads or min(processors(), MOST_THREADS), rounds, chosen, output.remark)
+    engines = {OWN: engines[OWN]} if only else engines
+    result = stage.bench(model, shapes, threads or min(processors(), MOST_THREADS), rounds, engines, output.remark)
     if kept is not None:
         stage.save(result, kept)
         output.remark(f"{kept}: kept; `kdqat report --html` shows it.")
+    _show_bench(output, result, json)
+
+
+def _show_bench(output: Output, result: "Benchmark", json: bool) -> None:
     if json:
         output.result(result)
         return
