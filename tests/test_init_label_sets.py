@@ -69,14 +69,14 @@ def test_recombined_names_may_be_forced_to_be_one_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options", "sentence"),
     [
-        (lambda held: str(held), [], "holds lists as text, such as \"['a']\""),
+        (lambda held: str(held), [], "has lists as text, such as \"['a']\""),
         (lambda held: "b;a", ["--multi-label"], "has the labels 'a', 'b' in every row"),
         (
             lambda held: ";".join(held).replace("a;b", "a;B"),
             ["--multi-label"],
             "the labels 'B', 'b' differ only in case",
         ),
-        (lambda held: {"a": 1}, ["--multi-label"], "which is no list of labels"),
+        (lambda held: {"a": 1}, ["--multi-label"], "which is not a list of labels"),
     ],
 )
 def test_labels_that_cannot_be_learnt(make: Any, options: list[str], sentence: str, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_column_per_label_is_refused_with_the_remedy(tmp_path: Path) -> None:
     ]
     write(tmp_path, "topics.csv", rows)
     error = " ".join(refused(tmp_path, "topics.csv").split())
-    assert "the columns 'a', 'b', 'c' hold 0 and 1" in error
+    assert "the columns 'a', 'b', 'c' have only 0 and 1" in error
     assert "one column with the names of the row's labels" in error
     assert found(tmp_path, "topics.csv", rows, "--label-column", "b")["multi_label"] is False
 

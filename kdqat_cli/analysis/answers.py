@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from kdqat_cli.analysis.measure import Measure, Pair, Seen, Spec
 from kdqat_cli.analysis.result import DIFFERING, Cell, Row
 from kdqat_cli.distillation.objective import are_sets
-from kdqat_cli.tasks.labels import SEPARATOR, THRESHOLD, reached
+from kdqat_cli.tasks.labels import SEPARATOR, reached
 from kdqat_cli.tasks.task import LabelledTask
 from kdqat_cli.tasks.text.head import threshold_of
 
@@ -50,6 +50,11 @@ class _Answered:
     model: Tensor
     taught: Tensor
     said: Tensor
+
+    def differing(self) -> list[int]:
+        """Numbers, in order, of the rows of the task on which the model's answer is not the teacher's."""
+        other = (self.model != self.teacher).flatten() if self.model.size(-1) == 1 else self.taught != self.said
+        return sorted(set(self.numbers[other].tolist()))
 
     def of(self, number: int) -> "_Answered":
         """The answers to one row of the task."""
@@ -101,7 +106,8 @@ class _Answers:
 def _reached(logits: Tensor, model: PreTrainedModel) -> Tensor:
     """Of logits (B, C), whether each label reaches the model's own threshold: (B · C), 1 or 0."""
     threshold = threshold_of(model.config)
-    return torch.from_numpy(reached(logits.numpy(), THRESHOLD if threshold is None else threshold)).long().flatten()
+    assert threshold is not None  # every loaded multi-label model has one
+    return torch.from_numpy(reached(logits.numpy(), threshold)).long().flatten()
 
 
 def _two_classes(logits: Tensor) -> Tensor:
@@ -153,7 +159,7 @@ class _Agreement(_Answers):
         error = calibration_error(calibration(ours.exp(), found.said, found.labels))
         return [
             {"statistic": "equal answers", "value": float(same)},
-            {"statistic": DIFFERING, "value": len(set(found.numbers[found.taught != found.said].tolist()))},
+            {"statistic": DIFFERING, "value": len(found.differing())},
             {"statistic": "right answers", "value": float(right)},
             {"statistic": "KL divergence", "value": float((theirs.exp() * (theirs - ours)).sum(-1).mean())},
             {"statistic": "calibration error", "value": error},
@@ -163,8 +169,7 @@ class _Agreement(_Answers):
 class _Disagreement(_Answers):
     def table(self) -> list[Row]:
         found = self.answered()
-        rows = [self._row(number, found.of(number)) for number in sorted(set(found.numbers.tolist()))]
-        rows = [row for row in rows if row["differs"]]
+        rows = [self._row(number, found.of(number)) for number in found.differing()]
         rows.sort(key=lambda row: -float(row["differs"] or 0))
         return rows[:_SHOWN]
 

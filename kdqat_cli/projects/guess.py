@@ -67,7 +67,7 @@ class Found(NamedTuple):
     range: list[float] | None
     """Smallest and largest label, if it is a number."""
     separator: str | None
-    """What stands between the labels of a cell, if a row may have several labels; None: a row has one."""
+    """The separator of the labels in a cell, if a row may have several labels; None: a row has one label."""
     max_length: int
     """Number of tokens that most rows do not exceed, estimated from their characters."""
 
@@ -119,8 +119,8 @@ def _label_column(path: Path, rows: Sequence[Row], names: Sequence[str]) -> str:
         return found[0]
     if are_indicators([_values(rows, name) for name in found]):
         raise ConfigError(
-            f"{path}: the columns {_listed(found)} hold 0 and 1, as if each were a label; kdqat reads the labels of a "
-            "row from one column.",
+            f"{path}: the columns {_listed(found)} have only 0 and 1, as if each were a label; kdqat reads the "
+            "labels of a row from one column.",
             f"one column with the names of the row's labels, as a{SEPARATOR}b; or {_options('label', found[:1])}, "
             "which learns this label alone",
         )
@@ -158,7 +158,7 @@ def _known_pair(names: Sequence[str]) -> tuple[str, str] | None:
 def _answers(
     where: str, values: Sequence[object], several: bool | None
 ) -> tuple[list[str] | None, list[float] | None, str | None]:
-    """The classes, or the range of numbers; and what separates the labels of a row, if it may have several."""
+    """The classes or the range of numbers; and the separator of labels, if a row may have several."""
     if several is not False:
         _refuse_lists_as_text(where, values)
     separator = separator_of(values, several)
@@ -170,12 +170,12 @@ def _answers(
 def _label_sets(where: str, values: Sequence[object], separator: str) -> list[str]:
     """The classes of rows with any number of labels."""
     if odd := next((value for value in values if isinstance(value, dict)), None):
-        raise ConfigError(f"{where} holds {shown(odd)}, which is no list of labels.", "--label-column NAME")
+        raise ConfigError(f"{where} holds {shown(odd)}, which is not a list of labels.", "--label-column NAME")
     rows = [sorted({_class(part) for part in parts_of(value, separator)}) for value in values]
     classes = Counter(name for row in rows for name in row)
     if len(classes) < 2 or all(row == rows[0] for row in rows):
         what = f"has the labels {_listed(sorted(classes))} in every row" if classes else "has no labels"
-        raise ConfigError(f"{where} {what}; there is nothing to tell apart.", "--label-column NAME")
+        raise ConfigError(f"{where} {what}, so there is nothing to learn.", "--label-column NAME")
     if barred := next((name for name in classes if SEPARATOR in name), None):
         raise ConfigError(f"{where}: the label {barred!r} has a vertical bar.", "a label's name without it")
     return _learnable(where, classes, len(values), "--label-column NAME, or more rows")
@@ -192,7 +192,7 @@ def _labels(where: str, values: Sequence[object]) -> tuple[list[str] | None, lis
     numbers = _numbers(classes)
     if numbers and (len(numbers) > _MOST_NUMBERS or not all(number.is_integer() for number in numbers)):
         return None, [float(floor(min(numbers))), float(ceil(max(numbers)))]
-    fix = "--label-column NAME, more rows, or --multi-label, if a cell holds several labels"
+    fix = "--label-column NAME, more rows, or --multi-label, if a cell has several labels"
     return _learnable(where, classes, len(values), fix), None
 
 
@@ -200,14 +200,14 @@ def _refuse_lists_as_text(where: str, values: Sequence[object]) -> None:
     cells = [value.strip() for value in values if isinstance(value, str)]
     if cells and all(cell.startswith("[") and cell.endswith("]") for cell in cells):
         fix = f"a .jsonl file with lists, or cells of the form a{SEPARATOR}b; or --single-label, if these are the names"
-        raise ConfigError(f"{where} holds lists as text, such as {shown(cells[0])}.", fix)
+        raise ConfigError(f"{where} has lists as text, such as {shown(cells[0])}.", fix)
 
 
 def _learnable(where: str, classes: Counter[str], rows: int, fix: str) -> list[str]:
     """The names of classes, sorted.
 
     Raises:
-        ConfigError: they are too many (which `fix` mends), or differ only in case.
+        ConfigError: they are too many (`fix` is the remedy), or differ only in case.
     """
     if rows < _PER_CLASS * len(classes):
         raise ConfigError(f"{where} has {len(classes)} values in {rows} rows, too many to learn them as labels.", fix)

@@ -1,9 +1,9 @@
-"""Finds out whether a row of a user's file has one label or any number of them, and what separates them in a cell.
+"""Finds out whether a row of a user's file has one label or any number of labels, and which character separates them.
 
-A list of a JSON file holds any number of labels. A cell with separators holds several labels if most of its parts are
-parts of several different cells, as `a` is of `a`, `a;b` and `a;c`. So a class whose name has a semicolon (`health;
-beauty`) is one label. Numbers with a comma may be decimals, so a comma between numbers separates nothing. The user can
-say either (`--multi-label`, `--single-label`).
+A list in a JSON file has any number of labels. Cells with a separator have several labels if most parts occur in
+several different cells: `a` occurs in `a`, `a;b` and `a;c`. So a class whose name has a semicolon (`health; beauty`) is
+one label. A comma between digits is not a separator, because the number may be a decimal. The user can decide with
+`--multi-label` or `--single-label`.
 """
 
 from collections import Counter
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from kdqat_cli.tasks.labels import SEPARATOR
 
 SEPARATORS = (SEPARATOR, ";", ",")
-"""What may stand between the labels of a cell; the first that fits is taken."""
+"""Possible separators of the labels in a cell; the first that fits is used."""
 _INDICATORS = ("0", "1", "0.0", "1.0", "false", "true")
 
 
 def separator_of(values: Sequence[object], several: bool | None) -> str | None:
-    """What separates the labels of a row, where a cell holds several; None: a row has one label.
+    """The separator of the labels in a cell, if a row may have several labels; None: a row has one label.
 
     Args:
-        values: of the label's column, without empty cells.
-        several: what the user says; None: nothing.
+        values: values of the label's column, without empty cells.
+        several: the user's decision whether a row may have several labels; None: it is guessed.
     """
     if several is False:
         return None
@@ -33,14 +33,14 @@ def separator_of(values: Sequence[object], several: bool | None) -> str | None:
 
 
 def parts_of(value: object, separator: str) -> list[object]:
-    """The labels of a row, as its list or its cell holds them."""
+    """The labels of a row: the elements of a list, or the parts of a cell."""
     if isinstance(value, list):
         return value
     return [part for part in value.split(separator) if part.strip()] if isinstance(value, str) else [value]
 
 
 def are_indicators(columns: Sequence[Sequence[object]]) -> bool:
-    """Whether each of several columns holds 0 and 1 alone, as where each label has a column."""
+    """Whether each of several columns has only 0 and 1, which suggests one column per label."""
     return len(columns) > 1 and all(str(value).lower() in _INDICATORS for column in columns for value in column)
 
 
