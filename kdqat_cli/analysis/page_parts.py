@@ -98,7 +98,8 @@ def summary(found: Analysis) -> str:
         mark = ", smoke run, not to be quoted" if model.not_to_be_quoted else ""
         rows[model.name] = {"model": model.name + mark, f"score on {found.rows} rows": model.score}
     for row in found.tables.get("agreement", []):
-        rows[str(row["model"])][str(row["statistic"])] = row["value"]
+        if row["statistic"] != DIFFERING:  # the section of these rows shows it
+            rows[str(row["model"])][str(row["statistic"])] = row["value"]
     return html.table(list(rows.values()), f"agreement with the teacher on {found.task}")
 
 
